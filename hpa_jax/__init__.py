@@ -1,0 +1,6 @@
+"""Protein localisation in fluorescence pictures of cells, on JAX.
+
+The systems of three winning teams of the 2018 Human Protein Atlas image competition as one program.
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,104 @@
+"""Files of a work directory: whole or absent, never half.
+
+Every writer goes through `atomic`: it writes beside the target and renames, so a kill leaves the old
+file or the new one.
+"""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpa_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path (same folder, same suffixes); on success it becomes `path`.
+
+    The body may write a file or make a folder there; a folder replaces the one that stood at `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            remove(path)
+        os.replace(temporary, path)
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a folder if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 any JSON value
+    """Writes JSON with sorted keys; numpy scalars and arrays as numbers and lists, NaN as null."""
+    with atomic(path) as temporary:
+        temporary.write_text(json.dumps(_plain(value), indent=1, sort_keys=True) + "\n")
+
+
+def read_json(path: str | Path) -> Any:  # noqa: ANN401 any JSON value
+    """Reads a JSON file.
+
+    Raises:
+        InputError: the file is missing or no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; run the stage that writes it first") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: no valid JSON ({error})") from None
+
+
+def write_table(path: str | Path, table: "pd.DataFrame") -> None:
+    """Writes a Parquet table without its index."""
+    with atomic(path) as temporary:
+        table.to_parquet(temporary, index=False)
+
+
+def read_table(path: str | Path) -> "pd.DataFrame":
+    """Reads a Parquet table.
+
+    Raises:
+        InputError: the file is missing or no Parquet table.
+    """
+    import pandas as pd
+
+    try:
+        return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: not there; run the stage that writes it first") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable Parquet table ({error})") from None
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 any JSON value
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    if isinstance(value, Path):
+        return str(value)
+    return value

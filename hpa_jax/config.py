@@ -1,0 +1,134 @@
+"""The default configuration: one locked ConfigDict that states every option once.
+
+A recipe under configs/ starts from `default()` and states differences only.  `model(...)` and
+`stage(...)` are the defaults of one network and of one stage of its training; a recipe puts as many
+of them as it likes into `config.models[NAME]`.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax import classes
+from hpa_jax.errors import InputError, near
+
+
+def default() -> ConfigDict:
+    """The whole default configuration, locked."""
+    config = ConfigDict(
+        dict(
+            seed=0,
+            classes=classes.NAMES,
+            # Pictures on disk -> catalog.  `sources` is a list of dicts (source, root, weight, keep);
+            # `source` and `root` are the short form for one.
+            data=dict(
+                source="synthetic",  # kaggle | atlas | folder | synthetic
+                root="",  # "" with synthetic: WORKDIR/data
+                sources=(),
+                truth="",  # table of the test part's labels; only evaluate and report read it
+                on_bad_image="error",  # error | skip (writes bad_images.csv)
+                synthetic=dict(
+                    train=1000,
+                    test=300,
+                    external=200,
+                    image_size=128,
+                    min_per_class=12,  # floor, so that even the rarest class exists
+                    label_noise=0.0,  # share of train labels that are wrong
+                    duplicates=0.03,  # share of train pictures that have a (near) copy in train
+                    leak=0.03,  # share of test pictures that have a (near) copy in external
+                    seed=0,
+                ),
+            ),
+            duplicates=dict(radius=12),  # Hamming distance of 64-bit pHashes, on each of R, G, B
+            split=dict(
+                scheme="holdout",  # holdout | folds
+                fraction=0.2,
+                folds=5,
+                matches_test="valid",  # external pictures that match a test picture: valid | excluded
+                seed=0,
+            ),
+            records=dict(
+                image_size=128,  # stored side in pixels
+                encoding="png",  # png | raw
+                shard_images=512,
+            ),
+            models=dict(),  # NAME -> model(...)
+            train=dict(
+                workers=2,  # parallel decodes on the host
+                prefetch=2,  # batches in flight to the device
+                keep=2,  # newest checkpoints kept beside the best
+                monitor="loss",  # of validation: which checkpoint is the best
+                checkpoint_minutes=10.0,  # between checkpoints inside an epoch
+                on_nonfinite="stop",  # stop | skip
+                profile=False,
+            ),
+            predict=dict(batch_size=64),
+            features=dict(legacy_corr_bug=False),
+            thresholds=dict(
+                method="cross_validated",  # cross_validated | exact | match_proportions | fixed
+                folds=5,
+                repeats=20,
+                grid=50,
+                fixed=0.5,
+                scale=1.0,
+                seed=0,
+            ),
+            stack=dict(protocol="quick", seed=0),
+            leak="on",  # on | off: labels of matched external pictures overwrite the prediction
+            submission=dict(fill_empty=True),  # the best class where nothing passes its threshold
+            report=dict(examples=24),
+        )
+    )
+    return config.lock()
+
+
+def stage(**differences: Any) -> ConfigDict:  # noqa: ANN401 any leaf
+    """One stage of training: epochs at one schedule, with the same parts frozen."""
+    return _with(
+        dict(
+            epochs=1,
+            lr=1e-3,  # of the head; groups below it by lr_decay
+            schedule="one_cycle",
+            freeze="none",  # none | backbone | a number of depth groups counted from the stem
+            freeze_bn=False,
+            lr_decay=1.0,  # lr of the stem = lr / lr_decay, log-spaced between
+        ),
+        differences,
+        "stage",
+    )
+
+
+def model(**differences: Any) -> ConfigDict:  # noqa: ANN401 any leaf
+    """One network and how it is trained."""
+    return _with(
+        dict(
+            backbone="se_resnext50_32x4d",
+            width=1.0,
+            depth=None,
+            head="adaptive_concat",
+            dropout=0.5,
+            channels=("red", "green", "blue", "yellow"),
+            image_size=128,
+            normalize="hpa",  # a name of models/normalization.py
+            dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
+            init_from="",
+            seed=0,
+            batch_size=32,
+            accumulate=1,
+            loss=dict(focal=1.0),  # name -> weight
+            optimizer=dict(name="adam", b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=0.0),
+            stages=(stage(),),
+            augment="d4",
+            views="d4",
+        ),
+        differences,
+        "model",
+    )
+
+
+def _with(defaults: dict, differences: Mapping[str, Any], what: str) -> ConfigDict:
+    for name in differences:
+        if name not in defaults:
+            raise InputError(f"{what} has no option {name!r}{near(name, defaults)}")
+    return ConfigDict({**defaults, **differences})

@@ -1,0 +1,1 @@
+"""Pictures on disk to batches on the host."""

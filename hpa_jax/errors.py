@@ -1,0 +1,17 @@
+"""The one exception that means "the input is wrong, not the program".
+
+The command line prints it as one line (file, row or key, and what to do) and exits with 2.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Bad input: the message names the file, row or key, and says what to do."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint ", did you mean 'x' or 'y'?" for a name that is not in `known`; "" if none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f", did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""

@@ -1,0 +1,1 @@
+"""Checkpoints to probabilities and embeddings."""
