@@ -1,7 +1,7 @@
 """Files of a work directory: whole or absent, never half.
 
-Every writer goes through `atomic`: it writes beside the target and renames, so a kill leaves the old
-file or the new one.
+Every writer goes through `atomic`: it writes beside the target and renames, so a kill leaves the
+old file or the new one.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path (same folder, same suffixes); on success it becomes `path`.
 
-    The body may write a file or make a folder there; a folder replaces the one that stood at `path`.
+    The body may write a file or make a folder there; a folder replaces the one at `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,13 +48,13 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_json(path: str | Path, value: Any) -> None:  # noqa: ANN401 any JSON value
+def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON with sorted keys; numpy scalars and arrays as numbers and lists, NaN as null."""
     with atomic(path) as temporary:
         temporary.write_text(json.dumps(_plain(value), indent=1, sort_keys=True) + "\n")
 
 
-def read_json(path: str | Path) -> Any:  # noqa: ANN401 any JSON value
+def read_json(path: str | Path) -> Any:
     """Reads a JSON file.
 
     Raises:
@@ -90,7 +90,7 @@ def read_table(path: str | Path) -> "pd.DataFrame":
         raise InputError(f"{path}: no readable Parquet table ({error})") from None
 
 
-def _plain(value: Any) -> Any:  # noqa: ANN401 any JSON value
+def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | np.ndarray):

@@ -20,7 +20,7 @@ def default() -> ConfigDict:
         dict(
             seed=0,
             classes=classes.NAMES,
-            # Pictures on disk -> catalog.  `sources` is a list of dicts (source, root, weight, keep);
+            # Pictures on disk -> catalog.  `sources`: a list of dicts (source, root, weight, keep);
             # `source` and `root` are the short form for one.
             data=dict(
                 source="synthetic",  # kaggle | atlas | folder | synthetic
@@ -83,7 +83,7 @@ def default() -> ConfigDict:
     return config.lock()
 
 
-def stage(**differences: Any) -> ConfigDict:  # noqa: ANN401 any leaf
+def stage(**differences: Any) -> ConfigDict:
     """One stage of training: epochs at one schedule, with the same parts frozen."""
     return _with(
         dict(
@@ -99,7 +99,7 @@ def stage(**differences: Any) -> ConfigDict:  # noqa: ANN401 any leaf
     )
 
 
-def model(**differences: Any) -> ConfigDict:  # noqa: ANN401 any leaf
+def model(**differences: Any) -> ConfigDict:
     """One network and how it is trained."""
     return _with(
         dict(

@@ -12,6 +12,6 @@ class InputError(ValueError):
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint ", did you mean 'x' or 'y'?" for a name that is not in `known`; "" if none is close."""
+    """A hint ", did you mean 'x' or 'y'?" for a name that is not in `known`; "" if none is near."""
     matches = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f", did you mean {' or '.join(repr(match) for match in matches)}?" if matches else ""
