@@ -1,5 +1,6 @@
 """Files of a work directory: whole or absent, never half.
 
+
 Every writer goes through `atomic`: it writes beside the target and renames, so a kill leaves the
 old file or the new one.
 """

@@ -45,7 +45,7 @@ def default() -> ConfigDict:
                 scheme="holdout",  # holdout | folds
                 fraction=0.2,
                 folds=5,
-                matches_test="valid",  # external pictures that match a test picture: valid | excluded
+                matches_test="valid",  # external twins of test pictures: valid | excluded
                 seed=0,
             ),
             records=dict(
