@@ -1,0 +1,118 @@
+"""Geometry: bilinear reading against scipy, matrices against numpy's own flips and solves."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from hpa_jax.errors import InputError
+from hpa_jax.training import warp
+
+SIZE = 9
+
+
+@pytest.fixture
+def image():
+    return jnp.asarray(np.random.default_rng(0).random((SIZE, SIZE, 2)), jnp.float32)
+
+
+@pytest.mark.parametrize("padding, mode", [("reflect", "mirror"), ("edge", "nearest")])
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_sample_equals_scipy(image, padding, mode, align_corners):
+    where = np.random.default_rng(1).uniform(-1.6, 1.6, (5, 7, 2)).astype(np.float32)
+    got = warp.sample(image, where, padding, align_corners)
+    half = (SIZE - 1) / 2 if align_corners else SIZE / 2
+    pixels = (where + 1) * half - (0 if align_corners else 0.5)
+    want = np.stack(
+        [
+            ndimage.map_coordinates(image[..., k], [pixels[..., 1], pixels[..., 0]], None, 1, mode)
+            for k in range(2)
+        ],
+        axis=-1,
+    )
+    np.testing.assert_allclose(got, want, atol=1e-5)
+
+
+def test_zero_padding_counts_each_tap_alone(image):
+    # Half a pixel left of the first column: half of the first pixel, half of nothing.
+    outside = jnp.array([[[-1.0 - 1.0 / (SIZE - 1), -1.0]]])
+    np.testing.assert_allclose(warp.sample(image, outside)[0, 0], image[0, 0] / 2, atol=1e-6)
+    far = jnp.array([[[3.0, jnp.inf], [jnp.nan, 0.0]]])
+    np.testing.assert_array_equal(warp.sample(image, far), 0.0)
+
+
+def test_unknown_padding_is_refused(image):
+    with pytest.raises(InputError, match="reflect"):
+        warp.sample(image, warp.grid(2, 2), "reflec")
+
+
+def test_wrap_goes_round(image):
+    where = warp.grid(SIZE, SIZE) + jnp.array([2.0 * 3 / (SIZE - 1), 0.0])
+    np.testing.assert_allclose(
+        warp.sample(image, where, "wrap"), np.roll(image, -3, axis=1), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_dihedral_matrix_d4_and_numpy_agree(image, align_corners):
+    base = warp.grid(SIZE, SIZE, align_corners)
+    seen = set()
+    for k in range(8):
+        want = image[:, ::-1] if k & 1 else image
+        want = want[::-1] if k & 2 else want
+        want = want.swapaxes(0, 1) if k & 4 else want
+        exact = warp.d4(jnp.asarray(image)[None], jnp.array([k]))[0]
+        np.testing.assert_array_equal(exact, want)
+        where = warp.affine(base, warp.dihedral(k))
+        np.testing.assert_allclose(
+            warp.sample(image, where, align_corners=align_corners), want, atol=1e-5
+        )
+        seen.add(want.tobytes())
+    assert len(seen) == 8
+
+
+def test_d4_refuses_oblong_pictures():
+    with pytest.raises(InputError, match="square"):
+        warp.d4(jnp.zeros((1, 4, 6, 1)), jnp.array([0]))
+
+
+def test_homography_equals_the_linear_system():
+    m = jnp.array([0.1, -0.05, 0.07, 0.02])
+    corners = np.asarray(warp.symmetric_warp_corners(m))
+    square = np.array([[-1, -1], [-1, 1], [1, -1], [1, 1]], float)
+    rows, right = [], []
+    for (x, y), (u, v) in zip(corners, square, strict=True):
+        rows += [[x, y, 1, 0, 0, 0, -u * x, -u * y], [0, 0, 0, x, y, 1, -v * x, -v * y]]
+        right += [u, v]
+    want = np.append(np.linalg.solve(np.array(rows), right), 1).reshape(3, 3)
+    got = np.asarray(warp.homography(jnp.asarray(corners)))
+    np.testing.assert_allclose(got / got[2, 2], want, atol=1e-5)
+    sent = warp.projective(jnp.asarray(corners, jnp.float32)[None], warp.homography(corners))[0]
+    np.testing.assert_allclose(sent, square, atol=1e-5)
+
+
+def test_zoom_keeps_its_focus_and_rotation_turns():
+    corner = warp.affine(jnp.array([[[-1.0, 1.0]]]), warp.zoom(1.35, 1.0, 0.0))
+    np.testing.assert_allclose(corner, [[[-1.0, 1.0]]], atol=1e-6)
+    opposite = warp.affine(jnp.array([[[1.0, -1.0]]]), warp.zoom(2.0, 1.0, 0.0))
+    np.testing.assert_allclose(opposite, [[[0.0, 0.0]]], atol=1e-6)
+    quarter = warp.affine(jnp.array([[[1.0, 0.0]]]), warp.rotation(90.0))
+    np.testing.assert_allclose(quarter, [[[0.0, 1.0]]], atol=1e-6)
+
+
+def test_composition_is_one_resampling(image):
+    """Turning there and back costs nothing when composed; two resamplings blur."""
+    there, back = warp.rotation(30.0), warp.rotation(-30.0)
+    where = warp.affine(warp.grid(SIZE, SIZE), there @ back)
+    np.testing.assert_allclose(warp.sample(image, where), image, atol=1e-5)
+
+
+def test_gradients_flow_and_vmap_works(image):
+    batch = jnp.stack([image, image])
+
+    def total(angle):
+        where = warp.affine(warp.grid(SIZE, SIZE), warp.rotation(angle))
+        return jax.vmap(lambda one: warp.sample(one, where))(batch).sum()
+
+    assert np.isfinite(jax.grad(total)(5.0))
