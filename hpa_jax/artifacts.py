@@ -1,6 +1,5 @@
 """Files of a work directory: whole or absent, never half.
 
-
 Every writer goes through `atomic`: it writes beside the target and renames, so a kill leaves the
 old file or the new one.
 """
@@ -52,7 +51,7 @@ def remove(path: Path) -> None:
 def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON with sorted keys; numpy scalars and arrays as numbers and lists, NaN as null."""
     with atomic(path) as temporary:
-        temporary.write_text(json.dumps(_plain(value), indent=1, sort_keys=True) + "\n")
+        temporary.write_text(json.dumps(plain(value), indent=1, sort_keys=True) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -91,13 +90,14 @@ def read_table(path: str | Path) -> "pd.DataFrame":
         raise InputError(f"{path}: no readable Parquet table ({error})") from None
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: numpy numbers as numbers, arrays as lists, NaN as None."""
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | np.ndarray):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, np.generic):
-        return _plain(value.item())
+        return plain(value.item())
     if isinstance(value, float) and not np.isfinite(value):
         return None
     if isinstance(value, Path):

@@ -132,3 +132,68 @@ def _with(defaults: dict, differences: Mapping[str, Any], what: str) -> ConfigDi
         if name not in defaults:
             raise InputError(f"{what} has no option {name!r}{near(name, defaults)}")
     return ConfigDict({**defaults, **differences})
+
+
+def check_key(config: ConfigDict, key: str) -> None:
+    """Checks that a dotted key ("models.a.stages[0].lr") names something in the config.
+
+    Raises:
+        InputError: it does not; the message names the nearest key.
+    """
+    node: Any = config
+    done = ""
+    for part in key.split("."):
+        name, _, index = part.partition("[")
+        if not isinstance(node, ConfigDict) or name not in node:
+            known = list(node) if isinstance(node, ConfigDict) else []
+            raise InputError(
+                f"--config.{key}: {done or 'the config'} has no {name!r}{near(name, known)}"
+            )
+        node = node[name]
+        done = f"{done}.{name}" if done else name
+        if index:
+            position = index.rstrip("]")
+            if not position.isdigit() or int(position) >= len(node):
+                raise InputError(
+                    f"--config.{key}: {done} has {len(node)} items, [0] to [{len(node) - 1}]"
+                )
+            node = node[int(position)]
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks names and ranges that no later stage should trip over.
+
+    Raises:
+        InputError: names the key, its value, and what it can be.
+    """
+    expected = default()
+    for name in config:
+        if name not in expected:
+            raise InputError(f"config.{name}: no such option{near(name, expected)}")
+    if len(config.classes) < 1 or len(set(config.classes)) != len(config.classes):
+        raise InputError("config.classes: needs at least one name, each once")
+    _choice(config, "data.source", ("synthetic", "kaggle", "atlas", "folder"))
+    _choice(config, "data.on_bad_image", ("error", "skip"))
+    _choice(config, "split.scheme", ("holdout", "folds"))
+    _choice(config, "split.matches_test", ("valid", "excluded"))
+    _choice(config, "leak", ("on", "off"))
+    if not 0 < config.split.fraction < 1:
+        raise InputError(f"config.split.fraction={config.split.fraction}: must lie between 0 and 1")
+    if config.split.scheme == "folds" and config.split.folds < 2:
+        raise InputError(f"config.split.folds={config.split.folds}: at least 2")
+    for name, settings in config.models.items():
+        if not name.isidentifier():
+            raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
+        for key in settings:
+            if key not in model():
+                raise InputError(f"config.models.{name}.{key}: no such option{near(key, model())}")
+
+
+def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    if value not in choices:
+        raise InputError(
+            f"config.{key}={value!r}: one of {', '.join(choices)}{near(str(value), choices)}"
+        )

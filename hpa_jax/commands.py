@@ -1,0 +1,120 @@
+"""The table of verbs: what each does, reads and writes, and where its function is.
+
+Data, not code, so that `--help` needs no import of the rooms.  A verb's function takes
+(config, flags) and returns an exit code or None.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One command-line verb. flags: name -> (default, help)."""
+
+    function: str
+    summary: str
+    reads: str
+    writes: str
+    flags: dict[str, tuple[str | bool | None, str]] = field(default_factory=dict)
+
+
+COMMON_FLAGS: dict[str, tuple[str | bool | None, str]] = {
+    "workdir": (None, "folder for everything that is written (made if absent)"),
+    "debug": (False, "show the traceback of an error"),
+}
+ONLY = {"only": (None, "this model alone (a name of config.models)")}
+FORCE = {"force": (False, "do it again even if nothing changed")}
+
+VERBS: dict[str, Verb] = {
+    "run": Verb(
+        "hpa_jax.pipeline:run",
+        "all stages, from pictures to submission and report; skips what is done",
+        "the pictures and tables of config.data",
+        "everything below, in the workdir",
+        ONLY,
+    ),
+    "catalog": Verb(
+        "hpa_jax.pipeline:catalog",
+        "one table of every picture; draws the synthetic set first if that is the source",
+        "config.data.root: train.csv, sample_submission.csv, picture headers",
+        "catalog.parquet, bad_images.csv",
+        FORCE,
+    ),
+    "duplicates": Verb(
+        "hpa_jax.pipeline:duplicates",
+        "perceptual hashes, pairs of twins, groups, the leak table",
+        "catalog.parquet, the pictures",
+        "duplicates.parquet, groups.parquet, leak.parquet",
+        FORCE,
+    ),
+    "split": Verb(
+        "hpa_jax.pipeline:split",
+        "multilabel-stratified hold-out or folds; twins stay on one side",
+        "catalog.parquet, duplicates.parquet, groups.parquet",
+        "splits.parquet",
+        FORCE,
+    ),
+    "records": Verb(
+        "hpa_jax.pipeline:records",
+        "packs the pictures, all channels in one record",
+        "catalog.parquet, the pictures",
+        "records/ (a TFDS dataset)",
+        FORCE,
+    ),
+    "train": Verb(
+        "hpa_jax.pipeline:train",
+        "trains every model of the recipe; a killed run goes on where it was",
+        "records/, splits.parquet, catalog.parquet",
+        "models/NAME/checkpoints/, models/NAME/metrics.jsonl",
+        {**ONLY, **FORCE},
+    ),
+    "predict": Verb(
+        "hpa_jax.pipeline:predict",
+        "probabilities and embeddings of the validation and test pictures",
+        "models/NAME/checkpoints/, records/",
+        "models/NAME/predictions/{valid,test}.parquet, …_embeddings.parquet",
+        {**ONLY, **FORCE},
+    ),
+    "features": Verb(
+        "hpa_jax.pipeline:features",
+        "the 15 metafeatures of every validation and test picture",
+        "records/, catalog.parquet",
+        "features/{valid,test}.parquet",
+        FORCE,
+    ),
+    "stack": Verb(
+        "hpa_jax.pipeline:stack",
+        "boosted models per class on probabilities and metafeatures",
+        "models/*/predictions/, features/, splits.parquet, groups.parquet",
+        "stack/ (models, votes)",
+        FORCE,
+    ),
+    "thresholds": Verb(
+        "hpa_jax.pipeline:thresholds",
+        "per-class thresholds of each model, their mean and the stack, and nested scores",
+        "models/*/predictions/valid.parquet, stack/, splits.parquet",
+        "thresholds.json, metrics.json",
+        FORCE,
+    ),
+    "submit": Verb(
+        "hpa_jax.pipeline:submit",
+        "decides the labels of the test pictures",
+        "predictions, stack/, thresholds.json, leak.parquet, sample_submission.csv",
+        "submission.csv",
+        FORCE,
+    ),
+    "evaluate": Verb(
+        "hpa_jax.pipeline:evaluate",
+        "scores the submission and every step before it on the test truth",
+        "the truth table (config.data.truth), predictions, thresholds.json, submission.csv",
+        "evaluation.json",
+        FORCE,
+    ),
+    "report": Verb(
+        "hpa_jax.pipeline:report",
+        "one HTML page of everything above, opens offline",
+        "all of the workdir",
+        "report/index.html",
+        FORCE,
+    ),
+}

@@ -1,0 +1,71 @@
+"""What every stage is handed: the config, the work directory, where its files lie (design §3)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax.errors import InputError, near
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run: config, workdir and the flags of the command line."""
+
+    config: ConfigDict
+    workdir: Path
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.config.classes)
+
+    @property
+    def data_root(self) -> Path:
+        """Folder of the competition layout; the drawn set's lies in the workdir."""
+        if self.config.data.root:
+            return Path(self.config.data.root).expanduser()
+        if self.config.data.source == "synthetic":
+            return self.workdir / "data"
+        raise InputError(f"config.data.root: source {self.config.data.source!r} needs a folder")
+
+    @property
+    def truth(self) -> Path | None:
+        """Table of the test part's labels (evaluate and report alone read it), None if unknown."""
+        if self.config.data.truth:
+            return Path(self.config.data.truth).expanduser()
+        return self.workdir / "data_truth.csv" if self.config.data.source == "synthetic" else None
+
+    def path(self, *parts: str) -> Path:
+        """A file of the workdir."""
+        return self.workdir.joinpath(*parts)
+
+    def models(self) -> dict[str, ConfigDict]:
+        """The recipe's models by name; with --only the one named.
+
+        Raises:
+            InputError: no models, or --only names none of them.
+        """
+        models = dict(self.config.models.items())
+        if not models:
+            raise InputError("config.models: the recipe has no model; take one from configs/")
+        only = self.flags.get("only")
+        if not only:
+            return models
+        if only not in models:
+            raise InputError(f"--only={only}: the recipe has no such model{near(only, models)}")
+        return {only: models[only]}
+
+    def folds(self) -> list[int | None]:
+        """Folds to train, or [None] for the one hold-out."""
+        split = self.config.split
+        return list(range(split.folds)) if split.scheme == "folds" else [None]
+
+    def fits(self) -> Iterator[tuple[str, ConfigDict, int | None, Path]]:
+        """Every network to fit: (model name, its config, fold or None, its folder)."""
+        for name, model in self.models().items():
+            for fold in self.folds():
+                folder = self.path("models", name)
+                yield name, model, fold, folder if fold is None else folder / f"fold_{fold}"

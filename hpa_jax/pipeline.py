@@ -1,0 +1,171 @@
+"""The stages in order.  `run` does what is not done; each stage is a verb of its own too.
+
+A stage is a list of tasks (one, or one for each network); a task whose stamp holds is skipped
+(`stamps.py`).  One process at a time works in a work directory.
+"""
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax import __version__, artifacts, stamps
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
+from hpa_jax.stages import decide, networks, prepare, show
+
+STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
+    "data": prepare.data,
+    "catalog": prepare.catalog,
+    "duplicates": prepare.duplicates,
+    "split": prepare.split,
+    "records": prepare.records,
+    "train": networks.train,
+    "predict": networks.predict,
+    "features": decide.features,
+    "stack": decide.stack,
+    "thresholds": decide.thresholds,
+    "submit": decide.submit,
+    "evaluate": decide.evaluate,
+    "report": show.report,
+}
+LAST_STAGE_OF_ONE_MODEL = "predict"  # `run --only=NAME` leaves the decision to a run of all
+
+
+def run(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """All stages in order. Returns 0, or 75 if training was told to stop (call again to go on)."""
+    names = list(STAGES)
+    if flags.get("only"):
+        names = names[: names.index(LAST_STAGE_OF_ONE_MODEL) + 1]
+    return _work(names, config, flags)
+
+
+def _verb(*names: str) -> Callable[[ConfigDict, dict[str, Any]], int]:
+    def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
+        return _work(list(names), config, flags)
+
+    return verb
+
+
+catalog = _verb("data", "catalog")
+duplicates = _verb("duplicates")
+split = _verb("split")
+records = _verb("records")
+train = _verb("train")
+predict = _verb("predict")
+features = _verb("features")
+stack = _verb("stack")
+thresholds = _verb("thresholds")
+submit = _verb("submit")
+evaluate = _verb("evaluate")
+report = _verb("report")
+
+
+def _work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
+    """Runs stages under the workdir's lock."""
+    from filelock import FileLock, Timeout
+
+    if not flags.get("workdir"):
+        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
+    context = Context(config, _writable(Path(flags["workdir"]).expanduser().resolve()), flags)
+    try:
+        with FileLock(context.path(".lock"), timeout=0):
+            started = time.monotonic()
+            _say_what_comes(context, names)
+            for name in names:
+                for task in STAGES[name](context):
+                    do(context, task, force=bool(flags.get("force")))
+            minutes, seconds_left = divmod(time.monotonic() - started, 60)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+                1 << 30 if sys.platform == "darwin" else 1 << 20
+            )
+            print(f"done in {minutes:.0f} min {seconds_left:.0f} s, peak memory {peak:.1f} GiB")
+            record_provenance(context, names)
+    except Timeout:
+        raise InputError(f"{context.workdir}: another run is at work there; wait for it") from None
+    return 0
+
+
+def do(context: Context, task: stamps.Task, force: bool = False) -> None:
+    """Runs one task unless its stamp holds; prints what it reads, what it writes and the time."""
+    missing = [path for path in task.inputs if not path.exists()]
+    if missing:
+        raise InputError(
+            f"{task.stage}: {_short(context, missing[0])} is not there; run the stage that writes "
+            "it first (`run` does all in order)"
+        )
+    key = stamps.key(task)
+    if not force and stamps.is_done(context.workdir, task, key):
+        print(f"[{task.name}] done before, unchanged", flush=True)
+        return
+    reads = ", ".join(_short(context, path) for path in (*task.inputs, *task.listing))
+    print(f"[{task.name}] reads {reads or 'nothing'}", flush=True)
+    stamps.begin(context.workdir, task, key)
+    start = time.monotonic()
+    summary = task.work()
+    seconds = time.monotonic() - start
+    stamps.finish(context.workdir, task, key, seconds)
+    writes = ", ".join(_short(context, path) for path in task.outputs)
+    print(f"[{task.name}] {summary} -> {writes} ({seconds:.1f} s)", flush=True)
+
+
+def record_provenance(context: Context, names: list[str]) -> None:
+    """run.json: the resolved config, command, versions, devices, seed and times of this run."""
+    import importlib.metadata
+
+    import jax
+
+    versions = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name}
+    artifacts.write_json(
+        context.path("run.json"),
+        {
+            "config": json.loads(context.config.to_json_best_effort()),
+            "command": sys.argv,
+            "stages": names,
+            "seed": context.config.seed,
+            "hpa_jax": __version__,
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "cpu_count": os.cpu_count(),
+            "devices": [str(device) for device in jax.devices()],
+            "versions": versions,
+            "seconds": stamps.seconds(context.workdir),
+            "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        },
+    )
+
+
+def _say_what_comes(context: Context, names: list[str]) -> None:
+    """Before long work: disk space, and how long it took last time."""
+    free = shutil.disk_usage(context.workdir).free
+    if "records" in names or "train" in names:
+        need = prepare.bytes_needed(context)
+        if need > free:
+            raise InputError(
+                f"{context.workdir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are "
+                "free; make room or name another --workdir"
+            )
+        print(f"disk: about {need / 1e9:.2f} GB needed, {free / 1e9:.0f} GB free")
+
+
+def _writable(workdir: Path) -> Path:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--workdir={workdir}: can't write there ({error.strerror})") from None
+    return workdir
+
+
+def _short(context: Context, path: Path) -> str:
+    return str(path.relative_to(context.workdir) if path.is_relative_to(context.workdir) else path)

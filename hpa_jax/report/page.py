@@ -1,0 +1,76 @@
+"""The report's page: sections of text, tables, figures and pictures to one HTML file.
+
+Everything is inside the file (figures as data URIs, no script, no font), so it opens offline and
+can be mailed.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hpa_jax import artifacts
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of ready texts; `chosen` is the row to set off, -1 for none."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    chosen: int = -1
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A wide figure (data URI) with the text that stands for it."""
+
+    uri: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line under a picture; kind: "", "good" or "bad"."""
+
+    text: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A small picture with lines under it."""
+
+    uri: str
+    alt: str
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Section:
+    """One section of the page, in the order notes, table, images, cards, feet."""
+
+    id: str
+    title: str
+    notes: list[str] = field(default_factory=list)
+    table: Table | None = None
+    images: list[Figure] = field(default_factory=list)
+    cards: list[Card] = field(default_factory=list)
+    feet: list[str] = field(default_factory=list)
+
+
+def write(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
+    """Renders the page to `path`; names and ids from tables are escaped."""
+    import jinja2
+
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(loader=loader, autoescape=True)
+    template = environment.get_template("page.html.j2")
+    html = template.render(title=title, subtitle=subtitle, sections=sections)
+    with artifacts.atomic(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for a table; a dash for None and NaN."""
+    if value is None or value != value:
+        return "–"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"

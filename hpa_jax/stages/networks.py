@@ -1,0 +1,139 @@
+"""Stages of the networks: train and predict, a task for each model and fold."""
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax import artifacts
+from hpa_jax.context import Context
+from hpa_jax.stages import tables
+from hpa_jax.stamps import Task
+
+TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py")
+SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
+
+
+def train(context: Context) -> list[Task]:
+    """Every network of the recipe -> models/NAME/[fold_K/]checkpoints, metrics.jsonl."""
+    return [_train(context, *fit) for fit in context.fits()]
+
+
+def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:
+    config = context.config
+
+    def work() -> str:
+        from hpa_jax.data.input import Records
+        from hpa_jax.training import loop
+
+        fitted = tables.split_rows(context, "train", fold)
+        held_out = tables.split_rows(context, "valid", fold)
+        loop.train(
+            model,
+            name=_task_name(name, fold),
+            directory=folder,
+            records=Records(context.path("records")),
+            train_ids=fitted.ids,
+            train_labels=fitted.labels.astype(np.uint8),
+            valid_ids=held_out.ids,
+            valid_labels=held_out.labels.astype(np.uint8),
+            class_names=tuple(config.classes),
+            settings=config.train,
+            seed=config.seed,
+        )
+        return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
+
+    settings = {
+        "model": model.to_json_best_effort(),
+        "train": config.train.to_dict(),
+        "classes": config.classes,
+        "seed": config.seed,
+        "fold": fold,
+    }
+    inputs = (context.path("records"), *(context.path(table) for table in SPLIT_TABLES))
+    outputs = (folder / "checkpoints", folder / "metrics.jsonl")
+    stamp = f"train-{_task_name(name, fold)}"
+    return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resumable=True)
+
+
+def predict(context: Context) -> list[Task]:
+    """Probabilities and embeddings of every network; folds are brought together."""
+    tasks = [_predict(context, *fit) for fit in context.fits()]
+    if context.folds() != [None]:
+        tasks += [_join_folds(context, name) for name in context.models()]
+    return tasks
+
+
+def _predict(
+    context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
+) -> Task:
+    settings = {**context.config.predict.to_dict(), "views": model.views}
+    output = folder / "predictions"
+
+    def work() -> str:
+        from hpa_jax.data.input import Records, eval_batches
+        from hpa_jax.inference import predict as inference
+        from hpa_jax.training import checkpoint
+
+        network, trained, _ = checkpoint.load(folder, "best")
+        records = Records(context.path("records"))
+        counts = []
+        with artifacts.atomic(output) as temporary:
+            temporary.mkdir()
+            for part in ("valid", "test"):
+                ids = tables.split_rows(context, part, fold if part == "valid" else None).ids
+                batches = eval_batches(
+                    records,
+                    ids,
+                    None,
+                    batch_size=context.config.predict.batch_size,
+                    channels=tuple(trained.channels),
+                    image_size=trained.image_size,
+                )
+                probs, embeddings = inference.predict(
+                    network, trained, batches, ids, views=model.views
+                )
+                inference.write_table(temporary / f"{part}.parquet", ids, probs)
+                inference.write_embeddings(
+                    temporary / f"{part}_embeddings.parquet", ids, embeddings
+                )
+                counts.append(len(ids))
+        return f"{counts[0]:,} validation and {counts[1]:,} test pictures, views {model.views}"
+
+    inputs = (folder / "checkpoints", context.path("records"))
+    inputs += tuple(context.path(table) for table in SPLIT_TABLES)
+    stamp = f"predict-{_task_name(name, fold)}"
+    rooms = (*TRAIN_ROOMS, "inference")
+    return Task("predict", stamp, work, settings, inputs, (output,), rooms)
+
+
+def _join_folds(context: Context, name: str) -> Task:
+    """valid = union of the folds' out-of-fold rows; test = mean over the folds' networks."""
+    folders = [context.path("models", name, f"fold_{fold}") for fold in context.folds()]
+    output = context.path("models", name, "predictions")
+
+    def work() -> str:
+        import pandas as pd
+
+        with artifacts.atomic(output) as temporary:
+            temporary.mkdir()
+            for part in ("valid", "valid_embeddings"):
+                parts = [
+                    artifacts.read_table(f / "predictions" / f"{part}.parquet") for f in folders
+                ]
+                joined = pd.concat(parts, ignore_index=True)
+                if joined["id"].duplicated().any():
+                    raise ValueError(f"{name}: a validation id stands in two folds")
+                artifacts.write_table(temporary / f"{part}.parquet", joined)
+            test = [artifacts.read_table(f / "predictions" / "test.parquet") for f in folders]
+            stacked = pd.concat(test, ignore_index=True)
+            mean = stacked.groupby("id", sort=False).mean().astype(np.float32).reset_index()
+            artifacts.write_table(temporary / "test.parquet", mean)
+        return f"{len(folders)} folds joined"
+
+    inputs = tuple(folder / "predictions" for folder in folders)
+    return Task("predict", f"predict-{name}", work, {}, inputs, (output,), ("stages/networks.py",))
+
+
+def _task_name(name: str, fold: int | None) -> str:
+    return name if fold is None else f"{name}-fold_{fold}"

@@ -1,0 +1,157 @@
+"""Stages from pictures on disk to packed records: data, catalog, duplicates, split, records."""
+
+import numpy as np
+
+from hpa_jax import artifacts
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
+from hpa_jax.stamps import Task
+
+
+def data(context: Context) -> list[Task]:
+    """Draws the synthetic competition; other sources are there already."""
+    if context.config.data.source != "synthetic" or context.config.data.root:
+        return []
+    settings = context.config.data.synthetic.to_dict()
+
+    def work() -> str:
+        from hpa_jax.data import synthetic
+
+        truth = context.path("data_truth.csv")
+        synthetic.write(context.data_root, truth_path=truth, **settings)
+        return f"{settings['train']:,} train and {settings['test']:,} test pictures drawn"
+
+    rooms = ("data/synthetic.py", "data/cells.py", "data/patterns.py", "data/drawing.py")
+    return [Task("data", "data", work, settings, (), (context.data_root,), rooms)]
+
+
+def sources(context: Context) -> list[dict]:
+    """The list of sources: config.data.sources, or the short form for one."""
+    config = context.config.data
+    if config.sources:
+        return [dict(source) for source in config.sources]
+    kind = "kaggle" if config.source == "synthetic" else config.source
+    return [{"source": kind, "root": str(context.data_root)}]
+
+
+def catalog(context: Context) -> list[Task]:
+    """One table of every picture -> catalog.parquet."""
+    config = context.config.data
+    output = context.path("catalog.parquet")
+
+    def work() -> str:
+        from hpa_jax.data import catalog as catalogs
+
+        table = catalogs.build(
+            sources(context),
+            context.config.classes,
+            on_bad_image=config.on_bad_image,
+            bad_images=context.path("bad_images.csv"),
+        )
+        artifacts.write_table(output, table)
+        counts = table["source"].value_counts()
+        return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " pictures"
+
+    for source in sources(context):
+        if not context.data_root.is_dir():
+            raise InputError(f"config.data.root: no folder {source['root']!r}")
+    settings = {
+        "sources": sources(context),
+        "classes": context.config.classes,
+        "on_bad_image": config.on_bad_image,
+    }
+    roots = (context.data_root,)
+    rooms = ("data",)
+    return [Task("catalog", "catalog", work, settings, (), (output,), rooms, listing=roots)]
+
+
+def duplicates(context: Context) -> list[Task]:
+    """Twins among all pictures -> duplicates.parquet, groups.parquet, leak.parquet."""
+    names = ("duplicates.parquet", "groups.parquet", "leak.parquet")
+    outputs = tuple(context.path(name) for name in names)
+    table_path = context.path("catalog.parquet")
+
+    def work() -> str:
+        from hpa_jax.data import duplicates as twins
+
+        table = artifacts.read_table(table_path)
+        pairs, groups = twins.hash_catalog(table, **context.config.duplicates)
+        leak = twins.leak_table(table, pairs)
+        for output, result in zip(outputs, (pairs, groups, leak)):
+            artifacts.write_table(output, result)
+        largest = int(groups["group"].value_counts().iloc[0])
+        return (
+            f"{len(pairs):,} pairs, largest group {largest}, {len(leak):,} twins of test pictures"
+        )
+
+    settings = context.config.duplicates.to_dict()
+    rooms = ("data/duplicates.py",)
+    return [Task("duplicates", "duplicates", work, settings, (table_path,), outputs, rooms)]
+
+
+def split(context: Context) -> list[Task]:
+    """Leak-safe hold-out or folds -> splits.parquet."""
+    names = ("catalog.parquet", "duplicates.parquet", "groups.parquet")
+    inputs = tuple(context.path(name) for name in names)
+    output = context.path("splits.parquet")
+
+    def work() -> str:
+        from hpa_jax.data import splits
+
+        table, pairs, groups = (artifacts.read_table(path) for path in inputs)
+        result = splits.assign(table, groups, pairs, **context.config.split)
+        artifacts.write_table(output, result)
+        counts = result["split"].value_counts()
+        for needed in ("train", "valid", "test"):
+            if not counts.get(needed):
+                raise InputError(
+                    f"split: no picture in {needed}; more data or another config.split"
+                )
+        return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
+
+    settings = context.config.split.to_dict()
+    return [Task("split", "split", work, settings, inputs, (output,), ("data/splits.py",))]
+
+
+def records(context: Context) -> list[Task]:
+    """All channels of a picture in one record -> records/."""
+    table_path, output = context.path("catalog.parquet"), context.path("records")
+    settings = context.config.records.to_dict()
+
+    def work() -> str:
+        from hpa_jax.data import records as packing
+
+        table = artifacts.read_table(table_path)
+        packing.write(table, output, classes=context.config.classes, **settings)
+        size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+        return f"{len(table):,} pictures of {settings['image_size']} px, {size / 1e6:.1f} MB"
+
+    rooms = ("data/records.py", "data/pictures.py")
+    settings_and_classes = {**settings, "classes": context.config.classes}
+    task = Task(
+        "records", "records", work, settings_and_classes, (table_path,), (output,), rooms, True
+    )
+    return [task]
+
+
+def bytes_needed(context: Context) -> int:
+    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints."""
+    config = context.config
+    drawn = config.data.synthetic
+    pictures = drawn.train + drawn.test + drawn.external
+    total = 0
+    if config.data.source == "synthetic":
+        total += pictures * 4 * drawn.image_size**2
+    elif (root := context.data_root / "train").is_dir():
+        pictures = sum(1 for _ in root.iterdir()) // 3
+    total += pictures * 4 * config.records.image_size**2
+    # parameters, two moments, in float32, for every checkpoint kept
+    parameters = sum(_parameters(model) for model in config.models.values()) * len(context.folds())
+    return total + parameters * 12 * (config.train.keep + 1)
+
+
+def _parameters(model: object) -> int:
+    from hpa_jax.models.factory import parameter_count
+
+    count = parameter_count(model.backbone, width=model.width, depth=model.depth)
+    return int(np.ceil(count))

@@ -1,0 +1,102 @@
+"""Scores and decisions of every method (each model, their mean, the stack) on one set of rows."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax import artifacts, classes
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError, near
+from hpa_jax.stages import tables
+
+MEAN, STACK = "mean of models", "stack"
+
+
+def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """Scores [N, C] of every method: each model, the mean of models, the stack's votes."""
+    from hpa_jax.inference import ensemble
+
+    found = {
+        name: tables.probabilities(tables.predictions(context, name, split), ids, context)
+        for name in context.config.models
+    }
+    found[MEAN] = ensemble.mean(list(found.values()))
+    found[STACK] = tables.probabilities(context.path("stack", f"{split}.parquet"), ids, context)
+    return found
+
+
+def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
+    """bool[N, C] of every method on the test rows, by thresholds.json; before any leak overlay.
+
+    Raises:
+        InputError: the thresholds were made for other classes or methods.
+    """
+    from hpa_jax.decision import thresholds
+
+    table = artifacts.read_json(context.path("thresholds.json"))
+    if table["classes"] != list(context.config.classes):
+        raise InputError("thresholds.json: made for other classes; run the stage thresholds again")
+    decided = {}
+    for name, probs in of_methods(context, "test", ids).items():
+        if name not in table["thresholds"]:
+            raise InputError(f"thresholds.json: has no {name!r}; run the stage thresholds again")
+        cuts = np.array([np.inf if cut is None else cut for cut in table["thresholds"][name]])
+        fill = context.config.submission.fill_empty
+        decided[name] = thresholds.decide(probs, cuts, fill_empty=fill)
+    return decided
+
+
+def chosen_method(context: Context) -> str:
+    """The submission's method: config.submission.method, or the best on validation (nested)."""
+    method = context.config.submission.method
+    table = artifacts.read_json(context.path("metrics.json"))
+    if method == "auto":
+        return table["best"]
+    if method not in table["scores"]:
+        hint = near(method, table["scores"])
+        raise InputError(f"config.submission.method={method!r}: no such method{hint}")
+    return method
+
+
+def score(labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
+    """Macro-F1 over all classes and over those with positives, and each class' F1."""
+    from hpa_jax.decision import metrics
+
+    return {
+        "macro_f1": metrics.macro_f1(labels, predicted),
+        "macro_f1_classes_present": metrics.macro_f1(labels, predicted, present_only=True),
+        "class_f1": metrics.class_f1(labels, predicted),
+    }
+
+
+def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
+    """Mean average precision over classes with positives, and chance (their mean prevalence)."""
+    from hpa_jax.decision import metrics
+
+    known = labels.any(axis=0) & ~np.isnan(probs).all(axis=0)
+    return {
+        "mean_average_precision": metrics.macro_average_precision(
+            labels[:, known], probs[:, known]
+        ),
+        "mean_average_precision_of_chance": float(labels[:, known].mean()),
+    }
+
+
+def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
+    """Names of the classes without a positive among the rows: never predicted, scored 0."""
+    return [name for name, any_ in zip(context.config.classes, labels.any(axis=0)) if not any_]
+
+
+def summary(scores: dict[str, dict[str, Any]]) -> str:
+    """One line: "small .612, tiny .598, stack .640"."""
+    return ", ".join(f"{name} {value['macro_f1']:.3f}" for name, value in scores.items())
+
+
+def read_submission(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
+    """bool[N, C] of a submission file in the order of `ids`."""
+    import pandas as pd
+
+    table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("Id")
+    rows = [classes.encode(text, context.num_classes) for text in table.loc[ids, "Predicted"]]
+    return np.array(rows, bool).reshape(len(ids), context.num_classes)

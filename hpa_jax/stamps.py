@@ -1,0 +1,148 @@
+"""Which tasks of a work directory are done, and whether they still hold.
+
+A stamp under WORKDIR/.stamps records, for one task, a key (its config section, its inputs, the code
+of its rooms and library versions) and a fingerprint of what it wrote.  The task is done while both
+are unchanged.  Files count by content, so a result that comes out the same re-runs nothing below.
+"""
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hpa_jax import artifacts
+
+PACKAGE = Path(__file__).parent
+LIBRARIES = ("jax", "flax", "optax", "numpy", "scikit-learn", "tensorflow-datasets", "dm-pix")
+SMALL_FILE = 1 << 16  # bytes; in folders, larger files count by name and size
+
+
+@dataclass(frozen=True)
+class Task:
+    """One restartable unit of work; a stage has one, or one for each model and fold."""
+
+    stage: str
+    name: str  # unique, also the stamp's file name
+    work: Callable[[], str]  # returns a summary for the log
+    settings: Any  # what of the config it depends on (JSON-able)
+    inputs: tuple[Path, ...]
+    outputs: tuple[Path, ...]
+    code: tuple[str, ...]  # rooms and files of the package it depends on
+    resumable: bool = False  # goes on from its own partial output
+    listing: tuple[Path, ...] = ()  # big picture folders: counted by names, sizes and times
+
+
+def key(task: Task) -> str:
+    """Hash of everything the task's result depends on."""
+    parts = {
+        "settings": task.settings,
+        "inputs": [content(path) for path in task.inputs],
+        "listing": [listing(path) for path in task.listing],
+        "code": [_code(room) for room in task.code],
+        "libraries": _libraries(),
+    }
+    return _sha(json.dumps(artifacts.plain(parts), sort_keys=True, default=str).encode())
+
+
+def is_done(workdir: Path, task: Task, task_key: str) -> bool:
+    """Whether the task finished with this key and its outputs are as it left them."""
+    stamp = _read(workdir, task)
+    return stamp.get("key") == task_key and stamp.get("outputs") == _outputs(task)
+
+
+def begin(workdir: Path, task: Task, task_key: str) -> None:
+    """Removes what an earlier, different run left, unless the task can go on from it."""
+    stamp = _read(workdir, task)
+    if not (task.resumable and stamp.get("key") == task_key and "outputs" not in stamp):
+        for path in task.outputs:
+            artifacts.remove(path)
+    artifacts.write_json(_path(workdir, task), {"key": task_key})
+
+
+def finish(workdir: Path, task: Task, task_key: str, seconds: float) -> None:
+    """Marks the task as done."""
+    stamp = {"key": task_key, "outputs": _outputs(task), "seconds": round(seconds, 2)}
+    artifacts.write_json(_path(workdir, task), stamp)
+
+
+def seconds(workdir: Path) -> dict[str, float]:
+    """Measured time of each finished task, by name."""
+    found = {}
+    for path in sorted((workdir / ".stamps").glob("*.json")):
+        stamp = artifacts.read_json(path)
+        if "seconds" in stamp:
+            found[path.stem] = stamp["seconds"]
+    return found
+
+
+def content(path: Path) -> str:
+    """Fingerprint of a file (content) or a folder (names, sizes, content of small files)."""
+    if path.is_file():
+        return _file(path)
+    if not path.is_dir():
+        return "absent"
+    entries = []
+    for file in sorted(_files(path)):
+        size = file.stat().st_size
+        entries.append(
+            (str(file.relative_to(path)), size, _file(file) if size < SMALL_FILE else "")
+        )
+    return _sha(json.dumps(entries).encode())
+
+
+def listing(path: Path) -> str:
+    """Fingerprint of a folder of pictures by names, sizes and times: nothing is read."""
+    digest = hashlib.sha256()
+    for folder, folders, names in os.walk(path):
+        folders.sort()
+        for name in sorted(names):
+            status = os.stat(os.path.join(folder, name))
+            digest.update(f"{folder}/{name}:{status.st_size}:{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _outputs(task: Task) -> list[str]:
+    return [content(path) for path in task.outputs]
+
+
+def _read(workdir: Path, task: Task) -> dict[str, Any]:
+    path = _path(workdir, task)
+    return artifacts.read_json(path) if path.is_file() else {}
+
+
+def _path(workdir: Path, task: Task) -> Path:
+    return workdir / ".stamps" / f"{task.name}.json"
+
+
+def _files(path: Path) -> Iterable[Path]:
+    return (file for file in path.rglob("*") if file.is_file())
+
+
+def _file(path: Path) -> str:
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _sha(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+@functools.cache
+def _code(room: str) -> str:
+    return _sources(PACKAGE / room)
+
+
+def _sources(path: Path) -> str:
+    """Hash of the Python sources at a file or below a folder."""
+    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    return _sha(b"".join(file.read_bytes() for file in files))
+
+
+@functools.cache
+def _libraries() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
