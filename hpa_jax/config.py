@@ -76,7 +76,11 @@ def default() -> ConfigDict:
             ),
             stack=dict(protocol="quick", seed=0),
             leak="on",  # on | off: labels of matched external pictures overwrite the prediction
-            submission=dict(fill_empty=True),  # the best class where nothing passes its threshold
+            submission=dict(
+                method="auto",  # a model's name, "mean of models", "stack", or auto: the best on
+                # validation by nested macro-F1
+                fill_empty=True,  # the best class where nothing passes its threshold
+            ),
             report=dict(examples=24),
         )
     )
@@ -105,7 +109,7 @@ def model(**differences: Any) -> ConfigDict:
         dict(
             backbone="se_resnext50_32x4d",
             width=1.0,
-            depth=None,
+            depth=(),  # blocks of each stage; () = the network's own
             head="adaptive_concat",
             dropout=0.5,
             channels=("red", "green", "blue", "yellow"),

@@ -1,0 +1,26 @@
+"""Tests run on the CPU; compiled programs are kept between runs; --slow, --browser add the rest."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache" / "tests")
+)
+
+import pytest
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests over 20 s, too")
+    parser.addoption("--browser", action="store_true", help="run the tests that need chromium, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for mark in ("slow", "browser"):
+        if not config.getoption(f"--{mark}"):
+            skip = pytest.mark.skip(reason=f"needs --{mark}")
+            for item in items:
+                if mark in item.keywords:
+                    item.add_marker(skip)

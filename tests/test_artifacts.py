@@ -1,0 +1,52 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa_jax import artifacts
+from hpa_jax.errors import InputError, near
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    artifacts.write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), artifacts.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    assert artifacts.read_json(path) == {"a": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_folder_replaces_the_folder_before(tmp_path):
+    for name in ("one", "two"):
+        with artifacts.atomic(tmp_path / "folder") as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [file.name for file in (tmp_path / "folder").iterdir()] == ["two"]
+
+
+def test_json_takes_numpy_and_nan(tmp_path):
+    value = {"a": np.arange(2), "b": np.float32(0.5), "c": float("nan"), "d": np.bool_(True)}
+    artifacts.write_json(tmp_path / "a.json", value)
+    found = artifacts.read_json(tmp_path / "a.json")
+    assert found == {"a": [0, 1], "b": 0.5, "c": None, "d": True}
+
+
+def test_missing_and_broken_files_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.json"):
+        artifacts.read_json(tmp_path / "nothing.json")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(InputError, match=r"broken\.parquet"):
+        artifacts.read_table(tmp_path / "broken.parquet")
+
+
+def test_table_round_trip(tmp_path):
+    table = pd.DataFrame({"id": ["a", "b"], "labels": [[1, 2], None]})
+    artifacts.write_table(tmp_path / "t.parquet", table)
+    found = artifacts.read_table(tmp_path / "t.parquet")
+    assert found["labels"][0].tolist() == [1, 2]
+    assert found["labels"][1] is None
+
+
+def test_near_names():
+    assert near("trian", ["train", "stack"]) == ", did you mean 'train'?"
+    assert near("zzz", ["train"]) == ""

@@ -1,0 +1,101 @@
+"""The command line: fast help, one-line errors that name what is wrong, exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+from hpa_jax import commands
+from hpa_jax.__main__ import main
+
+
+def run(capsys, *arguments):
+    code = main(list(arguments))
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_help_lists_every_verb_without_heavy_imports():
+    code = (
+        "import sys; from hpa_jax.__main__ import main; main(['--help']); "
+        "heavy = {'jax', 'tensorflow', 'xgboost', 'pandas'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for verb in commands.VERBS:
+        assert f"  {verb} " in result.stdout
+
+
+@pytest.mark.parametrize("verb", commands.VERBS)
+def test_every_verb_says_what_it_reads_and_writes(capsys, verb):
+    code, out, _ = run(capsys, verb, "--help")
+    assert code == 0
+    assert "reads" in out and "writes" in out and "--workdir" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["trian"], ["trian", "train"]),
+        (["run", "--config=configs/demmo.py"], ["demmo", "configs/demo.py"]),
+        (["run", "--config=configs/demo.py", "--config.sed=1"], ["sed", "seed"]),
+        (
+            ["run", "--config=configs/demo.py", "--config.split.fractoin=1"],
+            ["fractoin", "fraction"],
+        ),
+        (["run", "--config=configs/demo.py", "--config.seed=x"], ["seed", "x"]),
+        (["run", "--config=configs/demo.py", "--config.split.fraction=2.0"], ["fraction", "2.0"]),
+        (["run", "--config=configs/demo.py", "--config.models.tiny.stages[3].lr=1"], ["stages"]),
+        (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir"]),
+        (["run", "--config=configs/demo.py"], ["--workdir"]),
+        (["run", "--config=configs/demo.py", "--config.leak=maybe"], ["leak", "maybe", "off"]),
+    ],
+)
+def test_bad_arguments_give_one_line_and_code_2(capsys, arguments, words):
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: ") and err.count("\n") == 1
+    for word in words:
+        assert word in err
+
+
+def test_debug_shows_the_traceback():
+    command = [sys.executable, "-m", "hpa_jax", "run", "--config=nothing.py", "--debug"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode != 0 and "Traceback" in result.stderr
+
+
+def test_unwritable_workdir_is_named(capsys, tmp_path):
+    (tmp_path / "file").touch()
+    arguments = ["catalog", "--config=configs/demo.py", f"--workdir={tmp_path}/file"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "file" in err
+
+
+def test_a_missing_folder_is_named(capsys, tmp_path):
+    arguments = ["catalog", "--config=configs/demo.py", f"--workdir={tmp_path}"]
+    arguments += ["--config.data.source=kaggle", f"--config.data.root={tmp_path}/nothing"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "nothing" in err and "data.root" in err
+
+
+def test_a_stage_without_its_input_names_what_is_missing(capsys, tmp_path):
+    arguments = ["split", "--config=configs/demo.py", f"--workdir={tmp_path}"]
+    code, _, err = run(capsys, *arguments)
+    assert code == 2 and "catalog.parquet" in err
+
+
+def test_a_second_run_on_the_same_workdir_is_refused(capsys, tmp_path):
+    from filelock import FileLock
+
+    code = f"from filelock import FileLock\nwith FileLock(r'{tmp_path}/.lock'): print(1); input()"
+    other = subprocess.Popen(
+        [sys.executable, "-uc", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout.readline()
+    arguments = ["catalog", "--config=configs/demo.py", f"--workdir={tmp_path}"]
+    code, _, err = run(capsys, *arguments)
+    other.communicate(b"\n")
+    assert code == 2 and "another run" in err
+    FileLock(tmp_path / ".lock", timeout=5).acquire()

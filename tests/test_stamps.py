@@ -1,0 +1,63 @@
+from pathlib import Path
+
+from hpa_jax import stamps
+
+
+def task(tmp_path: Path, settings=1, resumable=False) -> stamps.Task:
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+
+    def work() -> str:
+        target.write_text(source.read_text())
+        return "copied"
+
+    inputs, outputs = (source,), (target,)
+    return stamps.Task("copy", "copy", work, settings, inputs, outputs, ("errors.py",), resumable)
+
+
+def finish(tmp_path: Path, one: stamps.Task) -> None:
+    key = stamps.key(one)
+    stamps.begin(tmp_path, one, key)
+    one.work()
+    stamps.finish(tmp_path, one, key, 0.1)
+
+
+def done(tmp_path: Path, one: stamps.Task) -> bool:
+    return stamps.is_done(tmp_path, one, stamps.key(one))
+
+
+def test_done_until_input_settings_or_output_change(tmp_path):
+    (tmp_path / "in.txt").write_text("a")
+    one = task(tmp_path)
+    assert not done(tmp_path, one)
+    finish(tmp_path, one)
+    assert done(tmp_path, one)
+    assert not done(tmp_path, task(tmp_path, settings=2))
+    (tmp_path / "in.txt").write_text("b")
+    assert not done(tmp_path, one)
+    (tmp_path / "in.txt").write_text("a")
+    assert done(tmp_path, one)  # by content, not by time
+    (tmp_path / "out.txt").write_text("tampered")
+    assert not done(tmp_path, one)
+
+
+def test_begin_removes_what_another_run_left_but_keeps_its_own_part(tmp_path):
+    (tmp_path / "in.txt").write_text("a")
+    one = task(tmp_path, resumable=True)
+    stamps.begin(tmp_path, one, stamps.key(one))
+    (tmp_path / "out.txt").write_text("part")
+    stamps.begin(tmp_path, one, stamps.key(one))
+    assert (tmp_path / "out.txt").is_file()
+    other = task(tmp_path, settings=2, resumable=True)
+    stamps.begin(tmp_path, other, stamps.key(other))
+    assert not (tmp_path / "out.txt").exists()
+
+
+def test_folders_count_by_names_sizes_and_small_contents(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").write_text("1")
+    first = stamps.content(tmp_path / "a")
+    (tmp_path / "a" / "x").write_text("2")
+    assert stamps.content(tmp_path / "a") != first
+    (tmp_path / "a" / "x").write_text("1")
+    assert stamps.content(tmp_path / "a") == first
+    assert stamps.content(tmp_path / "nothing") == "absent"
