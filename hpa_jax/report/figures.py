@@ -127,7 +127,8 @@ def _svg(figure: "Figure") -> str:
     import matplotlib as mpl
 
     buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "hpa_jax"}):  # the same figure gives the same bytes
+    settings = {"svg.hashsalt": "hpa_jax", "svg.fonttype": "none"}  # same figure, same bytes
+    with mpl.rc_context(settings):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return _uri(buffer.getvalue(), "image/svg+xml")
 

@@ -1,0 +1,24 @@
+import re
+
+from hpa_jax.report import page
+from hpa_jax.report.page import Card, Figure, Line, Section, Table, number
+
+
+def test_page_is_one_file_and_escapes_names(tmp_path):
+    sections = [
+        Section("a", "A <b>", ["note & more"], Table(["x"], [["<script>1</script>"]], 0)),
+        Section("b", "B", images=[Figure("data:image/png;base64,AA==", "alt text")]),
+        Section("c", "C", cards=[Card("data:image/png;base64,AA==", "id", [Line("bad", "bad")])]),
+    ]
+    page.write(tmp_path / "report" / "index.html", "T", "S", sections)
+    html = (tmp_path / "report" / "index.html").read_text()
+    assert "<script>" not in html and "&lt;script&gt;" in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)  # opens offline
+    assert 'class="chosen"' in html and 'alt="alt text"' in html and 'id="c"' in html
+    assert re.findall(r'<div class="bad">bad', html)
+
+
+def test_numbers():
+    assert number(None) == number(float("nan")) == "–"
+    assert number(1234567) == "1,234,567"
+    assert number(0.12345) == "0.123"
