@@ -28,6 +28,7 @@ def default() -> ConfigDict:
                 sources=(),
                 truth="",  # table of the test part's labels; only evaluate and report read it
                 on_bad_image="error",  # error | skip (writes bad_images.csv)
+                check="decode",  # decode every pixel | header: sizes and file ends only
                 synthetic=dict(
                     train=1000,
                     test=300,
@@ -178,6 +179,7 @@ def validate(config: ConfigDict) -> None:
         raise InputError("config.classes: needs at least one name, each once")
     _choice(config, "data.source", ("synthetic", "kaggle", "atlas", "folder"))
     _choice(config, "data.on_bad_image", ("error", "skip"))
+    _choice(config, "data.check", ("decode", "header"))
     _choice(config, "split.scheme", ("holdout", "folds"))
     _choice(config, "split.matches_test", ("valid", "excluded"))
     _choice(config, "leak", ("on", "off"))

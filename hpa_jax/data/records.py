@@ -1,0 +1,323 @@
+"""Catalog -> packed pictures: a TFDS dataset folder of ArrayRecord shards, one per picture set.
+
+In: the catalog and its files.  Out: OUT/128-png/hpa-{train,external,test,own}-00000.array_record,
+..., dataset_info.json and features.json (stock `tfds.builder_from_directory` opens it), beside each
+shard a .json of its ids and SHA-256, and manifest.parquet / manifest.json, written last.
+
+One record holds all channels of a picture at the stored side, so that a read is one decode.  A
+shard is written whole or not at all: a killed run goes on with the shards it lacks, new pictures
+add shards, and a shard with a changed or vanished picture is packed anew.  Labels are stored for
+stock readers; training takes them from the catalog.
+"""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpa_jax.artifacts import atomic, read_json, remove, write_json, write_table
+from hpa_jax.data import encodings, pictures
+from hpa_jax.data.pictures import CHANNELS
+from hpa_jax.data.problems import Problems
+from hpa_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NAME = "hpa"
+VERSION = "1.0.0"
+TEMPLATE = "{DATASET}-{SPLIT}-{SHARD_INDEX}.{FILEFORMAT}"
+FREE_MARGIN = 1.1  # of the estimated size that must be free before packing starts
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard to write. rows: catalog rows as dicts, with their `signature`."""
+
+    path: Path
+    source: str
+    rows: tuple[dict[str, Any], ...]
+    image_size: int
+    encoding: str
+    class_names: tuple[str, ...]
+
+
+def write(
+    catalog: "pd.DataFrame",
+    out_dir: str | Path,
+    *,
+    image_size: int,
+    encoding: str,
+    classes: Sequence[str],
+    shard_images: int = 512,
+    on_bad_image: str = "error",
+    bad_images: str | Path | None = None,
+    workers: int | None = None,
+    run: Callable[[list[Shard]], Iterable[list[tuple[str, str, str]]]] | None = None,
+) -> Path:
+    """Packs every picture of the catalog that is not packed yet; returns the dataset's folder.
+
+    image_size: stored side in pixels.  encoding: a name of `encodings.ENCODINGS`.
+    classes: class names.  run: writes shards elsewhere (the Beam path); default: threads here.
+
+    Raises:
+        InputError: too little disk, or unusable pictures (on_bad_image="error"; all are named, and
+            every other picture is packed by then).
+    """
+    encodings.check(encoding)
+    folder = Path(out_dir) / f"{image_size}-{encoding}"
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = _settings(image_size, encoding, classes)
+    rows = _signed_rows(catalog, settings)
+    for leftover in folder.glob(".partial-*"):
+        remove(leftover)
+    kept = _kept_shards(folder, {row["id"]: row["signature"] for row in rows})
+    packed = {id for ids in kept.values() for id in ids}
+    todo = [row for row in rows if row["id"] not in packed]
+    if todo:
+        remove(folder / "manifest.json")  # the folder is not whole until the end
+        _check_disk(folder, len(todo), image_size, encoding)
+    shards = _plan(folder, todo, kept, shard_images, image_size, encoding, tuple(classes))
+    problems = Problems()
+    for bad in (run or _in_threads(workers))(shards):
+        for path, id, what in bad:
+            problems.add(path, id, what)
+    if bad_images is not None and problems.found:
+        problems.write(Path(bad_images))
+    if problems.found and on_bad_image == "error":
+        raise problems.error('mend them, or leave them out with data.on_bad_image="skip"')
+    _close_gaps(folder)
+    _write_metadata(folder, settings)
+    return folder
+
+
+def verify(folder: str | Path) -> None:
+    """Compares every shard with its checksum, reading all bytes.
+
+    Raises:
+        InputError: names the first shard that differs.
+    """
+    folder = Path(folder)
+    for name, known in read_json(folder / "manifest.json")["shards"].items():
+        if not (folder / name).is_file() or sha256(folder / name) != known["sha256"]:
+            raise InputError(f"{folder / name}: damaged (SHA-256); remove it, pack again")
+
+
+def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
+    """Writes one shard, then its .json; returns (path, id, reason) of unusable pictures."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = encodings.features(shard.encoding, shard.image_size, shard.class_names)
+    encode = encodings.encoder(shard.encoding)
+    written, bad = [], []
+    with atomic(shard.path) as temporary:
+        writer = ArrayRecordWriter(str(temporary), encodings.writer_options(shard.encoding))
+        try:
+            for row in shard.rows:
+                try:
+                    image = pictures.resize(pictures.read(row), shard.image_size)
+                except pictures.BadPicture as error:
+                    bad.append((error.path, row["id"], error.what))
+                    continue
+                labels = [] if row["labels"] is None else [int(label) for label in row["labels"]]
+                example = dict(
+                    id=row["id"], source=row["source"], labels=labels, image=encode(image)
+                )
+                writer.write(features.serialize_example(example))
+                written.append(row)
+        finally:
+            writer.close()
+        if not written:
+            temporary.touch()
+    if not written:
+        remove(shard.path)
+        return bad
+    about = dict(
+        ids=[row["id"] for row in written],
+        signatures=[row["signature"] for row in written],
+        source=shard.source,
+        bytes=shard.path.stat().st_size,
+        sha256=sha256(shard.path),
+    )
+    write_json(_beside(shard.path), about)
+    return bad
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _settings(image_size: int, encoding: str, class_names: Sequence[str]) -> dict[str, Any]:
+    return dict(
+        image_size=image_size,
+        encoding=encoding,
+        channels=list(CHANNELS),
+        classes=list(class_names),
+    )
+
+
+def _signed_rows(catalog: "pd.DataFrame", settings: dict[str, Any]) -> list[dict[str, Any]]:
+    """Catalog rows as dicts with a signature: it changes when a file, a label or a setting does."""
+    rows = catalog[["id", "source", "labels", *CHANNELS]].to_dict("records")
+    for row in rows:
+        mark = hashlib.sha256(repr(sorted(settings.items())).encode())
+        mark.update(repr([row["source"], _numbers(row["labels"])]).encode())
+        for channel in CHANNELS:
+            if isinstance(row[channel], str):
+                stat = os.stat(row[channel])
+                mark.update(f"{channel} {stat.st_size} {stat.st_mtime_ns}".encode())
+        row["signature"] = mark.hexdigest()[:16]
+    return rows
+
+
+def _numbers(labels: Iterable[int] | None) -> list[int] | None:
+    return None if labels is None else [int(label) for label in labels]
+
+
+def _kept_shards(folder: Path, signatures: dict[str, str]) -> dict[str, list[str]]:
+    """Shard name -> ids of the finished shards whose every picture is still wanted as it was."""
+    kept = {}
+    for path in sorted(folder.glob(f"{NAME}-*.array_record")):
+        beside = _beside(path)
+        about = read_json(beside) if beside.is_file() else None
+        if (
+            about is not None
+            and about["bytes"] == path.stat().st_size
+            and all(
+                signatures.get(id) == mark
+                for id, mark in zip(about["ids"], about["signatures"], strict=True)
+            )
+        ):
+            kept[path.name] = about["ids"]
+        else:
+            remove(beside)
+            remove(path)
+    return kept
+
+
+def _plan(
+    folder: Path,
+    todo: list[dict[str, Any]],
+    kept: dict[str, list[str]],
+    shard_images: int,
+    image_size: int,
+    encoding: str,
+    class_names: tuple[str, ...],
+) -> list[Shard]:
+    """Shards of `shard_images` pictures, each of one source, under the lowest free numbers."""
+    shards = []
+    taken = set(kept)
+    for source in dict.fromkeys(row["source"] for row in todo):
+        rows = [row for row in todo if row["source"] == source]
+        number = 0
+        for start in range(0, len(rows), shard_images):
+            while shard_name(source, number) in taken:
+                number += 1
+            taken.add(shard_name(source, number))
+            part = tuple(rows[start : start + shard_images])
+            path = folder / shard_name(source, number)
+            shards.append(Shard(path, source, part, image_size, encoding, class_names))
+    return shards
+
+
+def shard_name(source: str, number: int) -> str:
+    """File name of a shard, as TEMPLATE has it."""
+    return f"{NAME}-{source}-{number:05d}.array_record"
+
+
+def _beside(shard: Path) -> Path:
+    return shard.with_name(shard.name + ".json")
+
+
+def _in_threads(
+    workers: int | None,
+) -> Callable[[list[Shard]], Iterable[list[tuple[str, str, str]]]]:
+    """Decoding and encoding leave Python's lock, so threads use all cores."""
+
+    def run(shards: list[Shard]) -> Iterable[list[tuple[str, str, str]]]:
+        from tqdm import tqdm
+
+        total = sum(len(shard.rows) for shard in shards)
+        pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
+        try:
+            with tqdm(total=total, unit="pictures", desc="records", disable=None) as bar:
+                for shard, bad in zip(shards, pool.map(write_shard, shards)):
+                    bar.update(len(shard.rows))
+                    yield bad
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return run
+
+
+def _check_disk(folder: Path, count: int, image_size: int, encoding: str) -> None:
+    need = count * image_size**2 * len(CHANNELS) * encodings.ENCODINGS[encoding].bytes_per_value
+    free = shutil.disk_usage(folder).free
+    if need * FREE_MARGIN > free:
+        raise InputError(
+            f"{folder}: {count:,} pictures need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            "free; free some, or set records.image_size or records.encoding"
+        )
+
+
+def _close_gaps(folder: Path) -> None:
+    """TFDS counts shards 0, 1, ...: the last shard moves to the number of a vanished one."""
+    by_source: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob(f"{NAME}-*.array_record")):
+        by_source.setdefault(path.name.split("-")[1], []).append(path)
+    for source, paths in by_source.items():
+        wanted = [shard_name(source, number) for number in range(len(paths))]
+        names = {path.name for path in paths}
+        free = [name for name in wanted if name not in names]
+        extra = [path for path in paths if path.name not in wanted]
+        for name, path in zip(free, extra, strict=True):
+            os.replace(path, folder / name)
+            os.replace(_beside(path), _beside(folder / name))
+
+
+def _write_metadata(folder: Path, settings: dict[str, Any]) -> None:
+    """features.json and dataset_info.json for stock readers, then our own manifest."""
+    import pandas as pd
+    import tensorflow_datasets as tfds
+
+    shards, ids, splits = {}, [], {}
+    template = tfds.core.ShardedFileTemplate(
+        data_dir=folder, template=TEMPLATE, dataset_name=NAME, filetype_suffix="array_record"
+    )
+    for path in sorted(folder.glob(f"{NAME}-*.array_record")):
+        about = read_json(_beside(path))
+        source = about["source"]
+        shards[path.name] = {key: about[key] for key in ("bytes", "sha256")}
+        ids += [(id, source, path.name) for id in about["ids"]]
+        split = splits.setdefault(source, dict(shard_lengths=[], num_bytes=0))
+        split["shard_lengths"].append(len(about["ids"]))
+        split["num_bytes"] += about["bytes"]
+    tfds.folder_dataset.write_metadata(
+        data_dir=folder,
+        features=encodings.features(
+            settings["encoding"], settings["image_size"], tuple(settings["classes"])
+        ),
+        split_infos=[
+            tfds.core.SplitInfo(name=source, filename_template=template, **split)
+            for source, split in splits.items()
+        ],
+        filename_template=template,
+        version=VERSION,
+        check_data=False,
+        description="Pictures of the Human Protein Atlas competition, all channels in one record.",
+    )
+    write_table(folder / "manifest.parquet", pd.DataFrame(ids, columns=["id", "source", "shard"]))
+    write_json(folder / "manifest.json", {**settings, "shards": shards, "pictures": len(ids)})
+
+
+def as_array(values: Iterable[str]) -> np.ndarray:
+    """Ids as a numpy array of str."""
+    return np.array(list(values), dtype=str)
