@@ -1,0 +1,84 @@
+"""From drawn cells to a photograph: stains, protein, brightness, noise, 8 bits; and copies of it.
+
+In: labels and a seed.  Out: uint8 [H, W, 4] in the order red, green, blue, yellow.  Brightness of
+every channel is drawn independently of the labels: as in the atlas, where the laser's power is set
+for each antibody, it tells nothing about the compartment.
+"""
+
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from hpa_jax.data import cells, patterns, stains
+
+BRIDGE, SPINDLE, JUNCTIONS = 16, 17, 22
+COPIES = ("exact", "reencoded", "brightness", "both")
+
+
+def photograph(
+    seed: Sequence[int],
+    labels: Sequence[int],
+    side: int,
+    *,
+    antibody: Sequence[int] | None = None,
+    brightness: float = 1.0,
+    missing: float = 0.0,
+) -> np.ndarray:
+    """Draws one picture, uint8 [side, side, 4] (red, green, blue, yellow).
+
+    Args:
+        seed: integers; the same seed, labels and side give the same picture.
+        labels: class numbers whose patterns the green channel shows.
+        side: pixels.
+        antibody: integers; pictures with the same ones share the balance of their patterns.
+        brightness: multiplies every channel (the external collection is brighter).
+        missing: probability that the yellow stain is black, as in the atlas' own JPEG pictures.
+    """
+    rng = np.random.default_rng([*seed, 1])
+    field = cells.draw_field(
+        rng, side, mitosis=SPINDLE in labels, bridge=BRIDGE in labels, contact=JUNCTIONS in labels
+    )
+    red, blue, yellow = stains.draw(np.random.default_rng([*seed, 2]), field)
+    style = np.random.default_rng([*(antibody or seed), 3])
+    balance = style.uniform(0.55, 1.0, len(labels)) if len(labels) > 1 else np.ones(len(labels))
+    green = patterns.draw(np.random.default_rng([*seed, 4]), field, labels, balance)
+    rng = np.random.default_rng([*seed, 5])
+    unspecific = rng.uniform(0.0, 0.05) * (field.owner >= 0) + rng.uniform(0, 0.05) * red
+    peaks = np.exp(rng.normal(np.log([170, 150, 160, 150]), [0.3, 0.45, 0.3, 0.35]))
+    out = np.empty((side, side, 4), np.uint8)
+    noise = rng.uniform(0.0, 0.035)
+    for k, channel in enumerate((red, green + unspecific, blue, yellow)):
+        sharp = ndimage.gaussian_filter(channel, rng.uniform(0.25, 0.6))
+        level = peaks[k] * brightness / max(float(np.quantile(sharp, 0.995)), 0.15)
+        grain = rng.standard_normal((side, side)) * noise
+        shot = sharp + grain * np.sqrt(np.clip(sharp, 0, 1) + 0.003)
+        out[..., k] = np.clip(shot * level, 0, 255).round()
+    if rng.random() < missing:
+        out[..., 3] = 0
+    return out
+
+
+def copy_of(picture: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+    """The picture once more as another file would have it; uint8 [H, W, 4].
+
+    kind: "exact"; "reencoded" (through JPEG of quality 85-95); "brightness" (0.8-1.25 times, plus
+    0-3 grey levels); "both".
+    """
+    out = picture
+    if kind in ("brightness", "both"):
+        gain, offset = rng.uniform(0.8, 1.25), rng.uniform(0, 3)
+        out = np.clip(out * gain + offset, 0, 255).round().astype(np.uint8)
+    if kind in ("reencoded", "both"):
+        quality = int(rng.integers(85, 96))
+        out = np.stack([_jpeg(out[..., k], quality) for k in range(out.shape[-1])], axis=-1)
+    return out
+
+
+def _jpeg(channel: np.ndarray, quality: int) -> np.ndarray:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(channel).save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
