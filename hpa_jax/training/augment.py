@@ -172,7 +172,7 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
     if not _resamples(options) and size == images.shape[1]:
         if options["d4"] == "none":
             return images
-        return warp.d4(images, jax.vmap(lambda one: _draw_d4(one, options["d4"]))(keys))
+        return warp.d4(images, jax.vmap(lambda one: draw_d4(one, options["d4"]))(keys))
     if options["d4"] != "none" and images.shape[1] != images.shape[2]:
         raise InputError(f"D4 needs square pictures, not {images.shape[1]} x {images.shape[2]}")
     corners = options["crop"] == (1.0, 1.0) and size == images.shape[1]
@@ -180,7 +180,7 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
     base = warp.grid(height, width, corners)
 
     def one(key: jax.Array, image: jax.Array) -> jax.Array:
-        where = _where(key, base, options)
+        where = draw_map(key, base, options)
         return warp.sample(image, where, options["padding"], corners)
 
     return jax.vmap(one)(keys, images)
@@ -193,7 +193,10 @@ def _resamples(options: dict[str, Any]) -> bool:
     )
 
 
-def _draw_d4(key: jax.Array, kind: str) -> jax.Array:
+def draw_d4(key: jax.Array, kind: str) -> jax.Array:
+    """A random element 0..7 of D4, by the option's kind ("none": the identity)."""
+    if kind == "none":
+        return jnp.int32(0)
     # fastai draws k of 0..8; its eighth element has no bit set, so it is the identity again.
     return jax.random.randint(key, (), 0, 9 if kind == "fastai" else 8) & 7
 
@@ -213,8 +216,17 @@ class _Draws:
         return next(self._numbers) < p
 
 
-def _where(key: jax.Array, base: jax.Array, options: dict[str, Any]) -> jax.Array:
-    """The composed map of one picture: warp and displacement of the grid, then the affine maps."""
+def draw_map(
+    key: jax.Array,
+    base: jax.Array,
+    options: dict[str, Any],
+    inner: jax.Array | None = None,
+) -> jax.Array:
+    """The composed random map of one picture over the grid base[h, w, 2].
+
+    Warp and displacement of the grid, then `inner` (an affine matrix, if given), then the affine
+    maps of the options: fastai's order.
+    """
     number_key, d4_key, jitter_key = jax.random.split(key, 3)
     draws = _Draws(number_key)
     where = base
@@ -229,7 +241,8 @@ def _where(key: jax.Array, base: jax.Array, options: dict[str, Any]) -> jax.Arra
     if options["jitter"]:
         size = jnp.where(draws.happens(options["p_jitter"]), options["jitter"], 0.0)
         where = where + size * jax.random.uniform(jitter_key, where.shape, minval=-1.0)
-    return warp.affine(where, _matrix(d4_key, options, draws))
+    matrix = _matrix(d4_key, options, draws)
+    return warp.affine(where, matrix if inner is None else matrix @ inner)
 
 
 def _matrix(d4_key: jax.Array, options: dict[str, Any], draws: _Draws) -> jax.Array:
@@ -240,7 +253,7 @@ def _matrix(d4_key: jax.Array, options: dict[str, Any], draws: _Draws) -> jax.Ar
             1.0 / draws.between(*options["crop"]), draws.between(0.0, 1.0), draws.between(0.0, 1.0)
         )
     if options["d4"] != "none":
-        matrix = matrix @ warp.dihedral(_draw_d4(d4_key, options["d4"]))
+        matrix = matrix @ warp.dihedral(draw_d4(d4_key, options["d4"]))
 
     def then(drawn: jax.Array) -> jax.Array:
         return matrix @ jnp.where(draws.happens(options["p_affine"]), drawn, jnp.eye(3))
@@ -274,10 +287,10 @@ def _values(
 ) -> jax.Array:
     count, channels = len(images), images.shape[-1]
     keys = picture_keys(key, count)
-    # brightness, contrast, their two chances, gain, cutout's place and chance, drops.
-    u = jax.vmap(lambda one: jax.random.uniform(one, (2 * channels + 6 + channels,)))(keys)
-    images = _light(images, options, u[:, : 2 * channels + 2])
-    rest = u[:, 2 * channels + 2 :]
+    images = light(keys, images, options)
+    # Gain, cutout's row, column and chance, one number a channel to drop.
+    rest_keys = jax.vmap(lambda one: jax.random.fold_in(one, 2))(keys)
+    rest = jax.vmap(lambda one: jax.random.uniform(one, (4 + channels,)))(rest_keys)
     if options["protein_gain"]:
         factor = jnp.ones((count, channels))
         place = _channel(names, "green")
@@ -298,10 +311,11 @@ def _values(
     return images
 
 
-def _light(images: jax.Array, options: dict[str, Any], u: jax.Array) -> jax.Array:
-    """Brightness and contrast from u[N, 2 * K + 2] uniform numbers."""
+def light(keys: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax.Array:
+    """Random brightness and contrast of images[N, H, W, K], one key a picture."""
     if not options["brightness"] and not options["contrast"]:
         return images
+    u = jax.vmap(lambda one: jax.random.uniform(one, (2 * images.shape[-1] + 2,)))(keys)
     channels = images.shape[-1]
     count = channels if options["per_channel"] else 1
     first, second = u[:, :count], u[:, channels : channels + count]

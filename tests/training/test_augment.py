@@ -51,7 +51,7 @@ def test_d4_gives_each_element_and_each_picture_its_own(batch):
 
 def test_fastai_d4_draws_the_identity_twice_as_often():
     keys = jax.random.split(jax.random.key(0), 9000)
-    drawn = np.asarray(jax.vmap(lambda key: augment._draw_d4(key, "fastai"))(keys))
+    drawn = np.asarray(jax.vmap(lambda key: augment.draw_d4(key, "fastai"))(keys))
     share = np.bincount(drawn, minlength=8) / len(drawn)
     np.testing.assert_allclose(share, [2 / 9] + [1 / 9] * 7, atol=0.015)
 

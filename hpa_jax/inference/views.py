@@ -1,0 +1,231 @@
+"""Test-time views: the same picture shown to a network in several ways.
+
+    views.make("d4")                                    # the 8 flips and turns
+    views.make({"name": "oml", "warp": 0.05})           # fastai's TTA with this model's transforms
+    views.make("crops", output_size=512)                # bestfitting's 32
+    views.make("tiles", tile=512, overlap=0.25)         # a large picture piece by piece
+
+`Views.groups(height, width)` gives what predict.py runs: groups of views of one output shape, each
+scanned in one compiled loop.  Random views draw from a key folded from the picture's row and the
+view's number, so they do not depend on the batch a picture comes in.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hpa_jax.errors import InputError, near
+from hpa_jax.training import augment, warp
+
+# (keys[N], view number, images[N, H, W, K]) -> images[N, h, w, K]
+Show = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """Views of one output shape; `weights`[count] are their shares in a mean (all groups: 1)."""
+
+    show: Show
+    weights: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of views."""
+        return len(self.weights)
+
+
+@dataclasses.dataclass(frozen=True)
+class Views:
+    """A named set of views; its groups may depend on the size of the pictures."""
+
+    name: str
+    options: dict[str, Any]
+    build: Callable[..., list[Group]]
+
+    def groups(self, height: int, width: int) -> list[Group]:
+        """The groups for pictures of height x width; all weights sum to 1."""
+        groups = self.build(height, width, **self.options)
+        total = sum(float(group.weights.sum()) for group in groups)
+        return [Group(group.show, np.float32(group.weights / total)) for group in groups]
+
+    def count(self, height: int, width: int) -> int:
+        """Number of forward passes a picture."""
+        return sum(group.count for group in self.groups(height, width))
+
+
+def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
+    """The views of a name of `VIEWS`, or of a mapping {"name": ..., option: value}.
+
+    Raises:
+        InputError: unknown name or option.
+    """
+    if isinstance(name, Views):
+        return name
+    if not isinstance(name, str):
+        options = {**{key: value for key, value in name.items() if key != "name"}, **options}
+        name = name.get("name", "identity")
+    if name not in VIEWS:
+        raise InputError(f"views {name!r} are unknown{near(name, VIEWS)}")
+    build, defaults = VIEWS[name]
+    for key in options:
+        if key not in defaults:
+            raise InputError(f"views {name!r} have no option {key!r}{near(key, defaults)}")
+    return Views(name, {**defaults, **options}, build)
+
+
+def _identity(height: int, width: int, output_size: int) -> list[Group]:
+    return [Group(lambda keys, view, images: _resized(images, output_size), np.ones(1))]
+
+
+def _d4(height: int, width: int, output_size: int) -> list[Group]:
+    def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
+        images = _resized(images, output_size)
+        return warp.d4(images, jnp.full(len(images), view, jnp.int32))
+
+    return [Group(show, np.ones(8))]
+
+
+def _oml(
+    height: int, width: int, rounds: int, scale: float, beta: float, **transforms: Any
+) -> list[Group]:
+    """beta * plain + (1 - beta) * mean of 8 * rounds corner views (spec one_more_layer 4.7)."""
+    options = augment.resolve("oml", zoom=(1.0, 1.0), **transforms)
+    base = warp.grid(height, width)
+
+    def show_one(key: jax.Array, corner: jax.Array, image: jax.Array) -> jax.Array:
+        d4_key, map_key = jax.random.split(key)
+        # Flips act on the finished view, so that the four corners stay four.
+        flip = warp.dihedral(jnp.where((corner & 4) > 0, 1, 0))
+        turned = warp.dihedral(augment.draw_d4(d4_key, options["d4"])) @ flip
+        row, column = (corner & 1).astype(jnp.float32), ((corner >> 1) & 1).astype(jnp.float32)
+        still = {**options, "d4": "none"}
+        grid = warp.affine(base, turned)
+        where = augment.draw_map(map_key, grid, still, warp.zoom(scale, row, column))
+        return warp.sample(image, where, options["padding"])
+
+    def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
+        keys = jax.vmap(lambda key: jax.random.fold_in(key, view))(keys)
+        seen = jax.vmap(show_one, (0, None, 0))(keys, view % 8, images)
+        light_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
+        return augment.light(light_keys, seen, options)
+
+    plain = Group(lambda keys, view, images: images, np.full(1, beta))
+    corners = Group(show, np.full(8 * rounds, (1.0 - beta) / (8 * rounds)))
+    return [plain, corners]
+
+
+def _crops(
+    height: int,
+    width: int,
+    count: int,
+    share: float,
+    output_size: int,
+    d4: bool,
+    placement: str,
+) -> list[Group]:
+    """The whole picture and `count` square crops of `share` of its side, each in 8 turns if d4.
+
+    placement: "random" (a place for each picture and crop) or "grid" (corners first, then centre,
+    then a row-major lattice).
+    """
+    if not 0.0 < share <= 1.0:
+        raise InputError(f"views.share is {share}; a share of the side lies in (0, 1]")
+    if placement not in ("random", "grid"):
+        raise InputError(f"views.placement is {placement!r}; known: random, grid")
+    size = output_size or height
+    base = warp.grid(size, size, align_corners=False)
+    places = jnp.asarray(_lattice(count))
+    turns = 8 if d4 else 1
+
+    def show_one(key: jax.Array, crop: jax.Array, turn: jax.Array, image: jax.Array) -> jax.Array:
+        drawn = jax.random.uniform(jax.random.fold_in(key, crop), (2,))
+        place = drawn if placement == "random" else places[jnp.maximum(crop - 1, 0)]
+        whole = crop == 0
+        focus = warp.zoom(jnp.where(whole, 1.0, 1.0 / share), place[0], place[1])
+        where = warp.affine(base, focus @ warp.dihedral(turn))
+        return warp.sample(image, where, "edge", align_corners=False)
+
+    def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
+        return jax.vmap(show_one, (0, None, None, 0))(keys, view // turns, view % turns, images)
+
+    return [Group(show, np.ones((count + 1) * turns))]
+
+
+def _lattice(count: int) -> np.ndarray:
+    """Focus places [count, 2] (row, column): corners, centre, then ever finer lattices."""
+    places = [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0), (0.5, 0.5)]
+    steps = 2
+    while len(places) < count:
+        ticks = np.linspace(0.0, 1.0, steps + 1)
+        places += [(r, c) for r in ticks for c in ticks if (r, c) not in places]
+        steps += 1
+    return np.array(places[: max(count, 1)], np.float32)
+
+
+def _scales(height: int, width: int, factors: tuple[float, ...], d4: bool) -> list[Group]:
+    """The whole picture at several sizes (rounded to multiples of 32), each in 8 turns if d4."""
+    if not factors or min(factors) <= 0:
+        raise InputError(f"views.factors is {factors}; needs numbers above 0")
+    groups = []
+    for factor in factors:
+        size = max(32, round(height * factor / 32) * 32)
+        groups += (_d4 if d4 else _identity)(height, width, size)
+    return groups
+
+
+def _tiles(height: int, width: int, tile: int, overlap: float, d4: bool) -> list[Group]:
+    """Square pieces of `tile` pixels that cover the picture, overlapping by at least a share."""
+    if not 0.0 <= overlap < 1.0:
+        raise InputError(f"views.overlap is {overlap}; a share lies in [0, 1)")
+    if tile > min(height, width):
+        raise InputError(f"views.tile is {tile}, larger than the pictures ({height} x {width})")
+    rows, columns = _cover(height, tile, overlap), _cover(width, tile, overlap)
+    corners = jnp.asarray([(row, column) for row in rows for column in columns])
+    turns = 8 if d4 else 1
+
+    def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
+        row, column = corners[view // turns]
+        shape = (images.shape[0], tile, tile, images.shape[3])
+        piece = jax.lax.dynamic_slice(images, (0, row, column, 0), shape)
+        return warp.d4(piece, jnp.full(len(images), view % turns, jnp.int32)) if d4 else piece
+
+    return [Group(show, np.ones(len(corners) * turns))]
+
+
+def _cover(side: int, tile: int, overlap: float) -> list[int]:
+    """Evenly spaced starts of tiles that cover 0..side."""
+    count = 1 + int(np.ceil((side - tile) / (tile * (1.0 - overlap))))
+    return [round(start) for start in np.linspace(0, side - tile, count)]
+
+
+def _resized(images: jax.Array, size: int) -> jax.Array:
+    if not size or images.shape[1:3] == (size, size):
+        return images
+    shape = (images.shape[0], size, size, images.shape[3])
+    return jax.image.resize(images, shape, "linear", antialias=True)
+
+
+_OML_TRANSFORMS = {
+    key: augment.PRESETS["oml"].get(key, augment.OPTIONS[key])
+    for key in augment.OPTIONS
+    if key in ("p_affine", "rotate", "warp", "brightness", "contrast", "p_lighting")
+    or key in ("d4", "perspective", "p_perspective", "jitter", "p_jitter", "padding")
+}
+
+VIEWS: dict[str, tuple[Callable[..., list[Group]], dict[str, Any]]] = dict(
+    identity=(_identity, dict(output_size=0)),
+    d4=(_d4, dict(output_size=0)),
+    # Four calls of fastai's TTA: 4 plain passes that are one, and 32 random ones.
+    oml=(_oml, dict(rounds=4, scale=1.35, beta=0.4, **_OML_TRANSFORMS)),
+    # bestfitting: 8 D4 x (the whole + 3 random crops of 512 of 768); aggregate them by "max".
+    crops=(
+        _crops,
+        dict(count=3, share=2.0 / 3.0, output_size=0, d4=True, placement="random"),
+    ),
+    scales=(_scales, dict(factors=(0.75, 1.0, 1.25), d4=False)),
+    tiles=(_tiles, dict(tile=512, overlap=0.25, d4=False)),
+)

@@ -1,0 +1,142 @@
+"""Prediction: equality with a plain loop over views, padding, ids, devices, tables."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hpa_jax.models.normalization import normalizer
+
+from hpa_jax.errors import InputError
+from hpa_jax.inference import predict, views
+
+N, SIZE, C, B = 7, 8, 3, 4
+CHANNELS = ("red", "green", "blue", "yellow")
+CONFIG = types.SimpleNamespace(channels=CHANNELS, normalize="hpa")
+
+
+class Tiny(nnx.Module):
+    """A network that sees where bright pixels are, so that turns matter."""
+
+    def __init__(self, rngs):
+        self.linear = nnx.Linear(SIZE * SIZE * 4, C, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+    def embed(self, images):
+        flat = images.reshape(len(images), -1)
+        return self.linear(self.dropout(flat)) / 10, flat[:, :5]
+
+
+@pytest.fixture
+def model():
+    return Tiny(nnx.Rngs(0))  # left in training mode: predict must not care
+
+
+@pytest.fixture
+def pictures():
+    return np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 4), np.uint8)
+
+
+def batches(pictures, order=None, size=B):
+    order = np.arange(len(pictures)) if order is None else np.asarray(order)
+    for start in range(0, len(order), size):
+        rows = order[start : start + size]
+        mask = np.arange(size) < len(rows)
+        rows = np.concatenate([rows, np.zeros(size - len(rows), int)]).astype(np.int32)
+        yield dict(image=pictures[rows], mask=mask, index=rows)
+
+
+def ids(count=N):
+    return [f"id{number}" for number in range(count)]
+
+
+def slow(model, pictures, made, aggregate):
+    """View by view on the host."""
+    model.eval()
+    keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(jnp.arange(N))
+    weights, logits, embeddings = [], [], []
+    for group in made.groups(SIZE, SIZE):
+        for view in range(group.count):
+            seen = jax.jit(group.show)(
+                keys, jnp.asarray(view), jnp.asarray(pictures / 255.0, jnp.float32)
+            )
+            one, other = model.embed(normalizer("hpa", CHANNELS)(seen))
+            logits.append(np.asarray(one, np.float64))
+            embeddings.append(np.asarray(other))
+            weights.append(group.weights[view])
+    logits, weights = np.stack(logits), np.array(weights)[:, None, None]
+    probs = 1 / (1 + np.exp(-logits))
+    total = dict(
+        mean=(weights * probs).sum(0),
+        max=probs.max(0),
+        geometric=np.exp((weights * np.log(probs)).sum(0)),
+        mean_logit=1 / (1 + np.exp(-(weights * logits).sum(0))),
+    )[aggregate]
+    return total, (weights * np.stack(embeddings)).sum(0)
+
+
+@pytest.mark.parametrize(
+    "name, aggregate",
+    [("d4", aggregate) for aggregate in predict.AGGREGATES]
+    + [("identity", "mean"), ("identity", "geometric"), ("oml", "mean")],
+)
+def test_equals_a_loop_over_views(model, pictures, name, aggregate):
+    made = views.make(name, rounds=1) if name == "oml" else views.make(name)
+    probs, embeddings = predict.predict(
+        model, CONFIG, batches(pictures), ids(), views=made, aggregate=aggregate
+    )
+    want, want_embeddings = slow(model, pictures, made, aggregate)
+    assert probs.dtype == embeddings.dtype == np.float32
+    np.testing.assert_allclose(probs, want, atol=2e-5)
+    np.testing.assert_allclose(embeddings, want_embeddings, atol=2e-5)
+
+
+def test_rows_land_at_their_ids_whatever_the_order_and_batch(model, pictures):
+    one, _ = predict.predict(model, CONFIG, batches(pictures), ids(), views="oml")
+    order = np.random.default_rng(1).permutation(N)
+    other, _ = predict.predict(model, CONFIG, batches(pictures, order, 3), ids(), views="oml")
+    np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_the_model_is_left_as_it_was(model, pictures):
+    model.train()
+    predict.predict(model, CONFIG, batches(pictures), ids())
+    assert not model.dropout.deterministic
+
+
+def test_missing_doubled_and_nan_are_named(model, pictures):
+    with pytest.raises(InputError, match=r"no batch.*'id6'"):
+        predict.predict(model, CONFIG, batches(pictures[:6]), ids())
+    with pytest.raises(InputError, match=r"two batches.*'id2'"):
+        predict.predict(model, CONFIG, batches(pictures, [0, 1, 2, 3, 4, 5, 6, 2]), ids())
+    model.linear.bias[...] = model.linear.bias[...].at[0].set(jnp.nan)
+    with pytest.raises(InputError, match="not finite"):
+        predict.predict(model, CONFIG, batches(pictures), ids())
+    with pytest.raises(InputError, match="geometric"):
+        predict.predict(model, CONFIG, batches(pictures), ids(), aggregate="geo")
+    with pytest.raises(InputError, match="no batch"):
+        predict.predict(model, CONFIG, [], ids())
+
+
+def test_table_round_trip_and_checks(tmp_path):
+    probs = np.random.default_rng(0).random((3, 2)).astype(np.float32)
+    path = tmp_path / "test.parquet"
+    predict.write_table(path, ["b", "a", "c"], probs, [4, 27])
+    got_ids, got, numbers = predict.read_table(path)
+    assert list(got_ids) == ["b", "a", "c"] and numbers == [4, 27]
+    np.testing.assert_array_equal(got, probs)
+    with pytest.raises(InputError, match="'a' is there twice"):
+        predict.write_table(path, ["a", "a", "c"], probs)
+    with pytest.raises(InputError, match=r"not finite.*'b'"):
+        predict.write_table(path, ["a", "b", "c"], probs * [[1], [np.nan], [1]])
+    with pytest.raises(InputError, match="no probabilities"):
+        predict.write_table(path, ["a", "b", "c"], probs + 1)
+    with pytest.raises(InputError, match="3 ids"):
+        predict.write_table(path, ["a", "b", "c"], probs, [1])
+    predict.write_embeddings(path, ["x", "y"], np.eye(2))
+    got_ids, got = predict.read_embeddings(path)
+    np.testing.assert_array_equal(got, np.eye(2))
+    with pytest.raises(InputError, match="p00"):
+        predict.read_table(path)

@@ -1,0 +1,126 @@
+"""Views: how many, what they show, and that a picture's views are its own."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hpa_jax.errors import InputError
+from hpa_jax.inference import views
+from hpa_jax.training import augment
+
+SIZE = 12
+
+
+@pytest.fixture
+def images():
+    return jnp.asarray(np.random.default_rng(0).random((3, SIZE, SIZE, 2)), jnp.float32)
+
+
+def keys(count, first=0):
+    return jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(
+        jnp.arange(first, first + count)
+    )
+
+
+def show(group, images, view, first=0):
+    return np.asarray(jax.jit(group.show)(keys(len(images), first), view, images))
+
+
+@pytest.mark.parametrize(
+    "name, count",
+    [("identity", 1), ("d4", 8), ("oml", 33), ("crops", 32), ("scales", 3), ("tiles", 9)],
+)
+def test_counts_and_weights(name, count):
+    made = views.make(name, tile=32, overlap=0.0) if name == "tiles" else views.make(name)
+    assert made.count(96, 96) == count
+    weights = np.concatenate([group.weights for group in made.groups(96, 96)])
+    assert weights.sum() == pytest.approx(1.0)
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(InputError, match="crops"):
+        views.make("crop")
+    with pytest.raises(InputError, match="share"):
+        views.make("crops", shar=1)
+    with pytest.raises(InputError, match="share"):
+        views.make("crops", share=0.0).groups(8, 8)
+    with pytest.raises(InputError, match="tile"):
+        views.make("tiles", tile=99).groups(64, 64)
+
+
+def test_d4_views_are_the_eight_turns(images):
+    (group,) = views.make("d4").groups(SIZE, SIZE)
+    seen = [show(group, images, view) for view in range(8)]
+    np.testing.assert_array_equal(seen[0], images)
+    np.testing.assert_array_equal(seen[1], images[:, :, ::-1])
+    np.testing.assert_array_equal(seen[4], images.swapaxes(1, 2))
+    assert len({one.tobytes() for one in seen}) == 8
+
+
+def test_oml_weights_and_corners(images):
+    plain, corners = views.make("oml").groups(SIZE, SIZE)
+    assert plain.weights[0] == pytest.approx(0.4)
+    np.testing.assert_allclose(corners.weights, 0.6 / 32)
+    np.testing.assert_array_equal(show(plain, images, 0), images)
+    # Without what is random, view i is the zoom by 1.35 at its corner, mirrored if i & 4.
+    still = views.make("oml", d4="none", rotate=0.0, brightness=0.0, contrast=0.0)
+    group = still.groups(SIZE, SIZE)[1]
+    ramp = jnp.broadcast_to(
+        jnp.arange(SIZE, dtype=jnp.float32)[None, :, None, None], (1, 12, 12, 1)
+    )
+    ramp = jnp.concatenate([ramp, ramp.swapaxes(1, 2)], -1)  # row number, column number
+    for view in range(8):
+        seen = show(group, ramp, view)[0]
+        rows, columns = seen[:, 0, 0], seen[0, :, 1]
+        columns = columns[::-1] if view & 4 else columns
+        assert rows[-1 if view & 1 else 0] == pytest.approx(SIZE - 1 if view & 1 else 0, abs=1e-4)
+        edge = SIZE - 1 if view & 2 else 0
+        assert columns[-1 if view & 2 else 0] == pytest.approx(edge, abs=1e-4)
+        assert np.ptp(rows) == pytest.approx((SIZE - 1) / 1.35, abs=1e-3)
+
+
+def test_random_views_belong_to_the_picture_not_to_the_batch(images):
+    group = views.make("oml").groups(SIZE, SIZE)[1]
+    whole = show(group, images, 5)
+    alone = show(group, images[2:], 5, first=2)
+    np.testing.assert_allclose(whole[2], alone[0], atol=1e-6)
+    assert not np.allclose(whole, show(group, images, 13))  # the same corner, another round
+
+
+def test_oml_takes_the_transforms_of_the_models_training():
+    assert views.make({"name": "oml", "warp": 0.05}).options["warp"] == 0.05
+    assert views.make("oml").options["brightness"] == augment.PRESETS["oml"]["brightness"]
+
+
+def test_crops_show_the_whole_then_pieces_without_resampling():
+    base = jnp.asarray(np.random.default_rng(1).random((2, 12, 12, 1)), jnp.float32)
+    (group,) = views.make("crops", count=5, output_size=8, placement="grid", d4=False).groups(
+        12, 12
+    )
+    corner = show(group, base, 1)
+    np.testing.assert_allclose(corner, base[:, :8, :8], atol=1e-5)
+    np.testing.assert_allclose(show(group, base, 4), base[:, 4:, 4:], atol=1e-5)
+    np.testing.assert_allclose(show(group, base, 5), base[:, 2:10, 2:10], atol=1e-5)
+    (group,) = views.make("crops").groups(12, 12)
+    np.testing.assert_allclose(show(group, base, 0), base, atol=1e-5)
+    np.testing.assert_allclose(show(group, base, 1), base[:, :, ::-1], atol=1e-5)
+    assert not np.allclose(show(group, base, 8)[0], show(group, base, 16)[0])
+
+
+def test_tiles_cover_every_pixel():
+    image = jnp.arange(20 * 20, dtype=jnp.float32).reshape(1, 20, 20, 1)
+    (group,) = views.make("tiles", tile=8, overlap=0.25).groups(20, 20)
+    seen = set()
+    for view in range(group.count):
+        seen |= set(show(group, image, view).ravel().tolist())
+    assert len(seen) == 400
+
+
+def test_scales_have_their_sizes(images):
+    big = jnp.repeat(jnp.repeat(images, 8, 1), 8, 2)
+    sizes = [
+        group.show(keys(3), 0, big).shape[1]
+        for group in views.make("scales", factors=(0.5, 1.0, 1.5)).groups(96, 96)
+    ]
+    assert sizes == [64, 96, 160] or sizes == [32, 96, 160] or sizes == [64, 96, 128]
