@@ -61,8 +61,11 @@ def default() -> ConfigDict:
                 keep=2,  # newest checkpoints kept beside the best
                 monitor="loss",  # of validation: which checkpoint is the best
                 checkpoint_minutes=10.0,  # between checkpoints inside an epoch
-                on_nonfinite="stop",  # stop | skip
-                profile=False,
+                on_nonfinite="stop",  # stop | skip (the step changes nothing and is counted)
+                patience=0,  # epochs without a better monitor before training ends; 0: never
+                compilation_cache="",  # folder of compiled programs; "": beside the checkpoints
+                tensorboard=True,
+                profile=False,  # writes a jax.profiler trace of 5 steps
             ),
             predict=dict(batch_size=64),
             features=dict(legacy_corr_bug=False),
@@ -94,10 +97,22 @@ def stage(**differences: Any) -> ConfigDict:
         dict(
             epochs=1,
             lr=1e-3,  # of the head; groups below it by lr_decay
-            schedule="one_cycle",
+            # one_cycle | one_cycle_cosine | cyclic_cosine | cyclic_triangular | constant | a table
+            schedule="one_cycle",  # "25: 3e-4, 30: 1.5e-4": until epoch: lr
             freeze="none",  # none | backbone | a number of depth groups counted from the stem
-            freeze_bn=False,
-            lr_decay=1.0,  # lr of the stem = lr / lr_decay, log-spaced between
+            freeze_bn=False,  # False: BatchNorm of frozen groups trains on, as fastai's
+            lr_decay=1.0,  # lr of the stem = lr / lr_decay, log-spaced; or one factor a depth group
+            lr_noise=0.0,  # sigma of a factor 1 + N(0, sigma) on each depth group's lr
+            lr_noise_every="stage",  # stage | step: how often it is drawn
+            div_factor=25.0,  # one_cycle starts at lr / div_factor
+            pct_start=0.3,  # one_cycle: share of the rising phase
+            cycles=1,  # of cyclic_cosine and cyclic_triangular; each one's end is kept
+            warmup=0.0,  # epochs of linear rise, for every schedule but one_cycle
+            start_from="",  # "": go on | best | number of an earlier stage: its last weights
+            batch_size=0,  # 0: the model's
+            dropout=None,  # None: the model's | a rate | one rate a dropout layer
+            loss=None,  # None: the model's
+            augment=None,  # None: the model's
         ),
         differences,
         "stage",
@@ -120,9 +135,26 @@ def model(**differences: Any) -> ConfigDict:
             init_from="",
             seed=0,
             batch_size=32,
-            accumulate=1,
+            accumulate=1,  # micro-batches that a batch is cut into
+            accumulate_sum=False,  # gradients of micro-batches are summed, not averaged
+            sampling="uniform",  # uniform | rare (1/sqrt of a class's frequency) | balanced (1/)
             loss=dict(focal=1.0),  # name -> weight
-            optimizer=dict(name="adam", b1=0.9, b2=0.99, weight_decay=0.0, clip_norm=0.0),
+            optimizer=dict(
+                name="adam",  # adam | adamw (decoupled decay) | sgd
+                b1=0.9,  # where the schedule does not move it
+                b2=0.99,
+                eps=1e-8,
+                momentum=0.9,  # of sgd
+                nesterov=True,
+                weight_decay=0.0,
+                decay_norm_and_bias=False,  # fastai decays all parameters
+                clip_norm=0.0,  # 0: gradients are not clipped
+            ),
+            average=dict(
+                kind="none",  # none | last (checkpoints of the last epochs) | swa | ema
+                count=10,  # epochs averaged by last and swa
+                decay=0.999,  # of ema
+            ),
             stages=(stage(),),
             augment="d4",
             views="d4",

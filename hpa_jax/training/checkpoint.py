@@ -1,0 +1,314 @@
+"""Checkpoints: Orbax's CheckpointManager, verified before use, with the config inside.
+
+In: `TrainState` and a `meta` dictionary (model config, class names, stage, epoch, scores).  Out:
+directory/checkpoints/STEP/{weights, training, meta, checksums.json}.  `weights` (parameters and
+BatchNorm statistics) is all that `load` reads; `training` is the rest of an exact restart.
+
+Orbax writes asynchronously and renames when whole, so a kill leaves no half checkpoint.  The checksums
+(CRC-32 of every file, written after that) find one that the disk cut short or changed later.
+"""
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+from flax import nnx
+from ml_collections import ConfigDict
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from hpa_jax import artifacts
+from hpa_jax.errors import InputError
+from hpa_jax.training import network
+from hpa_jax.training.step import TrainState
+
+CHECKSUMS = "checksums.json"
+LOWER_IS_BETTER = ("loss",)
+
+
+class Checkpoints:
+    """The checkpoints of one run; every process of a run makes one and calls it alike."""
+
+    def __init__(
+        self, directory: str | Path, *, keep: int = 2, monitor: str = "loss", averaged: int = 0
+    ) -> None:
+        """Opens or makes directory/checkpoints.
+
+        Args:
+            directory: the model's folder.
+            keep: newest checkpoints kept; beside them the best by `monitor`, the ends of stages and
+                cycles, and the newest `averaged` ends of epochs.
+            monitor: a score of validation.
+            averaged: how many ends of epochs an average over checkpoints needs.
+        """
+        self.folder = Path(directory).resolve() / "checkpoints"
+        self.metas: dict[int, dict[str, Any]] = {}
+        self._saving: int | None = None
+        policy = _Policy(self.metas, keep, monitor, averaged)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=policy,
+            cleanup_tmp_directories=True,
+            enable_async_checkpointing=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+        )
+        self.manager = ocp.CheckpointManager(self.folder, options=options)
+        self.metas.update({step: read_meta(self.folder, step) for step in self.manager.all_steps()})
+
+    def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
+        """Saves in the background; `state` may be donated as soon as this returns."""
+        step = int(meta["step"])
+        if step in self.metas:  # an epoch's end that a save by the clock has hit already
+            self.wait()
+            self.manager.delete(step)
+        self.wait()
+        self.metas[step] = dict(meta)
+        self._saving = step
+        rest = {
+            "step": state.step,
+            "optimizer": state.optimizer,
+            "average": state.average,
+            "totals": state.totals,
+        }
+        self.manager.save(
+            step,
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+                training=ocp.args.StandardSave(rest),
+                meta=ocp.args.JsonSave(dict(meta)),
+            ),
+            force=True,
+        )
+
+    def wait(self) -> None:
+        """Returns when the last save is on disk."""
+        self.manager.wait_until_finished()
+
+    def steps(self, kind: str | None = None) -> list[int]:
+        """Steps of the checkpoints there are, rising; of one kind (epoch, middle, average) or all."""
+        return [s for s in sorted(self.manager.all_steps())
+                if kind is None or self.metas[s].get("kind") == kind]  # fmt: skip
+
+    def newest(self) -> int | None:
+        """The newest whole checkpoint of the run; damaged newer ones are deleted and named."""
+        for step in reversed(self.steps()):
+            problem = damage(self.folder, step) or ("" if self.metas[step] else "no meta")
+            if not problem:
+                return step
+            logging.warning("checkpoint %d is damaged (%s): using the one before", step, problem)
+            self.manager.delete(step)
+            self.metas.pop(step, None)
+        return None
+
+    def restore(self, step: int, template: TrainState) -> TrainState:
+        """The state saved at `step`; `template` gives shapes, dtypes and shardings."""
+        return restore(self.manager, step, template)
+
+    def weights(self, step: int, template: TrainState) -> tuple[network.Arrays, network.Arrays]:
+        """(parameters, statistics) saved at `step`."""
+        return restore_weights(self.manager, step, template.params, template.stats)
+
+    def close(self) -> None:
+        """Waits for the last save and ends Orbax's threads."""
+        self.wait()
+        self.manager.close()
+
+    def _seal(self) -> None:
+        if self._saving is not None and jax.process_index() == 0:
+            seal(self.folder / str(self._saving))
+
+
+class _Policy(preservation_policy.PreservationPolicy):
+    """Newest, best, ends of stages and cycles, and what an average needs."""
+
+    def __init__(
+        self, metas: dict[int, dict[str, Any]], keep: int, monitor: str, averaged: int
+    ) -> None:
+        self.metas, self.keep, self.monitor, self.averaged = metas, keep, monitor, averaged
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        del context
+        steps = [info.step for info in checkpoints]
+        epochs = [s for s in steps if self.metas.get(s, {}).get("kind") == "epoch"]
+        kept = set(steps[-max(self.keep, 1) :])
+        kept |= set(epochs[-self.averaged :] if self.averaged else [])
+        kept |= {s for s in steps if self.metas.get(s, {}).get("keep")}
+        best = best_step({s: self.metas.get(s, {}) for s in steps}, self.monitor)
+        return [s in kept or s == best for s in steps]
+
+
+def best_step(metas: Mapping[int, Mapping[str, Any]], monitor: str) -> int | None:
+    """The step whose validation `monitor` is best (first of equals), None without scores."""
+    sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
+    scores = {
+        step: sign * meta["metrics"][monitor]
+        for step, meta in sorted(metas.items())
+        if meta.get("kind") == "epoch" and (meta.get("metrics") or {}).get(monitor) is not None
+    }
+    return min(scores, key=scores.get) if scores else None
+
+
+def load(
+    directory: str | Path, which: str | int = "best"
+) -> tuple[nnx.Module, ConfigDict, tuple[str, ...]]:
+    """(network in evaluation mode, model config, class names) of a trained model's folder.
+
+    Args:
+        directory: the folder that `loop.train` wrote (or its `checkpoints`).
+        which: "best" (by the run's monitor), "last", "average" (what config.average made), "final"
+            (the average if the config asked for one, else the best), or a step.
+
+    Raises:
+        InputError: no checkpoint there, none of that kind, or all of them damaged.
+    """
+    folder = Path(directory).resolve()
+    folder = folder if folder.name == "checkpoints" else folder / "checkpoints"
+    step = find(folder, which)
+    problem = damage(folder, step)
+    if problem:
+        raise InputError(f"{folder / str(step)}: damaged ({problem}); choose another checkpoint")
+    meta = read_meta(folder, step)
+    config = config_of(meta)
+    names = tuple(meta["class_names"])
+    model = network.from_config(config, len(names), arrays=False)
+    params, stats = network.shapes(model)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    placed = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (params, stats)
+    )
+    manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+    network.assign(model, *restore_weights(manager, step, *placed))
+    manager.close()
+    model.eval()
+    return model, config, names
+
+
+def find(folder: Path, which: str | int) -> int:
+    """The step that `which` means in a folder of checkpoints.
+
+    Raises:
+        InputError: nothing there or nothing of that kind; the message lists the steps.
+    """
+    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder else []
+    metas = {step: read_meta(folder, step) for step in steps}
+    if not steps:
+        raise InputError(f"{folder}: no checkpoint there; train the model first")
+    if isinstance(which, int) or str(which).isdigit():
+        if int(which) not in steps:
+            raise InputError(f"{folder}: no checkpoint of step {which}; there are {steps}")
+        return int(which)
+    monitor = next((meta["monitor"] for meta in metas.values() if "monitor" in meta), "loss")
+    average = [step for step in steps if metas[step].get("kind") == "average"]
+    plain = [step for step in steps if metas[step] and step not in average]
+    found = {
+        "last": plain[-1] if plain else None,
+        "best": best_step(metas, monitor) or (plain[-1] if plain else None),
+        "average": average[-1] if average else None,
+    }
+    found["final"] = found["average"] or found["best"]
+    if found.get(str(which)) is None:
+        raise InputError(
+            f"{folder}: no checkpoint {which!r}; there are best, last, final"
+            f"{', average' if average else ''} and steps {steps}"
+        )
+    return found[str(which)]
+
+
+def read_meta(folder: Path, step: int) -> dict[str, Any]:
+    """The meta dictionary of a checkpoint; {} where it cannot be read."""
+    try:
+        return json.loads((folder / str(step) / "meta" / "metadata").read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+
+
+def config_of(meta: Mapping[str, Any]) -> ConfigDict:
+    """The model config inside a meta dictionary, lists as tuples."""
+    return ConfigDict(_tuples(meta["model"]))
+
+
+def restore(manager: ocp.CheckpointManager, step: int, template: TrainState) -> TrainState:
+    """The whole state at `step`."""
+    rest = {
+        "step": template.step,
+        "optimizer": template.optimizer,
+        "average": template.average,
+        "totals": template.totals,
+    }
+    weights = {"params": template.params, "stats": template.stats}
+    found = manager.restore(
+        step,
+        args=ocp.args.Composite(
+            weights=ocp.args.StandardRestore(_abstract(weights)),
+            training=ocp.args.StandardRestore(_abstract(rest)),
+        ),
+    )
+    return TrainState(**found["training"], **found["weights"])
+
+
+def restore_weights(
+    manager: ocp.CheckpointManager, step: int, params: Any, stats: Any
+) -> tuple[network.Arrays, network.Arrays]:
+    """(parameters, statistics) at `step`; the arguments give shapes, dtypes and shardings."""
+    args = ocp.args.StandardRestore(_abstract({"params": params, "stats": stats}))
+    found = manager.restore(step, args=ocp.args.Composite(weights=args))["weights"]
+    return found["params"], found["stats"]
+
+
+def seal(folder: Path) -> None:
+    """Writes the checksums of all files of one finished checkpoint."""
+    sums = {
+        str(path.relative_to(folder)): _crc(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CHECKSUMS
+    }
+    artifacts.write_json(folder / CHECKSUMS, sums)
+
+
+def damage(folder: Path, step: int) -> str:
+    """What is wrong with a checkpoint's files, "" if nothing (or if it never got checksums)."""
+    path = folder / str(step)
+    if not (path / CHECKSUMS).exists():
+        return "" if path.is_dir() else "missing"
+    for name, crc in artifacts.read_json(path / CHECKSUMS).items():
+        if not (path / name).exists():
+            return f"{name} is missing"
+        if _crc(path / name) != crc:
+            return f"{name} has changed or is cut short"
+    return ""
+
+
+def check_architecture(meta: Mapping[str, Any], state: TrainState, where: Path) -> None:
+    """Refuses to restore another architecture into `state`, naming the first difference.
+
+    Raises:
+        InputError: a parameter that is missing, extra, or of another shape.
+    """
+    shapes: Callable[[Any], Any] = lambda item: type("Shape", (), {"shape": tuple(item)})()  # noqa: E731
+    given = {name: shapes(shape) for name, shape in meta["shapes"].items()}
+    network.check_same(given, {**state.params, **state.stats}, f"restoring {where}")
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _abstract(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+    )
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

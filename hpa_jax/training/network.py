@@ -1,0 +1,207 @@
+"""A network as pure functions: a frozen skeleton and flat dictionaries of arrays.
+
+In: an nnx.Module.  Out: `Skeleton` (graph, no arrays) and `{dotted name: array}` of parameters and of
+BatchNorm statistics; `merge` puts them together inside a jitted function.  Names are the module
+paths, "layer1.0.conv1.kernel"; checkpoints, optimizer and averages all speak them.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from ml_collections import ConfigDict
+
+from hpa_jax.errors import InputError
+
+Arrays = dict[str, jax.Array]
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The graph of a network in one mode (training or evaluation)."""
+
+    graph: nnx.GraphDef
+    params: nnx.State
+    stats: nnx.State
+    rest: nnx.State
+
+    def merge(self, params: Mapping[str, Any], stats: Mapping[str, Any], key: Any) -> nnx.Module:
+        """The module with these arrays; every random stream of it starts at its own fold of `key`.
+
+        `key` None: the streams stay as they were made (evaluation draws nothing).
+        """
+        return nnx.merge(
+            self.graph,
+            _filled(self.params, params),
+            _filled(self.stats, stats),
+            self.rest if key is None else _reseeded(self.rest, key),
+        )
+
+
+def split(model: nnx.Module) -> tuple[Skeleton, Arrays, Arrays]:
+    """(skeleton, parameters, statistics) of a module in its present mode."""
+    graph, params, stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    return Skeleton(graph, params, stats, rest), named(params), named(stats)
+
+
+def skeleton(
+    model: nnx.Module,
+    *,
+    train: bool,
+    still_norms: Sequence[str] = (),
+    dropout: float | Sequence[float] | None = None,
+) -> Skeleton:
+    """The skeleton of a module in training or evaluation mode; the module itself keeps its mode off.
+
+    Args:
+        model: any module whose layers follow nnx's `train()` and `eval()`.
+        train: mode.
+        still_norms: dotted paths of BatchNorms that use their stored statistics even in training.
+        dropout: None, or a rate for all nnx.Dropout layers, or one rate for each in order.
+
+    Raises:
+        InputError: another number of rates than the network has dropout layers, or a rate outside
+            [0, 1).
+    """
+    if train:
+        model.train()
+    else:
+        model.eval()
+    if dropout is not None:
+        _set_dropout(model, dropout)
+    if train and still_norms:
+        still = set(still_norms)
+        for path, module in nnx.iter_modules(model):
+            if ".".join(map(str, path)) in still:
+                module.use_running_average = True
+    return split(model)[0]
+
+
+def from_config(config: ConfigDict, num_classes: int, *, arrays: bool = True) -> nnx.Module:
+    """The network a model config describes, with fresh weights of its seed.
+
+    Args:
+        config: `hpa_jax.config.model(...)`.
+        num_classes: C.
+        arrays: False makes shapes only, at once (for a checkpoint to fill).
+    """
+    from hpa_jax.models import create
+
+    def make() -> nnx.Module:
+        return create(
+            config.backbone,
+            num_classes=num_classes,
+            in_channels=len(config.channels),
+            head=config.head,
+            dropout=config.dropout,
+            width=config.width,
+            depth=config.depth,
+            dtype=compute_dtype(config.dtype),
+            rngs=nnx.Rngs(config.seed),
+        )
+
+    return make() if arrays else nnx.eval_shape(make)
+
+
+def compute_dtype(name: str) -> Any:
+    """bfloat16 or float32; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
+
+    Raises:
+        InputError: another name.
+    """
+    dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+    if name == "auto":
+        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+    if name not in dtypes:
+        raise InputError(f"dtype: unknown {name!r}; known: auto, {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def shapes(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({name: shape and dtype} of parameters, of statistics); the module may hold no arrays."""
+    return tuple(
+        {".".join(map(str, path)): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+         for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
+        for kind in (nnx.Param, nnx.BatchStat)
+    )  # fmt: skip
+
+
+def named(state: nnx.State) -> Arrays:
+    """{dotted name: array} of a State."""
+    return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
+
+
+def assign(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
+    """Writes arrays into a module, by name.
+
+    Raises:
+        InputError: a name or shape that the module lacks, or one that is missing.
+    """
+    own_params, own_stats = shapes(model)
+    check_same({**params, **stats}, {**own_params, **own_stats})
+    _, own, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    nnx.update(model, _filled(own, params))
+    nnx.update(model, _filled(statistics, stats))
+    nnx.update(model, _reseeded(rest, jax.random.key(0)))  # a module of shapes has no keys yet
+
+
+def check_same(given: Mapping[str, Any], own: Mapping[str, Any], where: str = "weights") -> None:
+    """Refuses arrays of another architecture, naming the first difference."""
+    for name in own:
+        if name not in given:
+            raise InputError(f"{where}: {name} is missing; they belong to another architecture")
+        if tuple(given[name].shape) != tuple(own[name].shape):
+            raise InputError(
+                f"{where}: {name} is {tuple(given[name].shape)}, the network has "
+                f"{tuple(own[name].shape)}; they belong to another architecture"
+            )
+    extra = [name for name in given if name not in own]
+    if extra:
+        raise InputError(f"{where}: the network has no {extra[0]}; another architecture")
+
+
+def depth_groups(model: nnx.Module) -> list[list[str]]:
+    """The module's own depth groups, stem first; a module without them is one group a child."""
+    if hasattr(model, "depth_groups"):
+        return [list(group) for group in model.depth_groups()]
+    children: dict[str, None] = {}
+    for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)):
+        children.setdefault(str(path[0]))
+    return [[name] for name in children]
+
+
+def _filled(state: nnx.State, arrays: Mapping[str, Any]) -> nnx.State:
+    flat = [
+        (path, leaf.replace(arrays[".".join(map(str, path))]))
+        for path, leaf in nnx.to_flat_state(state)
+    ]
+    return nnx.from_flat_state(flat)
+
+
+def _reseeded(rest: nnx.State, key: jax.Array) -> nnx.State:
+    flat = []
+    for number, (path, leaf) in enumerate(nnx.to_flat_state(rest)):
+        if isinstance(leaf, nnx.RngKey):
+            keys = jax.random.fold_in(key, number)
+            leaf = leaf.replace(keys if leaf.shape == () else jax.random.split(keys, leaf.shape))
+        elif isinstance(leaf, nnx.RngCount):
+            leaf = leaf.replace(jnp.zeros(leaf.shape, jnp.uint32))
+        flat.append((path, leaf))
+    return nnx.from_flat_state(flat)
+
+
+def _set_dropout(model: nnx.Module, dropout: float | Sequence[float]) -> None:
+    layers = [module for _, module in nnx.iter_modules(model) if isinstance(module, nnx.Dropout)]
+    rates = [dropout] * len(layers) if isinstance(dropout, int | float) else list(dropout)
+    if len(rates) != len(layers):
+        raise InputError(
+            f"stage.dropout: {len(rates)} rates {rates}, but the network has {len(layers)} "
+            "dropout layers"
+        )
+    for layer, rate in zip(layers, rates, strict=True):
+        if not 0 <= rate < 1:
+            raise InputError(f"stage.dropout: a rate must lie in [0, 1), not {rate}")
+        layer.rate = float(rate)

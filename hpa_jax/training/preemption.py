@@ -1,0 +1,72 @@
+"""SIGTERM: the machine is taken away soon.  Save after the current step and exit with 75 (try again).
+
+Python runs signal handlers only between bytecodes of the main thread, and a compilation is one long
+call; `compiled` therefore compiles in a thread, while the main thread can be interrupted and leaves
+at once (there is nothing to save that is not on disk).
+"""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from threading import Thread, current_thread, main_thread
+from typing import Any
+
+import jax
+
+TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
+
+
+class Preemption:
+    """Context manager that listens for SIGTERM; `requested(step)` tells the loop to save and go."""
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._compiling = False
+        self._before: Any = None
+        self._several = jax.process_count() > 1
+
+    def __enter__(self) -> "Preemption":
+        # with several hosts, JAX's own service hears the signal and agrees on a step
+        if current_thread() is main_thread() and not self._several:
+            self._before = signal.signal(signal.SIGTERM, self._hear)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def requested(self, step: int) -> bool:
+        """Whether to save after this step and leave; the same answer on every host."""
+        if not self._several:
+            return self._asked
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def compiled(self, lowered: Any, flush: Callable[[], None] = lambda: None) -> Any:
+        """lowered.compile(), interruptible: on SIGTERM calls `flush` and exits with 75."""
+        result: list[Any] = []
+
+        def work() -> None:
+            try:
+                result.append(lowered.compile())
+            except BaseException as error:  # raised again in the main thread
+                result.append(error)
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.05)
+            if self._asked:
+                flush()
+                print("told to stop while compiling; nothing is lost", flush=True)
+                sys.stderr.flush()
+                os._exit(TRY_AGAIN)  # a normal exit would wait for the compiler
+        if isinstance(result[0], BaseException):
+            raise result[0]
+        return result[0]
+
+    def _hear(self, number: int, frame: Any) -> None:
+        del number, frame
+        self._asked = True

@@ -1,0 +1,88 @@
+"""Which pictures an epoch shows: sampler(epoch) -> int64[n] row numbers.
+
+In: N, or the labels or weights of the rows.  Out: a pure function of (seed, epoch), so a restart draws
+what the uninterrupted run draws.  Every epoch is exact: uniform shows each row once; weighted ones
+show row i floor or ceil of n w_i / Σw times (systematic draws), never by independent luck.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from hpa_jax.errors import InputError, near
+
+Sampler = Callable[[int], np.ndarray]
+
+
+def uniform(count: int, *, seed: int) -> Sampler:
+    """A fresh permutation of 0..count-1 for each epoch."""
+    return lambda epoch: _generator(seed, epoch).permutation(count)
+
+
+def weighted(weights: np.ndarray, *, seed: int) -> Sampler:
+    """Epochs of N rows, row i on average N w_i / Σw times.
+
+    Args:
+        weights: [N] >= 0, not all 0; for example the weight of each row's source.
+
+    Raises:
+        InputError: a weight that is negative or no number, or no weight above 0.
+    """
+    weights = np.asarray(weights, np.float64)
+    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.sum() > 0:
+        raise InputError("sampling weights must be finite, >= 0, and not all 0")
+    expected = weights * (len(weights) / weights.sum())
+
+    def sampler(epoch: int) -> np.ndarray:
+        draw = _generator(seed, epoch)
+        order = draw.permutation(len(expected))
+        # systematic sampling: one comb of unit spacing over the cumulated expectations
+        edges = np.cumsum(expected[order])
+        teeth = draw.random() + np.arange(len(expected))
+        rows = order[np.minimum(np.searchsorted(edges, teeth, side="right"), len(order) - 1)]
+        return draw.permutation(rows)
+
+    return sampler
+
+
+def class_weights(labels: np.ndarray, *, power: float = 0.5) -> np.ndarray:
+    """Weight of each row, [N]: the largest (N / n_c)^power over its classes (rows without: 1).
+
+    power 1 is class-balanced, 0 uniform; the square root between them shows rare classes more often
+    without drowning the others.  labels: [N, C] in {0, 1}.
+    """
+    labels = np.asarray(labels).astype(bool)
+    counts = np.maximum(labels.sum(0), 1)
+    rarity = (len(labels) / counts) ** power
+    return np.maximum(np.where(labels, rarity[None, :], 0.0).max(1), 1.0)
+
+
+def build(
+    name: str,
+    labels: np.ndarray,
+    *,
+    seed: int,
+    weights: np.ndarray | None = None,
+) -> Sampler:
+    """The sampler called `name` (uniform | rare | balanced), times the rows' own `weights` if given.
+
+    Raises:
+        InputError: an unknown name, bad weights, or no rows.
+    """
+    if len(labels) == 0:
+        raise InputError("the training part is empty: no rows to sample from")
+    if name not in _POWERS:
+        raise InputError(f"sampling: unknown {name!r}{near(name, _POWERS)}; known: {list(_POWERS)}")
+    if name == "uniform" and weights is None:
+        return uniform(len(labels), seed=seed)
+    own = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    if len(own) != len(labels):
+        raise InputError(f"sampling: {len(own)} weights for {len(labels)} rows")
+    return weighted(own * class_weights(labels, power=_POWERS[name]), seed=seed)
+
+
+_POWERS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
+
+
+def _generator(seed: int, epoch: int) -> np.random.Generator:
+    return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch]))

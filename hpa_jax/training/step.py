@@ -1,0 +1,206 @@
+"""One training step and one evaluation step: pure functions for `jax.jit` with a donated state.
+
+In: `TrainState`, a batch (uint8 pictures), a key, the rates of this step.  Out: the next state; what
+the log needs is summed inside the state, so that the loop reads nothing from the device between
+epochs.  uint8 -> [0, 1] -> augmentation -> normalisation -> network -> loss, all on the device.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from hpa_jax.training import optimizer as optimizers
+from hpa_jax.training.network import Arrays, Skeleton
+
+Array = jax.Array
+Batch = dict[str, Array]
+Augmentation = Callable[[Array, Array, Array], tuple[Array, Array]]
+Normalizer = Callable[[Array], Array]
+
+AUX_WEIGHT = 0.4  # of the auxiliary head's loss, as torchvision and pudae
+
+
+class Totals(NamedTuple):
+    """Sums since the last log line; `bad_step` is the first non-finite step or -1."""
+
+    loss: Array
+    steps: Array
+    grad_norm: Array
+    skipped: Array
+    bad_step: Array
+
+
+class TrainState(NamedTuple):
+    """All that training changes: replicated on every device, saved whole in checkpoints."""
+
+    step: Array
+    params: Arrays
+    stats: Arrays
+    optimizer: Any
+    average: Arrays  # of the parameters (EMA or SWA); {} where there is none
+    totals: Totals
+
+
+class Rates(NamedTuple):
+    """lr [G] of the depth groups (stem first) and Adam's beta 1."""
+
+    lr: Array
+    b1: Array
+
+
+def zero_totals(bad_step: int = -1) -> Totals:
+    """Totals at the start of an epoch."""
+    zero = jnp.zeros((), jnp.float32)
+    none = jnp.zeros((), jnp.int32)
+    return Totals(zero, none, zero, none, jnp.asarray(bad_step, jnp.int32))
+
+
+def make_train_step(
+    skeleton: Skeleton,
+    plan: optimizers.Plan,
+    transformation: optax.GradientTransformation,
+    loss: Callable[[Array, Array, Array], Array],
+    *,
+    normalize: Normalizer,
+    augment: Augmentation | None = None,
+    accumulate: int = 1,
+    accumulate_sum: bool = False,
+    on_nonfinite: str = "stop",
+    ema: float = 0.0,
+    shard: Callable[[Array], Array] = lambda x: x,
+) -> Callable[[TrainState, Batch, Array, Rates], TrainState]:
+    """step(state, batch, key, rates) -> state.
+
+    Args:
+        skeleton: of the network in training mode.
+        plan: which parameters train, and their depth groups.
+        transformation: `optimizer.build(plan, ...)`.
+        loss: fn(logits [N, C], labels [N, C], mask [N]) -> scalar mean over real rows.
+        normalize: images in [0, 1] -> what the network takes.
+        augment: fn(key, images, labels) -> (images, labels), on images in [0, 1].
+        accumulate: number of micro-batches M; activations of one live at a time.  Losses that look
+            across the batch, and BatchNorm, see one micro-batch.
+        accumulate_sum: gradients of the micro-batches are summed (pudae), not averaged.
+        on_nonfinite: "stop": from the first non-finite loss or gradient on, no step changes anything
+            (the loop sees it and stops); "skip": such a step alone changes nothing.
+        ema: decay of the running average of the parameters; 0 = none.
+        shard: puts the micro-batch axis's rows on the devices of the mesh.
+    """
+
+    def micro_loss(
+        trained: Arrays, frozen: Arrays, stats: Arrays, batch: Batch, key: Array
+    ) -> tuple[Array, Arrays]:
+        augment_key, model_key = jax.random.split(key)
+        images = batch["image"].astype(jnp.float32) / 255.0
+        labels = batch["label"].astype(jnp.float32)
+        if augment is not None:
+            images, labels = augment(augment_key, images, labels)
+        model = skeleton.merge({**frozen, **trained}, stats, model_key)
+        images = normalize(images)
+        if hasattr(model, "logits_and_aux"):
+            logits, aux = model.logits_and_aux(images)
+            value = loss(logits, labels, batch["mask"])
+            value += AUX_WEIGHT * loss(aux, labels, batch["mask"])
+        else:
+            value = loss(model(images), labels, batch["mask"])
+        return value, _stats_of(model)
+
+    gradient = jax.value_and_grad(micro_loss, has_aux=True)
+
+    def gradients(
+        trained: Arrays, frozen: Arrays, stats: Arrays, batch: Batch, key: Array
+    ) -> tuple[Array, Arrays, Arrays]:
+        if accumulate == 1:
+            (value, stats), grads = gradient(trained, frozen, stats, batch, key)
+            return value, grads, stats
+        # rows m, m + M, m + 2M, ... make micro-batch m: every device cuts its own rows
+        micro = {
+            name: shard(jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0))
+            for name, x in batch.items()
+        }
+        real = jnp.maximum(batch["mask"].sum(), 1).astype(jnp.float32)
+
+        def add(carry: tuple, item: tuple) -> tuple[tuple, None]:
+            value, grads, stats = carry
+            batch, number = item
+            (v, stats), g = gradient(trained, frozen, stats, batch, jax.random.fold_in(key, number))
+            share = batch["mask"].sum().astype(jnp.float32) / real
+            grads = jax.tree.map(lambda total, one: total + share * one, grads, g)
+            return (value + share * v, grads, stats), None
+
+        zeros = jax.tree.map(jnp.zeros_like, trained)
+        start = (jnp.zeros((), jnp.float32), zeros, stats)
+        (value, grads, stats), _ = jax.lax.scan(add, start, (micro, jnp.arange(accumulate)))
+        if accumulate_sum:
+            grads = jax.tree.map(lambda g: g * accumulate, grads)
+        return value, grads, stats
+
+    def step(state: TrainState, batch: Batch, key: Array, rates: Rates) -> TrainState:
+        trained = {name: state.params[name] for name in plan.trainable}
+        frozen = {name: x for name, x in state.params.items() if name not in trained}
+        key = jax.random.fold_in(key, state.step)
+        value, grads, stats = gradients(trained, frozen, state.stats, batch, key)
+        grad_norm = optax.global_norm(grads)
+        ok = jnp.isfinite(value) & jnp.isfinite(grad_norm)
+        if on_nonfinite == "stop":
+            ok &= state.totals.bad_step < 0
+        opt = optimizers.set_rates(state.optimizer, rates.lr, rates.b1)
+        updates, opt = transformation.update(grads, opt, trained)
+        trained = optax.apply_updates(trained, updates)
+        params = {**state.params, **_where(ok, trained, state.params)}
+        average = state.average
+        if ema:
+            average = {n: ema * a + (1.0 - ema) * params[n] for n, a in average.items()}
+        return TrainState(
+            step=state.step + 1,
+            params=params,
+            stats=_where(ok, stats, state.stats),
+            optimizer=jax.tree.map(lambda new, old: jnp.where(ok, new, old), opt, state.optimizer),
+            average=average,
+            totals=_add(state.totals, ok, value, grad_norm, state.step),
+        )
+
+    return step
+
+
+def make_eval_step(
+    skeleton: Skeleton,
+    loss: Callable[[Array, Array, Array], Array],
+    *,
+    normalize: Normalizer,
+) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
+    """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over the real rows)."""
+
+    def step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
+        model = skeleton.merge(params, stats, None)
+        logits = model(normalize(batch["image"].astype(jnp.float32) / 255.0)).astype(jnp.float32)
+        labels = batch["label"].astype(jnp.float32)
+        return jax.nn.sigmoid(logits), loss(logits, labels, batch["mask"])
+
+    return step
+
+
+def _stats_of(model: Any) -> Arrays:
+    from flax import nnx
+
+    from hpa_jax.training.network import named
+
+    return named(nnx.state(model, nnx.BatchStat))
+
+
+def _where(ok: Array, new: Arrays, old: Arrays) -> Arrays:
+    return {name: jnp.where(ok, x, old[name]) for name, x in new.items()}
+
+
+def _add(totals: Totals, ok: Array, value: Array, grad_norm: Array, step: Array) -> Totals:
+    first_bad = (totals.bad_step < 0) & ~ok
+    return Totals(
+        loss=totals.loss + jnp.where(ok, value, 0.0),
+        steps=totals.steps + ok.astype(jnp.int32),
+        grad_norm=totals.grad_norm + jnp.where(ok, grad_norm, 0.0),
+        skipped=totals.skipped + (~ok).astype(jnp.int32),
+        bad_step=jnp.where(first_bad, step, totals.bad_step),
+    )
