@@ -38,6 +38,12 @@ class Context:
             return Path(self.config.data.truth).expanduser()
         return self.workdir / "data_truth.csv" if self.config.data.source == "synthetic" else None
 
+    @property
+    def records(self) -> Path:
+        """The packed data set of the config's size and encoding."""
+        settings = self.config.records
+        return self.workdir / "records" / f"{settings.image_size}-{settings.encoding}"
+
     def path(self, *parts: str) -> Path:
         """A file of the workdir."""
         return self.workdir.joinpath(*parts)

@@ -33,7 +33,7 @@ class Task:
     inputs: tuple[Path, ...]
     outputs: tuple[Path, ...]
     code: tuple[str, ...]  # rooms and files of the package it depends on
-    resumable: bool = False  # goes on from its own partial output
+    resume: str = "never"  # its own partial output is kept: never | same (key) | always
     listing: tuple[Path, ...] = ()  # big picture folders: counted by names, sizes and times
 
 
@@ -56,9 +56,10 @@ def is_done(workdir: Path, task: Task, task_key: str) -> bool:
 
 
 def begin(workdir: Path, task: Task, task_key: str) -> None:
-    """Removes what an earlier, different run left, unless the task can go on from it."""
+    """Removes what an earlier run left, unless the task can go on from it."""
     stamp = _read(workdir, task)
-    if not (task.resumable and stamp.get("key") == task_key and "outputs" not in stamp):
+    unfinished = stamp.get("key") == task_key and "outputs" not in stamp
+    if not (task.resume == "always" or (task.resume == "same" and unfinished)):
         for path in task.outputs:
             artifacts.remove(path)
     artifacts.write_json(_path(workdir, task), {"key": task_key})

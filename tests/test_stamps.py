@@ -3,7 +3,7 @@ from pathlib import Path
 from hpa_jax import stamps
 
 
-def task(tmp_path: Path, settings=1, resumable=False) -> stamps.Task:
+def task(tmp_path: Path, settings=1, resume="never") -> stamps.Task:
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
 
     def work() -> str:
@@ -11,7 +11,7 @@ def task(tmp_path: Path, settings=1, resumable=False) -> stamps.Task:
         return "copied"
 
     inputs, outputs = (source,), (target,)
-    return stamps.Task("copy", "copy", work, settings, inputs, outputs, ("errors.py",), resumable)
+    return stamps.Task("copy", "copy", work, settings, inputs, outputs, ("errors.py",), resume)
 
 
 def finish(tmp_path: Path, one: stamps.Task) -> None:
@@ -42,12 +42,12 @@ def test_done_until_input_settings_or_output_change(tmp_path):
 
 def test_begin_removes_what_another_run_left_but_keeps_its_own_part(tmp_path):
     (tmp_path / "in.txt").write_text("a")
-    one = task(tmp_path, resumable=True)
+    one = task(tmp_path, resume="same")
     stamps.begin(tmp_path, one, stamps.key(one))
     (tmp_path / "out.txt").write_text("part")
     stamps.begin(tmp_path, one, stamps.key(one))
     assert (tmp_path / "out.txt").is_file()
-    other = task(tmp_path, settings=2, resumable=True)
+    other = task(tmp_path, settings=2, resume="same")
     stamps.begin(tmp_path, other, stamps.key(other))
     assert not (tmp_path / "out.txt").exists()
 

@@ -26,21 +26,19 @@ def features(context: Context) -> list[Task]:
     def work() -> str:
         import pandas as pd
 
-        from hpa_jax.data.input import Records
         from hpa_jax.decision.features import metafeature_table
 
-        records = Records(context.path("records"))
         catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
         counts = []
         for output in outputs:
             ids = tables.split_rows(context, output.stem).ids
             sizes = catalog.loc[ids, "original_size"].astype(float).to_numpy()
-            found = metafeature_table(records.images(ids), sizes, **context.config.features)
+            found = metafeature_table(tables.images(context, ids), sizes, **context.config.features)
             artifacts.write_table(output, pd.DataFrame({"id": ids, **found}))
             counts.append(len(ids))
         return f"15 features of {counts[0]:,} validation and {counts[1]:,} test pictures"
 
-    inputs = (context.path("records"), *_files(context, *SPLIT_TABLES))
+    inputs = (context.records, *_files(context, *SPLIT_TABLES))
     settings = context.config.features.to_dict()
     return [
         Task("features", "features", work, settings, inputs, outputs, (*ROOMS, "data/input.py"))

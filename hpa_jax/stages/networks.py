@@ -32,7 +32,7 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
             model,
             name=_task_name(name, fold),
             directory=folder,
-            records=Records(context.path("records")),
+            records=Records(context.records),
             train_ids=fitted.ids,
             train_labels=fitted.labels.astype(np.uint8),
             valid_ids=held_out.ids,
@@ -50,10 +50,10 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
         "seed": config.seed,
         "fold": fold,
     }
-    inputs = (context.path("records"), *(context.path(table) for table in SPLIT_TABLES))
+    inputs = (context.records, *(context.path(table) for table in SPLIT_TABLES))
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
     stamp = f"train-{_task_name(name, fold)}"
-    return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resumable=True)
+    return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
 
 
 def predict(context: Context) -> list[Task]:
@@ -76,7 +76,7 @@ def _predict(
         from hpa_jax.training import checkpoint
 
         network, trained, _ = checkpoint.load(folder, "best")
-        records = Records(context.path("records"))
+        records = Records(context.records)
         counts = []
         with artifacts.atomic(output) as temporary:
             temporary.mkdir()
@@ -100,7 +100,7 @@ def _predict(
                 counts.append(len(ids))
         return f"{counts[0]:,} validation and {counts[1]:,} test pictures, views {model.views}"
 
-    inputs = (folder / "checkpoints", context.path("records"))
+    inputs = (folder / "checkpoints", context.records)
     inputs += tuple(context.path(table) for table in SPLIT_TABLES)
     stamp = f"predict-{_task_name(name, fold)}"
     rooms = (*TRAIN_ROOMS, "inference")

@@ -115,22 +115,21 @@ def split(context: Context) -> list[Task]:
 
 def records(context: Context) -> list[Task]:
     """All channels of a picture in one record -> records/."""
-    table_path, output = context.path("catalog.parquet"), context.path("records")
+    table_path, output = context.path("catalog.parquet"), context.records
     settings = context.config.records.to_dict()
 
     def work() -> str:
         from hpa_jax.data import records as packing
 
         table = artifacts.read_table(table_path)
-        packing.write(table, output, classes=context.config.classes, **settings)
+        packing.write(table, context.path("records"), classes=context.config.classes, **settings)
         size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         return f"{len(table):,} pictures of {settings['image_size']} px, {size / 1e6:.1f} MB"
 
     rooms = ("data/records.py", "data/pictures.py")
     settings_and_classes = {**settings, "classes": context.config.classes}
-    task = Task(
-        "records", "records", work, settings_and_classes, (table_path,), (output,), rooms, True
-    )
+    inputs, outputs = (table_path,), (output,)
+    task = Task("records", "records", work, settings_and_classes, inputs, outputs, rooms, "always")
     return [task]
 
 

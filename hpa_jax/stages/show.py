@@ -37,8 +37,8 @@ def report(context: Context) -> list[Task]:
         return f"{len(sections)} sections, {output.stat().st_size / 1e6:.1f} MB"
 
     names = ("submission.csv", "metrics.json", "thresholds.json", "duplicates.parquet")
-    names += ("catalog.parquet", "splits.parquet", "records", "stack")
-    inputs = tuple(context.path(name) for name in names)
+    names += ("catalog.parquet", "splits.parquet", "stack")
+    inputs = (context.records, *(context.path(name) for name in names))
     evaluation, truth = context.path("evaluation.json"), context.truth
     inputs += tuple(path for path in (evaluation, truth) if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
@@ -137,15 +137,13 @@ def _training(context: Context) -> Section:
 
 def _examples(context: Context) -> Section:
     """Test (or validation) pictures with truth and decision: the first of the split, by id."""
-    from hpa_jax.data.input import Records
-
     rows = tables.split_rows(context, "test")
     labels = None
     if context.truth is not None and context.truth.is_file():
         labels = tables.truth(context.truth, rows.ids, context)
     decided = scores.read_submission(context.path("submission.csv"), rows.ids, context)
     shown = np.argsort(rows.ids)[: context.config.report.examples]
-    images = Records(context.path("records")).images(rows.ids[shown])
+    images = tables.images(context, rows.ids[shown])
     names, cards = context.config.classes, []
     for row, image in zip(shown, images):
         guess = ", ".join(names[n] for n in np.flatnonzero(decided[row])) or "nothing"
@@ -181,19 +179,20 @@ def _graph(context: Context) -> Section:
 
 def _twins(context: Context) -> Section:
     """Matched pairs side by side."""
-    from hpa_jax.data.input import Records
-
     pairs = artifacts.read_table(context.path("duplicates.parquet"))
     catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["source"]
+    shown = pairs.head(context.config.report.examples // 4)
+    ids = shown[["id_a", "id_b"]].to_numpy(str).ravel()
+    distances = [
+        f"R {p.distance_r}, G {p.distance_g}, B {p.distance_b}" for p in shown.itertuples()
+    ]
     cards = []
-    records = Records(context.path("records"))
-    for pair in pairs.head(context.config.report.examples // 4).itertuples():
-        distances = f"distance R {pair.distance_r}, G {pair.distance_g}, B {pair.distance_b}"
-        for image, own in zip(
-            records.images(np.array([pair.id_a, pair.id_b])), (pair.id_a, pair.id_b)
-        ):
-            lines = [Line(f"{catalog[own]}: {own}"), Line(distances)]
-            cards.append(Card(figures.picture(image[..., :3]), str(own), lines))
+    for i, (own, image) in enumerate(zip(ids, tables.images(context, ids) if len(ids) else ())):
+        lines = [
+            Line(f"{catalog[own]}: {own}"),
+            Line(f"pair {i // 2 + 1}, bits: {distances[i // 2]}"),
+        ]
+        cards.append(Card(figures.picture(image[..., :3]), own, lines))
     notes = [f"{len(pairs):,} pairs within the radius on each of red, green and blue."]
     return Section("twins", "Twins", notes, cards=cards)
 

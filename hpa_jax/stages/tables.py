@@ -1,5 +1,6 @@
 """The workdir's tables joined on id: labels, groups and probabilities of the rows of one split."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,23 @@ def _rows(table: "pd.DataFrame", num_classes: int) -> Rows:
         if numbers is not None:
             labels[row, np.asarray(numbers, int)] = True
     return Rows(table["id"].to_numpy(str), labels, table["group"].to_numpy(int))
+
+
+def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
+    """The stored pictures uint8[H, W, 4] of `ids`, in that order."""
+    from hpa_jax.data.input import Records, eval_batches
+
+    records = Records(context.records)
+    batches = eval_batches(
+        records,
+        ids,
+        None,
+        batch_size=min(64, len(ids)),
+        channels=records.channels,
+        image_size=records.image_size,
+    )
+    for batch in batches:
+        yield from batch["image"][batch["mask"]]
 
 
 def predictions(context: Context, name: str, split: str) -> Path:

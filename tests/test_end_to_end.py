@@ -1,0 +1,145 @@
+"""The whole way through the command line on about a hundred small drawn pictures.
+
+One run serves all tests of the file (module-scoped); it checks contracts and promises, not scores:
+a network trained for seconds knows little.
+"""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+ROOT = Path(__file__).parent.parent
+CONFIG = ["--config=configs/demo.py"]
+CONFIG += [f"--config.data.synthetic.{key}" for key in ("train=90", "test=30", "external=12")]
+CONFIG += ["--config.data.synthetic.image_size=64", "--config.data.synthetic.min_per_class=2"]
+CONFIG += ["--config.records.image_size=64", "--config.split.fraction=0.35"]
+for model in ("tiny", "tiny_wide"):
+    CONFIG += [f"--config.models.{model}.{key}" for key in ("image_size=64", "batch_size=16")]
+    CONFIG += [f"--config.models.{model}.stages[0].epochs=1", f"--config.models.{model}.width=0.25"]
+
+
+def call(verb: str, workdir: Path, *extra: str, code: int = 0) -> str:
+    command = [sys.executable, "-m", "hpa_jax", verb, *CONFIG, f"--workdir={workdir}", *extra]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, call("run", workdir)
+
+
+def test_submission_has_the_ids_and_order_of_the_sample(done):
+    workdir, _ = done
+    sample = pd.read_csv(workdir / "data" / "sample_submission.csv")
+    submission = pd.read_csv(workdir / "submission.csv", dtype=str)
+    assert submission["Id"].tolist() == sample["Id"].tolist()
+    assert submission["Predicted"].str.fullmatch(r"\d+( \d+)*").all()
+
+
+def test_every_contract_file_is_there(done):
+    workdir, _ = done
+    names = ["catalog", "duplicates", "groups", "leak", "splits", "features/valid", "features/test"]
+    tables = {name: pd.read_parquet(workdir / f"{name}.parquet") for name in names}
+    assert len(tables["catalog"]) == 132
+    assert set(tables["splits"]["split"]) >= {"train", "valid", "test"}
+    assert tables["features/valid"].shape[1] == 16
+    probs = pd.read_parquet(workdir / "models" / "tiny" / "predictions" / "valid.parquet")
+    assert list(probs.columns) == ["id", *(f"p{number:02d}" for number in range(28))]
+    lines = (workdir / "models" / "tiny" / "metrics.jsonl").read_text().splitlines()
+    assert {json.loads(line)["split"] for line in lines} == {"train", "valid"}
+
+
+def test_no_group_of_twins_spans_train_and_validation(done):
+    workdir, _ = done
+    table = pd.read_parquet(workdir / "splits.parquet")
+    table = table.merge(pd.read_parquet(workdir / "groups.parquet"), on="id")
+    sides = table[table["split"].isin(["train", "valid"])].groupby("group")["split"].nunique()
+    assert sides.max() == 1
+
+
+def test_scores_are_tables_of_every_method(done):
+    workdir, _ = done
+    methods = {"tiny", "tiny_wide", "mean of models", "stack"}
+    for name in ("metrics.json", "evaluation.json"):
+        table = json.loads((workdir / name).read_text())
+        assert set(table["scores"]) == methods
+        assert all(0 <= score["macro_f1"] <= 1 for score in table["scores"].values())
+        assert "picture" in table["rows"]
+
+
+def test_evaluation_scores_the_written_submission(done):
+    from sklearn.metrics import f1_score
+
+    workdir, _ = done
+    truth = pd.read_csv(workdir / "data_truth.csv", dtype=str).set_index("Id")
+    submission = pd.read_csv(workdir / "submission.csv", dtype=str).set_index("Id")
+
+    def hot(table):
+        rows = np.zeros((len(submission), 28), int)
+        for row, text in enumerate(table.loc[submission.index].iloc[:, 0]):
+            rows[row, [int(number) for number in text.split()]] = 1
+        return rows
+
+    expected = f1_score(hot(truth), hot(submission), average="macro", zero_division=0)
+    found = json.loads((workdir / "evaluation.json").read_text())["submission"]["macro_f1"]
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_report_is_whole_and_offline(done):
+    workdir, _ = done
+    html = (workdir / "report" / "index.html").read_text()
+    for section in ("result", "classes", "training", "examples", "graph", "twins", "run"):
+        assert f'id="{section}"' in html
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+
+
+def test_the_run_can_be_traced(done):
+    workdir, _ = done
+    run = json.loads((workdir / "run.json").read_text())
+    assert run["config"]["data"]["synthetic"]["train"] == 90
+    assert run["command"][1] == "run" and run["seed"] == 0
+    assert "jax" in run["versions"] and run["devices"]
+
+
+def test_a_second_run_does_nothing_again(done):
+    workdir, first = done
+    before = (workdir / "submission.csv").stat().st_mtime_ns
+    again = call("run", workdir)
+    assert again.count("done before") == first.count(" -> ")
+    assert (workdir / "submission.csv").stat().st_mtime_ns == before
+
+
+def test_only_what_changed_is_done_again(done, tmp_path):
+    workdir, _ = done
+    shutil.copytree(workdir, tmp_path / "copy")
+    out = call("run", tmp_path / "copy", "--config.thresholds.repeats=2")
+    for task in ("catalog", "train-tiny", "stack"):
+        assert f"[{task}] done before" in out
+    assert "[thresholds] reads" in out
+
+
+def test_nothing_before_evaluate_reads_the_truth(done, tmp_path):
+    workdir, _ = done
+    call("catalog", tmp_path)  # draws the pictures
+    (tmp_path / "data_truth.csv").unlink()
+    out = call("run", tmp_path)
+    assert "not known" in out and not (tmp_path / "evaluation.json").exists()
+    names = ["catalog", "duplicates", "groups", "leak", "splits", "features/valid", "features/test"]
+    names += [f"models/tiny/predictions/{part}" for part in ("valid", "test")]
+    names += ["stack/valid", "stack/test"]
+    files = [f"{name}.parquet" for name in names] + ["thresholds.json", "metrics.json"]
+    for name in [*files, "submission.csv"]:
+        same = (tmp_path / name).read_bytes() == (workdir / name).read_bytes()
+        if name == "catalog.parquet":  # it holds the paths of the pictures
+            continue
+        assert same, name
