@@ -1,0 +1,193 @@
+"""Fingerprints of pictures: 64-bit perceptual hashes, pixel digests, and where both are void.
+
+In: grey uint8 [H, W] channels, or the channel files of a catalog.  Out: `phash` bits equal to
+imagehash.phash (Zauner 2010; 32x32 Lanczos thumbnail, 8x8 lowest DCT coefficients over their
+median), uint64, first coefficient in the highest bit, so f"{h:016x}" is imagehash's own text.
+
+A channel whose thumbnail is (nearly) one grey says nothing: its hash is rounding noise.  Such
+channels are marked not informative, hashed as 0, and never make a match by themselves.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+import numpy as np
+
+from hpa_jax.data.pictures import read_channel
+from hpa_jax.errors import InputError
+
+SIDE = 32  # of the thumbnail
+LOW = 8  # lowest frequencies kept of each axis
+FLAT = 1.0  # grey levels: a thumbnail whose standard deviation is below is flat
+_POOL_FROM = 400  # fewer files than this are read faster than processes start
+_CHUNK = 32  # pictures a process takes at once
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Of N pictures with K channels.
+
+    hashes: uint64 [N, K], 0 where not informative; informative: bool [N, K]; digests: str [N],
+    equal if and only if all K channels hold equal pixels; oriented: uint64 [N, 8, K] or None, the
+    hashes of the picture's eight rotated and mirrored copies (the first is the picture itself).
+    """
+
+    hashes: np.ndarray
+    informative: np.ndarray
+    digests: np.ndarray
+    oriented: np.ndarray | None = None
+
+
+def phash(image: np.ndarray) -> np.uint64:
+    """Perceptual hash of one channel, bit for bit imagehash.phash. image: uint8 [H, W].
+
+    Raises:
+        InputError: not a two-dimensional uint8 array.
+    """
+    return phashes(np.asarray(image)[None])[0]
+
+
+def phashes(images: np.ndarray, workers: int = 1) -> np.ndarray:
+    """uint64 [N] of images: uint8 [N, H, W]; `workers` threads make the thumbnails.
+
+    Raises:
+        InputError: not a three-dimensional uint8 array.
+    """
+    return _bits(_spectra(thumbnails(images, workers)))
+
+
+def thumbnails(images: np.ndarray, workers: int = 1) -> np.ndarray:
+    """uint8 [N, 32, 32] of images: uint8 [N, H, W], by Pillow's Lanczos filter (as imagehash)."""
+    from PIL import Image
+
+    images = np.asarray(images)
+    if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
+        raise InputError(f"hash of {images.dtype} {images.shape}: needs grey uint8 pictures [H, W]")
+
+    def one(image: np.ndarray) -> np.ndarray:
+        return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+
+    if workers > 1 and len(images) > 1:  # Pillow resizes without the interpreter's lock
+        with ThreadPoolExecutor(workers) as pool:
+            small = list(pool.map(one, images))
+    else:
+        small = [one(image) for image in images]
+    return np.stack(small) if small else np.empty((0, SIDE, SIDE), np.uint8)
+
+
+def flat(thumbnails: np.ndarray) -> np.ndarray:
+    """bool [N]: which thumbnails [N, 32, 32] are too flat for a hash to mean anything."""
+    return thumbnails.reshape(len(thumbnails), -1).std(axis=1) < FLAT
+
+
+def orientations(spectra: np.ndarray) -> np.ndarray:
+    """float [N, 8, 8, 8] low spectra of the eight D4 copies of [N, 8, 8]; the first is unchanged.
+
+    Mirroring a picture changes the sign of its odd cosine coefficients, transposing it transposes
+    them, so the copies need no second look at the pixels.
+    """
+    sign = np.where(np.arange(LOW) % 2, -1.0, 1.0)
+    mirrored = [spectra, spectra * sign, spectra * sign[:, None], spectra * sign * sign[:, None]]
+    return np.stack([*mirrored, *(np.swapaxes(m, 1, 2) for m in mirrored)], axis=1)
+
+
+def _spectra(thumbnails: np.ndarray) -> np.ndarray:
+    from scipy import fftpack  # the transform imagehash uses: ties are broken by its rounding
+
+    if not len(thumbnails):
+        return np.empty((0, LOW, LOW))
+    return fftpack.dct(fftpack.dct(thumbnails, axis=1), axis=2)[:, :LOW, :LOW]
+
+
+def _bits(spectra: np.ndarray) -> np.ndarray:
+    values = spectra.reshape(-1, LOW * LOW)
+    bits = values > np.median(values, axis=1, keepdims=True)
+    return np.packbits(bits, axis=1).view(">u8").ravel().astype(np.uint64)
+
+
+def fingerprint(channels: Sequence[np.ndarray | None], oriented: bool = False) -> Fingerprints:
+    """Fingerprints (N = 1) of one picture's channels, uint8 [H, W]; None is no such channel."""
+    hashes = np.zeros((8 if oriented else 1, len(channels)), np.uint64)
+    informative = np.zeros(len(channels), bool)
+    digest = hashlib.blake2b(digest_size=16)
+    for k, channel in enumerate(channels):
+        if channel is None:
+            digest.update(b"none")
+            continue
+        digest.update(repr(channel.shape).encode())
+        digest.update(np.ascontiguousarray(channel))
+        small = thumbnails(channel[None])
+        if flat(small)[0]:
+            continue
+        spectra = _spectra(small)
+        informative[k] = True
+        hashes[:, k] = _bits(orientations(spectra)[0]) if oriented else _bits(spectra)
+    return Fingerprints(
+        hashes[:1],
+        informative[None],
+        np.array([digest.hexdigest()]),
+        hashes[None] if oriented else None,
+    )
+
+
+def of_files(
+    files: Sequence[Sequence[str | None]],
+    channels: Sequence[str],
+    *,
+    workers: int = 1,
+    oriented: bool = False,
+    read: Callable[[str, str], np.ndarray] = read_channel,
+    progress: Callable[[Iterator, int], Iterator] | None = None,
+) -> Fingerprints:
+    """Fingerprints of N pictures given as their K channel files (None: no such channel).
+
+    Args:
+        channels: names of the K channels.
+        workers: processes that decode and hash.
+        read: (path, channel) -> uint8 [H, W]; importable by name where workers > 1.
+        progress: wraps the iterator over pictures (iterator, N), for a progress bar.
+
+    Raises:
+        InputError: files that can't be read; the first is named, and how many there are.
+    """
+    jobs = [(tuple(zip(paths, channels, strict=True)), oriented, read) for paths in files]
+    if workers > 1 and len(jobs) >= _POOL_FROM:
+        # Spawned, not forked: the parent may hold threads of XLA and TensorFlow.
+        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+            results = pool.map(_of_file, jobs, chunksize=_CHUNK)
+            found = list(progress(results, len(jobs)) if progress else results)
+    else:
+        results = map(_of_file, jobs)
+        found = list(progress(results, len(jobs)) if progress else results)
+    problems = [item for item in found if isinstance(item, str)]
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise InputError(f"{problems[0]}{more}; mend or remove the file, or exclude the picture")
+    return _joined(found, len(channels), oriented)
+
+
+def _of_file(job: tuple) -> Fingerprints | str:
+    files, oriented, read = job
+    try:
+        channels = [None if path is None else read(path, channel) for path, channel in files]
+    except InputError as error:
+        return str(error)
+    return fingerprint(channels, oriented)
+
+
+def _joined(found: list[Fingerprints], channels: int, oriented: bool) -> Fingerprints:
+    if not found:
+        shape = (0, channels)
+        empty = np.empty((0, 8, channels), np.uint64) if oriented else None
+        return Fingerprints(
+            np.empty(shape, np.uint64), np.empty(shape, bool), np.empty(0, str), empty
+        )
+    return Fingerprints(
+        np.concatenate([item.hashes for item in found]),
+        np.concatenate([item.informative for item in found]),
+        np.concatenate([item.digests for item in found]),
+        np.concatenate([item.oriented for item in found]) if oriented else None,
+    )
