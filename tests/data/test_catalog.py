@@ -1,0 +1,92 @@
+"""The catalog: checked row by row, all findings at once, skipped only when asked."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from hpa_jax import classes
+from hpa_jax.artifacts import read_table, write_table
+from hpa_jax.data import catalog
+from hpa_jax.errors import InputError
+from tests.data.layouts import competition, picture
+
+
+def build(root, **options):
+    return catalog.build([dict(source="kaggle", root=root)], classes.NAMES, **options)
+
+
+def test_columns_survive_parquet(tmp_path):
+    table = build(competition(tmp_path))
+    assert tuple(table.columns) == catalog.COLUMNS
+    write_table(tmp_path / "catalog.parquet", table)
+    again = read_table(tmp_path / "catalog.parquet")
+    assert again["id"].tolist() == table["id"].tolist()
+    assert again["labels"][0].tolist() == [5, 25] and again["labels"].iloc[-1] is None
+    assert (again["height"] == 16).all() and again["original_size"].isna().all()
+    labels = catalog.labels_matrix(again, 28)
+    assert labels.shape == (9, 28) and labels.dtype == np.uint8
+    assert np.flatnonzero(labels[1]).tolist() == [4, 25] and not labels[6:].any()
+
+
+def break_some(root):
+    train = root / "train"
+    (train / "t0_red.png").write_bytes((train / "t0_red.png").read_bytes()[:60])
+    (train / "t1_blue.png").write_bytes(b"")
+    Image.fromarray(picture(1, 32)[..., 0]).save(train / "t2_green.png")
+    for channel in ("red", "green", "blue", "yellow"):
+        Image.fromarray(np.zeros((16, 16), np.uint8)).save(train / f"t3_{channel}.png")
+    Image.fromarray(np.zeros((16, 16), np.uint8)).save(train / "t4_yellow.png")  # allowed
+    wanted = {"t0": "truncated", "t1": "0 bytes", "t2": "32 x 32 pixels", "t3": "black"}
+    return root, wanted
+
+
+def test_error_names_every_bad_picture(tmp_path):
+    root, wanted = break_some(competition(tmp_path / "data"))
+    with pytest.raises(InputError) as caught:
+        build(root, bad_images=tmp_path / "bad_images.csv")
+    message = str(caught.value)
+    assert message.startswith("4 problems") and "\n" not in message and "skip" in message
+    for id, what in wanted.items():
+        assert f"(id {id})" in message and what in message
+    bad = pd.read_csv(tmp_path / "bad_images.csv")
+    assert sorted(bad["id"]) == sorted(wanted)
+
+
+def test_skip_leaves_them_out_and_lists_them(tmp_path):
+    root, wanted = break_some(competition(tmp_path / "data"))
+    table = build(root, on_bad_image="skip", bad_images=tmp_path / "bad_images.csv")
+    assert table["id"].tolist() == ["t5", "t4", "x2", "x1", "x0"]
+    assert sorted(pd.read_csv(tmp_path / "bad_images.csv")["id"]) == sorted(wanted)
+    competition(tmp_path / "data")
+    build(root, bad_images=tmp_path / "bad_images.csv")
+    assert not (tmp_path / "bad_images.csv").exists()
+
+
+def test_header_check_sees_sizes_and_ends(tmp_path):
+    root, wanted = break_some(competition(tmp_path / "data"))
+    table = build(root, on_bad_image="skip", check="header")
+    assert set(wanted) - set(table["id"]) == {"t0", "t1", "t2"}
+
+
+def test_one_id_in_two_parts_is_refused(tmp_path):
+    root = competition(tmp_path)
+    text = (root / "sample_submission.csv").read_text()
+    (root / "sample_submission.csv").write_text(text + "t0,0\n")
+    for path in (root / "train").glob("t0_*"):
+        (root / "test" / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"\(id t0\): the id is in two places \(train and test\)"):
+        build(root)
+
+
+def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
+    root = competition(tmp_path, train=1, test=1)
+    (root / "train" / "t0_red.png").write_bytes(b"")
+    (root / "test" / "x0_red.png").write_bytes(b"")
+    with pytest.raises(InputError, match="nothing is left"):
+        build(root, on_bad_image="skip")
+
+
+def test_unknown_source(tmp_path):
+    with pytest.raises(InputError, match="no such source"):
+        catalog.build([dict(source="kagle", root=tmp_path)], classes.NAMES)

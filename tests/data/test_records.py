@@ -1,0 +1,171 @@
+"""Packed records: lossless, readable by stock TFDS, resumable, incremental, checked."""
+
+import json
+
+import numpy as np
+import pytest
+
+from hpa_jax import classes
+from hpa_jax.data import catalog, encodings, pictures, records
+from hpa_jax.data.input import Records
+from hpa_jax.errors import InputError
+from tests.data.layouts import competition, picture, save
+
+LOSSLESS = [name for name, row in encodings.ENCODINGS.items() if row.lossless]
+
+
+def table_of(root):
+    return catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+
+
+def pack(table, out, encoding="png", **options):
+    options = dict(image_size=16, classes=classes.NAMES, shard_images=4) | options
+    return records.write(table, out, encoding=encoding, **options)
+
+
+def stored(folder, source="train"):
+    """Every example of a split through stock TFDS, by id."""
+    import tensorflow_datasets as tfds
+
+    data = tfds.builder_from_directory(folder).as_data_source(source)
+    return {example["id"].decode(): example for example in data}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return competition(tmp_path / "data")
+
+
+@pytest.mark.parametrize("encoding", LOSSLESS)
+def test_stock_tfds_reads_every_pixel_and_label(root, tmp_path, encoding):
+    folder = pack(table_of(root), tmp_path / "records", encoding)
+    examples = stored(folder)
+    assert sorted(examples) == [f"t{i}" for i in range(6)]
+    for i in range(6):
+        assert np.array_equal(examples[f"t{i}"]["image"], picture(i))
+        assert list(examples[f"t{i}"]["labels"]) == [i, 25]
+    assert list(stored(folder, "test")["x0"]["labels"]) == []
+    records.verify(folder)
+
+
+def test_ids_are_in_record_order(root, tmp_path):
+    folder = pack(table_of(root), tmp_path / "records")
+    opened = Records(folder)
+    assert sorted(opened.ids) == sorted(table_of(root)["id"])
+    for row, id in enumerate(opened.ids):
+        assert id.encode() in opened.serialized([row])[0]
+    with pytest.raises(InputError, match=r"not packed, e\.g\. 'nobody'"):
+        opened.rows(["t0", "nobody"])
+
+
+def test_a_second_write_touches_nothing(root, tmp_path):
+    folder = pack(table_of(root), tmp_path / "records")
+    before = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record")}
+    pack(table_of(root), tmp_path / "records")
+    assert before == {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record")}
+
+
+def test_new_pictures_add_shards_and_changed_ones_repack_theirs(root, tmp_path):
+    folder = pack(table_of(root), tmp_path / "records")
+    assert len(list(folder.glob("hpa-train-*.array_record"))) == 2
+    first = (folder / "hpa-train-00000.array_record").stat().st_mtime_ns
+    save(root / "train", "t6", picture(6))
+    (root / "train.csv").write_text((root / "train.csv").read_text() + "t6,6 25\n")
+    save(root / "train", "t0", picture(99))  # t0 lies in the second shard (reversed table)
+    pack(table_of(root), tmp_path / "records")
+    assert (folder / "hpa-train-00000.array_record").stat().st_mtime_ns == first
+    examples = stored(folder)
+    assert len(examples) == 7
+    assert np.array_equal(examples["t0"]["image"], picture(99))
+    records.verify(folder)
+
+
+def test_removed_pictures_leave_no_gap(root, tmp_path):
+    folder = pack(table_of(root), tmp_path / "records", shard_images=2)
+    table = table_of(root)
+    pack(table[~table["id"].isin(["t5", "t4"])], tmp_path / "records", shard_images=2)
+    names = sorted(p.name for p in folder.glob("hpa-train-*.array_record"))
+    assert names == ["hpa-train-00000.array_record", "hpa-train-00001.array_record"]
+    assert sorted(stored(folder)) == ["t0", "t1", "t2", "t3"]
+    assert len(Records(folder).ids) == 7
+
+
+def test_a_killed_run_keeps_its_finished_shards(root, tmp_path, monkeypatch):
+    whole = records.write_shard
+    done = []
+
+    def dies(shard):
+        if len(done) == 1:
+            raise KeyboardInterrupt
+        done.append(shard.path)
+        return whole(shard)
+
+    monkeypatch.setattr(records, "write_shard", dies)
+    with pytest.raises(KeyboardInterrupt):
+        pack(table_of(root), tmp_path / "records", workers=1)
+    folder = tmp_path / "records" / "16-png"
+    with pytest.raises(InputError, match="run the stage that writes it"):
+        Records(folder)
+    stamp = done[0].stat().st_mtime_ns
+    (folder / ".partial-1-hpa-train-00009.array_record").write_bytes(b"half")
+    monkeypatch.undo()
+    pack(table_of(root), tmp_path / "records")
+    assert done[0].stat().st_mtime_ns == stamp
+    assert not list(folder.glob(".partial-*"))
+    assert len(stored(folder)) == 6
+
+
+def test_damage_is_found(root, tmp_path):
+    folder = pack(table_of(root), tmp_path / "records")
+    shard = folder / "hpa-train-00000.array_record"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 255
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match=r"hpa-train-00000\.array_record: damaged"):
+        records.verify(folder)
+    shard.write_bytes(content[:-1])
+    with pytest.raises(InputError, match="damaged or missing"):
+        Records(folder)
+    pack(table_of(root), tmp_path / "records")  # packs that shard again
+    records.verify(folder)
+
+
+def test_a_picture_that_broke_since_the_catalog(root, tmp_path):
+    table = table_of(root)
+    broken = root / "train" / "t2_green.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    with pytest.raises(InputError, match=r"t2_green.png \(id t2\): truncated"):
+        pack(table, tmp_path / "records")
+    folder = pack(table, tmp_path / "records", on_bad_image="skip", bad_images=tmp_path / "bad.csv")
+    assert sorted(stored(folder)) == ["t0", "t1", "t3", "t4", "t5"]
+    assert "t2" in (tmp_path / "bad.csv").read_text()
+
+
+def test_a_full_disk_is_said_before_the_work(root, tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(records.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match="GB are free"):
+        pack(table_of(root), tmp_path / "records")
+
+
+def test_sizes_lie_side_by_side_and_are_resized(root, tmp_path):
+    small = pack(table_of(root), tmp_path / "records", image_size=8)
+    pack(table_of(root), tmp_path / "records", image_size=16)
+    assert sorted(p.name for p in (tmp_path / "records").iterdir()) == ["16-png", "8-png"]
+    wanted = pictures.resize(picture(3), 8)
+    assert np.array_equal(stored(small)["t3"]["image"], wanted)
+
+
+def test_other_labels_are_packed_anew(root, tmp_path):
+    folder = pack(table_of(root), tmp_path / "records")
+    text = (root / "train.csv").read_text()
+    (root / "train.csv").write_text(text.replace("t3,3 25", "t3,7"))
+    pack(table_of(root), tmp_path / "records")
+    assert list(stored(folder)["t3"]["labels"]) == [7]
+    about = json.loads((folder / "manifest.json").read_text())
+    assert about["pictures"] == 9 and about["encoding"] == "png"
+
+
+def test_unknown_encoding_names_the_nearest(root, tmp_path):
+    with pytest.raises(InputError, match="did you mean 'png'"):
+        pack(table_of(root), tmp_path / "records", "pngg")
