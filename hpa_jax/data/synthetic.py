@@ -4,7 +4,7 @@ In: numbers (how many pictures, which side, what makes the task hard).  Out: a f
 competition's own layout, as the Kaggle source reads it:
 
     train.csv (Id,Target)  sample_submission.csv (Id,Predicted)
-    train/ID_{red,green,blue,yellow}.png  test/...   external/...  external/external.csv (Id,Target)
+    train/ID_{red,green,blue,yellow}.png  test/...   external/...  external.csv (Id,Target)
 
 and the test part's labels in a separate table.  Label sets follow the joint distribution of the
 competition's training table (label_sets.csv: its 577 label sets with their counts), raised to a
@@ -281,7 +281,7 @@ def _tables(folder: Path, pictures: Sequence[Picture]) -> None:
         return ((p.id, _text(p.target)) for p in pictures if p.part == part)
 
     _write_csv(folder / "train.csv", "Target", rows("train"))
-    _write_csv(folder / "external" / "external.csv", "Target", rows("external"))
+    _write_csv(folder / "external.csv", "Target", rows("external"))
     blank = ((name, "0") for name, _ in rows("test"))
     _write_csv(folder / "sample_submission.csv", "Predicted", blank)
 

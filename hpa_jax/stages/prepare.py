@@ -1,5 +1,7 @@
 """Stages from pictures on disk to packed records: data, catalog, duplicates, split, records."""
 
+import os
+
 import numpy as np
 
 from hpa_jax import artifacts
@@ -18,7 +20,8 @@ def data(context: Context) -> list[Task]:
         from hpa_jax.data import synthetic
 
         truth = context.path("data_truth.csv")
-        synthetic.write(context.data_root, truth_path=truth, **settings)
+        workers = os.cpu_count() or 1  # the pictures do not depend on it
+        synthetic.write(context.data_root, truth_path=truth, workers=workers, **settings)
         return f"{settings['train']:,} train and {settings['test']:,} test pictures drawn"
 
     rooms = ("data/synthetic.py", "data/cells.py", "data/patterns.py", "data/drawing.py")
