@@ -1,0 +1,224 @@
+"""No group on two sides, copies of test pictures where the rule says, lists honoured."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hpa_jax.data import splits
+from hpa_jax.errors import InputError
+
+TABLES = Path(__file__).resolve().parents[2] / "../shared/data/real_tables"
+NO_PAIRS = pd.DataFrame({"id_a": [], "id_b": []})
+
+
+def table(n=200, tests=40, seed=0):
+    """A catalog of n labelled pictures, half of them external, and its groups."""
+    rng = np.random.default_rng(seed)
+    source = ["train"] * (n // 2) + ["external"] * (n - n // 2) + ["test"] * tests
+    total = len(source)
+    labels = [
+        None if kind == "test" else sorted(set(rng.choice(5, 2, p=[0.5, 0.2, 0.15, 0.1, 0.05])))
+        for kind in source
+    ]
+    catalog = pd.DataFrame(
+        {
+            "id": [f"i{number}" for number in range(total)],
+            "source": source,
+            "labels": labels,
+            "antibody": [str(number // 3) if kind == "external" else None
+                         for number, kind in enumerate(source)],
+            "plate": None,
+            "sample": None,
+        }
+    )  # fmt: skip
+    group = np.arange(total)
+    for a, b in rng.integers(0, total, (30, 2)):
+        group[group == group[b]] = group[a]
+    return catalog, pd.DataFrame({"id": catalog["id"], "group": group})
+
+
+def sides(catalog, groups, **options):
+    result = splits.assign(catalog, groups, NO_PAIRS, **options)
+    assert list(result.columns) == ["id", "split", "fold", "reason"]
+    assert list(result["id"]) == list(catalog["id"])
+    assert (result["split"] == "test").to_numpy()[(catalog["source"] == "test").to_numpy()].all()
+    return result
+
+
+def across(result, groups, column="split"):
+    """Groups of labelled pictures that are on more than one side."""
+    labelled = result["split"].isin(["train", "valid", "audit"])
+    keys = result[column].astype(str)[labelled]
+    return int((keys.groupby(groups["group"][labelled]).nunique() > 1).sum())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 50),
+    st.sampled_from(["holdout", "folds"]),
+    st.sampled_from(["valid", "excluded"]),
+    st.sampled_from(["split", "train"]),
+    st.sampled_from(["", "antibody"]),
+    st.sampled_from([0.0, 0.1]),
+)
+def test_no_group_is_on_two_sides(seed, scheme, matches_test, external, group_by, audit):
+    catalog, groups = table(seed=seed)
+    options = dict(scheme=scheme, matches_test=matches_test, external=external)
+    result = sides(catalog, groups, group_by=group_by, audit=audit, folds=3, seed=seed, **options)
+    assert across(result, groups) == 0
+    assert across(result, groups, "fold") == 0
+    if group_by:
+        assert across(result, pd.DataFrame({"group": catalog["antibody"]})) == 0
+    with_test = groups["group"].isin(groups["group"][catalog["source"] == "test"])
+    matched = result["split"][with_test & (catalog["source"] != "test")]
+    if matches_test == "excluded":
+        assert (matched == "excluded").all()
+    elif scheme == "holdout":
+        assert (matched == "valid").all()
+    assert result["reason"][result["split"] == "excluded"].notna().all()
+
+
+def test_matches_of_test_name_the_test_picture():
+    catalog, groups = table()
+    groups["group"] = np.arange(len(groups))
+    groups.loc[[3, 4], "group"] = groups["group"].iloc[-1]
+    pairs = pd.DataFrame({"id_a": ["i3", "i3"], "id_b": [catalog["id"].iloc[-1], "i4"]})
+    result = splits.assign(catalog, groups, pairs).set_index("id")
+    assert result["split"][["i3", "i4"]].tolist() == ["valid", "valid"]
+    assert result["reason"]["i3"] == f"copy of test picture {catalog['id'].iloc[-1]}"
+
+
+def test_external_pictures_can_all_train():
+    catalog, groups = table()
+    result = sides(catalog, groups, external="train", fraction=0.3)
+    rule = result["reason"].notna()
+    assert (result["split"][(catalog["source"] == "external") & ~rule] == "train").all()
+    competition = result["split"][(catalog["source"] == "train") & ~rule]
+    assert 0.15 < (competition == "valid").mean() < 0.45
+
+
+def test_sources_get_their_shares_separately():
+    catalog, groups = table(n=2000, tests=0)
+    result = sides(catalog, groups, fraction=0.25)
+    for source in ("train", "external"):
+        share = (result["split"][catalog["source"] == source] == "valid").mean()
+        assert share == pytest.approx(0.25, abs=0.01)
+
+
+def test_folds_cover_every_labelled_picture_once():
+    catalog, groups = table()
+    result = sides(catalog, groups, scheme="folds", folds=4, force_train=["i5"])
+    forced = groups["group"] == groups["group"][5]
+    assert result["fold"][forced].isna().all()
+    expected = (catalog["source"] != "test") & ~forced
+    assert result["fold"].notna().equals(expected)
+    assert set(result["fold"].dropna()) == {0, 1, 2, 3}
+
+
+def test_lists_from_messy_files(tmp_path):
+    catalog, groups = table()
+    groups["group"] = np.arange(len(groups))
+    (tmp_path / "valid.csv").write_text("15536,i7\r\n15538, i9 \r\n")  # row numbers, no header
+    (tmp_path / "out.csv").write_text("\ufeff,Id,why\n0,i11,blurred\n1,elsewhere,\n")
+    result = sides(
+        catalog,
+        groups,
+        scheme="listed",
+        force_valid=tmp_path / "valid.csv",
+        exclude=str(tmp_path / "out.csv"),
+    ).set_index("id")
+    assert set(result.index[result["split"] == "valid"]) == {"i7", "i9"}
+    assert result.loc["i11"].tolist()[::2] == ["excluded", "exclusion list"]
+
+
+def test_a_list_of_strangers_is_an_error(tmp_path):
+    (tmp_path / "ids.csv").write_text("Id\nnobody\n")
+    catalog, groups = table()
+    with pytest.raises(InputError, match="names none"):
+        sides(catalog, groups, exclude=tmp_path / "ids.csv")
+
+
+def test_contradicting_lists_are_an_error():
+    catalog, groups = table()
+    with pytest.raises(InputError, match="i3"):
+        sides(catalog, groups, force_valid=["i3"], force_train=["i3"])
+
+
+def test_own_pictures_without_labels_are_predicted():
+    catalog, groups = table()
+    catalog.loc[0, "source"] = "own"
+    catalog.loc[:1, "labels"] = None
+    result = sides(catalog, groups)
+    assert result["split"].iloc[0] == "test"
+    assert result.iloc[1][["split", "reason"]].tolist() == ["excluded", "no labels"]
+
+
+def test_audit_is_apart_and_typical():
+    catalog, groups = table(n=3000)
+    result = sides(catalog, groups, audit=0.2, fraction=0.25)
+    share = result["split"].value_counts(normalize=True)
+    assert share["audit"] == pytest.approx(0.2, abs=0.02)
+    names = [f"class {number}" for number in range(5)]
+    summary = splits.summary(catalog, result, names)
+    total = summary[["train", "valid", "audit"]].sum(axis=1)
+    assert (summary["audit"] / total).between(0.15, 0.25).all()
+    assert summary["valid_share"].between(0.22, 0.28).all()
+
+
+def test_a_class_tied_to_one_side_is_named(caplog):
+    catalog, groups = table()
+    rows = catalog.index[catalog["source"] == "train"][:2]
+    for row in rows:
+        catalog.at[row, "labels"] = [5]
+    groups["group"] = np.arange(len(groups))
+    sides(catalog, groups, force_valid=list(catalog["id"][rows]))
+    assert "class 5 " in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(scheme="hold_out"), "holdout"),
+        (dict(matches_test="train"), "matches_test"),
+        (dict(fraction=0.0), "fraction"),
+        (dict(group_by="plate"), "plate"),
+        (dict(scheme="folds", folds=1000), "groups"),
+    ],
+)
+def test_wrong_options_are_named(options, message):
+    catalog, groups = table()
+    with pytest.raises(InputError, match=message):
+        sides(catalog, groups, **options)
+
+
+def test_a_picture_without_group_is_an_error():
+    catalog, groups = table()
+    with pytest.raises(InputError, match="i0"):
+        sides(catalog, groups.iloc[1:])
+
+
+@pytest.mark.skipif(not TABLES.is_dir(), reason="the competition's tables are not here")
+def test_real_tables():
+    frames = [
+        pd.read_csv(TABLES / "train.csv", dtype=str).assign(source="train"),
+        pd.read_csv(TABLES / "HPAv18RBGY_wodpl.csv", dtype=str).assign(source="external"),
+    ]
+    catalog = pd.concat(frames, ignore_index=True)
+    catalog["id"] = catalog["Id"].str.strip()
+    catalog["labels"] = [sorted(map(int, text.split())) for text in catalog["Target"]]
+    assert len(catalog) == 31072 + 74606
+    rng = np.random.default_rng(0)
+    group = np.arange(len(catalog))
+    copies = rng.permutation(len(catalog))[:9000].reshape(-1, 3)
+    group[copies] = copies[:, :1]
+    groups = pd.DataFrame({"id": catalog["id"], "group": group})
+    result = sides(catalog, groups)
+    summary = splits.summary(catalog, result, [str(number) for number in range(28)])
+    common = summary["train"] + summary["valid"] >= 100
+    assert (summary["valid_share"][common] - 0.2).abs().max() < 0.02
+    assert (summary[["train", "valid"]] > 0).all(axis=None)
+    assert across(result, groups) == 0
