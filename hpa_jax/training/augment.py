@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from hpa_jax.errors import InputError, near
-from hpa_jax.training import lighting, mixing, warp
+from hpa_jax.training import lighting, mixing, policies, warp
 
 Augmentation = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
@@ -40,6 +40,8 @@ OPTIONS: dict[str, Any] = dict(
     crop=(1.0, 1.0),  # side of a square crop at a random place, share, U(low, high)
     output_size=0,  # side of what comes out in pixels; 0: that of the input
     padding="zeros",  # zeros | reflect | edge | wrap
+    policies=False,  # pudae's 25, after D4 and in place of the geometry above
+    scale_zooms=False,  # their RandomScale as a zoom; as run the final resize undoes it
     # pixel values
     lighting="logit",  # logit (fastai) | linear (dm_pix)
     brightness=0.0,  # logit: add logit(U(.5(1-b), .5(1+b))); linear: add U(-b, b)
@@ -73,6 +75,8 @@ PRESETS: dict[str, dict[str, Any]] = dict(
     ),
     # A crop of 512..768 of 768 pixels at a random place, resized, then D4 (bestfitting A).
     bestfitting=dict(d4="uniform", crop=(2.0 / 3.0, 1.0)),
+    # D4, then one of 25 policies found by search (bestfitting_pudae B).
+    pudae=dict(d4="uniform", policies=True),
     # Small networks on small pictures.  Own pictures may lack the yellow channel.
     demo=dict(
         d4="uniform",
@@ -154,6 +158,10 @@ def _check(options: dict[str, Any]) -> None:
         low, high = options[key]
         if not 0.0 < low <= high:
             raise InputError(f"augmentation.{key} is {low}, {high}; needs 0 < low <= high")
+    if options["policies"] and (_resamples(options) or options["output_size"]):
+        raise InputError(
+            "augmentation.policies stands alone: no rotate, zoom, crop, output_size .."
+        )
     if not 0.0 <= options["contrast"] < 1.0 or not 0.0 <= options["brightness"] < 1.0:
         raise InputError("augmentation.brightness and .contrast must lie in [0, 1)")
 
@@ -169,6 +177,9 @@ def picture_keys(key: jax.Array, count: int) -> jax.Array:
 def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax.Array:
     size = options["output_size"] or images.shape[1]
     keys = picture_keys(key, len(images))
+    if options["policies"]:
+        turns = jax.vmap(lambda one: draw_d4(jax.random.fold_in(one, 1), options["d4"]))(keys)
+        return policies.apply(keys, images, turns, options["scale_zooms"])
     if not _resamples(options) and size == images.shape[1]:
         if options["d4"] == "none":
             return images

@@ -190,6 +190,12 @@ def homography(corners: jax.Array) -> jax.Array:
     return to_normalised @ _adjugate(forward)
 
 
+def inverse(matrix: jax.Array) -> jax.Array:
+    """The inverse of an affine matrix[3, 3]."""
+    adjugate = _adjugate(matrix)
+    return adjugate / (matrix[0] @ adjugate[:, 0])
+
+
 def _adjugate(m: jax.Array) -> jax.Array:
     """The inverse of m[3, 3] up to a factor, which a projective map does not feel."""
     a, b, c = m
