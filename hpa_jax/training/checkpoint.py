@@ -4,17 +4,21 @@ In: `TrainState` and a `meta` dictionary (model config, class names, stage, epoc
 directory/checkpoints/STEP/{weights, training, meta, checksums.json}.  `weights` (parameters and
 BatchNorm statistics) is all that `load` reads; `training` is the rest of an exact restart.
 
-Orbax writes asynchronously and renames when whole, so a kill leaves no half checkpoint.  The checksums
-(CRC-32 of every file, written after that) find one that the disk cut short or changed later.
+Orbax writes asynchronously and renames when whole, so a kill leaves no half checkpoint.  The
+checksums (CRC-32 of every file, written after that) find one that the disk cut short or changed
+later.
 """
 
 import json
+import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from flax import nnx
@@ -47,13 +51,12 @@ class Checkpoints:
         """
         self.folder = Path(directory).resolve() / "checkpoints"
         self.metas: dict[int, dict[str, Any]] = {}
-        self._saving: int | None = None
+        self._sealer: Thread | None = None
         policy = _Policy(self.metas, keep, monitor, averaged)
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policy,
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
         )
         self.manager = ocp.CheckpointManager(self.folder, options=options)
         self.metas.update({step: read_meta(self.folder, step) for step in self.manager.all_steps()})
@@ -66,7 +69,6 @@ class Checkpoints:
             self.manager.delete(step)
         self.wait()
         self.metas[step] = dict(meta)
-        self._saving = step
         rest = {
             "step": state.step,
             "optimizer": state.optimizer,
@@ -82,20 +84,27 @@ class Checkpoints:
             ),
             force=True,
         )
+        if jax.process_index() == 0:
+            self._sealer = Thread(target=self._seal, args=(step,), daemon=True)
+            self._sealer.start()
 
     def wait(self) -> None:
         """Returns when the last save is on disk."""
         self.manager.wait_until_finished()
+        if self._sealer is not None:
+            self._sealer.join()
+            self._sealer = None
 
     def steps(self, kind: str | None = None) -> list[int]:
-        """Steps of the checkpoints there are, rising; of one kind (epoch, middle, average) or all."""
-        return [s for s in sorted(self.manager.all_steps())
-                if kind is None or self.metas[s].get("kind") == kind]  # fmt: skip
+        """Steps of the checkpoints, rising; of one kind (epoch, middle, average) or all."""
+        there = sorted(self.manager.all_steps())
+        return [step for step in there if kind in (None, self.metas[step].get("kind"))]
 
     def newest(self) -> int | None:
         """The newest whole checkpoint of the run; damaged newer ones are deleted and named."""
         for step in reversed(self.steps()):
             problem = damage(self.folder, step) or ("" if self.metas[step] else "no meta")
+            problem = problem or self._unreadable(step)
             if not problem:
                 return step
             logging.warning("checkpoint %d is damaged (%s): using the one before", step, problem)
@@ -116,9 +125,28 @@ class Checkpoints:
         self.wait()
         self.manager.close()
 
-    def _seal(self) -> None:
-        if self._saving is not None and jax.process_index() == 0:
-            seal(self.folder / str(self._saving))
+    def _seal(self, step: int) -> None:
+        # Orbax's own callback comes before its rename; the folder's final name says it is whole
+        path = self.folder / str(step)
+        while not path.exists():
+            if self.manager.is_saving_in_progress():
+                time.sleep(0.05)
+            elif not path.exists():
+                return  # the save failed; Orbax raises that in the loop
+        seal(path)
+
+    def _unreadable(self, step: int) -> str:
+        """For a checkpoint that a kill left without checksums: what reading it says, "" if fine."""
+        if (self.folder / str(step) / CHECKSUMS).exists() or jax.process_count() > 1:
+            return ""
+        everything = ocp.args.StandardRestore()
+        try:
+            self.manager.restore(
+                step, args=ocp.args.Composite(weights=everything, training=everything)
+            )
+        except (ValueError, OSError, KeyError, TypeError) as error:
+            return str(error).splitlines()[0][:200]
+        return ""
 
 
 class _Policy(preservation_policy.PreservationPolicy):
@@ -129,9 +157,7 @@ class _Policy(preservation_policy.PreservationPolicy):
     ) -> None:
         self.metas, self.keep, self.monitor, self.averaged = metas, keep, monitor, averaged
 
-    def should_preserve(
-        self, checkpoints: Sequence[Any], *, context: Any
-    ) -> Sequence[bool]:
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
         del context
         steps = [info.step for info in checkpoints]
         epochs = [s for s in steps if self.metas.get(s, {}).get("kind") == "epoch"]
@@ -283,15 +309,16 @@ def damage(folder: Path, step: int) -> str:
     return ""
 
 
-def check_architecture(meta: Mapping[str, Any], state: TrainState, where: Path) -> None:
-    """Refuses to restore another architecture into `state`, naming the first difference.
+def check_architecture(meta: Mapping[str, Any], own: Mapping[str, Any], where: Path) -> None:
+    """Refuses to restore another architecture into arrays `own`, naming the first difference.
 
     Raises:
         InputError: a parameter that is missing, extra, or of another shape.
     """
-    shapes: Callable[[Any], Any] = lambda item: type("Shape", (), {"shape": tuple(item)})()  # noqa: E731
-    given = {name: shapes(shape) for name, shape in meta["shapes"].items()}
-    network.check_same(given, {**state.params, **state.stats}, f"restoring {where}")
+    given = {
+        name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in meta["shapes"].items()
+    }
+    network.check_same(given, own, f"restoring {where}")
 
 
 def _crc(path: Path) -> int:
@@ -303,9 +330,7 @@ def _crc(path: Path) -> int:
 
 
 def _abstract(tree: Any) -> Any:
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)
 
 
 def _tuples(value: Any) -> Any:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, Full, Queue
+from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any
 
@@ -87,7 +87,9 @@ def compilation_cache(folder: str | Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
-def check_divisible(batch_size: int, accumulate: int, devices: int, key: str = "batch_size") -> None:
+def check_divisible(
+    batch_size: int, accumulate: int, devices: int, key: str = "batch_size"
+) -> None:
     """Refuses a batch that the devices and micro-batches can't share evenly.
 
     Raises:
@@ -171,8 +173,4 @@ class Feeder:
                 return True
             except Full:
                 continue
-        try:
-            self._queue.get_nowait()
-        except Empty:
-            pass
         return False

@@ -1,9 +1,10 @@
 """Losses on logits: per-sample ones return [N], batch ones a scalar; all in float32.
 
-In: logits [N, C] float, labels [N, C] in {0, 1}.  Per-sample losses are summed over the classes (the
-step takes the mean over real rows); batch losses (`lovasz_hinge`, `hard_log`, `soft_f1`) look across
-the rows of one (micro-)batch, so they take the mask of real rows and change with the batch size.
-All are finite with finite gradients at |logit| = 1e4.  Sources: One More Layer, bestfitting, pudae.
+In: logits [N, C] float, labels [N, C] in {0, 1}.  Per-sample losses are summed over the classes
+(the step takes the mean over real rows); batch losses (`lovasz_hinge`, `hard_log`, `soft_f1`) look
+across the rows of one (micro-)batch, so they take the mask of real rows and change with the batch
+size. All are finite with finite gradients at |logit| = 1e4.  Sources: One More Layer, bestfitting,
+pudae.
 """
 
 from collections.abc import Callable, Mapping
@@ -64,8 +65,8 @@ def lsep(logits: Array, labels: Array) -> Array:
     """Log-sum-exp pairwise ranking, [N]: log(1 + sum over (v not in Y, u in Y) of exp(f_v - f_u)).
 
     Li et al. 2017 (arXiv 1704.03135).  Stable form: softplus(LSE_v f_v + LSE_u(-f_u)).  A sample
-    without positives (or without negatives) has no pair and gives 0, with zero gradient.  The values
-    are ranks: thresholds have to be tuned anew.
+    without positives (or without negatives) has no pair and gives 0, with zero gradient.  The
+    values are ranks: thresholds have to be tuned anew.
     """
     logits, labels = _float(logits, labels)
     positive = labels > 0.5
@@ -97,7 +98,8 @@ def hard_log(logits: Array, labels: Array, mask: Array | None = None) -> Array:
     """Hard-example log loss, scalar: per class over the batch, mean over classes (bestfitting).
 
     With P positives and N negatives of a class, keeps all positives and the k negatives of highest
-    logit, k = min(N, P + max(2, floor(.5 N)), floor(.7 N) + 2), and takes the mean BCE of what is kept.
+    logit, k = min(N, P + max(2, floor(.5 N)), floor(.7 N) + 2), and takes the mean BCE of what is
+    kept.
 
     Args:
         logits: [N, C] float.
@@ -143,8 +145,8 @@ def arcface(
 ) -> Array:
     """ArcFace with bestfitting's second term, [N].
 
-    (1 - plain) CE(s · cosines with the margin on the true class) + plain CE(cosines); the cosines of
-    the second term are not multiplied by s, as coded by the team.  cos(θ + m) on the true class;
+    (1 - plain) CE(s · cosines with the margin on the true class) + plain CE(cosines); the cosines
+    of the second term are not multiplied by s, as coded by the team.  cos(θ + m) on the true class;
     where cos θ <= cos(π - m) the value is cos θ - m sin(π - m), which keeps it decreasing in θ.
 
     Args:
@@ -175,9 +177,7 @@ def masked_mean(values: Array, mask: Array) -> Array:
 
 PER_SAMPLE: dict[str, Callable[..., Array]] = {
     "bce": bce,
-    "bce_mean": lambda logits, labels, **options: (
-        bce(logits, labels, **options) / logits.shape[-1]
-    ),
+    "bce_mean": lambda logits, labels, **options: bce(logits, labels, **options) / logits.shape[-1],
     "focal": focal,
     "focal_mean": lambda logits, labels, **options: focal(logits, labels, mean=True, **options),
     "lsep": lsep,
@@ -196,7 +196,8 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def from_config(terms: Mapping[str, Any]) -> Loss:
-    """A weighted sum of losses: fn(logits [N, C], labels [N, C], mask [N]) -> scalar over real rows.
+    """A weighted sum of losses: fn(logits [N, C], labels [N, C], mask [N]) -> scalar over real
+    rows.
 
     Args:
         terms: name -> weight, or name -> {"weight": w, option: value}; for example
@@ -237,7 +238,9 @@ def _check_term(name: str, weight: Any, options: dict[str, Any]) -> None:
         raise InputError(f"loss.{name}: the weight must be a number > 0, not {weight!r}")
     for option in options:
         if option not in _OPTIONS.get(name, ()):
-            raise InputError(f"loss.{name}: no option {option!r}{near(option, _OPTIONS.get(name, ()))}")
+            raise InputError(
+                f"loss.{name}: no option {option!r}{near(option, _OPTIONS.get(name, ()))}"
+            )
     if not 0.0 <= options.get("smoothing", 0.0) < 1.0:
         raise InputError(f"loss.{name}.smoothing: must lie in [0, 1), not {options['smoothing']}")
     if options.get("gamma", 2.0) < 0.0:
@@ -255,7 +258,8 @@ def _lovasz_class(logits: Array, labels: Array, real: Array) -> Array:
     union = positives + jnp.cumsum(negatives)
     jaccard = 1.0 - intersection / jnp.maximum(union, 1.0)
     gradient = jnp.diff(jaccard, prepend=0.0)
-    # a class without positives: union = 0 until its first negative, and the first error has weight 1
+    # a class without positives: union = 0 until its first negative, and the first error has weight
+    # 1
     return jnp.dot(jax.nn.relu(errors), jax.lax.stop_gradient(gradient))
 
 

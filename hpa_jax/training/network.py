@@ -1,7 +1,7 @@
 """A network as pure functions: a frozen skeleton and flat dictionaries of arrays.
 
-In: an nnx.Module.  Out: `Skeleton` (graph, no arrays) and `{dotted name: array}` of parameters and of
-BatchNorm statistics; `merge` puts them together inside a jitted function.  Names are the module
+In: an nnx.Module.  Out: `Skeleton` (graph, no arrays) and `{dotted name: array}` of parameters and
+of BatchNorm statistics; `merge` puts them together inside a jitted function.  Names are the module
 paths, "layer1.0.conv1.kernel"; checkpoints, optimizer and averages all speak them.
 """
 
@@ -31,20 +31,30 @@ class Skeleton:
     def merge(self, params: Mapping[str, Any], stats: Mapping[str, Any], key: Any) -> nnx.Module:
         """The module with these arrays; every random stream of it starts at its own fold of `key`.
 
-        `key` None: the streams stay as they were made (evaluation draws nothing).
+        `key` None: a fixed key (evaluation draws nothing).
         """
+        key = jax.random.key(0) if key is None else key
         return nnx.merge(
             self.graph,
             _filled(self.params, params),
             _filled(self.stats, stats),
-            self.rest if key is None else _reseeded(self.rest, key),
+            _reseeded(self.rest, key),
         )
 
 
 def split(model: nnx.Module) -> tuple[Skeleton, Arrays, Arrays]:
     """(skeleton, parameters, statistics) of a module in its present mode."""
-    graph, params, stats, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-    return Skeleton(graph, params, stats, rest), named(params), named(stats)
+    bare = skeleton_of(model)
+    return bare, named(nnx.state(model, nnx.Param)), named(nnx.state(model, nnx.BatchStat))
+
+
+def skeleton_of(model: nnx.Module) -> Skeleton:
+    """The skeleton of a module in its present mode; keeps no array alive."""
+    graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    shapes_only = [
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state) for state in states
+    ]
+    return Skeleton(graph, *shapes_only)
 
 
 def skeleton(
@@ -54,7 +64,7 @@ def skeleton(
     still_norms: Sequence[str] = (),
     dropout: float | Sequence[float] | None = None,
 ) -> Skeleton:
-    """The skeleton of a module in training or evaluation mode; the module itself keeps its mode off.
+    """The skeleton of a module in training or evaluation mode; sets the module to it.
 
     Args:
         model: any module whose layers follow nnx's `train()` and `eval()`.
@@ -77,15 +87,23 @@ def skeleton(
         for path, module in nnx.iter_modules(model):
             if ".".join(map(str, path)) in still:
                 module.use_running_average = True
-    return split(model)[0]
+    return skeleton_of(model)
 
 
-def from_config(config: ConfigDict, num_classes: int, *, arrays: bool = True) -> nnx.Module:
-    """The network a model config describes, with fresh weights of its seed.
+def dropout_rates(model: nnx.Module) -> list[float]:
+    """Rates of the dropout layers, in the order of `nnx.iter_modules`."""
+    return [module.rate for module in _dropouts(model)]
+
+
+def from_config(
+    config: ConfigDict, num_classes: int, *, seed: int = 0, arrays: bool = True
+) -> nnx.Module:
+    """The network a model config describes, with fresh weights.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         num_classes: C.
+        seed: of the fresh weights.
         arrays: False makes shapes only, at once (for a checkpoint to fill).
     """
     from hpa_jax.models import create
@@ -100,7 +118,7 @@ def from_config(config: ConfigDict, num_classes: int, *, arrays: bool = True) ->
             width=config.width,
             depth=config.depth,
             dtype=compute_dtype(config.dtype),
-            rngs=nnx.Rngs(config.seed),
+            rngs=nnx.Rngs(seed),
         )
 
     return make() if arrays else nnx.eval_shape(make)
@@ -148,6 +166,30 @@ def assign(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any
     nnx.update(model, _reseeded(rest, jax.random.key(0)))  # a module of shapes has no keys yet
 
 
+def take_over(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any]) -> list[str]:
+    """Writes the arrays that fit into a module whose head may differ; returns the names left out.
+
+    Raises:
+        InputError: an array outside the last depth group's modules that is missing or does not fit.
+    """
+    own = {**shapes(model)[0], **shapes(model)[1]}
+    given = {**params, **stats}
+    heads = {prefix.split(".")[0] for prefix in map(_dotted, depth_groups(model)[-1])}
+    fits = {name for name, x in own.items() if name in given and given[name].shape == x.shape}
+    left = [name for name in own if name not in fits]
+    for name in left:
+        if name.split(".")[0] not in heads:
+            check_same({k: given[k] for k in [name] if k in given}, {name: own[name]}, "init_from")
+    now_params = named(nnx.state(model, nnx.Param))
+    now_stats = named(nnx.state(model, nnx.BatchStat))
+    assign(
+        model,
+        {n: given[n] if n in fits else x for n, x in now_params.items()},
+        {n: given[n] if n in fits else x for n, x in now_stats.items()},
+    )
+    return left
+
+
 def check_same(given: Mapping[str, Any], own: Mapping[str, Any], where: str = "weights") -> None:
     """Refuses arrays of another architecture, naming the first difference."""
     for name in own:
@@ -173,6 +215,10 @@ def depth_groups(model: nnx.Module) -> list[list[str]]:
     return [[name] for name in children]
 
 
+def _dotted(prefix: Any) -> str:
+    return prefix.replace("/", ".") if isinstance(prefix, str) else ".".join(map(str, prefix))
+
+
 def _filled(state: nnx.State, arrays: Mapping[str, Any]) -> nnx.State:
     flat = [
         (path, leaf.replace(arrays[".".join(map(str, path))]))
@@ -193,8 +239,12 @@ def _reseeded(rest: nnx.State, key: jax.Array) -> nnx.State:
     return nnx.from_flat_state(flat)
 
 
+def _dropouts(model: nnx.Module) -> list[nnx.Dropout]:
+    return [module for _, module in nnx.iter_modules(model) if isinstance(module, nnx.Dropout)]
+
+
 def _set_dropout(model: nnx.Module, dropout: float | Sequence[float]) -> None:
-    layers = [module for _, module in nnx.iter_modules(model) if isinstance(module, nnx.Dropout)]
+    layers = _dropouts(model)
     rates = [dropout] * len(layers) if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != len(layers):
         raise InputError(

@@ -1,8 +1,8 @@
 """The optimizer of one stage: which parameters train, at which rate, with which decay.
 
-In: the names of parameters and statistics (dotted paths, as "layer1.0.conv1.kernel"), the depth groups
-of the network and a stage's options.  Out: a `Plan` (trainable names, depth group of each) and one
-optax transformation for the trainable parameters only, so that what is frozen has no state.
+In: the names of parameters and statistics (dotted paths, as "layer1.0.conv1.kernel"), the depth
+groups of the network and a stage's options.  Out: a `Plan` (trainable names, depth group of each)
+and one optax transformation for the trainable parameters only, so that what is frozen has no state.
 
 The rates are no part of the transformation: the step sets `lr` ([G], one per depth group) and `b1`
 in the state of `optax.inject_hyperparams` before each update.  One compiled step then serves every
@@ -38,8 +38,8 @@ NAMES = ("adam", "adamw", "sgd")
 class Plan:
     """What one stage trains.
 
-    trainable: names that get gradients; still_norms: prefixes of modules whose BatchNorm runs on its
-    stored statistics; group_of: depth group of every parameter; groups: their number.
+    trainable: names that get gradients; still_norms: prefixes of modules whose BatchNorm runs on
+    its stored statistics; group_of: depth group of every parameter; groups: their number.
     """
 
     trainable: tuple[str, ...]
@@ -71,8 +71,8 @@ def plan(
         freeze: none; backbone (all groups but the last, as fastai's freeze); head_only is no name:
             a number n freezes the first n groups.
         freeze_bn: False (fastai, One More Layer): scale, bias and statistics of BatchNorm in frozen
-            groups keep training, so the backward pass is whole.  True: they stand still, and nothing
-            is computed backward through frozen groups.
+            groups keep training, so the backward pass is whole.  True: they stand still, and
+            nothing is computed backward through frozen groups.
 
     Raises:
         InputError: an unknown freeze, or a number that leaves nothing to train.
@@ -84,8 +84,7 @@ def plan(
     trainable = tuple(
         name
         for name in params
-        if group_of[name] >= frozen_groups
-        or (not freeze_bn and name.rpartition(".")[0] in norms)
+        if group_of[name] >= frozen_groups or (not freeze_bn and name.rpartition(".")[0] in norms)
     )
     still = sorted({name.rpartition(".")[0] for name in frozen} & norms) if freeze_bn else []
     return Plan(trainable, tuple(still), group_of, len(depth_groups))
@@ -118,8 +117,9 @@ def build(
     """The transformation of {name: gradient} of `plan.trainable`; its updates are added to them.
 
     `init(params)` gives a state whose `.hyperparams` holds `lr` ([G] float32) and, for Adam, `b1`;
-    `set_rates` fills them.  Decoupled decay (adamw) is w <- w (1 - lr weight_decay), with the rate of
-    the parameter's own group; `adam` and `sgd` add weight_decay * w to the gradient, as torch does.
+    `set_rates` fills them.  Decoupled decay (adamw) is w <- w (1 - lr weight_decay), with the rate
+    of the parameter's own group; `adam` and `sgd` add weight_decay * w to the gradient, as torch
+    does.
 
     Raises:
         InputError: an unknown optimizer or option, or a value out of range.

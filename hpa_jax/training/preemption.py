@@ -1,4 +1,5 @@
-"""SIGTERM: the machine is taken away soon.  Save after the current step and exit with 75 (try again).
+"""SIGTERM: the machine is taken away soon.  Save after the current step and exit with 75 (try
+again).
 
 Python runs signal handlers only between bytecodes of the main thread, and a compilation is one long
 call; `compiled` therefore compiles in a thread, while the main thread can be interrupted and leaves

@@ -1,8 +1,9 @@
 """Which pictures an epoch shows: sampler(epoch) -> int64[n] row numbers.
 
-In: N, or the labels or weights of the rows.  Out: a pure function of (seed, epoch), so a restart draws
-what the uninterrupted run draws.  Every epoch is exact: uniform shows each row once; weighted ones
-show row i floor or ceil of n w_i / Σw times (systematic draws), never by independent luck.
+In: N, or the labels or weights of the rows.  Out: a pure function of (seed, epoch), so a restart
+draws what the uninterrupted run draws.  Every epoch is exact: uniform shows each row once;
+weighted ones show row i floor or ceil of n w_i / Σw times (systematic draws), never by independent
+luck.
 """
 
 from collections.abc import Callable
@@ -64,7 +65,8 @@ def build(
     seed: int,
     weights: np.ndarray | None = None,
 ) -> Sampler:
-    """The sampler called `name` (uniform | rare | balanced), times the rows' own `weights` if given.
+    """The sampler called `name` (uniform | rare | balanced), times the rows' own `weights` if
+    given.
 
     Raises:
         InputError: an unknown name, bad weights, or no rows.

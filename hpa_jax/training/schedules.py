@@ -1,7 +1,7 @@
 """Learning-rate and momentum curves of one stage, and the noise on them.
 
-In: a stage's options and its number of steps.  Out: `Schedule`: step 0..n-1 -> (factor-free lr of the
-head, beta 1), drawn in the report and evaluated on the host; the step itself gets the values as
+In: a stage's options and its number of steps.  Out: `Schedule`: step 0..n-1 -> (factor-free lr of
+the head, beta 1), drawn in the report and evaluated on the host; the step itself gets the values as
 arguments, so no change of schedule compiles anything.  One More Layer's one-cycle follows spec §4.5
 to the letter; the other curves are optax's, evaluated in float64 by numpy where optax would give
 float32 (`one_cycle_cosine` and `cyclic_cosine` are tested equal to it).
@@ -68,8 +68,11 @@ def build(
         raise InputError(f"stage: {steps} steps in {cycles} cycles; both must be at least 1")
     fixed: Curve = lambda step: beta1  # noqa: E731
     if ":" in name:
-        return Schedule(_warmed(table(name), warmup * steps_per_epoch, div_factor, steps_per_epoch),
-                        fixed, steps)
+        return Schedule(
+            _warmed(table(name), warmup * steps_per_epoch, div_factor, steps_per_epoch),
+            fixed,
+            steps,
+        )
     if name not in NAMES:
         raise InputError(f"stage.schedule: unknown {name!r}{near(name, NAMES)}; known: {NAMES}")
     if name == "one_cycle":
@@ -94,8 +97,8 @@ def one_cycle(
 ) -> Schedule:
     """fastai 1.0.22's one-cycle (spec §4.5): linear up, cosine down, momentum opposite.
 
-    a = int(pct_start * n).  Steps 0..a: lr/div -> lr linearly, beta1 .95 -> .85.  Steps a..n: cosine
-    lr -> lr/div/1e4, beta1 .85 -> .95.
+    a = int(pct_start * n).  Steps 0..a: lr/div -> lr linearly, beta1 .95 -> .85.  Steps a..n:
+    cosine lr -> lr/div/1e4, beta1 .85 -> .95.
     """
     rising = int(pct_start * steps)
     low = lr / div_factor
@@ -144,7 +147,9 @@ def table(text: str) -> Callable[[float], float]:
         ) from None
     if any(b <= a for a, b in zip([0.0, *until[:-1]], until, strict=True)) or min(rates) <= 0:
         raise InputError(f"stage.schedule: {text!r}: epochs must rise and every rate be > 0")
-    return lambda epoch: rates[min(int(np.searchsorted(until, epoch, side="right")), len(rates) - 1)]
+    return lambda epoch: rates[
+        min(int(np.searchsorted(until, epoch, side="right")), len(rates) - 1)
+    ]
 
 
 def group_factors(groups: int, lr_decay: float | Sequence[float]) -> np.ndarray:
@@ -166,8 +171,11 @@ def group_factors(groups: int, lr_decay: float | Sequence[float]) -> np.ndarray:
     return factors
 
 
-def noise_factors(groups: int, sigma: float, *, seed: int, stage: int, step: int = -1) -> np.ndarray:
-    """1 + N(0, sigma) for each group, [G]; drawn per stage (step = -1, as the team did) or per step.
+def noise_factors(
+    groups: int, sigma: float, *, seed: int, stage: int, step: int = -1
+) -> np.ndarray:
+    """1 + N(0, sigma) for each group, [G]; drawn per stage (step = -1, as the team did) or per
+    step.
 
     One More Layer's "random lr": lr + N(0, (.01 lr)^2) per group is sigma = .01 (spec §4.4).
     """
@@ -188,7 +196,7 @@ def _triangular(lr: float, length: float, div_factor: float) -> Curve:
 
 
 def _warmed(curve: Curve, warmup_steps: float, div_factor: float, per_unit: float) -> Curve:
-    """The curve of step / per_unit, rising linearly from 1 / div_factor of it for `warmup_steps`."""
+    """curve(step / per_unit), rising linearly from 1 / div_factor of it for `warmup_steps`."""
 
     def warmed(step: float) -> float:
         rise = 1.0

@@ -1,10 +1,12 @@
-"""The stages of a training, laid out in steps: what each trains, at which rates, from where to where.
+"""The stages of a training, laid out in steps: what each trains, at which rates, from where to
+where.
 
 In: the model config, names of the network's parameters, the number of pictures.  Out: a list of
 `Stage`, checked: what is wrong with a stage is said before the first step of the first.
 
 A stage of E epochs of N pictures in batches of B has ceil(E N / B) steps; its epochs end at
-ceil(e N / B).  Each stage starts a fresh epoch of the sampler, with new optimizer state (spec §4.5).
+ceil(e N / B).  Each stage starts a fresh epoch of the sampler, with new optimizer state (spec
+§4.5).
 """
 
 import math
@@ -78,7 +80,9 @@ def resolve(
         InputError: naming the stage, the key and the value.
     """
     if not config.stages:
-        raise InputError("stages is empty: name at least one, for example stages=(stage(epochs=8),)")
+        raise InputError(
+            "stages is empty: name at least one, for example stages=(stage(epochs=8),)"
+        )
     if count < 1:
         raise InputError("the training part is empty: there is nothing to train on")
     beta1 = optimizer.checked(config.optimizer.to_dict())["b1"]
@@ -117,8 +121,8 @@ def _lay(
         raise InputError(f"cycles={cycles}: must divide the stage's {epochs} epochs")
     if options.lr_noise < 0 or options.lr_noise_every not in ("stage", "step"):
         raise InputError(
-            f"lr_noise={options.lr_noise}, lr_noise_every={options.lr_noise_every!r}: needs a number "
-            ">= 0, drawn every stage or step"
+            f"lr_noise={options.lr_noise}, lr_noise_every={options.lr_noise_every!r}: needs a "
+            "number >= 0, drawn every stage or step"
         )
     _check_start(options.start_from, len(before))
     batch_size = options.batch_size or config.batch_size

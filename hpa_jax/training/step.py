@@ -1,8 +1,9 @@
 """One training step and one evaluation step: pure functions for `jax.jit` with a donated state.
 
-In: `TrainState`, a batch (uint8 pictures), a key, the rates of this step.  Out: the next state; what
-the log needs is summed inside the state, so that the loop reads nothing from the device between
-epochs.  uint8 -> [0, 1] -> augmentation -> normalisation -> network -> loss, all on the device.
+In: `TrainState`, a batch (uint8 pictures), a key, the rates of this step.  Out: the next state;
+what the log needs is summed inside the state, so that the loop reads nothing from the device
+between epochs.  uint8 -> [0, 1] -> augmentation -> normalisation -> network -> loss, all on the
+device.
 """
 
 from collections.abc import Callable
@@ -53,9 +54,14 @@ class Rates(NamedTuple):
 
 def zero_totals(bad_step: int = -1) -> Totals:
     """Totals at the start of an epoch."""
-    zero = jnp.zeros((), jnp.float32)
-    none = jnp.zeros((), jnp.int32)
-    return Totals(zero, none, zero, none, jnp.asarray(bad_step, jnp.int32))
+    # an array each: the state is donated, and no buffer can be given away twice
+    return Totals(
+        loss=jnp.zeros((), jnp.float32),
+        steps=jnp.zeros((), jnp.int32),
+        grad_norm=jnp.zeros((), jnp.float32),
+        skipped=jnp.zeros((), jnp.int32),
+        bad_step=jnp.asarray(bad_step, jnp.int32),
+    )
 
 
 def make_train_step(
@@ -71,8 +77,8 @@ def make_train_step(
     on_nonfinite: str = "stop",
     ema: float = 0.0,
     shard: Callable[[Array], Array] = lambda x: x,
-) -> Callable[[TrainState, Batch, Array, Rates], TrainState]:
-    """step(state, batch, key, rates) -> state.
+) -> Callable[[TrainState, Batch, Array, Rates], tuple[TrainState, Array]]:
+    """step(state, batch, seed, rates) -> (state, loss); keys come from (seed, state.step, purpose).
 
     Args:
         skeleton: of the network in training mode.
@@ -84,7 +90,8 @@ def make_train_step(
         accumulate: number of micro-batches M; activations of one live at a time.  Losses that look
             across the batch, and BatchNorm, see one micro-batch.
         accumulate_sum: gradients of the micro-batches are summed (pudae), not averaged.
-        on_nonfinite: "stop": from the first non-finite loss or gradient on, no step changes anything
+        on_nonfinite: "stop": from the first non-finite loss or gradient on, no step changes
+            anything
             (the loop sees it and stops); "skip": such a step alone changes nothing.
         ema: decay of the running average of the parameters; 0 = none.
         shard: puts the micro-batch axis's rows on the devices of the mesh.
@@ -138,10 +145,12 @@ def make_train_step(
             grads = jax.tree.map(lambda g: g * accumulate, grads)
         return value, grads, stats
 
-    def step(state: TrainState, batch: Batch, key: Array, rates: Rates) -> TrainState:
+    def step(
+        state: TrainState, batch: Batch, seed: Array, rates: Rates
+    ) -> tuple[TrainState, Array]:
         trained = {name: state.params[name] for name in plan.trainable}
         frozen = {name: x for name, x in state.params.items() if name not in trained}
-        key = jax.random.fold_in(key, state.step)
+        key = jax.random.fold_in(jax.random.key(seed), state.step)
         value, grads, stats = gradients(trained, frozen, state.stats, batch, key)
         grad_norm = optax.global_norm(grads)
         ok = jnp.isfinite(value) & jnp.isfinite(grad_norm)
@@ -154,7 +163,7 @@ def make_train_step(
         average = state.average
         if ema:
             average = {n: ema * a + (1.0 - ema) * params[n] for n, a in average.items()}
-        return TrainState(
+        state = TrainState(
             step=state.step + 1,
             params=params,
             stats=_where(ok, stats, state.stats),
@@ -162,6 +171,7 @@ def make_train_step(
             average=average,
             totals=_add(state.totals, ok, value, grad_norm, state.step),
         )
+        return state, value
 
     return step
 
@@ -172,7 +182,7 @@ def make_eval_step(
     *,
     normalize: Normalizer,
 ) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
-    """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over the real rows)."""
+    """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over real rows)."""
 
     def step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
         model = skeleton.merge(params, stats, None)

@@ -1,0 +1,72 @@
+"""Averages of parameters, and the BatchNorm statistics that belong to them.
+
+In: checkpoints (or a running average kept in the state).  Out: parameters and statistics.  pudae:
+mean of the checkpoints of the last ten epochs, then the statistics set to zero and re-estimated by
+one pass over the training part with momentum b / (n + b), an exact mean over the samples seen.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from hpa_jax.training.network import Arrays, Skeleton
+
+KINDS = ("none", "last", "swa", "ema")
+
+
+def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:
+    """Mean of the parameters of several checkpoints; one of them in memory at a time."""
+    total: Arrays = {}
+    for number, step in enumerate(steps):
+        total = running_mean(total, read(step), number)
+    return total
+
+
+def running_mean(average: Arrays, params: Arrays, count: int) -> Arrays:
+    """The mean after one more: `average` is that of `count` before."""
+    if count == 0:
+        return jax.tree.map(jnp.copy, params)
+    return {name: a + (params[name] - a) / (count + 1) for name, a in average.items()}
+
+
+def make_batch_statistics(
+    skeleton: Skeleton, normalize: Callable[[jax.Array], jax.Array]
+) -> Callable[[Arrays, Arrays, Any], Arrays]:
+    """fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
+
+    A BatchNorm's new statistics are linear in the old ones, keep * old + (1 - keep) * batch.  Two
+    passes, from old = 0 and old = 1, give keep, and so the batch's own value, for any momentum.
+    (Other layers see the batch's statistics in training mode, never the stored ones.)
+    """
+
+    def statistics(params: Arrays, stats: Arrays, images: jax.Array) -> Arrays:
+        from hpa_jax.training.step import _stats_of
+
+        def after(value: float) -> Arrays:
+            old = {name: jnp.full_like(x, value) for name, x in stats.items()}
+            model = skeleton.merge(params, old, None)
+            model(normalize(images.astype(jnp.float32) / 255.0))
+            return _stats_of(model)
+
+        zero, one = after(0.0), after(1.0)
+        return {name: z / (1.0 - (one[name] - z)) for name, z in zero.items()}
+
+    return statistics
+
+
+def reestimated(
+    statistics: Callable[[Arrays, Arrays, Any], Arrays],
+    params: Arrays,
+    stats: Arrays,
+    batches: Iterable[tuple[jax.Array, int]],
+) -> Arrays:
+    """Statistics of `params`: means over batches (images, b), each weighted by its b samples."""
+    seen, total = 0, stats
+    for images, b in batches:
+        momentum = b / (seen + b)
+        batch = statistics(params, stats, images)
+        total = {name: (1.0 - momentum) * total[name] + momentum * x for name, x in batch.items()}
+        seen += b
+    return total

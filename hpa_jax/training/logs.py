@@ -1,0 +1,205 @@
+"""What a person decides by: metrics.jsonl, TensorBoard, and lines or a progress bar on the
+terminal.
+
+metrics.jsonl: one JSON object a line with step, epoch, split ("train", "valid"), loss, and where
+they apply lr, macro_f1, images_per_second, data_wait, ...  A restart cuts it back to the restored
+step. On a terminal tqdm shows the step, elsewhere a plain line comes every few seconds.
+"""
+
+import json
+import math
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from hpa_jax import artifacts
+
+EVERY_SECONDS = 15.0  # between plain lines
+
+
+class Log:
+    """The log of one run; only the first host writes."""
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        *,
+        restored_step: int,
+        total_steps: int,
+        tensorboard: bool = True,
+    ) -> None:
+        self.name, self.total, self.directory = name, total_steps, directory
+        self.primary = jax.process_index() == 0
+        self.path = directory / "metrics.jsonl"
+        self._writer: Any = None
+        self._tensorboard = tensorboard and self.primary
+        self._terminal = sys.stderr.isatty() and self.primary
+        self._bar: tqdm | None = None
+        self._last_line = time.monotonic()
+        if self.primary:
+            cut_back(self.path, restored_step)
+            self._file = self.path.open("a")
+            self._step = restored_step
+
+    def __enter__(self) -> "Log":
+        if self._terminal:
+            self._bar = tqdm(
+                total=self.total, initial=self._step, desc=self.name, unit="step", leave=False
+            )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+        if self.primary:
+            self._file.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def write(self, row: dict[str, Any]) -> None:
+        """One line of metrics.jsonl, and its numbers to TensorBoard."""
+        if not self.primary:
+            return
+        row = {key: _rounded(value) for key, value in row.items()}
+        self._file.write(json.dumps(row) + "\n")
+        self._file.flush()
+        if self._tensorboard:
+            numbers = {key: x for key, x in row.items() if isinstance(x, int | float)}
+            scalars = {
+                f"{row['split']}/{key}": x
+                for key, x in numbers.items()
+                if key not in ("step", "epoch")
+            }
+            self._events().write_scalars(row["step"], scalars)
+            self._events().flush()
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+        if self.primary:
+            line = f"[{self.name}] {text}"
+            if self._bar is not None:
+                self._bar.write(line)
+            else:
+                print(line, flush=True)
+
+    def tick(self, step: int, speed: "Speed") -> None:
+        """Progress after a step: the bar moves, or a plain line where one is due."""
+        if self._bar is not None:
+            self._bar.update(step - self._bar.n)
+            return
+        now = time.monotonic()
+        if self.primary and now - self._last_line > EVERY_SECONDS:
+            self._last_line = now
+            self.say(f"step {step:,} of {self.total:,} | {speed.text(self.total - step)}")
+
+    def _events(self) -> Any:
+        if self._writer is None:
+            import tensorflow as tf
+            from clu import metric_writers
+
+            tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
+            self._writer = metric_writers.SummaryWriter(str(self.directory))
+        return self._writer
+
+
+class Speed:
+    """Images a second, share of the time spent waiting for data, and time left."""
+
+    def __init__(self) -> None:
+        self.restart()
+        self.step_seconds = math.nan
+        self.pause_seconds = 0.0  # evaluation and saving, a step
+        self._pauses = 0.0
+        self._steps = 0
+
+    def restart(self) -> None:
+        """A new epoch: its figures start at zero."""
+        self._start = time.perf_counter()
+        self._waited = 0.0
+        self._images = self._epoch_steps = 0
+
+    def add(self, images: int, waited: float) -> None:
+        """One step: its pictures and the seconds it waited for them."""
+        self._images += images
+        self._waited += waited
+        self._epoch_steps += 1
+        self._steps += 1
+        self.step_seconds = (time.perf_counter() - self._start) / self._epoch_steps
+
+    def pause(self, seconds: float) -> None:
+        """Time between epochs: evaluation, saving."""
+        self._pauses += seconds
+        self.pause_seconds = self._pauses / max(self._steps, 1)
+
+    def images_per_second(self) -> float:
+        """Of this epoch."""
+        return self._images / max(time.perf_counter() - self._start, 1e-9)
+
+    def data_wait(self) -> float:
+        """Share of this epoch's time in which the device had nothing to do, 0..1."""
+        return self._waited / max(time.perf_counter() - self._start, 1e-9)
+
+    def seconds_left(self, steps: int) -> float:
+        """Expected time of so many steps, evaluations included."""
+        return steps * (self.step_seconds + self.pause_seconds)
+
+    def text(self, steps_left: int) -> str:
+        """For a log line."""
+        return (
+            f"{self.images_per_second():.1f} images/s | {self.data_wait():.0%} waiting for data | "
+            f"{duration(self.seconds_left(steps_left))} left"
+        )
+
+
+def duration(seconds: float) -> str:
+    """75 -> "1 min 15 s"."""
+    if not math.isfinite(seconds):
+        return "unknown time"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+
+
+def memory_mib() -> float:
+    """Peak memory: of the first device where it tells, else of this process."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    if "peak_bytes_in_use" in stats:
+        return stats["peak_bytes_in_use"] / 2**20
+    scale = 2**20 if sys.platform == "darwin" else 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / scale
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    rows = []
+    if Path(path).exists():
+        for line in Path(path).read_text().splitlines():
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+    return rows
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Removes the rows after `step` (all of them for -1), so that a restart writes them again."""
+    rows = [row for row in read(path) if row["step"] <= step]
+    with artifacts.atomic(path) as temporary:
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _rounded(value: Any) -> Any:
+    """Floats with 9 digits (float32 keeps its bits); not finite: null."""
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    return value

@@ -1,0 +1,341 @@
+"""Everything a training needs before its first step: checks, network, stages, compiled steps.
+
+In: the model config and the data.  Out: `Setup`, from which the loop takes states and functions.
+What is wrong with the input is said here, before anything is computed.
+"""
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from hpa_jax.errors import InputError, near
+from hpa_jax.training import averaging, checkpoint, losses, network, optimizer, sampling, stages
+from hpa_jax.training import step as steps
+from hpa_jax.training.distributed import Layout
+from hpa_jax.training.preemption import Preemption
+from hpa_jax.training.stages import Stage
+
+MONITORS = ("loss", "macro_f1", "micro_f1", "map")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Packed pictures and the rows of both parts; labels uint8 [N, C]; weights [N] or None."""
+
+    records: Any
+    train_ids: np.ndarray
+    train_labels: np.ndarray
+    valid_ids: np.ndarray
+    valid_labels: np.ndarray
+    weights: np.ndarray | None = None
+
+    def fingerprint(self) -> str:
+        """Changes with any id, label or weight."""
+        digest = hashlib.sha256()
+        for ids, labels in (
+            (self.train_ids, self.train_labels),
+            (self.valid_ids, self.valid_labels),
+        ):
+            digest.update("\n".join(map(str, ids)).encode())
+            digest.update(np.ascontiguousarray(labels, np.uint8).tobytes())
+        if self.weights is not None:
+            digest.update(np.ascontiguousarray(self.weights, np.float64).tobytes())
+        return digest.hexdigest()[:16]
+
+
+@dataclass
+class Setup:
+    """One training, checked and ready; `model` holds the graph, its arrays live in the state."""
+
+    config: ConfigDict
+    settings: ConfigDict
+    layout: Layout
+    data: Data
+    class_names: tuple[str, ...]
+    seed: int
+    model: nnx.Module
+    params: dict[str, Any]
+    stats: dict[str, Any]
+    stages: list[Stage]
+    normalize: Callable[[jax.Array], jax.Array]
+    dropout: list[float]
+    average: dict[str, Any]
+    _compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def transformation(self, stage: Stage) -> Any:
+        """The optimizer of a stage."""
+        return optimizer.build(stage.plan, self.config.optimizer.to_dict(), list(self.stats))
+
+    def state(self, stage: Stage, params: Any, stats: Any, step: int) -> steps.TrainState:
+        """A state at the start of a stage: new optimizer, empty totals; arrays or shapes."""
+        trained = {name: params[name] for name in stage.plan.trainable}
+        kept = {} if self.average["kind"] not in ("ema", "swa") else params
+        state = steps.TrainState(
+            step=jnp.asarray(step, jnp.int32),
+            params=params,
+            stats=stats,
+            optimizer=self.transformation(stage).init(trained),
+            average=jax.tree.map(jnp.copy, kept),
+            totals=steps.zero_totals(),
+        )
+        return state
+
+    def template(self, stage: Stage) -> steps.TrainState:
+        """Shapes, dtypes and shardings of a state of this stage."""
+        shapes = jax.eval_shape(lambda p, s: self.state(stage, p, s, 0), self.params, self.stats)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.whole), shapes
+        )
+
+    def train_step(self, stage: Stage, preemption: Preemption, say: Callable[[str], None]) -> Any:
+        """The compiled step of a stage; stages that differ in rates alone share it."""
+        dropout = stage.options.dropout
+        key = (stage.plan.key, repr(stage.loss), repr(stage.augment), dropout, stage.batch_size)
+        if key not in self._compiled:
+            step = steps.make_train_step(
+                network.skeleton(
+                    self.model,
+                    train=True,
+                    still_norms=stage.plan.still_norms,
+                    dropout=self.dropout if dropout is None else dropout,
+                ),
+                stage.plan,
+                self.transformation(stage),
+                losses.from_config(stage.loss),
+                normalize=self.normalize,
+                augment=augmentation(stage.augment, self.config.channels),
+                accumulate=self.config.accumulate,
+                accumulate_sum=self.config.accumulate_sum,
+                on_nonfinite=self.settings.on_nonfinite,
+                ema=self.average["decay"] if self.average["kind"] == "ema" else 0.0,
+                shard=self.layout.micro,
+            )
+            whole, rows = self.layout.whole, self.layout.rows
+            jitted = jax.jit(
+                step,
+                donate_argnums=0,
+                in_shardings=(whole, rows, whole, whole),
+                out_shardings=(whole, whole),
+            )
+            rates = steps.Rates(*stage.rates(stage.start))
+            arguments = (self.template(stage), self.batch_shapes(stage.batch_size))
+            name = f"training step of stage {stage.index + 1} of {len(self.stages)}"
+            self._compiled[key] = compiled(
+                jitted, (*arguments, np.uint32(0), rates), name, preemption, say
+            )
+        return self._compiled[key]
+
+    def eval_step(self, preemption: Preemption, say: Callable[[str], None]) -> Any:
+        """The compiled evaluation step, with the model's own loss."""
+        if "eval" not in self._compiled:
+            step = steps.make_eval_step(
+                network.skeleton(self.model, train=False),
+                losses.from_config(stages.plain(self.config.loss)),
+                normalize=self.normalize,
+            )
+            whole, rows = self.layout.whole, self.layout.rows
+            jitted = jax.jit(step, in_shardings=(whole, whole, rows), out_shardings=(rows, whole))
+            shapes = self.template(self.stages[0])
+            arguments = (shapes.params, shapes.stats, self.batch_shapes(self.eval_batch_size))
+            self._compiled["eval"] = compiled(jitted, arguments, "evaluation step", preemption, say)
+        return self._compiled["eval"]
+
+    @property
+    def eval_batch_size(self) -> int:
+        """The batch of evaluation: one size for all stages, a multiple of the devices."""
+        devices = self.layout.mesh.size
+        size = self.config.batch_size // self.config.accumulate
+        return -(-size // devices) * devices
+
+    def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+        """Shapes of a global batch on the devices."""
+        side, channels = self.config.image_size, len(self.config.channels)
+        shapes = {
+            "image": ((batch_size, side, side, channels), jnp.uint8),
+            "label": ((batch_size, len(self.class_names)), jnp.uint8),
+            "mask": ((batch_size,), jnp.bool_),
+        }
+        return {
+            name: jax.ShapeDtypeStruct(shape, dtype, sharding=self.layout.rows)
+            for name, (shape, dtype) in shapes.items()
+        }
+
+    def train_batches(self, stage: Stage, start: int) -> Iterator[Mapping[str, np.ndarray]]:
+        """Host batches of a stage from its local step `start` on."""
+        from hpa_jax.data import input as inputs
+
+        return inputs.train_batches(
+            self.data.records,
+            self.data.train_ids,
+            self.data.train_labels,
+            batch_size=stage.batch_size,
+            sampler=self.sampler(stage),
+            start=start,
+            **self._input_options(),
+        )
+
+    def eval_batches(self, ids: Sequence[str], labels: np.ndarray) -> Iterator[Any]:
+        """Host batches of every row once, the last one padded."""
+        from hpa_jax.data import input as inputs
+
+        return inputs.eval_batches(
+            self.data.records, ids, labels, batch_size=self.eval_batch_size, **self._input_options()
+        )
+
+    def sampler(self, stage: Stage) -> sampling.Sampler:
+        """Rows of the stage's local epoch 0, 1, ..."""
+        drawn = sampling.build(
+            self.config.sampling,
+            self.data.train_labels,
+            seed=self.seed,
+            weights=self.data.weights,
+        )
+        return lambda epoch: drawn(stage.first_epoch + epoch)
+
+    def rows_of(self, stage: Stage, step: int) -> np.ndarray:
+        """Rows of the training part in the batch of a step, for messages."""
+        from hpa_jax.data import input as inputs
+
+        local = step - stage.start
+        return next(inputs.positions(self.sampler(stage), stage.batch_size, local))
+
+    def _input_options(self) -> dict[str, Any]:
+        return dict(
+            channels=tuple(self.config.channels),
+            image_size=self.config.image_size,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            workers=self.settings.workers,
+            prefetch=self.settings.prefetch,
+        )
+
+
+def build(
+    config: ConfigDict,
+    settings: ConfigDict,
+    layout: Layout,
+    data: Data,
+    class_names: Sequence[str],
+    seed: int,
+) -> Setup:
+    """Checks everything and lays out the training; makes no arrays yet.
+
+    Raises:
+        InputError: naming the key and the value.
+    """
+    from hpa_jax.models.normalization import normalizer
+
+    check(config, settings, data, class_names)
+    seed = int(np.random.SeedSequence([seed, config.seed]).generate_state(1)[0])
+    model = network.from_config(config, len(class_names), seed=seed, arrays=False)
+    params, stats = network.shapes(model)
+    laid = stages.resolve(
+        config,
+        params=list(params),
+        stats=list(stats),
+        depth_groups=network.depth_groups(model),
+        count=len(data.train_ids),
+        seed=seed,
+        devices=layout.mesh.size,
+    )
+    for stage in laid:
+        augmentation(stage.augment, config.channels)
+    sampling.build(config.sampling, data.train_labels, seed=seed, weights=data.weights)
+    return Setup(
+        config=config,
+        settings=settings,
+        layout=layout,
+        data=data,
+        class_names=tuple(class_names),
+        seed=seed,
+        model=model,
+        params=params,
+        stats=stats,
+        stages=laid,
+        normalize=normalizer(config.normalize, tuple(config.channels)),
+        dropout=network.dropout_rates(model),
+        average={"kind": "none", "count": 10, "decay": 0.999, **config.average.to_dict()},
+    )
+
+
+def check(config: ConfigDict, settings: ConfigDict, data: Data, class_names: Sequence[str]) -> None:
+    """Refuses options and data that could only fail later."""
+    for part, ids, labels in (
+        ("training", data.train_ids, data.train_labels),
+        ("validation", data.valid_ids, data.valid_labels),
+    ):
+        if len(ids) == 0:
+            raise InputError(f"the {part} part is empty; see the split")
+        if labels.shape != (len(ids), len(class_names)):
+            raise InputError(
+                f"{part}: labels of shape {labels.shape} for {len(ids)} pictures and "
+                f"{len(class_names)} classes"
+            )
+    for key, value, known in (
+        ("train.monitor", settings.monitor, MONITORS),
+        ("train.on_nonfinite", settings.on_nonfinite, ("stop", "skip")),
+        ("average.kind", config.average.get("kind", "none"), averaging.KINDS),
+    ):
+        if value not in known:
+            raise InputError(f"{key}: unknown {value!r}{near(str(value), known)}; known: {known}")
+    if config.average.get("count", 1) < 1 or not 0 < config.average.get("decay", 0.5) < 1:
+        raise InputError(f"average: count must be >= 1 and decay in (0, 1), not {config.average}")
+
+
+def augmentation(given: Any, channels: Sequence[str]) -> Any:
+    """The augmentation of a stage; None for "none"."""
+    from hpa_jax.training import augment
+
+    return None if given in ("", "none") else augment.preset(given, channels=tuple(channels))
+
+
+def compiled(
+    jitted: Any,
+    arguments: tuple,
+    name: str,
+    preemption: Preemption,
+    say: Callable[[str], None],
+) -> Any:
+    """The compiled function; tells what it waits for and how long it took."""
+    start = time.perf_counter()
+    program = preemption.compiled(jitted.lower(*arguments))
+    say(f"{name} compiled in {time.perf_counter() - start:.1f} s")
+    return program
+
+
+def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
+    """Parameters and statistics to start from: the seed's, then those of `init_from` over them.
+
+    Raises:
+        InputError: `init_from` cannot be read or belongs to another architecture.
+    """
+    model = network.from_config(setup.config, len(setup.class_names), seed=setup.seed)
+    source = setup.config.init_from
+    if source and is_training(Path(source)):
+        network.take_over(model, *_weights_of(Path(source)))
+    elif source:
+        from hpa_jax.models import pretrained
+
+        pretrained.load(model, source)
+    _, params, stats = network.split(model)
+    return params, stats
+
+
+def is_training(folder: Path) -> bool:
+    """Whether a folder is one that `loop.train` wrote."""
+    return folder.is_dir() and (folder / "checkpoints").is_dir()
+
+
+def _weights_of(folder: Path) -> tuple[network.Arrays, network.Arrays]:
+    model, _, _ = checkpoint.load(folder, "final")
+    _, params, stats = network.split(model)
+    return params, stats

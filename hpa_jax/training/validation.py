@@ -1,0 +1,93 @@
+"""Scores of a network on the validation part, between epochs.
+
+In: the evaluation step and the held-out pictures.  Out: {"loss", "macro_f1", "micro_f1", "map",
+"ap": one a class}: F1 at threshold .5, for watching; thresholds are chosen later, in `decision`.
+Every picture counts once: the last batch is padded and masked.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import average_precision_score
+
+from hpa_jax.training.distributed import gather
+
+Batch = Mapping[str, np.ndarray]
+IN_MEMORY = 512 << 20  # bytes: a validation part up to this size is decoded once
+
+
+class Held:
+    """The validation batches of this host, decoded once if they fit in memory."""
+
+    def __init__(self, batches: Callable[[], Iterator[Batch]], bytes_needed: int) -> None:
+        self._batches = batches
+        self._keep = bytes_needed <= IN_MEMORY
+        self._kept: list[Batch] = []
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._kept:
+            yield from self._kept
+            return
+        seen = []
+        for batch in self._batches():
+            if self._keep:
+                seen.append(batch)
+            yield batch
+        self._kept = seen
+
+
+def evaluate(
+    step: Callable[[Any, Any, Any], tuple[Any, Any]],
+    params: Any,
+    stats: Any,
+    batches: Iterable[Batch],
+    put: Callable[[Batch], Any],
+) -> dict[str, Any]:
+    """Scores over all real rows of `batches`; the losses of batches are weighted by their real
+    rows.
+
+    Args:
+        step: from `step.make_eval_step`, compiled.
+        params: parameters on the devices.
+        stats: BatchNorm statistics on the devices.
+        batches: host batches.
+        put: host batch -> device batch.
+    """
+    labels, probs, masks, losses = [], [], [], []
+    for batch in batches:
+        sent = put(batch)
+        p, loss = step(params, stats, sent)
+        probs.append(p)
+        losses.append(loss)
+        labels.append(sent["label"])
+        masks.append(sent["mask"])
+    mask = [gather(m) for m in masks]
+    real = np.concatenate(mask)
+    return scores(
+        np.concatenate([gather(x) for x in labels])[real],
+        np.concatenate([gather(x) for x in probs])[real],
+        float(np.average([float(x) for x in losses], weights=[m.sum() for m in mask])),
+    )
+
+
+def scores(labels: np.ndarray, probs: np.ndarray, loss: float) -> dict[str, Any]:
+    """The scores of labels [N, C] in {0, 1} and probabilities [N, C].
+
+    F1 of a class without positives and predictions is 0, its AP is NaN and left out of the mean.
+    """
+    truth, predicted = labels > 0, probs >= 0.5
+    hits = (truth & predicted).sum(0)
+    either = truth.sum(0) + predicted.sum(0)
+    f1 = 2.0 * hits / np.maximum(either, 1)
+    ap = np.full(labels.shape[1], np.nan)
+    if np.isfinite(probs).all():
+        for c in np.flatnonzero(truth.any(0)):
+            ap[c] = average_precision_score(truth[:, c], probs[:, c])
+    return {
+        "loss": loss,
+        "macro_f1": float(f1.mean()),
+        "micro_f1": float(2.0 * hits.sum() / max(either.sum(), 1)),
+        "map": float(np.nanmean(ap)) if np.isfinite(ap).any() else float("nan"),
+        "ap": [float(x) for x in ap],
+    }
