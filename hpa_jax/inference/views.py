@@ -213,7 +213,8 @@ _OML_TRANSFORMS = {
     key: augment.PRESETS["oml"].get(key, augment.OPTIONS[key])
     for key in augment.OPTIONS
     if key in ("p_affine", "rotate", "warp", "brightness", "contrast", "p_lighting")
-    or key in ("d4", "perspective", "p_perspective", "jitter", "p_jitter", "padding")
+    or key
+    in ("d4", "perspective", "corner_shift", "p_perspective", "jitter", "p_jitter", "padding")
 }
 
 VIEWS: dict[str, tuple[Callable[..., list[Group]], dict[str, Any]]] = dict(

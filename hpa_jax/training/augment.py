@@ -33,8 +33,9 @@ OPTIONS: dict[str, Any] = dict(
     shear=0.0,  # tangent, U(-shear, shear) for x and y
     squish=(1.0, 1.0),  # width alone, U(low, high)
     warp=0.0,  # fastai's symmetric warp: four magnitudes U(-warp, warp)
-    perspective=0.0,  # moves all four corners by this constant (as One More Layer called it)
-    p_perspective=1.0,
+    perspective=0.0,  # all four corners moved by U(-perspective, perspective), both ways
+    corner_shift=0.0,  # all four corners moved by this constant (so One More Layer called it)
+    p_perspective=1.0,  # of perspective, and of corner_shift
     jitter=0.0,  # each pixel's source moved by U(-jitter, jitter), normalised units
     p_jitter=1.0,
     crop=(1.0, 1.0),  # side of a square crop at a random place, share, U(low, high)
@@ -198,7 +199,7 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
 
 
 def _resamples(options: dict[str, Any]) -> bool:
-    still = ("rotate", "shift", "shear", "warp", "perspective", "jitter")
+    still = ("rotate", "shift", "shear", "warp", "perspective", "corner_shift", "jitter")
     return any(options[key] != 0.0 for key in still) or any(
         tuple(options[key]) != (1.0, 1.0) for key in ("zoom", "squish", "crop")
     )
@@ -246,8 +247,13 @@ def draw_map(
         m = jnp.where(draws.happens(options["p_affine"]), m, 0.0)
         where = warp.projective(where, warp.homography(warp.symmetric_warp_corners(m)))
     if options["perspective"]:
-        # All eight numbers are one constant, so the homography is a shift of the corners.
-        moved = jnp.where(draws.happens(options["p_perspective"]), options["perspective"], 0.0)
+        limit = options["perspective"]
+        moves = jnp.stack([draws.between(-limit, limit) for _ in range(8)]).reshape(4, 2)
+        moves = jnp.where(draws.happens(options["p_perspective"]), moves, 0.0)
+        where = warp.projective(where, warp.homography(warp.CORNERS + moves))
+    if options["corner_shift"]:
+        # Eight equal numbers: the homography is a shift.
+        moved = jnp.where(draws.happens(options["p_perspective"]), options["corner_shift"], 0.0)
         where = where - moved
     if options["jitter"]:
         size = jnp.where(draws.happens(options["p_jitter"]), options["jitter"], 0.0)

@@ -50,7 +50,7 @@ POLICIES: tuple[tuple[Operation, Operation], ...] = (
     (("blur", 0.5, 4), ("shift_scale_rotate", 0.0, 0.0817)),
     (("scale", 0.5, 0.15), ("brightness", 0.75, 0.266)),
     (("grid", 0.25, 4, 0.275), ("rotate", 0.75, 36)),
-    (("elastic", 0.0, 62), ("grid", 0.5, 3, 0.407)),
+    (("elastic", 0.0, 68), ("grid", 0.5, 3, 0.407)),
     (("gamma", 0.0, 78, 112), ("scale", 0.25, 0.179)),
 )
 

@@ -16,9 +16,12 @@ any map and four kinds of padding.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from hpa_jax.errors import InputError, near
 
+# Of the picture, (x, y), in the order in which fastai names them.
+CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], np.float32)
 PADDINGS = ("zeros", "reflect", "edge", "wrap")
 
 

@@ -91,6 +91,25 @@ def test_bestfitting_shows_two_thirds_to_all_of_the_picture():
     assert small.shape == (64, 20, 20, 1)
 
 
+def test_corner_shift_is_a_shift_and_perspective_bends():
+    ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 32)[None, None, :, None], (8, 32, 32, 1))
+    labels = jnp.zeros((8, C))
+    shifted, _ = run("none", (ramp, labels), corner_shift=0.1, padding="edge")
+    np.testing.assert_allclose(shifted, jnp.maximum(ramp - 0.1, -1.0), atol=1e-5)
+    bent, _ = run("none", (ramp, labels), perspective=0.3, padding="edge")
+    assert float(jnp.abs(bent[:, 0] - bent[:, -1]).max()) > 0.05
+    still, _ = run("none", (ramp, labels), perspective=0.3, p_perspective=0.0)
+    np.testing.assert_allclose(still, ramp, atol=1e-4)
+
+
+def test_jitter_moves_each_pixel_alone():
+    ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 64)[None, None, :, None], (2, 64, 64, 1))
+    images, _ = run("none", (ramp, jnp.zeros((2, C))), jitter=0.2, padding="edge")
+    moved = np.asarray(images - ramp)[:, :, 10:-10]
+    assert 0.18 < np.abs(moved).max() <= 0.2 + 1e-4
+    assert abs(np.corrcoef(moved[..., :-1, 0].ravel(), moved[..., 1:, 0].ravel())[0, 1]) < 0.1
+
+
 def test_fastai_lighting_formula(batch):
     x = np.clip(np.asarray(batch[0], np.float64), 1e-7, 1 - 1e-7)
     add, multiply = np.linspace(-0.4, 0.4, N), np.linspace(0.8, 1.25, N)
