@@ -41,12 +41,22 @@ def default() -> ConfigDict:
                     seed=0,
                 ),
             ),
-            duplicates=dict(radius=12),  # Hamming distance of 64-bit pHashes, on each of R, G, B
+            duplicates=dict(
+                radius=12,  # Hamming distance of 64-bit pHashes, on each of R, G, B
+                rotations=False,  # whether rotated and mirrored copies are copies too
+            ),
             split=dict(
-                scheme="holdout",  # holdout | folds
+                # holdout | folds | listed (validation: force_valid and the matches of test)
+                scheme="holdout",
                 fraction=0.2,
                 folds=5,
-                matches_test="valid",  # external twins of test pictures: valid | excluded
+                matches_test="valid",  # labelled twins of test pictures: valid | excluded
+                external="split",  # split | train (all but the twins of test pictures)
+                group_by="",  # antibody | plate | sample: stay on one side too
+                audit=0.0,  # share of labelled pictures on which nothing is ever fitted
+                exclude="",  # a file with ids, as the two below
+                force_valid="",
+                force_train="",
                 seed=0,
             ),
             records=dict(
@@ -212,7 +222,7 @@ def validate(config: ConfigDict) -> None:
     _choice(config, "data.source", ("synthetic", "kaggle", "atlas", "folder"))
     _choice(config, "data.on_bad_image", ("error", "skip"))
     _choice(config, "data.check", ("decode", "header"))
-    _choice(config, "split.scheme", ("holdout", "folds"))
+    _choice(config, "split.scheme", ("holdout", "folds", "listed"))
     _choice(config, "split.matches_test", ("valid", "excluded"))
     _choice(config, "leak", ("on", "off"))
     if not 0 < config.split.fraction < 1:

@@ -72,6 +72,7 @@ def assign(
 
     Returns:
         id, split (train, valid, test, audit, excluded), fold (0..k-1 or null), reason (or null).
+        With folds, `split` shows the first: fold 0 is valid, the others train.
 
     Raises:
         InputError: unknown option, id without group, or rules that contradict each other.
@@ -100,13 +101,13 @@ def summary(
 ) -> "pd.DataFrame":
     """Rows of each class on each side: class, name, train, valid, audit, excluded, valid_share.
 
-    With folds, train and valid are the smallest and largest number of rows in one fold.
+    With folds also fold_min and fold_max, the fewest and most rows of the class in one fold.
     """
     import pandas as pd
 
     table = catalog[["id", "labels"]].merge(splits, on="id")
     labels = _label_matrix(table["labels"], len(class_names))
-    fold = table["fold"].to_numpy(float, na_value=np.nan)
+    fold = table["fold"].to_numpy(float)
     result = pd.DataFrame({"class": range(len(class_names)), "name": list(class_names)})
     for side in ("train", "valid", "audit", "excluded"):
         result[side] = labels[(table["split"] == side).to_numpy()].sum(axis=0)
@@ -243,6 +244,7 @@ class _Rows:
             seed,
             self.external[rows],
         )
+        self.split[rows[self.fold[rows] == 0]] = "valid"  # who ignores folds sees the first
         self._name_missing(rows, self.fold[rows], k)
 
     def take_forced(self) -> None:
@@ -271,8 +273,7 @@ class _Rows:
     def table(self) -> "pd.DataFrame":
         import pandas as pd
 
-        fold = pd.array(self.fold, dtype="Int16")
-        fold[self.fold < 0] = pd.NA
+        fold = np.where(self.fold < 0, np.nan, self.fold)
         return pd.DataFrame(
             {"id": self.ids, "split": self.split, "fold": fold, "reason": self.reason}
         )

@@ -69,8 +69,7 @@ def test_no_group_is_on_two_sides(seed, scheme, matches_test, external, group_by
     catalog, groups = table(seed=seed)
     options = dict(scheme=scheme, matches_test=matches_test, external=external)
     result = sides(catalog, groups, group_by=group_by, audit=audit, folds=3, seed=seed, **options)
-    assert across(result, groups) == 0
-    assert across(result, groups, "fold") == 0
+    assert across(result, groups, "split" if scheme == "holdout" else "fold") == 0
     if group_by:
         assert across(result, pd.DataFrame({"group": catalog["antibody"]})) == 0
     with_test = groups["group"].isin(groups["group"][catalog["source"] == "test"])
@@ -117,6 +116,7 @@ def test_folds_cover_every_labelled_picture_once():
     expected = (catalog["source"] != "test") & ~forced
     assert result["fold"].notna().equals(expected)
     assert set(result["fold"].dropna()) == {0, 1, 2, 3}
+    assert ((result["fold"] == 0) == (result["split"] == "valid")).all()
 
 
 def test_lists_from_messy_files(tmp_path):
