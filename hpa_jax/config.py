@@ -84,8 +84,8 @@ def default() -> ConfigDict:
                 folds=5,
                 repeats=20,
                 grid=50,
-                fixed=0.5,
-                scale=1.0,
+                value=0.5,  # of method fixed
+                scale=1.0,  # factor on all thresholds (One More Layer used 0.48 once)
                 seed=0,
             ),
             stack=dict(protocol="quick", seed=0),
@@ -137,12 +137,17 @@ def model(**differences: Any) -> ConfigDict:
             width=1.0,
             depth=(),  # blocks of each stage; () = the network's own
             head="adaptive_concat",
+            head_options=dict(),  # of models/heads.py: hidden, pool_order, size
             dropout=0.5,
+            large_stem=False,  # another 2x2 max-pool after the stem's
+            remat="none",  # none | blocks: less memory for one more forward pass
+            depth_groups=None,  # None: the network's | their number | where each begins
             channels=("red", "green", "blue", "yellow"),
             image_size=128,
             normalize="hpa",  # a name of models/normalization.py
             dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
-            init_from="",
+            init_from="",  # weight file, or the folder of a trained model
+            extra_channels="zeros",  # of a weight file's stem: zeros | copy_red | mean
             seed=0,
             batch_size=32,
             accumulate=1,  # micro-batches that a batch is cut into

@@ -24,8 +24,6 @@ def features(context: Context) -> list[Task]:
     outputs = (context.path("features", "valid.parquet"), context.path("features", "test.parquet"))
 
     def work() -> str:
-        import pandas as pd
-
         from hpa_jax.decision.features import metafeature_table
 
         catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
@@ -33,8 +31,9 @@ def features(context: Context) -> list[Task]:
         for output in outputs:
             ids = tables.split_rows(context, output.stem).ids
             sizes = catalog.loc[ids, "original_size"].astype(float).to_numpy()
-            found = metafeature_table(tables.images(context, ids), sizes, **context.config.features)
-            artifacts.write_table(output, pd.DataFrame({"id": ids, **found}))
+            images = tables.images(context, ids)
+            found = metafeature_table(images, ids, sizes, **context.config.features)
+            artifacts.write_table(output, found)
             counts.append(len(ids))
         return f"15 features of {counts[0]:,} validation and {counts[1]:,} test pictures"
 
@@ -55,19 +54,26 @@ def stack(context: Context) -> list[Task]:
 
         rows, test = tables.split_rows(context, "valid"), tables.split_rows(context, "test")
         inputs, names = tables.stack_features(context, "valid", rows.ids)
+        test_inputs, _ = tables.stack_features(context, "test", test.ids)
         fitted = stacking.fit(
-            inputs, rows.labels, groups=rows.groups, config=settings["protocol"], names=names
+            inputs,
+            rows.labels,
+            groups=rows.groups,
+            config=settings,
+            names=names,
+            prior=tables.split_rows(context, "train").labels.mean(axis=0),
+            test=test_inputs,
+            directory=output,
+            progress=True,
         )
-        votes = fitted.predict(tables.stack_features(context, "test", test.ids)[0])
-        with artifacts.atomic(output) as folder:
-            fitted.save(folder)
-            tables.write_probabilities(folder / "valid.parquet", rows.ids, fitted.oof)
-            tables.write_probabilities(folder / "test.parquet", test.ids, votes)
-        return f"{len(names)} features, {len(rows.ids):,} rows"
+        fitted.save(output)
+        tables.write_probabilities(output / "valid.parquet", rows.ids, fitted.oof)
+        tables.write_probabilities(output / "test.parquet", test.ids, fitted.test_votes)
+        return f"{len(names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
 
     inputs = _predictions(context, "valid", "test") + _files(context, *SPLIT_TABLES)
     inputs += _files(context, "features/valid.parquet", "features/test.parquet")
-    return [Task("stack", "stack", work, settings, inputs, (output,), ROOMS)]
+    return [Task("stack", "stack", work, settings, inputs, (output,), ROOMS, resume="same")]
 
 
 def thresholds(context: Context) -> list[Task]:
@@ -76,11 +82,17 @@ def thresholds(context: Context) -> list[Task]:
     outputs = (context.path("thresholds.json"), context.path("metrics.json"))
 
     def work() -> str:
+        from hpa_jax.decision import stacking
+
         rows = tables.split_rows(context, "valid")
         cuts, found = {}, {}
         for name, probs in scores.of_methods(context, "valid", rows.ids).items():
-            fitted, decided = _fit_and_nest(probs, rows, settings)
-            cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in fitted]
+            if name == scores.STACK:  # it brings its own cuts, nested in its outer folds
+                fitted = stacking.load(context.path("stack"))
+                own, decided = fitted.thresholds, fitted.nested_decisions
+            else:
+                own, decided = _fit_and_nest(probs, rows, settings)
+            cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
             found[name] = scores.score(rows.labels, decided) | {
                 "macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]
             }
@@ -118,8 +130,9 @@ def submit(context: Context) -> list[Task]:
         changed = 0
         if context.config.leak == "on":
             final, changed = _overlay_leak(context, test.ids, final)
+        order = submission.sample_ids(sample)
         fill = context.config.submission.fill_empty
-        submission.write(output, sample, test.ids, final, allow_empty=not fill)
+        submission.write(output, test.ids, final, order, allow_empty=not fill)
         return f"{len(test.ids):,} rows by the {name}, {changed} of them by the leak table"
 
     inputs = (*_predictions(context, "test"), sample)
@@ -171,18 +184,27 @@ def evaluate(context: Context) -> list[Task]:
 
 def _fit_and_nest(probs: np.ndarray, rows: Rows, settings: dict) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds [C] fitted on all rows, bool[N, C] decided fold by fold without the own."""
-    from hpa_jax.decision import nested
+    from hpa_jax.decision import nested, thresholds
 
-    return nested.fit(rows.labels, probs, rows.groups, **settings)
+    settings = dict(settings)
+    method, scale = settings.pop("method"), settings.pop("scale")
+    fit = thresholds.fitter(method, **settings)
+
+    def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+        return scale * fit(labels, probs, groups)
+
+    decided = nested.predictions(rows.labels, probs, scaled, groups=rows.groups)
+    return scaled(rows.labels, probs, rows.groups), decided
 
 
 def _overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
     """The decision with the labels of leaked twins written over it, and how many rows changed."""
     from hpa_jax.decision import leak
 
-    table = artifacts.read_table(context.path("leak.parquet"))
-    overlaid = leak.overlay(ids, decided, table)
-    return overlaid, int((overlaid != decided).any(axis=1).sum())
+    matches = artifacts.read_table(context.path("leak.parquet"))
+    nearest = matches.drop_duplicates("test_id").rename(columns={"test_id": "id"})
+    overlaid, changed = leak.overlay(decided, ids, nearest)
+    return overlaid, len(changed)
 
 
 def _files(context: Context, *names: str) -> tuple[Path, ...]:

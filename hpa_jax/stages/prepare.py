@@ -3,6 +3,7 @@
 import os
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
@@ -148,12 +149,15 @@ def bytes_needed(context: Context) -> int:
         pictures = sum(1 for _ in root.iterdir()) // 3
     total += pictures * 4 * config.records.image_size**2
     # parameters, two moments, in float32, for every checkpoint kept
-    parameters = sum(_parameters(model) for model in config.models.values()) * len(context.folds())
+    fits = [_parameters(model, context.num_classes) for model in config.models.values()]
+    parameters = sum(fits) * len(context.folds())
     return total + parameters * 12 * (config.train.keep + 1)
 
 
-def _parameters(model: object) -> int:
-    from hpa_jax.models.factory import parameter_count
+def _parameters(model: ConfigDict, num_classes: int) -> int:
+    import jax
 
-    count = parameter_count(model.backbone, width=model.width, depth=model.depth)
-    return int(np.ceil(count))
+    from hpa_jax.training import network
+
+    params, _ = network.shapes(network.from_config(model, num_classes, arrays=False))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

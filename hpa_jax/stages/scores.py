@@ -42,8 +42,8 @@ def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
         if name not in table["thresholds"]:
             raise InputError(f"thresholds.json: has no {name!r}; run the stage thresholds again")
         cuts = np.array([np.inf if cut is None else cut for cut in table["thresholds"][name]])
-        fill = context.config.submission.fill_empty
-        decided[name] = thresholds.decide(probs, cuts, fill_empty=fill)
+        argmax = "empty" if context.config.submission.fill_empty else "off"
+        decided[name] = thresholds.decide(np.nan_to_num(probs), cuts, argmax=argmax)
     return decided
 
 

@@ -108,14 +108,24 @@ def probabilities(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
 
 
 def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """float[N, F] of the stack and its columns: metafeatures, then model.pNN of each model."""
-    table = artifacts.read_table(context.path("features", f"{split}.parquet")).set_index("id")
-    names, columns = list(table.columns), [table.loc[ids].to_numpy(float)]
+    """float[N, F] of the stack and its columns: "meta/NAME", then "MODEL/pNN" of each model.
+
+    A metafeature that is unknown (NaN) for any validation or test picture is left out.
+    """
+    both = {
+        part: artifacts.read_table(context.path("features", f"{part}.parquet")).set_index("id")
+        for part in ("valid", "test")
+    }
+    known = [name for name in both["valid"] if not any(t[name].isna().any() for t in both.values())]
+    names, columns = (
+        [f"meta/{name}" for name in known],
+        [both[split].loc[ids, known].to_numpy(float)],
+    )
     for model in context.config.models:
         probs = probabilities(predictions(context, model, split), ids, context)
-        known = np.flatnonzero(~np.isnan(probs).all(axis=0))
-        names += [f"{model}.p{number:02d}" for number in known]
-        columns.append(probs[:, known])
+        own = np.flatnonzero(~np.isnan(probs).all(axis=0))
+        names += [f"{model}/p{number:02d}" for number in own]
+        columns.append(probs[:, own])
     return np.concatenate(columns, axis=1), names
 
 
