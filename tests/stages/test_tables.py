@@ -1,0 +1,118 @@
+"""Joins on id: order of the caller, missing and doubled ids named, folds read as out-of-fold."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa_jax import config as configs
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
+from hpa_jax.stages import scores, tables
+
+
+@pytest.fixture
+def context(tmp_path):
+    config = configs.default().unlock()
+    config.classes = ("a", "b", "c")
+    config.models = {"m": configs.model()}
+    return Context(config.lock(), tmp_path)
+
+
+def write_catalog(context, rows):
+    """rows: (id, labels, split, fold, group)."""
+    ids = [row[0] for row in rows]
+    pd.DataFrame({"id": ids, "labels": [row[1] for row in rows]}).to_parquet(
+        context.path("catalog.parquet")
+    )
+    splits = pd.DataFrame({"id": ids, "split": [row[2] for row in rows]})
+    splits["fold"] = pd.array([row[3] for row in rows], "Int64")
+    splits.sample(frac=1, random_state=0).to_parquet(context.path("splits.parquet"))
+    groups = pd.DataFrame({"id": ids, "group": [row[4] for row in rows]})
+    groups.to_parquet(context.path("groups.parquet"))
+
+
+def test_rows_of_a_hold_out(context):
+    write_catalog(
+        context,
+        [
+            ("x", [0, 2], "train", None, 5),
+            ("y", [1], "valid", None, 6),
+            ("z", None, "test", None, 7),
+        ],
+    )
+    train = tables.split_rows(context, "train")
+    assert train.ids.tolist() == ["x"] and train.groups.tolist() == [5]
+    assert train.labels.tolist() == [[True, False, True]]
+    assert tables.split_rows(context, "valid").ids.tolist() == ["y"]
+    test = tables.split_rows(context, "test")
+    assert test.ids.tolist() == ["z"] and not test.labels.any()
+
+
+def test_rows_of_folds(context):
+    rows = [(f"i{n}", [n % 3], "train", n % 2, n) for n in range(4)]
+    write_catalog(context, [*rows, ("t", None, "test", None, 9)])
+    assert tables.split_rows(context, "valid", 0).ids.tolist() == ["i0", "i2"]
+    assert tables.split_rows(context, "train", 0).ids.tolist() == ["i1", "i3"]
+    assert tables.split_rows(context, "valid").ids.tolist() == ["i0", "i1", "i2", "i3"]
+    assert tables.split_rows(context, "test").ids.tolist() == ["t"]
+
+
+def test_probabilities_come_in_the_asked_order_with_nan_for_unknown_classes(context):
+    path = context.path("p.parquet")
+    pd.DataFrame({"id": ["x", "y"], "p00": [0.1, 0.2], "p02": [0.3, 0.4]}).to_parquet(path)
+    found = tables.probabilities(path, np.array(["y", "x"]), context)
+    np.testing.assert_allclose(found, np.float32([[0.2, np.nan, 0.4], [0.1, np.nan, 0.3]]))
+
+
+@pytest.mark.parametrize(
+    ("ids", "values", "word"),
+    [
+        (["x"], [0.1], "'y'"),
+        (["x", "y", "x"], [0.1, 0.2, 0.3], "doubled"),
+        (["x", "y"], [0.1, np.nan], "finite"),
+        (["x", "y"], [np.inf, 0.2], "'x'"),
+    ],
+)
+def test_bad_probability_tables_are_refused(context, ids, values, word):
+    path = context.path("p.parquet")
+    pd.DataFrame({"id": ids, "p00": values}).to_parquet(path)
+    with pytest.raises(InputError, match=word):
+        tables.probabilities(path, np.array(["x", "y"]), context)
+
+
+def test_stack_features_leave_out_what_is_unknown_anywhere(context):
+    for split, size in (("valid", 512.0), ("test", np.nan)):
+        folder = context.path("features")
+        folder.mkdir(exist_ok=True)
+        pd.DataFrame({"id": ["x"], "green_mean": [0.5], "size": [size]}).to_parquet(
+            folder / f"{split}.parquet"
+        )
+        tables.write_probabilities(
+            tables.predictions(context, "m", split), np.array(["x"]), np.float32([[0.1, 0.2, 0.3]])
+        )
+    found, names = tables.stack_features(context, "valid", np.array(["x"]))
+    assert names == ["meta/green_mean", "m/p00", "m/p01", "m/p02"]
+    np.testing.assert_allclose(found, [[0.5, 0.1, 0.2, 0.3]], rtol=1e-6)
+
+
+def test_truth_names_what_is_wrong(context):
+    path = context.path("truth.csv")
+    path.write_text("Id,Target\nx,0 2\n")
+    assert tables.truth(path, np.array(["x"]), context).tolist() == [[True, False, True]]
+    with pytest.raises(InputError, match="'y'"):
+        tables.truth(path, np.array(["y"]), context)
+    path.write_text("Id,Target\nx,3\n")
+    with pytest.raises(InputError, match=r"'x'.*3"):
+        tables.truth(path, np.array(["x"]), context)
+
+
+def test_scores_beside_classes_that_are_absent(context):
+    labels = np.array([[1, 0, 0], [1, 1, 0]], bool)
+    found = scores.score(labels, labels)
+    assert found["macro_f1"] == pytest.approx(2 / 3)
+    assert found["macro_f1_classes_present"] == 1
+    assert scores.absent_classes(context, labels) == ["c"]
+    probs = np.array([[0.9, 0.1, 0.5], [0.9, 0.8, 0.5]])
+    ranked = scores.ranking(labels, probs)
+    assert ranked["mean_average_precision"] == 1
+    assert ranked["mean_average_precision_of_chance"] == pytest.approx(0.75)
