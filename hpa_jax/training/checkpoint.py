@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from hpa_jax import artifacts
+from hpa_jax import config as configs
 from hpa_jax.errors import InputError
 from hpa_jax.training import network
 from hpa_jax.training.step import TrainState
@@ -254,8 +255,8 @@ def read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 
 def config_of(meta: Mapping[str, Any]) -> ConfigDict:
-    """The model config inside a meta dictionary, lists as tuples."""
-    return ConfigDict(_tuples(meta["model"]))
+    """The model config inside a meta dictionary; an option newer than it has its default."""
+    return configs.model(**_tuples(meta["model"]))
 
 
 def restore(manager: ocp.CheckpointManager, step: int, template: TrainState) -> TrainState:

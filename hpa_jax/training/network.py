@@ -117,8 +117,11 @@ def from_config(
             dropout=config.dropout,
             width=config.width,
             depth=config.depth,
+            large_stem=config.large_stem,
+            remat=config.remat,
             dtype=compute_dtype(config.dtype),
             rngs=nnx.Rngs(seed),
+            **config.head_options.to_dict(),
         )
 
     return make() if arrays else nnx.eval_shape(make)
@@ -205,10 +208,10 @@ def check_same(given: Mapping[str, Any], own: Mapping[str, Any], where: str = "w
         raise InputError(f"{where}: the network has no {extra[0]}; another architecture")
 
 
-def depth_groups(model: nnx.Module) -> list[list[str]]:
+def depth_groups(model: nnx.Module, cuts: int | Sequence[int] | None = None) -> list[list[str]]:
     """The module's own depth groups, stem first; a module without them is one group a child."""
     if hasattr(model, "depth_groups"):
-        return [list(group) for group in model.depth_groups()]
+        return [list(group) for group in model.depth_groups(cuts)]
     children: dict[str, None] = {}
     for path, _ in nnx.to_flat_state(nnx.state(model, nnx.Param)):
         children.setdefault(str(path[0]))

@@ -242,7 +242,7 @@ def build(
         config,
         params=list(params),
         stats=list(stats),
-        depth_groups=network.depth_groups(model),
+        depth_groups=network.depth_groups(model, config.depth_groups),
         count=len(data.train_ids),
         seed=seed,
         devices=layout.mesh.size,
@@ -325,7 +325,7 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
     elif source:
         from hpa_jax.models import pretrained
 
-        pretrained.load(model, source)
+        pretrained.load(model, source, setup.config.extra_channels)
     _, params, stats = network.split(model)
     return params, stats
 
