@@ -1,0 +1,54 @@
+"""Honest scores: every row is decided by thresholds that were fitted without it.
+
+In: labels, out-of-fold scores, and a function that fits thresholds.  Out: decisions bool[N, C] and
+the table of scores that is published.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hpa_jax.decision import folds as folding
+from hpa_jax.decision import metrics
+
+Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
+
+
+def predictions(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    fit: Fitter,
+    folds: int = 5,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+) -> np.ndarray:
+    """bool[N, C]: `scores >= fit(all rows but those of the fold)`, fold by fold.
+
+    labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides.
+    """
+    labels = metrics.checked_labels(labels)
+    scores = metrics.checked_scores(scores, labels.shape)
+    groups = None if groups is None else np.asarray(groups)
+    fold = folding.multilabel(labels, folds, seed, groups)
+    decided = np.zeros(labels.shape, bool)
+    for number in range(folds):
+        rest = fold != number
+        cuts = fit(labels[rest], scores[rest], None if groups is None else groups[rest])
+        decided[~rest] = scores[~rest] >= cuts
+    return decided
+
+
+def summary(labels: np.ndarray, scores: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
+    """The published numbers of one way to score: macro-F1 (nested), average precision, by class.
+
+    `macro_f1_present` leaves out classes without positives on these rows.
+    """
+    return {
+        "macro_f1": metrics.macro_f1(labels, decided),
+        "macro_f1_present": metrics.macro_f1(labels, decided, present_only=True),
+        "macro_average_precision": metrics.macro_average_precision(labels, scores),
+        "class_f1": metrics.class_f1(labels, decided),
+        "class_average_precision": metrics.average_precision(labels, scores),
+        "rows": len(labels),
+    }

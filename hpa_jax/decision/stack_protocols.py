@@ -1,0 +1,133 @@
+"""How many models a class gets, and of which kind: the named protocols of the stack.
+
+A class is fitted `repeats` times on `outer` folds; inside each, `inner_repeats` times on `inner`
+folds.  So it gets repeats * outer * inner_repeats * inner models.  Source: One More Layer's talk
+and code (spec section 7); `quick` is ours, for small validation parts.
+
+| protocol | models a class | for |
+|---|---|---|
+| quick | 15 | the default and the demo: averaged probabilities, all classes in seconds |
+| talk | 375 | what solutions use: 5 outer folds x 3 inner, each drawn 5 times, binary votes |
+| main | 225 | the team's released main script (3 x 5 outer, 5 x 3 inner) |
+| by_frequency | 441 to 6,000 | the team's table: the rarer the class, the more repeats |
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from hpa_jax.errors import InputError, near
+
+
+@dataclasses.dataclass(frozen=True)
+class Protocol:
+    """Every setting of the stack; `PROTOCOLS` holds the named ones."""
+
+    protocol: str = "quick"
+    repeats: int = 1
+    outer: int = 5
+    inner_repeats: int = 1
+    inner: int = 3
+    by_positives: bool = False  # take the four numbers above from FREQUENCY_TABLE
+    vote: str = "soft"  # soft: mean probability | binary: share of models that say yes
+    learner: str = "boosted"  # boosted | logistic | ridge | multi_output_tree
+    rare_learner: str = "logistic"  # of classes with fewer than rare_below positives
+    rare_below: int = 15
+    boost_from: int = 40  # fewer positives: the logistic part alone, no trees
+    strengths: tuple[float, ...] = (5.0, 20.0, 80.0)  # logistic penalties tried; inner folds choose
+    ridge_alpha: float = 10.0
+    rounds: int = 60  # at most; early stopping on the inner fold
+    patience: int = 8
+    eta: float = 0.1
+    depth: int = 3
+    bins: int = 64
+    colsample: float = 0.6
+    subsample: float = 1.0
+    min_child_weight: float = 2.0
+    penalty: float = 5.0  # L2 of leaf weights
+    negatives: str = "all"  # all | prior: as many as restore the training share of the class
+    cut_repeats: int = 4  # of the final cut: folds x repeats, exact search
+    shrink: float = 10.0  # of the final cut of rare classes towards the pooled one
+    min_positives: int = 6  # fewer: no model is fitted, the mean of the models decides
+    seed: int = 0
+    device: str = "auto"  # auto | cpu | cuda
+
+    def counts(self, positives: int) -> tuple[int, int, int, int]:
+        """(repeats, outer, inner_repeats, inner) of a class with so many positives."""
+        if self.by_positives:
+            for below, repeats, outer, inner in FREQUENCY_TABLE:
+                if positives < below:
+                    return repeats, outer, repeats, inner
+        return self.repeats, self.outer, self.inner_repeats, self.inner
+
+    def models(self, positives: int) -> int:
+        """Fits of a class with so many positives."""
+        repeats, outer, inner_repeats, inner = self.counts(positives)
+        return repeats * outer * inner_repeats * inner
+
+
+# positives below, repeats (outer and inner), outer folds, inner folds: spec section 7.2
+FREQUENCY_TABLE = (
+    (15, 20, 5, 3),
+    (110, 10, 5, 5),
+    (250, 7, 7, 5),
+    (1000, 5, 7, 7),
+    (float("inf"), 3, 7, 7),
+)
+
+_VOTES = dict(vote="binary", rounds=100, strengths=(20.0,), negatives="prior")
+
+PROTOCOLS: dict[str, Protocol] = {
+    "quick": Protocol(),
+    "talk": Protocol("talk", repeats=5, inner_repeats=5, rare_learner="ridge", **_VOTES),
+    "main": Protocol("main", repeats=3, inner_repeats=5, rare_learner="ridge", **_VOTES),
+    "by_frequency": Protocol("by_frequency", by_positives=True, rare_learner="ridge", **_VOTES),
+}
+
+_CHOICES = dict(
+    vote=("soft", "binary"),
+    learner=("boosted", "logistic", "ridge", "multi_output_tree"),
+    rare_learner=("boosted", "logistic", "ridge"),
+    negatives=("all", "prior"),
+    device=("auto", "cpu", "cuda"),
+)
+
+
+def resolve(config: str | Mapping[str, Any] | Protocol) -> Protocol:
+    """The protocol of a name, or of a mapping with `protocol` and settings that differ from it.
+
+    A mapping's value None means "as the protocol says" (so a config can list every setting).
+
+    Raises:
+        InputError: unknown protocol, setting or choice.
+    """
+    if isinstance(config, Protocol):
+        return _checked(config)
+    settings = {"protocol": config} if isinstance(config, str) else dict(config)
+    name = settings.pop("protocol", "quick")
+    if name not in PROTOCOLS:
+        raise InputError(f"stack.protocol {name!r}{near(name, PROTOCOLS)}; known: {[*PROTOCOLS]}")
+    known = {field.name for field in dataclasses.fields(Protocol)}
+    for key in settings:
+        if key not in known:
+            raise InputError(f"stack has no setting {key!r}{near(key, known)}")
+    given = {key: value for key, value in settings.items() if value is not None}
+    if "strengths" in given:
+        given["strengths"] = tuple(float(value) for value in given["strengths"])
+    return _checked(dataclasses.replace(PROTOCOLS[name], **given))
+
+
+def _checked(protocol: Protocol) -> Protocol:
+    for key, known in _CHOICES.items():
+        value = getattr(protocol, key)
+        if value not in known:
+            raise InputError(f"stack.{key} {value!r}{near(str(value), known)}; known: {[*known]}")
+    for key in ("repeats", "inner_repeats", "rounds", "patience", "depth", "cut_repeats"):
+        if getattr(protocol, key) < 1:
+            raise InputError(f"stack.{key} is {getattr(protocol, key)}; 1 or more is needed")
+    for key in ("outer", "inner"):
+        if getattr(protocol, key) < 2:
+            raise InputError(f"stack.{key} is {getattr(protocol, key)}; 2 or more folds are needed")
+    if not protocol.strengths:
+        raise InputError("stack.strengths is empty; at least one penalty is needed")
+    return protocol

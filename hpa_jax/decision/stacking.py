@@ -1,0 +1,384 @@
+"""The stack: from metafeatures and all models' probabilities to one vote per picture and class.
+
+In: features [N, F] and labels [N, C] of the validation part.  Out: a `Stack` with out-of-fold votes
+[N, C] in [0, 1], thresholds [C], honest scores beside the baselines', and `predict` for new rows.
+Follows One More Layer (outer folds, inner folds, repeats, votes of all models averaged);
+deviations, with their reason: boosters start from a logistic regression that is drawn to the mean
+of the models (small parts then never lose much to that mean, and trees are few); each class sees
+its own columns; rare classes get no trees.
+
+Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, the mean of
+the models' logits decides; a class without positives is never predicted; a class that no model
+knows and has no positives gets the vote 0.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax import artifacts
+from hpa_jax.decision import baselines, nested, stack_files, stack_inputs, thresholds
+from hpa_jax.decision import stack_learners as learners
+from hpa_jax.decision.metrics import checked_labels
+from hpa_jax.decision.stack_class import Unit, fit_unit
+from hpa_jax.decision.stack_protocols import Protocol, resolve
+from hpa_jax.errors import InputError
+
+FORMAT = 1
+
+
+@dataclass
+class Stack:
+    """A fitted stack. oof: votes [N, C]; thresholds [C]; test_votes [T, C] if `test` was given.
+
+    scores: macro-F1 and more, nested (each row decided by cuts fitted without it), of "stack",
+    "mean", "weighted_mean" and "logistic_regression"; nested_decisions: bool[N, C] behind the
+    first; gains: class -> column -> total gain of its trees.
+    """
+
+    protocol: Protocol
+    names: tuple[str, ...] | None
+    columns: int
+    num_classes: int
+    oof: np.ndarray
+    thresholds: np.ndarray
+    scores: dict[str, dict[str, Any]]
+    nested_decisions: np.ndarray
+    units: list[Unit] = field(default_factory=list)
+    test_votes: np.ndarray | None = None
+
+    @property
+    def gains(self) -> dict[int, dict[str, float]]:
+        """Class -> column -> share of the total gain of its trees, largest first."""
+        total: dict[int, dict[str, float]] = {}
+        for unit in self.units:
+            of_class = total.setdefault(unit.c, {})
+            for name, gain in unit.gains.items():
+                of_class[name] = of_class.get(name, 0.0) + gain
+        return {
+            c: {
+                name: gain / sum(gains.values())
+                for name, gain in sorted(gains.items(), key=lambda item: -item[1])
+            }
+            for c, gains in total.items()
+            if gains
+        }
+
+    def predict(self, features: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+        """Votes [N, C] in [0, 1] of all models for new rows.
+
+        features: [N, F] with the columns of the fit (`names`, if given, are compared).
+
+        Raises:
+            InputError: another feature set, NaN.
+        """
+        features = self._checked(features, names)
+        where = stack_inputs.layout(self.names, self.columns, self.num_classes)
+        means = stack_inputs.class_means(features, where)
+        votes = learners.sigmoid(means) * np.array([bool(own) for own in where.own])
+        parts: dict[int, list[np.ndarray]] = {}
+        for unit in self.units:
+            inputs, _ = stack_inputs.class_inputs(
+                features, where, unit.c, unit.scale, self.names, means
+            )
+            total = np.zeros(len(features))
+            for model in unit.models:
+                scores = learners.score(model, inputs)
+                soft = self.protocol.vote == "soft"
+                total += np.clip(scores, 0, 1) if soft else scores >= model.threshold
+            parts.setdefault(unit.c, []).append(total / max(1, len(unit.models)))
+        for c, values in parts.items():
+            votes[:, c] = np.mean(values, axis=0)
+        return votes
+
+    def decide(self, features: np.ndarray, argmax: str = "off") -> np.ndarray:
+        """bool[N, C]: `predict` cut at the thresholds."""
+        return thresholds.decide(self.predict(features), self.thresholds, argmax=argmax)
+
+    def _checked(self, features: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
+        if names is not None and self.names is not None and tuple(names) != self.names:
+            different = sorted(set(names) ^ set(self.names)) or ["(another order)"]
+            raise InputError(
+                f"the stack was fitted on another feature set; first difference: {different[0]!r}"
+            )
+        if np.ndim(features) != 2 or np.shape(features)[1] != self.columns:
+            raise InputError(
+                f"features of shape {np.shape(features)}; this stack was fitted on "
+                f"{self.columns} columns"
+            )
+        return stack_inputs.checked(features, self.names)
+
+    def save(self, directory: str | Path) -> None:
+        """Writes the stack: `stack.json` last, so that a folder with it is complete."""
+        directory = Path(directory)
+        artifacts.remove(directory / "stack.json")
+        kept = set()
+        for unit in self.units:
+            stack_files.write(directory, unit, "saved")
+            kept.add(stack_files.path(directory, unit.c, unit.repeat))
+        for file in (directory / "units").glob("*.zip"):
+            if file not in kept:
+                artifacts.remove(file)
+        arrays = {"oof": self.oof, "nested": self.nested_decisions}
+        if self.test_votes is not None:
+            arrays["test_votes"] = self.test_votes
+        with artifacts.atomic(directory / "votes.npz") as temporary:
+            np.savez_compressed(temporary, **arrays)
+        artifacts.write_json(
+            directory / "stack.json",
+            {
+                "format": FORMAT,
+                "protocol": asdict(self.protocol),
+                "names": self.names,
+                "columns": self.columns,
+                "classes": self.num_classes,
+                "thresholds": self.thresholds,
+                "scores": self.scores,
+                "gains": self.gains,
+                "units": [[unit.c, unit.repeat] for unit in self.units],
+            },
+        )
+
+
+def load(directory: str | Path) -> Stack:
+    """The stack that `save` wrote.
+
+    Raises:
+        InputError: nothing there, a damaged file, or a stack of a newer format.
+    """
+    directory = Path(directory)
+    stored = artifacts.read_json(directory / "stack.json")
+    if stored.get("format") != FORMAT:
+        raise InputError(f"{directory}: stack of format {stored.get('format')}, not {FORMAT}")
+    units = []
+    for c, repeat in stored["units"]:
+        unit = stack_files.read(directory, c, repeat)
+        if unit is None:
+            raise InputError(f"{stack_files.path(directory, c, repeat)}: missing; fit again")
+        units.append(unit)
+    arrays = np.load(directory / "votes.npz", allow_pickle=False)
+    return Stack(
+        protocol=resolve(stored["protocol"]),
+        names=None if stored["names"] is None else tuple(stored["names"]),
+        columns=stored["columns"],
+        num_classes=stored["classes"],
+        oof=arrays["oof"],
+        thresholds=np.array(stored["thresholds"], float),
+        scores=stored["scores"],
+        nested_decisions=arrays["nested"],
+        units=units,
+        test_votes=arrays.get("test_votes"),
+    )
+
+
+def fit(
+    features: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None = None,
+    config: str | Mapping[str, Any] | Protocol = "quick",
+    *,
+    names: Sequence[str] | None = None,
+    prior: np.ndarray | None = None,
+    test: np.ndarray | None = None,
+    directory: str | Path | None = None,
+    workers: int | None = None,
+    progress: bool = False,
+) -> Stack:
+    """Fits the stack and scores it on rows that its models and cuts never saw.
+
+    features: [N, F] float, no NaN; labels: [N, C] in {0, 1}; groups: [N], duplicates share a number
+    and a fold; config: protocol name or mapping; names: of the columns ("MODEL/p07", "meta/size"),
+    which tell the stack each class's own columns (much better than without; a table of exactly
+    15 metafeatures + C probabilities in [0, 1] a model is taken for that); prior: [C], shares in
+    the training part (for `negatives="prior"`); test: [T, F], rows to vote on during the fit;
+    directory: units are kept there, a killed fit goes on; workers: processes (default: cores).
+
+    Raises:
+        InputError: NaN, shapes that do not fit, unknown protocol, too few rows.
+    """
+    protocol = resolve(config)
+    labels = checked_labels(labels)
+    names = None if names is None else tuple(names)
+    features = stack_inputs.checked(features, names)
+    if names is None:
+        names = stack_inputs.conventional_names(features, labels.shape[1])
+    if len(features) != len(labels):
+        raise InputError(f"{len(features)} rows of features, {len(labels)} of labels")
+    if groups is not None:
+        groups = np.unique(np.asarray(groups), return_inverse=True)[1]
+        if groups.shape != (len(labels),):
+            raise InputError(f"{groups.size} groups for {len(labels)} rows")
+    test = None if test is None else stack_inputs.checked(test, names)
+    if test is not None and test.shape[1] != features.shape[1]:
+        raise InputError(f"test features have {test.shape[1]} columns, not {features.shape[1]}")
+    where = stack_inputs.layout(names, features.shape[1], labels.shape[1])
+    tasks = _tasks(labels, protocol)
+    shares = [None] * labels.shape[1] if prior is None else [float(value) for value in prior]
+    arguments = [
+        (features, labels[:, c], groups, where, names, c, repeat, protocol, shares[c], test)
+        for c, repeat in tasks
+    ]
+    units = list(_run(arguments, protocol, directory, workers, progress))
+    units.sort(key=lambda unit: (unit.c, unit.repeat))
+    oof = _votes(features, where, labels, units, "votes")
+    test_votes = None if test is None else _votes(test, where, labels, units, "test_votes")
+    cut = cutter(protocol)
+    decided = nested.predictions(labels, oof, cut, seed=protocol.seed, groups=groups)
+    scores = {"stack": nested.summary(labels, oof, decided)}
+    scores.update(_baselines(features, where, labels, groups, cut, protocol.seed))
+    return Stack(
+        protocol,
+        names,
+        features.shape[1],
+        labels.shape[1],
+        oof,
+        cut(labels, oof, groups),
+        scores,
+        decided,
+        units,
+        test_votes,
+    )
+
+
+def cutter(protocol: Protocol) -> nested.Fitter:
+    """The function that fits the final cuts: 5 folds x repeats, exact search, rare ones shrunk."""
+    return thresholds.fitter(
+        "cross_validated",
+        repeats=protocol.cut_repeats,
+        seed=protocol.seed,
+        shrink=protocol.shrink,
+        search="exact",
+    )
+
+
+def _tasks(labels: np.ndarray, protocol: Protocol) -> list[tuple[int, int]]:
+    """(class, repeat) of all units, the longest classes first, so that no worker ends late."""
+    positives = labels.sum(axis=0)
+    fitted = [
+        c
+        for c, count in enumerate(positives)
+        if min(count, len(labels) - count) >= protocol.min_positives
+    ]
+    fitted.sort(key=lambda c: -protocol.models(int(positives[c])))
+    return [(c, k) for c in fitted for k in range(protocol.counts(int(positives[c]))[0])]
+
+
+def _run(
+    arguments: list[tuple],
+    protocol: Protocol,
+    directory: str | Path | None,
+    workers: int | None,
+    progress: bool,
+) -> Iterator[Unit]:
+    """Units in any order; those already in `directory` with the same stamp are read, not fitted."""
+    from tqdm import tqdm
+
+    bar = tqdm(total=len(arguments), desc="stack", unit="fit", disable=not progress)
+    missing = []
+    for argument in arguments:
+        unit, stamp = None, ""
+        if directory is not None:
+            stamp = _stamp(argument)
+            unit = stack_files.read(directory, argument[5], argument[6], stamp)
+        if unit is None:
+            missing.append((argument, stamp))
+        else:
+            bar.update()
+            yield unit
+    device = _device(protocol.device)
+    workers = workers or os.cpu_count() or 1
+    jobs = [(argument, stamp, directory, device) for argument, stamp in missing]
+    for unit in _map(jobs, 1 if device != "cpu" else min(workers, len(jobs))):
+        bar.update()
+        yield unit
+    bar.close()
+
+
+def _map(jobs: list[tuple], workers: int) -> Iterator[Unit]:
+    if workers <= 1:
+        for job in jobs:
+            yield _job(*job)
+        return
+    import joblib
+
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from parallel(joblib.delayed(_job)(*job) for job in jobs)
+
+
+def _job(argument: tuple, stamp: str, directory: str | Path | None, device: str) -> Unit:
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # one process a core; threads inside would only wait for each other
+        unit = fit_unit(*argument, device=device)
+    if directory is not None:
+        stack_files.write(directory, unit, stamp)
+    return unit
+
+
+def _stamp(argument: tuple) -> str:
+    """Hash of everything that a unit depends on."""
+    import xgboost
+
+    digest = hashlib.sha256(f"{FORMAT} {xgboost.__version__}".encode())
+    for part in argument:
+        if isinstance(part, np.ndarray):
+            digest.update(f"{part.dtype}{part.shape}".encode())
+            digest.update(np.ascontiguousarray(part))
+        else:
+            digest.update(repr(part).encode())
+    return digest.hexdigest()[:16]
+
+
+def _device(wanted: str) -> str:
+    """ "cuda" where XGBoost is built for it and jax sees a GPU; else "cpu"."""
+    if wanted != "auto":
+        return wanted
+    import jax
+    import xgboost
+
+    if not xgboost.build_info().get("USE_CUDA", False):
+        return "cpu"
+    return "cuda" if any(device.platform == "gpu" for device in jax.devices()) else "cpu"
+
+
+def _votes(
+    features: np.ndarray,
+    where: stack_inputs.Layout,
+    labels: np.ndarray,
+    units: list[Unit],
+    attribute: str,
+) -> np.ndarray:
+    """[rows, C]: mean over repeats; the models' mean for classes without a unit."""
+    votes = learners.sigmoid(stack_inputs.class_means(features, where))
+    votes *= np.array([bool(own) for own in where.own])
+    for c in {unit.c for unit in units}:
+        votes[:, c] = np.mean([getattr(u, attribute) for u in units if u.c == c], axis=0)
+    return votes
+
+
+def _baselines(
+    features: np.ndarray,
+    where: stack_inputs.Layout,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    cut: nested.Fitter,
+    seed: int,
+) -> dict[str, dict[str, Any]]:
+    found = {}
+    if where.named:
+        found["mean"] = baselines.mean(features, where)
+        found["weighted_mean"] = baselines.weighted_mean(features, where, labels, groups, 5, seed)
+    found["logistic_regression"] = baselines.logistic_regression(
+        features, where, labels, groups, 5, seed
+    )
+    return {
+        name: nested.summary(
+            labels, scores, nested.predictions(labels, scores, cut, seed=seed, groups=groups)
+        )
+        for name, scores in found.items()
+    }

@@ -1,0 +1,346 @@
+"""Cuts per class: from probabilities to yes or no.
+
+In: labels [N, C] in {0, 1} and probabilities [N, C] of labelled rows (or only the proportions that
+are expected).  Out: float[C].  The rule is `p >= threshold` everywhere, whichever team a method
+comes from.
+
+`cross_validated` is the protocol of One More Layer (5 stratified folds x 20 repeats, on each
+held-out fifth the best F1 of a 50-point grid, mean of the 100); `match_proportions` is that of
+bestfitting and, with `PUDAE_GRID`, of pudae; `exact` sorts in place of a grid.
+
+Rules: a class with fewer positives than folds is searched once on the whole set; a held-out part
+without positives (possible with groups) does not vote; a class without positives is never
+predicted (its threshold lies above its largest probability, and at 1 at least).
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from hpa_jax.decision import folds as folding
+from hpa_jax.decision.metrics import checked_labels, checked_scores, f1_from_counts
+from hpa_jax.errors import InputError
+
+REPEAT_STEP = 101  # repeat j draws its folds with seed + 101 j, as the team's code does
+PUDAE_GRID = np.arange(5, 100) / 100.0
+
+
+def cross_validated(
+    labels: np.ndarray,
+    probs: np.ndarray,
+    folds: int = 5,
+    repeats: int = 20,
+    grid: int = 50,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+    *,
+    search: str = "grid",
+    fold_ids: np.ndarray | None = None,
+) -> np.ndarray:
+    """Thresholds float[C]: mean over folds x repeats of the best cut on each held-out part.
+
+    labels, probs: [N, C]; groups: [N], rows of one group stay in one fold; search: "grid" (`grid`
+    points from the smallest to the largest probability of the part, first of equals) or "exact";
+    fold_ids: int [R, C, N] replaces the folds drawn here.
+
+    Raises:
+        InputError: NaN, wrong shapes, fewer rows than folds.
+    """
+    values = per_part(
+        labels, probs, folds, repeats, grid, seed, groups, search=search, fold_ids=fold_ids
+    )
+    return np.array([part.mean() for part in values])
+
+
+def per_part(
+    labels: np.ndarray,
+    probs: np.ndarray,
+    folds: int = 5,
+    repeats: int = 20,
+    grid: int = 50,
+    seed: int = 0,
+    groups: np.ndarray | None = None,
+    *,
+    search: str = "grid",
+    fold_ids: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """The single thresholds behind `cross_validated`, an array a class; their spread is stability.
+
+    A class that is searched on the whole set has one.
+    """
+    labels, probs = _checked(labels, probs)
+    if search not in ("grid", "exact"):
+        raise InputError(f"threshold search {search!r}; known: 'grid', 'exact'")
+    if grid < 2 or repeats < 1:
+        raise InputError(f"{grid} grid points and {repeats} repeats; at least 2 and 1 are needed")
+    if fold_ids is None:
+        seeds = [seed + REPEAT_STEP * j for j in range(repeats)]
+        fold_ids = folding.stratified(labels, folds, seeds, groups)
+    elif fold_ids.ndim != 3 or fold_ids.shape[1:] != labels.T.shape:
+        raise InputError(f"fold_ids of shape {fold_ids.shape}; [repeats, classes, rows] is needed")
+    values = []
+    for c in range(labels.shape[1]):
+        order = np.argsort(probs[:, c], kind="stable")
+        y, p = labels[order, c], probs[order, c]
+        if y.sum() < folds:
+            cut = _best_on_grid(y, p, grid) if search == "grid" else _best_exact(y, p)
+            values.append(np.array([cut]))
+            continue
+        parts = fold_ids[:, c][:, order]
+        if search == "grid":
+            found = _grid_parts(y, p, parts, folds, grid)
+        else:
+            found = _exact_parts(y, p, parts, folds)
+        values.append(found)
+    return values
+
+
+def _grid_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int, grid: int) -> np.ndarray:
+    """Best grid cut of each held-out part with positives. y, p: [N], p ascending; parts: [R, N].
+
+    Equal to comparing every probability with every cut: `searchsorted` finds the rows at or above
+    a cut among all rows, a running count of the part's members turns that into the part's rows.
+    """
+    rows = len(p)
+    member = parts[:, None, :] == np.arange(k, dtype=parts.dtype)[:, None]  # [R, k, N]
+    below = np.zeros((*member.shape[:2], rows + 1), np.int32)
+    np.cumsum(member, axis=2, out=below[..., 1:])
+    positive = np.flatnonzero(y)
+    hits_below = np.zeros((*member.shape[:2], len(positive) + 1), np.int32)
+    np.cumsum(member[..., positive], axis=2, out=hits_below[..., 1:])
+    low = p[member.argmax(axis=2)]
+    high = p[rows - 1 - member[..., ::-1].argmax(axis=2)]
+    cuts = low[..., None] + np.arange(grid) * ((high - low) / (grid - 1))[..., None]
+    cuts[..., -1] = high  # as np.linspace, whose last point is exact
+    first = np.searchsorted(p, cuts)  # the row at which "p >= cut" begins
+    predicted = below[..., -1:] - np.take_along_axis(below, first, 2)
+    total = hits_below[..., -1:]
+    hits = total - np.take_along_axis(hits_below, np.searchsorted(positive, first), 2)
+    best = f1_from_counts(hits, predicted, np.broadcast_to(total, hits.shape)).argmax(axis=2)
+    found = np.take_along_axis(cuts, best[..., None], 2)[..., 0]
+    return found[total[..., 0] > 0]
+
+
+def _exact_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int) -> np.ndarray:
+    found = []
+    for repeat in parts:
+        for part in range(k):
+            member = repeat == part
+            if y[member].any():
+                found.append(_best_exact(y[member], p[member]))
+    return np.array(found)
+
+
+def exact(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """Thresholds float[C] with the highest F1 on these rows: every possible cut is tried.
+
+    The cut lies half-way between the lowest accepted and the highest refused probability; of equal
+    F1 the highest cut (fewest predictions) is taken.
+    """
+    labels, probs = _checked(labels, probs)
+    order = np.argsort(probs, axis=0, kind="stable")
+    return np.array(
+        [_best_exact(labels[rows, c], probs[rows, c]) for c, rows in enumerate(order.T)]
+    )
+
+
+def on_grid(labels: np.ndarray, probs: np.ndarray, grid: int = 50) -> np.ndarray:
+    """Thresholds float[C]: best F1 of `grid` points between the smallest and largest p."""
+    labels, probs = _checked(labels, probs)
+    order = np.argsort(probs, axis=0, kind="stable")
+    return np.array(
+        [_best_on_grid(labels[rows, c], probs[rows, c], grid) for c, rows in enumerate(order.T)]
+    )
+
+
+def _best_exact(y: np.ndarray, p: np.ndarray) -> float:
+    """y, p: [N], p ascending."""
+    if not y.any():
+        return never(p[-1])
+    starts = np.flatnonzero(np.diff(p, prepend=-np.inf) > 0)  # first row of each distinct value
+    hits = np.cumsum(y[::-1])[::-1][starts]
+    f1 = f1_from_counts(hits, len(p) - starts, np.full(len(starts), y.sum()))
+    best = len(f1) - 1 - int(f1[::-1].argmax())
+    cut = p[starts[best]]
+    if best == 0:
+        return float(cut)
+    middle = 0.5 * (cut + p[starts[best] - 1])
+    return float(middle) if middle > p[starts[best] - 1] else float(cut)
+
+
+def _best_on_grid(y: np.ndarray, p: np.ndarray, grid: int) -> float:
+    """y, p: [N], p ascending."""
+    if not y.any():
+        return never(p[-1])
+    return float(_grid_parts(y, p, np.zeros((1, len(p)), np.int8), 1, grid)[0])
+
+
+def never(largest: float) -> float:
+    """A cut that no probability up to `largest` reaches, nor any below 1."""
+    return float(max(1.0, np.nextafter(largest, np.inf)))
+
+
+def match_proportions(
+    probs: np.ndarray,
+    proportions: Sequence[float] | np.ndarray,
+    grid: int | np.ndarray = 10_000,
+    *,
+    ties: str = "half",
+    strict: bool = False,
+) -> np.ndarray:
+    """Thresholds float[C] at which the share of predicted rows is nearest to `proportions`.
+
+    probs: [N, C]; proportions: [C] in [0, 1]; grid: number of points of [0, 1], or the points;
+    ties: "half" takes the cut nearest to 0.5 (bestfitting), "first" the lowest (pudae); strict:
+    counts `p > cut` (pudae) and returns the next float above the cut, so that `p >= threshold`
+    decides the same.
+
+    Raises:
+        InputError: NaN, a proportion outside [0, 1], or one for each class is not given.
+    """
+    probs = checked_scores(probs)
+    target = np.asarray(proportions, float)
+    if target.shape != (probs.shape[1],) or not ((target >= 0) & (target <= 1)).all():
+        raise InputError(
+            f"proportions of shape {target.shape} for {probs.shape[1]} classes: one number of "
+            "0..1 a class is needed"
+        )
+    if ties not in ("half", "first"):
+        raise InputError(f"ties {ties!r}; known: 'half', 'first'")
+    cuts = np.linspace(0, 1, grid) if np.ndim(grid) == 0 else np.sort(np.asarray(grid, float))
+    result = np.empty(len(target))
+    for c, p in enumerate(np.sort(probs, axis=0).T):
+        share = 1 - np.searchsorted(p, cuts, side="right" if strict else "left") / len(p)
+        distance = np.abs(share - target[c])
+        near = np.flatnonzero(distance <= distance.min() + 1e-12)
+        cut = cuts[near[np.abs(cuts[near] - 0.5).argmin() if ties == "half" else 0]]
+        result[c] = np.nextafter(cut, np.inf) if strict else cut
+    return result
+
+
+def fixed(num_classes: int, value: float = 0.5) -> np.ndarray:
+    """The same threshold for every class: float[C]."""
+    return np.full(num_classes, float(value))
+
+
+def pooled(labels: np.ndarray, probs: np.ndarray, points: int = 200) -> float:
+    """The one cut for all classes with the highest macro-F1 over classes that have positives.
+
+    Cuts tried: `points` quantiles of the positives' probabilities.
+    """
+    labels, probs = _checked(labels, probs)
+    present = labels.any(axis=0)
+    if not present.any():
+        return never(probs.max(initial=0.0))
+    y, p = labels[:, present], probs[:, present]
+    cuts = np.unique(np.quantile(p[y], np.linspace(0, 1, points)))
+    total = y.sum(axis=0)
+    score = np.zeros(len(cuts))
+    for c in range(y.shape[1]):
+        ordered, own = np.sort(p[:, c]), np.sort(p[y[:, c], c])
+        predicted = len(p) - np.searchsorted(ordered, cuts)
+        hits = total[c] - np.searchsorted(own, cuts)
+        score += f1_from_counts(hits, predicted, np.full(len(cuts), total[c]))
+    return float(cuts[score.argmax()])
+
+
+def shrunk(
+    thresholds: np.ndarray,
+    labels: np.ndarray,
+    probs: np.ndarray,
+    strength: float = 10.0,
+    towards: str = "pooled",
+) -> np.ndarray:
+    """Thresholds of rare classes drawn towards a steadier one: (n t + k t0) / (n + k), n positives.
+
+    strength: k, the number of positives at which both weigh the same (0 leaves all as it is);
+    towards: "pooled" (one cut for all classes) or "proportions" (the cut at which as many rows
+    are predicted as are positive).
+    """
+    labels, probs = _checked(labels, probs)
+    thresholds = np.asarray(thresholds, float)
+    if strength < 0:
+        raise InputError(f"shrinkage strength {strength}; 0 or more is needed")
+    if towards == "pooled":
+        anchor = np.full(len(thresholds), pooled(labels, probs))
+    elif towards == "proportions":
+        anchor = match_proportions(probs, labels.mean(axis=0))
+    else:
+        raise InputError(f"shrinkage towards {towards!r}; known: 'pooled', 'proportions'")
+    count = labels.sum(axis=0)
+    weight = count / (count + strength) if strength else np.ones(len(count))
+    mixed = weight * thresholds + (1 - weight) * anchor
+    return np.where(count > 0, mixed, thresholds)
+
+
+def decide(
+    probs: np.ndarray, thresholds: np.ndarray, scale: float = 1.0, argmax: str = "off"
+) -> np.ndarray:
+    """bool[N, C]: `probs >= scale * thresholds`.
+
+    scale: a factor, or one a class (One More Layer's single models used 0.48); argmax: "off",
+    "empty" (a row without any prediction gets the class with the largest p / threshold) or
+    "always" (the most probable class is added to every row, bestfitting's rule).
+
+    Raises:
+        InputError: NaN, thresholds of another length or NaN, unknown `argmax`.
+    """
+    probs = checked_scores(probs)
+    cuts = np.asarray(thresholds, float) * scale
+    if cuts.shape != (probs.shape[1],) or np.isnan(cuts).any():
+        raise InputError(
+            f"thresholds {cuts.shape} for {probs.shape[1]} classes (NaN: {np.isnan(cuts).sum()}); "
+            "one number a class is needed"
+        )
+    chosen = probs >= cuts
+    if argmax == "always":
+        chosen[np.arange(len(probs)), probs.argmax(axis=1)] = True
+    elif argmax == "empty":
+        empty = ~chosen.any(axis=1)
+        ratio = probs[empty] / np.maximum(cuts, 1e-12)
+        chosen[np.flatnonzero(empty), ratio.argmax(axis=1)] = True
+    elif argmax != "off":
+        raise InputError(f"argmax {argmax!r}; known: 'off', 'empty', 'always'")
+    return chosen
+
+
+def fitter(
+    method: str,
+    *,
+    folds: int = 5,
+    repeats: int = 20,
+    grid: int = 50,
+    value: float = 0.5,
+    seed: int = 0,
+    shrink: float = 0.0,
+    search: str = "grid",
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
+    """A function (labels, probs, groups) -> thresholds for a method of the config.
+
+    method: "cross_validated", "exact", "match_proportions" (to the share of positives in `labels`,
+    bestfitting's grid), "match_proportions_pudae", or "fixed".
+    """
+    methods = {
+        "cross_validated": lambda y, p, g: cross_validated(
+            y, p, folds, repeats, grid, seed, g, search=search
+        ),
+        "exact": lambda y, p, g: exact(y, p),
+        "match_proportions": lambda y, p, g: match_proportions(p, np.mean(y, axis=0)),
+        "match_proportions_pudae": lambda y, p, g: match_proportions(
+            p, np.mean(y, axis=0), PUDAE_GRID, ties="first", strict=True
+        ),
+        "fixed": lambda y, p, g: fixed(p.shape[1], value),
+    }
+    if method not in methods:
+        raise InputError(f"threshold method {method!r}; known: {', '.join(methods)}")
+    if not shrink:
+        return methods[method]
+    return lambda y, p, g: shrunk(methods[method](y, p, g), y, p, shrink)
+
+
+def _checked(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels = checked_labels(labels)
+    probs = checked_scores(probs, labels.shape)
+    if not len(labels):
+        raise InputError("no labelled rows to fit thresholds on")
+    return labels, probs

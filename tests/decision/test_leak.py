@@ -1,0 +1,60 @@
+"""The overlay: order of trust, conflicts, whole rows, nothing invented."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hpa_jax.decision import leak
+from hpa_jax.errors import InputError
+
+
+def test_matches_take_the_nearest_and_list_the_rest():
+    pairs = pd.DataFrame(
+        {
+            "id_a": ["t1", "e2", "t1", "e1", "t2", "t3"],
+            "id_b": ["e1", "t1", "t2", "e2", "e3", "e4"],
+            "distance_r": [4, 0, 0, 0, 1, 0],
+            "distance_g": [0, 1, 0, 0, 0, 0],
+        }
+    )
+    labels = {"e1": [0], "e2": [25, 2], "e3": [7], "e4": None}
+    table, conflicts = leak.from_matches(pairs, labels, ["t1", "t2", "t3"])
+    found = dict(zip(table["id"], table["labels"]))
+    assert found == {
+        "t1": [2, 25],
+        "t2": [7],
+    }  # e2 is nearer than e1; t-t and e-e pairs don't count
+    assert conflicts["origin"].tolist() == ["e1"] and conflicts["labels"].tolist() == [[0]]
+
+
+def test_later_tables_win_and_conflicts_are_listed():
+    first = pd.DataFrame({"id": ["a", "b", "b"], "labels": ["1 0", "5", "6"]})
+    second = pd.DataFrame({"id": ["a", "c"], "labels": [[3], [4]]})
+    table, conflicts = leak.combine({"shared": first, "phash": second})
+    assert dict(zip(table["id"], table["labels"])) == {"a": [3], "b": [6], "c": [4]}
+    assert set(zip(conflicts["id"], conflicts["table"])) == {("a", "shared"), ("b", "shared")}
+
+
+def test_equal_labels_are_no_conflict():
+    first = pd.DataFrame({"id": ["a"], "labels": ["1 0"]})
+    second = pd.DataFrame({"id": ["a"], "labels": [[0, 1]]})
+    _, conflicts = leak.combine({"x": first, "y": second})
+    assert not len(conflicts)
+
+
+def test_overlay_replaces_whole_rows_and_only_those():
+    decided = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]], bool)
+    table = pd.DataFrame({"id": ["b", "z", "c", "a"], "labels": ["2 0", "1", "2", ""]})
+    result, changed = leak.overlay(decided, ["a", "b", "c"], table)
+    assert result.tolist() == [[True, True, False], [True, False, True], [False, False, True]]
+    assert changed == ["b"]  # c said the same already, a has no labels, z is no test picture
+    assert decided[1].tolist() == [False, True, False]  # the input stays as it was
+
+
+def test_bad_tables_are_named():
+    with pytest.raises(InputError, match="leak table x: no column 'labels'"):
+        leak.combine({"x": pd.DataFrame({"id": ["a"]})})
+    with pytest.raises(InputError, match="row 0"):
+        leak.combine({"x": pd.DataFrame({"id": ["a"], "labels": ["one"]})})
+    with pytest.raises(InputError, match="id a: label 9"):
+        leak.overlay(np.zeros((1, 3), bool), ["a"], pd.DataFrame({"id": ["a"], "labels": ["9"]}))

@@ -1,0 +1,175 @@
+"""Thresholds equal scikit-learn loops and brute force; every rule of the docs is kept."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import f1_score
+from sklearn.model_selection import StratifiedKFold
+
+from hpa_jax.decision import metrics, thresholds
+from hpa_jax.errors import InputError
+
+
+def draw(seed=0, rows=300, shares=(0.4, 0.1, 0.03)):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((rows, len(shares))) < shares
+    probs = 1 / (1 + np.exp(-(rng.normal(size=labels.shape) + 2 * labels - 1)))
+    return labels, probs
+
+
+def best_of(labels, probs, cuts):
+    scores = [f1_score(labels, probs >= cut, zero_division=0) for cut in cuts]
+    return cuts[int(np.argmax(scores))]
+
+
+def test_cross_validated_equals_a_sklearn_loop():
+    labels, probs = draw()
+    found = thresholds.cross_validated(labels, probs, folds=5, repeats=3, grid=50, seed=7)
+    for c in range(labels.shape[1]):
+        cuts = []
+        for j in range(3):
+            split = StratifiedKFold(5, shuffle=True, random_state=7 + 101 * j)
+            for _, held in split.split(probs, labels[:, c]):
+                y, p = labels[held, c], probs[held, c]
+                cuts.append(best_of(y, p, np.linspace(p.min(), p.max(), 50)))
+        assert found[c] == pytest.approx(np.mean(cuts), abs=1e-9)
+
+
+def test_rounded_and_constant_probabilities_equal_the_loop_too():
+    labels, probs = draw(1)
+    probs = np.round(probs, 1)
+    probs[:, 2] = 0.25
+    found = thresholds.per_part(labels, probs, repeats=1)
+    for c in range(3):
+        split = StratifiedKFold(5, shuffle=True, random_state=0).split(probs, labels[:, c])
+        expected = [
+            best_of(
+                labels[held, c],
+                probs[held, c],
+                np.linspace(probs[held, c].min(), probs[held, c].max(), 50),
+            )
+            for _, held in split
+        ]
+        np.testing.assert_allclose(found[c], expected, atol=1e-12)
+
+
+def test_few_positives_are_searched_on_the_whole_set():
+    labels, probs = draw()
+    labels[:, 2] = False
+    labels[:4, 2] = True
+    cuts = np.linspace(probs[:, 2].min(), probs[:, 2].max(), 50)
+    expected = best_of(labels[:, 2], probs[:, 2], cuts)
+    assert thresholds.cross_validated(labels, probs)[2] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_class_without_positives_is_never_predicted():
+    labels, probs = draw()
+    labels[:, 1] = False
+    for cuts in (
+        thresholds.cross_validated(labels, probs),
+        thresholds.cross_validated(labels, probs, search="exact"),
+        thresholds.exact(labels, probs),
+        thresholds.shrunk(thresholds.exact(labels, probs), labels, probs),
+    ):
+        assert not (probs[:, 1] >= cuts[1]).any()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 9999), rows=st.integers(1, 40), digits=st.integers(1, 4))
+def test_exact_is_the_optimum_of_all_cuts(seed, rows, digits):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((rows, 1)) < 0.3
+    probs = np.round(rng.random((rows, 1)), digits)
+    cut = thresholds.exact(labels, probs)[0]
+    tries = [*np.unique(probs), 2.0]
+    best = max(metrics.class_f1(labels, probs >= t)[0] for t in tries)
+    assert metrics.class_f1(labels, probs >= cut)[0] == pytest.approx(best, abs=1e-12)
+
+
+def test_exact_lies_between_the_neighbours():
+    labels = np.array([[0], [0], [1], [1]])
+    probs = np.array([[0.1], [0.2], [0.6], [0.9]])
+    assert thresholds.exact(labels, probs)[0] == pytest.approx(0.4)
+
+
+def test_groups_are_respected():
+    labels, probs = draw(rows=200)
+    groups = np.arange(200) // 2
+    fold_cuts = thresholds.cross_validated(labels, probs, groups=groups)
+    assert np.isfinite(fold_cuts).all()
+    swapped = np.arange(200) ^ 1  # twins change places: nothing may change
+    again = thresholds.cross_validated(labels[swapped], probs[swapped], groups=groups[swapped])
+    assert fold_cuts.shape == again.shape == (3,)
+    assert not np.allclose(fold_cuts, thresholds.cross_validated(labels, probs))
+
+
+def brute_match(p, share, cuts, half):
+    distance = [abs(np.mean(p >= cut) - share) for cut in cuts]
+    near = [cut for cut, d in zip(cuts, distance) if d <= min(distance) + 1e-12]
+    return min(near, key=lambda cut: abs(cut - 0.5)) if half else near[0]
+
+
+def test_match_proportions_equals_brute_force():
+    _, probs = draw(rows=60)
+    shares = np.array([0.3, 0.01, 0.9])
+    found = thresholds.match_proportions(probs, shares, grid=1000)
+    for c in range(3):
+        expected = brute_match(probs[:, c], shares[c], np.linspace(0, 1, 1000), half=True)
+        assert found[c] == pytest.approx(expected, abs=1e-12)
+
+
+def test_pudae_rule_is_strictly_above_by_the_next_float():
+    probs = np.array([[0.05, 0.5], [0.06, 0.5], [0.07, 0.2], [0.9, 0.1]])
+    found = thresholds.match_proportions(
+        probs, [0.5, 0.0], thresholds.PUDAE_GRID, ties="first", strict=True
+    )
+    assert found[0] == np.nextafter(0.06, 1)  # two of four lie strictly above .06
+    assert found[1] == np.nextafter(0.5, 1)
+    assert (probs[:, 0] >= found[0]).sum() == 2 and not (probs[:, 1] >= found[1]).any()
+
+
+def test_shrinkage_goes_to_the_anchor_for_rare_classes_only():
+    labels, probs = draw(rows=400, shares=(0.5, 0.02))
+    cuts = np.array([0.5, 0.9])
+    anchor = thresholds.pooled(labels, probs)
+    mixed = thresholds.shrunk(cuts, labels, probs, strength=10)
+    n = labels.sum(axis=0)
+    np.testing.assert_allclose(mixed, (n * cuts + 10 * anchor) / (n + 10))
+    np.testing.assert_allclose(thresholds.shrunk(cuts, labels, probs, strength=0), cuts)
+    assert thresholds.shrunk(cuts, labels, probs, 10, "proportions").shape == (2,)
+
+
+def test_pooled_is_the_best_common_cut():
+    labels, probs = draw(rows=100)
+    cut = thresholds.pooled(labels, probs, points=1000)
+    best = max(metrics.macro_f1(labels, probs >= t) for t in np.unique(probs))
+    assert metrics.macro_f1(labels, probs >= cut) == pytest.approx(best, abs=0.01)
+
+
+def test_decide_rules():
+    probs = np.array([[0.2, 0.4, 0.1], [0.6, 0.5, 0.3]])
+    cuts = np.array([0.6, 0.9, 0.15])
+    assert thresholds.decide(probs, cuts).tolist() == [[False] * 3, [True, False, True]]
+    empty = thresholds.decide(probs, cuts, argmax="empty")
+    assert empty[0].tolist() == [False, False, True]  # .1/.15 is the largest ratio
+    always = thresholds.decide(probs, cuts, argmax="always")
+    assert always[0].tolist() == [False, True, False]
+    assert thresholds.decide(probs, cuts, scale=0.3).all()
+
+
+def test_bad_input_is_an_error():
+    labels, probs = draw()
+    with pytest.raises(InputError, match="NaN: 1"):
+        thresholds.decide(probs, [0.5, np.nan, 0.5])
+    with pytest.raises(InputError, match="one number a class"):
+        thresholds.decide(probs, [])
+    with pytest.raises(InputError, match="no labelled rows"):
+        thresholds.exact(labels[:0], probs[:0])
+    with pytest.raises(InputError, match="row 3, column 1"):
+        probs[3, 1] = np.nan
+        thresholds.cross_validated(labels, probs)
+    with pytest.raises(InputError, match="cross_validated"):
+        thresholds.fitter("crossvalidated")
+    with pytest.raises(InputError, match="proportions"):
+        thresholds.match_proportions(np.zeros((3, 2)), [0.5, 1.5])
