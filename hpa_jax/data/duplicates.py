@@ -232,7 +232,10 @@ def _large(hashes: np.ndarray, others: np.ndarray, radius: int) -> Iterator[np.n
         first = start // columns
         queued = [hits(block, right, radius) for right in blocks[first:]]
         for number, tiles in enumerate(queued, start=first):
-            tile, column = np.nonzero(np.asarray(tiles))
+            # Eight tiles at a time: most words are zero, and numpy's search of bools is slow.
+            words = np.flatnonzero(np.asarray(tiles).view(np.uint64))
+            hit, byte = np.nonzero(np.asarray(tiles).ravel().reshape(-1, 8)[words])
+            tile, column = np.divmod(words[hit] * 8 + byte, columns)
             yield from _confirmed(
                 hashes, others, start + tile * _TILE, number * columns + column, radius
             )

@@ -1,0 +1,72 @@
+"""Times of all-pairs matching: `scripts/bench duplicates` (N pictures x 3 hashes, radius 12).
+
+Prints seconds, peak memory and pairs compared a second; each size in a process of its own, so that
+the peak is its own.  Random hashes with planted copies: the work does not depend on the hashes as
+long as few match, and a check confirms that every planted copy was found.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+SIZES = (10_000, 110_000, 1_000_000)
+CHANNELS, RADIUS, COPIES = 3, 12, 0.03
+
+
+def hashes_with_copies(n: int, seed: int = 0) -> tuple[np.ndarray, int]:
+    """uint64 [n, 3], of which 3 % are copies with up to 12 bits changed; and how many are."""
+    rng = np.random.default_rng(seed)
+    hashes = rng.integers(0, 2**64, (n, CHANNELS), dtype=np.uint64)
+    rows = rng.permutation(n)[: 2 * int(n * COPIES)].reshape(-1, 2)
+    changed = np.zeros((len(rows), CHANNELS), np.uint64)
+    for _ in range(RADIUS):
+        changed |= np.uint64(1) << rng.integers(0, 64, changed.shape, dtype=np.uint64)
+    hashes[rows[:, 1]] = hashes[rows[:, 0]] ^ changed
+    return hashes, len(rows)
+
+
+def measure(n: int) -> dict:
+    """One size, with compilation."""
+    from hpa_jax.data import duplicates
+
+    hashes, planted = hashes_with_copies(n)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    pairs, distances = duplicates.match(hashes, RADIUS)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(pairs) >= planted and distances.max() <= RADIUS, "planted copies were not found"
+    return {
+        "pictures": n,
+        "seconds": round(seconds, 2),
+        "pairs_compared_per_second": round(n * (n - 1) / 2 / seconds / 1e9, 2) * 1e9,
+        "pairs_found": len(pairs),
+        "peak_gib": round(peak / 2**20, 2),
+        "peak_gib_before": round(before / 2**20, 2),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="*", default=SIZES)
+    parser.add_argument("--one", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        print(json.dumps(measure(arguments.one)))
+        return
+    print("| pictures | seconds | 10⁹ pairs/s | pairs found | peak GiB |\n|--|--|--|--|--|")
+    for n in arguments.sizes:
+        command = [sys.executable, __file__, "--one", str(n)]
+        row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        rate = row["pairs_compared_per_second"] / 1e9
+        found, peak = row["pairs_found"], row["peak_gib"]
+        print(f"| {n:,} | {row['seconds']} | {rate:.1f} | {found:,} | {peak} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
