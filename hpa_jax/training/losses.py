@@ -264,7 +264,7 @@ def _lovasz_class(logits: Array, labels: Array, real: Array) -> Array:
 
 
 def _real(mask: Array | None, logits: Array) -> Array:
-    return jnp.ones(logits.shape[0], bool) if mask is None else mask.astype(bool)
+    return jnp.ones(logits.shape[0], bool) if mask is None else jnp.asarray(mask, bool)
 
 
 def _float(logits: Array, labels: Array) -> tuple[Array, Array]:

@@ -1,0 +1,66 @@
+"""Epochs are exact, repeatable, and weighted as asked."""
+
+import numpy as np
+import pytest
+
+from hpa_jax.errors import InputError
+from hpa_jax.training import sampling
+
+
+def test_uniform_epochs_are_permutations_that_differ_and_repeat():
+    sampler = sampling.uniform(50, seed=3)
+    first, second = sampler(0), sampler(1)
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert not np.array_equal(first, second)
+    np.testing.assert_array_equal(sampling.uniform(50, seed=3)(1), second)
+    assert not np.array_equal(sampling.uniform(50, seed=4)(1), second)
+
+
+def test_weighted_epochs_show_each_row_floor_or_ceil_of_its_share():
+    weights = np.array([1.0, 2.0, 0.5, 0.0, 4.0, 1.3, 0.2, 3.0])
+    sampler = sampling.weighted(weights, seed=0)
+    expected = weights / weights.sum() * 8
+    total = np.zeros(8)
+    for epoch in range(400):
+        counts = np.bincount(sampler(epoch), minlength=8)
+        assert counts.sum() == 8
+        assert (counts >= np.floor(expected - 1e-9)).all()
+        assert (counts <= np.ceil(expected + 1e-9)).all()
+        total += counts
+    np.testing.assert_allclose(total / 400, expected, atol=0.08)
+
+
+def test_rare_classes_are_shown_more_often():
+    labels = np.zeros((100, 2), np.uint8)
+    labels[:, 0] = 1
+    labels[:4, 1] = 1
+    counts = {
+        name: np.mean([np.isin(sampling.build(name, labels, seed=0)(e), range(4)).sum()
+                       for e in range(50)])
+        for name in ("uniform", "rare", "balanced")
+    }  # fmt: skip
+    assert counts["uniform"] == 4
+    # weights 5 and 25 against 1 of the other 96 rows
+    assert counts["rare"] == pytest.approx(100 * 20 / 116, rel=0.05)
+    assert counts["balanced"] == pytest.approx(100 * 100 / 196, rel=0.05)
+
+
+def test_source_weights_multiply():
+    labels = np.ones((10, 1), np.uint8)
+    weights = np.array([1.0] * 5 + [0.0] * 5)
+    assert set(sampling.build("uniform", labels, seed=0, weights=weights)(0)) == set(range(5))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: sampling.build("rarest", np.ones((3, 1)), seed=0), "did you mean 'rare'"),
+        (lambda: sampling.build("uniform", np.ones((0, 1)), seed=0), "empty"),
+        (lambda: sampling.weighted([1.0, -1.0], seed=0), ">= 0"),
+        (lambda: sampling.weighted([0.0, 0.0], seed=0), "not all 0"),
+        (lambda: sampling.build("rare", np.ones((3, 1)), seed=0, weights=[1.0]), "3 rows"),
+    ],
+)
+def test_bad_sampling_is_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
