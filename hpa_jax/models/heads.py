@@ -1,0 +1,204 @@
+"""What turns the last feature map [N, h, w, F] into logits [N, C]; everything here is float32.
+
+- adaptive_concat: global average and maximum side by side -> BN -> dropout -> dense (fastai, One
+  More Layer), or with `hidden` units: BN -> dropout/2 -> dense -> ReLU -> BN -> dropout -> dense.
+- bestfitting: the same pools -> BN -> dropout -> dense to F -> ReLU -> BN -> dropout -> dense.
+- gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
+- attention: pudae's class-wise spatial attention.
+- embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
+
+`modules()` lists what fastai counts as one layer group each; None has no parameters.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from hpa_jax.errors import InputError, near
+from hpa_jax.models.layers import BatchNorm, Conv, Linear, global_avg_pool, global_max_pool
+
+POOL_ORDERS = ("max_avg", "avg_max")
+
+
+class AdaptiveConcat(nnx.Module):
+    """Both global pools, then one or two dense layers.  Embedding: the pools, [N, 2F].
+
+    hidden: 0 for one dense layer, else the units between the two.
+    dropout: (before the first dense layer of two, before the last).
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        *,
+        hidden: int = 0,
+        dropout: tuple[float, float] = (0.25, 0.5),
+        pool_order: str = "max_avg",
+        rngs: nnx.Rngs,
+    ) -> None:
+        if pool_order not in POOL_ORDERS:
+            raise InputError(f"pool_order={pool_order!r}: one of {', '.join(POOL_ORDERS)}")
+        self.max_first = pool_order == "max_avg"
+        self.hidden = hidden
+        if hidden:
+            self.bn1 = BatchNorm(2 * features)
+            self.drop1 = nnx.Dropout(dropout[0], rngs=rngs)
+            self.fc1 = Linear(2 * features, hidden, rngs=rngs)
+        last = hidden or 2 * features
+        self.bn = BatchNorm(last)
+        self.drop = nnx.Dropout(dropout[1], rngs=rngs)
+        self.fc = Linear(last, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.embed(x)[0]
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], pools [N, 2F])."""
+        pools = [global_max_pool(x), global_avg_pool(x)]
+        pooled = jnp.concatenate(pools if self.max_first else pools[::-1], axis=-1)
+        y = pooled
+        if self.hidden:
+            y = nnx.relu(self.fc1(self.drop1(self.bn1(y))))
+        return self.fc(self.drop(self.bn(y))), pooled
+
+    def modules(self) -> list[str | None]:
+        """Pool, flatten, [BN, dropout, dense, ReLU,] BN, dropout, dense: 5 or 9."""
+        first = ["bn1", None, "fc1", None] if self.hidden else []
+        return [None, None, *first, "bn", None, "fc"]
+
+
+class GlobalAverage(nnx.Module):
+    """Global average, dropout, dense.  Embedding: the average, [N, F]."""
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = Linear(features, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.embed(x)[0]
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], average [N, F])."""
+        pooled = global_avg_pool(x)
+        return self.fc(self.drop(pooled)), pooled
+
+    def modules(self) -> list[str | None]:
+        """Pool, dropout, dense."""
+        return [None, None, "fc"]
+
+
+class Attention(nnx.Module):
+    """logit_c = sum over places of softmax_place(attention_c) * score_c (pudae).
+
+    Embedding: the global average, [N, F].
+    """
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.logits = Conv(features, num_classes, 1, use_bias=True, rngs=rngs)
+        self.attention = Conv(features, num_classes, 1, use_bias=True, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = self.drop(x.astype(jnp.float32))
+        weights = nnx.softmax(self.attention(x), axis=(1, 2))
+        return (weights * self.logits(x)).sum((1, 2))
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], average [N, F])."""
+        return self(x), global_avg_pool(x)
+
+    def modules(self) -> list[str | None]:
+        """Dropout, and the two convolutions side by side."""
+        return [None, "logits", "attention"]
+
+
+class Embedding(nnx.Module):
+    """Global average -> dropout -> dense -> BN = embedding [N, E]; logits: cosines to the classes.
+
+    The margin and the scale of ArcFace are the loss's.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        *,
+        size: int = 512,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = Linear(features, size, use_bias=False, rngs=rngs)
+        self.bn = BatchNorm(size)
+        init = nnx.initializers.xavier_uniform()
+        self.weight = nnx.Param(init(rngs.params(), (size, num_classes), jnp.float32))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.embed(x)[0]
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(cosines [N, C] in [-1, 1], embedding [N, E])."""
+        embedding = self.bn(self.fc(self.drop(global_avg_pool(x))))
+        return unit(embedding, -1) @ unit(self.weight[...], 0), embedding
+
+    def modules(self) -> list[str | None]:
+        """Pool, dropout, dense, BN, class vectors."""
+        return [None, None, "fc", "bn", "weight"]
+
+
+def unit(x: jax.Array, axis: int) -> jax.Array:
+    """Vectors of length 1 along `axis`; a zero vector stays zero, with a finite gradient."""
+    return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-24))
+
+
+HEADS = ("adaptive_concat", "bestfitting", "gap", "attention", "embedding")
+
+
+def create_head(
+    name: str,
+    features: int,
+    num_classes: int,
+    *,
+    dropout: float,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> nnx.Module:
+    """The head of that name on feature maps of F features.
+
+    options: adaptive_concat takes `hidden` (0) and `pool_order` ("max_avg"), bestfitting
+    `pool_order` ("avg_max"), embedding `size` (512).
+
+    Raises:
+        InputError: unknown name or option.
+    """
+    known = {
+        "adaptive_concat": ("hidden", "pool_order"),
+        "bestfitting": ("pool_order",),
+        "embedding": ("size",),
+    }
+    if name not in HEADS:
+        raise InputError(f"head={name!r}: one of {', '.join(HEADS)}{near(name, HEADS)}")
+    options = {key: value for key, value in options.items() if value is not None}
+    for key in options:
+        if key not in known.get(name, ()):
+            raise InputError(f"head {name} has no option {key!r}{near(key, known.get(name, ()))}")
+    if not 0 <= dropout < 1:
+        raise InputError(f"dropout={dropout}: from 0 up to, not including, 1")
+    if name == "adaptive_concat":
+        halves = (dropout / 2, dropout)
+        return AdaptiveConcat(features, num_classes, dropout=halves, rngs=rngs, **options)
+    if name == "bestfitting":
+        options = {"pool_order": "avg_max", **options}
+        both = (dropout, dropout)
+        return AdaptiveConcat(
+            features, num_classes, hidden=features, dropout=both, rngs=rngs, **options
+        )
+    kind = {"gap": GlobalAverage, "attention": Attention, "embedding": Embedding}[name]
+    return kind(features, num_classes, dropout=dropout, rngs=rngs, **options)

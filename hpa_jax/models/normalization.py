@@ -1,0 +1,100 @@
+"""Pictures in [0, 1] -> what a network's weights expect.  By name and channel, in one place.
+
+- hpa: mean and standard deviation of the training pictures by stain (bestfitting).
+- imagenet: torchvision's; the fourth channel's are the mean of the three (One More Layer).
+- inception: (x - .5) / .5 (Cadene's Inception, Xception and NASNet).
+- bn_inception: 255 x in the order blue, green, red minus (104, 117, 128) (the Caffe weights).
+- bn_inception_as_run: x minus (104, 117, 128) without scale and flip, as One More Layer ran it.
+- per_image: each picture by its own mean and deviation, channel by channel (pudae).
+- half_range: (255 x - 127.5) / 255 (pudae's ResNet34).
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hpa_jax.errors import InputError, near
+
+Normalizer = Callable[[jax.Array], jax.Array]
+
+_HPA = {
+    "red": (0.074598, 0.122813),
+    "green": (0.050630, 0.085745),
+    "blue": (0.050891, 0.129882),
+    "yellow": (0.076287, 0.119411),
+}
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CAFFE = (104.0, 117.0, 128.0)
+_EPSILON = 1e-7  # of a flat picture's deviation
+
+NAMES = (
+    "hpa",
+    "imagenet",
+    "inception",
+    "bn_inception",
+    "bn_inception_as_run",
+    "per_image",
+    "half_range",
+)
+
+
+def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
+    """A function images [N, H, W, K] float in [0, 1] -> the same shape, normalised.
+
+    Args:
+        name: one of NAMES.
+        channels: names of the K channels; "hpa" looks them up.
+
+    Raises:
+        InputError: unknown name, or "hpa" with a channel that is no stain.
+    """
+    if name not in NAMES:
+        raise InputError(f"normalize={name!r}: one of {', '.join(NAMES)}{near(name, NAMES)}")
+    count = len(channels)
+    if name == "hpa":
+        for channel in channels:
+            if channel not in _HPA:
+                raise InputError(
+                    f"normalize='hpa' has no numbers for channel {channel!r}{near(channel, _HPA)}; "
+                    "use per_image or inception"
+                )
+        mean, deviation = zip(*(_HPA[channel] for channel in channels))
+        return _affine(mean, deviation)
+    if name == "imagenet":
+        return _affine(*(_extended(values, count) for values in _IMAGENET))
+    if name == "inception":
+        return _affine((0.5,) * count, (0.5,) * count)
+    if name == "half_range":
+        return _affine((0.5,) * count, (1.0,) * count)
+    if name == "bn_inception_as_run":
+        return _affine(_extended(_CAFFE, count), (1.0,) * count)
+    if name == "bn_inception":
+        return functools.partial(_caffe, mean=np.array(_extended(_CAFFE, count), np.float32))
+    return per_image
+
+
+def per_image(images: jax.Array) -> jax.Array:
+    """Mean 0 and deviation 1 of every channel of every picture; a flat channel becomes 0."""
+    centred = images - images.mean((1, 2), keepdims=True)
+    deviation = jnp.sqrt((centred * centred).mean((1, 2), keepdims=True))
+    return centred / (deviation + _EPSILON)
+
+
+def _affine(mean: Sequence[float], deviation: Sequence[float]) -> Normalizer:
+    factor = 1 / np.array(deviation, np.float32)
+    shift = -np.array(mean, np.float32) * factor
+    return lambda images: images * factor + shift
+
+
+def _caffe(images: jax.Array, mean: np.ndarray) -> jax.Array:
+    order = [*range(min(3, images.shape[-1]))][::-1] + [*range(3, images.shape[-1])]
+    return 255.0 * images[..., np.array(order)] - mean
+
+
+def _extended(values: Sequence[float], count: int) -> tuple[float, ...]:
+    """The first `count` values; beyond them their mean."""
+    rest = (float(np.mean(values)),) * max(count - len(values), 0)
+    return (*values[:count], *rest)
