@@ -90,7 +90,8 @@ def _affine(mean: Sequence[float], deviation: Sequence[float]) -> Normalizer:
 
 
 def _caffe(images: jax.Array, mean: np.ndarray) -> jax.Array:
-    order = [*range(min(3, images.shape[-1]))][::-1] + [*range(3, images.shape[-1])]
+    count = images.shape[-1]
+    order = [*reversed(range(min(3, count))), *range(3, count)]
     return 255.0 * images[..., np.array(order)] - mean
 
 

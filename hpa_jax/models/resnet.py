@@ -4,8 +4,9 @@ Attribute names are torchvision's (conv1, bn1, layer1.0.conv2, downsample.0); Ca
 is `se` as in timm, and his prefix `layer0.` is dropped (`layer0.conv1` is conv1).
 
 Papers: He 2015 (1512.03385), Xie 2016 (1611.05431), Hu 2017 (1709.01507).
-Where the lines differ: torchvision strides in the 3x3 convolution and pads the pool (ResNet "v1.5");
-Cadene's se_resnet50 strides in the first 1x1; all his SE networks pool with ceil_mode and no padding.
+Where the lines differ: torchvision strides in the 3x3 convolution and pads the pool (ResNet
+"v1.5"); Cadene's se_resnet50 strides in the first 1x1; all his SE networks pool with ceil_mode and
+no padding.
 """
 
 import dataclasses
