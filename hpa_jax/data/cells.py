@@ -2,8 +2,8 @@
 
 In: a random generator, the picture's side in pixels and what kind of cells must be seen.  Out: a
 `Field`, the maps and cell positions that `stains` and the protein patterns are drawn on.
-Sizes are in micrometres, as in the atlas' confocal pictures of human cell lines: nuclei 11-17 um,
-cells 22-45 um; one picture shows 28-90 um, so that magnification varies threefold.
+Sizes are in micrometres, as in the atlas' confocal pictures of human cell lines: nuclei 12-19 um,
+cells 20-40 um; one picture shows 26-64 um, so that magnification varies.
 """
 
 from dataclasses import dataclass
@@ -81,7 +81,7 @@ def draw_field(
     rng: np.random.Generator,
     side: int,
     *,
-    width: tuple[float, float] = (28.0, 90.0),
+    width: tuple[float, float] = (26.0, 64.0),
     mitosis: bool = False,
     bridge: bool = False,
     contact: bool = False,
@@ -103,7 +103,9 @@ def draw_field(
     nucleus, envelope = _nuclei(shapes, owner, side, scale)
     nucleolus = _nucleoli(rng, shapes, envelope, owner, side, scale)
     toward = rng.uniform(0, 2 * np.pi, len(shapes.center))
-    offset = shapes.nucleus.mean(1) * rng.uniform(1.0, 1.35, len(toward))
+    # The centre lies beside the nucleus, or seen from above in front of it.
+    beside = np.where(rng.random(len(toward)) < 0.7, rng.uniform(1.0, 1.35, len(toward)), 0.6)
+    offset = shapes.nucleus.mean(1) * beside
     organizer = shapes.nucleus_center + unit(toward) * offset[:, None]
     tubules, ink, cell = _microtubules(rng, shapes, organizer, owner, side, scale)
     return Field(
@@ -156,10 +158,10 @@ def _place(
     rng: np.random.Generator, view: float, mitosis: bool, bridge: bool, contact: bool
 ) -> _Shapes:
     """Cell positions and outlines of one cell line: dart throwing with a least spacing."""
-    radius = rng.uniform(11.0, 20.0)
+    radius = rng.uniform(11.0, 19.0)
     spacing = 2 * radius * (rng.uniform(0.62, 0.8) if contact else rng.uniform(0.68, 1.2))
     direction = rng.uniform(0, np.pi)
-    stretch, rough = rng.uniform(1.0, 2.2), rng.uniform(0.03, 0.16)
+    stretch, rough = rng.uniform(1.0, 2.6), rng.uniform(0.04, 0.2)
     middle = np.array([view, view]) / 2
     centers: list[np.ndarray] = []
     kinds, axes, bridges = [], [], []
@@ -171,7 +173,7 @@ def _place(
     if bridge or rng.random() < 0.03:
         point = middle + rng.uniform(-0.25, 0.25, 2) * view
         turn = rng.uniform(0, np.pi)
-        apart = min(0.62 * radius, 9.5) + rng.uniform(2.0, 4.0)
+        apart = min(0.62 * radius, 9.5) + rng.uniform(1.2, 3.5)
         for way in (-1, 1):
             centers.append(point + way * apart * unit(np.array(turn)))
             kinds.append(DAUGHTER)
@@ -210,7 +212,7 @@ def _shape(
     body = _outline(rng, bodies, np.where(special, 1.08, stretch), axis, rough)
     smooth = _outline(rng, bodies, np.full(count, 1.08), axis, 0.03)
     body = np.where(special[:, None], smooth, body)
-    nuclear = min(rng.uniform(5.5, 8.5), 0.55 * radius)
+    nuclear = min(rng.uniform(6.0, 9.5), 0.58 * radius)
     nuclei = nuclear * np.exp(rng.normal(0, 0.1, count))
     nuclei = np.where(kind == DAUGHTER, 0.75 * nuclei, nuclei)
     nuclei = np.where(kind == METAPHASE, 3.6, nuclei)
@@ -314,7 +316,7 @@ def _nucleoli(
         for point in base:
             lobes = rng.integers(1, 4)
             places.append(point + rng.normal(0, 0.12 * size, (lobes, 2)))
-            radii.append(size * rng.uniform(0.12, 0.26, lobes))
+            radii.append(size * rng.uniform(0.12, 0.3, lobes))
     if not places:
         return np.zeros((side, side), np.float32)
     mask = drawing.discs(side, np.concatenate(places) * scale, np.concatenate(radii) * scale)
@@ -335,7 +337,7 @@ def _microtubules(
     interphase = np.flatnonzero(shapes.kind != METAPHASE)
     if not len(interphase):
         return np.zeros((1, 0, 2), np.float32), np.zeros((1, 0)), np.zeros(0, int)
-    density = rng.uniform(45, 110)
+    density = rng.uniform(110, 260)
     cell = np.repeat(interphase, int(density))
     radius = shapes.body.mean(1)[cell]
     free = rng.random(len(cell)) < rng.uniform(0.2, 0.7)
@@ -351,7 +353,7 @@ def _microtubules(
     heading = rng.uniform(0, 2 * np.pi, len(cell))
     along = shapes.axis[cell] + np.where(rng.random(len(cell)) < 0.5, 0, np.pi)
     heading = np.where(free, along + rng.normal(0, 0.9, len(cell)), heading)
-    paths = drawing.walk(rng, start, heading, steps, stride, bend, 0.05 * np.sqrt(stride))
+    paths = drawing.walk(rng, start, heading, steps, stride, bend, 0.14 * np.sqrt(stride))
     away = paths - shapes.nucleus_center[cell]
     distance = np.linalg.norm(away, axis=-1, keepdims=True) + 1e-6
     size = shapes.nucleus.mean(1)[cell][None, :, None]

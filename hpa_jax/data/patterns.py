@@ -65,20 +65,26 @@ def nucleoli(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
 def fibrillar_center(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
     """Clusters of small bright dots inside the nucleoli."""
     area = field.nucleolus.sum() / field.scale**2
-    points = drawing.scatter(rng, field.nucleolus**2, rng.poisson(area * rng.uniform(0.35, 0.8)))
-    size = rng.uniform(0.22, 0.36) * field.scale
-    spots = drawing.dots(field.side, points, size, rng.uniform(0.6, 1.1, len(points)))
+    points = drawing.scatter(rng, field.nucleolus**2, rng.poisson(area * rng.uniform(0.4, 1.0)))
+    size = rng.uniform(0.2, 0.34) * field.scale
+    spots = drawing.dots(field.side, points, size, rng.uniform(0.6, 1.2, len(points)))
     return np.minimum(spots, 1.3) + rng.uniform(0.0, 0.15) * field.nucleolus
 
 
 def speckles(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
-    """Many irregular patches between the nucleoli, as of cotton wool, over a weak fill."""
-    coarse = drawing.texture(rng, field.side, rng.uniform(1.2, 2.2) * field.scale)
-    fine = drawing.texture(rng, field.side, 0.7 * field.scale)
-    level = rng.uniform(0.9, 1.4)
-    patches = np.clip((coarse + 0.35 * fine - level) * 1.8, 0, 1.1)
+    """Many small patches of unequal size between the nucleoli, over a weak fill."""
+    side, scale = field.side, field.scale
     space = np.clip(-(field.envelope + 0.5) * 2, 0, 1) * (1 - field.nucleolus)
-    return patches * space + rng.uniform(0.03, 0.25) * nucleoplasm(rng, field)
+    uneven = space * np.clip(1 + 0.4 * drawing.texture(rng, side, 2.0 * scale), 0.1, 2)
+    points = drawing.scatter(
+        rng, uneven, rng.poisson(space.sum() / scale**2 * rng.uniform(0.12, 0.32))
+    )
+    radii = rng.uniform(0.28, 0.5) * np.exp(rng.normal(0, 0.35, len(points))) * scale
+    weights = rng.uniform(0.5, 1.1, len(points))
+    stretch, turn = rng.uniform(1.0, 1.7, len(points)), rng.uniform(0, np.pi, len(points))
+    patches = drawing.discs(side, points, radii, weights, 0.0, stretch, turn)
+    patches = ndimage.gaussian_filter(patches, 0.15 * scale)
+    return patches * space + rng.uniform(0.03, 0.2) * nucleoplasm(rng, field)
 
 
 def nuclear_bodies(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
@@ -94,7 +100,7 @@ def nuclear_bodies(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
 
 def plasma_membrane(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
     """The cell's outline, ruffled or with spikes onto the glass, over a weak fill of the cell."""
-    width = max(rng.uniform(0.35, 0.8), 0.6 / field.scale)
+    width = max(rng.uniform(0.3, 0.65), 0.6 / field.scale)
     rim = np.exp(-((field.edge / width) ** 2)) * (field.owner >= 0)
     rough = drawing.texture(rng, field.side, rng.uniform(0.8, 2.0) * field.scale)
     rim = rim * np.clip(0.8 + 0.2 * rough, 0.15, 1.2) * np.where(field.contact, 1.25, 1.0)

@@ -23,20 +23,22 @@ def _bodies(field: cells.Field) -> np.ndarray:
 
 
 def intermediate(rng: Rng, field: cells.Field) -> np.ndarray:
-    """A tangle of wavy fibres, thickest round the nucleus, with bundles."""
+    """A tangle of wavy fibres or a fine net, thickest round the nucleus."""
     side, scale = field.side, field.scale
     reach = rng.uniform(5.0, 16.0)
     density = field.cytoplasm * np.exp(-np.maximum(field.envelope, 0) / reach)
-    count = int(density.sum() / scale**2 * rng.uniform(0.12, 0.3)) + 8
+    count = int(density.sum() / scale**2 * rng.uniform(0.25, 0.6)) + 8
     start = drawing.scatter(rng, density, count)
-    steps = max(6, int(rng.uniform(7, 16) * scale))
+    steps = max(6, int(rng.uniform(6, 13) * scale))
     heading = rng.uniform(0, 2 * np.pi, len(start))
-    paths = drawing.walk(rng, start, heading, steps, 1.0, 0.12 / scale, 0.35 / np.sqrt(scale))
-    ink = _inside(field, paths, _cells_of(field, start)) * rng.uniform(0.3, 1.0, len(start))
+    paths = drawing.walk(rng, start, heading, steps, 1.0, 0.1 / scale, 0.3 / np.sqrt(scale))
+    ink = _inside(field, paths, _cells_of(field, start)) * rng.uniform(0.2, 0.8, len(start))
     ink = ink * (1 - 0.6 * drawing.look_up(field.nucleus, paths))
-    fibres = np.tanh(0.8 * drawing.lines(side, paths, rng.uniform(0.25, 0.5) * scale, ink))
+    fibres = np.tanh(0.7 * drawing.lines(side, paths, rng.uniform(0.2, 0.4) * scale, ink))
+    mesh = np.exp(-((drawing.texture(rng, side, rng.uniform(1.2, 2.2) * scale) / 0.3) ** 2))
+    net = density**0.6 * mesh * rng.uniform(0.0, 0.8)
     haze = ndimage.gaussian_filter(fibres, 1.2 * scale)
-    return fibres + rng.uniform(0.1, 0.6) * haze
+    return np.minimum(fibres + net, 1.2) + rng.uniform(0.1, 0.6) * haze
 
 
 def actin(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -87,19 +89,20 @@ def microtubules(rng: Rng, field: cells.Field) -> np.ndarray:
 
 
 def microtubule_ends(rng: Rng, field: cells.Field) -> np.ndarray:
-    """Short comets where microtubules end, most of them far out in the cell."""
+    """Comets along the microtubules all over the cell, most of them far out, on a grainy haze."""
     side, scale = field.side, field.scale
-    alive = field.tubule_ink > 0
-    last = np.where(alive.any(0), alive.shape[0] - 1 - np.argmax(alive[::-1], axis=0), -1)
-    size = max(2, int(rng.uniform(1.0, 2.0) * scale))
-    number = np.arange(len(last))
-    rows = last[None] - np.arange(size)[:, None]
-    paths = field.tubules[np.maximum(rows, 0), number]
-    ink = (rows >= 0) * rng.uniform(0.5, 1.1, len(last)) * (rng.random(len(last)) < 0.75)
+    steps, count = field.tubule_ink.shape
+    size = max(2, int(rng.uniform(1.0, 2.2) * scale))
+    number = np.repeat(np.arange(count), 3)
+    first = (rng.beta(2.0, 1.2, len(number)) * steps).astype(int)
+    rows = np.minimum(first[None] + np.arange(size)[:, None], steps - 1)
+    paths = field.tubules[rows, number]
+    outward = drawing.look_up(np.maximum(field.envelope, 0), paths[0]) / 6.0
+    kept = rng.random(len(number)) < rng.uniform(0.25, 0.7) * np.clip(outward, 0.1, 1)
+    ink = (field.tubule_ink[rows, number] > 0) * kept * rng.uniform(0.4, 1.1, len(number))
     comets = drawing.lines(side, paths, rng.uniform(0.4, 0.6) * scale, ink)
-    specks = drawing.scatter(rng, _bodies(field), int(_bodies(field).sum() / scale**2 * 0.25))
-    faint = drawing.dots(side, specks, 0.2 * scale, rng.uniform(0, 0.35, len(specks)))
-    return np.minimum(comets, 1.2) + faint + rng.uniform(0.0, 0.12) * _bodies(field)
+    grains = _bodies(field) * np.clip(0.5 + 0.3 * drawing.texture(rng, side, 0.5 * scale), 0, 1)
+    return np.minimum(comets, 1.2) + rng.uniform(0.05, 0.35) * grains
 
 
 def cytokinetic_bridge(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -119,7 +122,9 @@ def cytokinetic_bridge(rng: Rng, field: cells.Field) -> np.ndarray:
             spot = field.bridge[number][None]
             radius = max(rng.uniform(0.8, 1.2) * scale, 1.2)
             out = np.maximum(out, drawing.discs(side, spot, np.array([radius]), 1.0, 0.7))
-    return np.minimum(out, 1.2) + rng.uniform(0.02, 0.15) * field.cytoplasm
+    net = drawing.lines(side, field.tubules, max(0.25 * scale, 1.0), field.tubule_ink)
+    weak = rng.uniform(0.0, 0.3) * np.tanh(0.6 * net) + rng.uniform(0.02, 0.15) * field.cytoplasm
+    return np.minimum(out, 1.2) + weak
 
 
 def mitotic_spindle(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -134,11 +139,11 @@ def spikes(rng: Rng, field: cells.Field) -> np.ndarray:
     """Straight thin filopodia from the rim outwards over the glass."""
     side, scale = field.side, field.scale
     rim = np.exp(-((field.edge / 0.5) ** 2)) * (field.owner >= 0) * ~field.contact
-    start = drawing.scatter(rng, rim, int(rim.sum() / scale**2 * rng.uniform(0.5, 1.5)))
+    start = drawing.scatter(rng, rim, int(rim.sum() / scale**2 * rng.uniform(0.6, 3.0)))
     inner = ndimage.gaussian_filter((field.owner >= 0).astype(np.float32), 1.5 * scale)
     dy, dx = np.gradient(inner)
     heading = np.arctan2(-drawing.look_up(dy, start), -drawing.look_up(dx, start))
-    steps = max(3, int(rng.uniform(2.0, 6.0) * scale))
+    steps = max(3, int(rng.uniform(2.0, 8.0) * scale))
     heading = heading + rng.normal(0, 0.15, len(start))
     paths = drawing.walk(rng, start, heading, steps, 1.0, 0.02 / scale)
     ink = np.arange(steps)[:, None] < steps * rng.uniform(0.3, 1.0, len(start))

@@ -37,14 +37,15 @@ def reticulum(rng: Rng, field: cells.Field) -> np.ndarray:
     grain = drawing.texture(rng, field.side, 0.6 * field.scale)
     net = np.clip(net + 0.1 * grain, 0, 1.2)
     rim = np.exp(-((field.envelope / max(0.35, 0.5 / field.scale)) ** 2)) * (field.owner >= 0)
-    return np.maximum(1.1 * _near_nucleus(field, reach) * net, rng.uniform(0.3, 0.75) * rim)
+    inside = rng.uniform(0.0, 0.3) * field.nucleus
+    return np.maximum(1.1 * _near_nucleus(field, reach) * net, rng.uniform(0.2, 0.7) * rim) + inside
 
 
 def golgi(rng: Rng, field: cells.Field) -> np.ndarray:
     """A cluster of ribbons on one side of the nucleus, with a few vesicles round it."""
     side, scale = field.side, field.scale
     count = int(rng.integers(8, 26))
-    spread = rng.uniform(1.2, 2.8)
+    spread = rng.uniform(1.4, 2.8)
     cell = np.repeat(np.arange(len(field.center)), count)
     start = field.organizer[cell] + rng.normal(0, spread * scale, (len(cell), 2))
     steps = max(3, int(rng.uniform(1.2, 3.5) * scale))
@@ -56,7 +57,7 @@ def golgi(rng: Rng, field: cells.Field) -> np.ndarray:
     ribbons = drawing.lines(side, paths, rng.uniform(0.5, 0.85) * scale, ink)
     points = drawing.scatter(rng, _near_organizer(field, 2.5 * spread), _count(rng, field, 3))
     vesicles = drawing.dots(side, points, 0.25 * scale, rng.uniform(0.2, 0.6, len(points)))
-    return np.tanh(ribbons) * (0.25 + 0.75 * field.cytoplasm) * (field.owner >= 0) + vesicles
+    return np.tanh(1.6 * ribbons) * (0.25 + 0.75 * field.cytoplasm) * (field.owner >= 0) + vesicles
 
 
 def peroxisomes(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -91,15 +92,17 @@ def lysosomes(rng: Rng, field: cells.Field) -> np.ndarray:
 
 
 def organizing_center(rng: Rng, field: cells.Field) -> np.ndarray:
-    """A fuzzy patch of granules where the microtubules meet, beside the nucleus."""
-    reach = rng.uniform(1.0, 2.2)
-    cloud = _near_organizer(field, reach) * rng.uniform(0.35, 0.7)
-    dense = _near_organizer(field, 1.6 * reach)
-    points = drawing.scatter(rng, dense, int(dense.sum() / field.scale**2 * rng.uniform(2, 5)))
-    granules = drawing.dots(
-        field.side, points, 0.22 * field.scale, rng.uniform(0.2, 0.8, len(points))
-    )
-    return np.minimum(cloud + granules, 1.3)
+    """A dense patch where the microtubules meet and granules that thin out from it."""
+    side, scale = field.side, field.scale
+    count = len(field.center)
+    radii = rng.uniform(0.9, 1.6) * np.exp(rng.normal(0, 0.15, count)) * scale
+    core = drawing.discs(side, field.organizer, radii, rng.uniform(0.6, 1.0, count))
+    core = ndimage.gaussian_filter(core, 0.35 * scale)
+    cell = np.repeat(np.arange(count), int(rng.integers(25, 70)))
+    away = rng.standard_normal((len(cell), 2)) * np.exp(rng.normal(0.5, 0.6, (len(cell), 1)))
+    points = field.organizer[cell] + away * scale * rng.uniform(0.7, 1.2)
+    granules = drawing.dots(side, points, 0.22 * scale, rng.uniform(0.1, 0.7, len(points)))
+    return np.minimum(core + granules, 1.2) * (field.owner >= 0)
 
 
 def centrosome(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -111,7 +114,7 @@ def centrosome(rng: Rng, field: cells.Field) -> np.ndarray:
     pair = rng.random(len(first)) < 0.6
     _, poles = stains.spindle_curves(rng, field, 1)
     points = np.concatenate([first, (first + apart)[pair], poles])
-    radii = rng.uniform(0.32, 0.5) * field.scale
+    radii = rng.uniform(0.35, 0.55) * field.scale
     spots = drawing.discs(field.side, points, np.full(len(points), max(radii, 0.7)))
     haze = drawing.scatter(rng, field.cytoplasm, _count(rng, field, rng.uniform(0, 25)))
     faint = drawing.dots(field.side, haze, 0.18 * field.scale, rng.uniform(0, 0.25, len(haze)))
@@ -135,26 +138,28 @@ def lipid_droplets(rng: Rng, field: cells.Field) -> np.ndarray:
 def mitochondria(rng: Rng, field: cells.Field) -> np.ndarray:
     """Short worms all through the cytoplasm, denser round the nucleus, sometimes swollen."""
     side, scale = field.side, field.scale
-    count = _count(rng, field, rng.uniform(9, 26))
+    count = _count(rng, field, rng.uniform(9, 30))
     start = drawing.scatter(rng, _near_nucleus(field, rng.uniform(4.0, 14.0)), count)
-    steps = max(3, int(rng.uniform(2.0, 7.0) * scale))
+    steps = max(3, int(rng.uniform(3.0, 9.0) * scale))
     heading = rng.uniform(0, 2 * np.pi, len(start))
     paths = drawing.walk(rng, start, heading, steps, 1.0, 0.18 / scale, 0.3 / np.sqrt(scale))
     ink = np.arange(steps)[:, None] < steps * rng.uniform(0.25, 1.0, len(start))
     ink = ink * (drawing.look_up(field.cytoplasm, paths) > 0.5)
     ink = np.logical_and.accumulate(ink, axis=0) * rng.uniform(0.5, 1.0, len(start))
-    worms = drawing.lines(side, paths, rng.uniform(0.35, 0.7) * scale, ink)
+    worms = drawing.lines(side, paths, rng.uniform(0.3, 0.6) * scale, ink)
     return np.tanh(1.1 * worms)
 
 
 def aggresome(rng: Rng, field: cells.Field) -> np.ndarray:
-    """One large round ball beside the nucleus in most cells."""
-    has = rng.random(len(field.center)) < 0.85
-    radii = rng.uniform(0.9, 2.0, has.sum()) * field.scale
-    points = field.organizer[has] + rng.normal(0, 0.8 * field.scale, (has.sum(), 2))
-    balls = drawing.discs(field.side, points, radii, rng.uniform(0.8, 1.1, has.sum()))
-    balls *= field.owner >= 0
-    return _soft(field, balls) + rng.uniform(0.02, 0.15) * field.cytoplasm
+    """A large round ball in most cells, at the nucleus or further out, over almost nothing."""
+    side, scale = field.side, field.scale
+    has = np.repeat(
+        np.arange(len(field.center)), rng.choice(3, len(field.center), p=(0.1, 0.7, 0.2))
+    )
+    radii = rng.uniform(0.9, 1.8) * np.exp(rng.normal(0, 0.25, len(has))) * scale
+    points = field.organizer[has] + rng.normal(0, rng.uniform(0.5, 3.5) * scale, (len(has), 2))
+    balls = drawing.discs(side, points, radii, rng.uniform(0.8, 1.1, len(has)))
+    return _soft(field, balls * (field.owner >= 0)) + rng.uniform(0.0, 0.1) * field.cytoplasm
 
 
 def cytoplasmic_bodies(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -180,7 +185,7 @@ def rods_and_rings(rng: Rng, field: cells.Field) -> np.ndarray:
     inner = drawing.discs(side, points[ring], np.maximum(radii - 0.55 * scale, 0.5), 1.0)
     rings = np.clip(rings - inner, 0, 1)
     rods = points[~ring]
-    steps = max(4, int(rng.uniform(3.5, 7.5) * scale))
+    steps = max(4, int(rng.uniform(2.5, 6.5) * scale))
     heading = rng.uniform(0, 2 * np.pi, len(rods))
     paths = drawing.walk(rng, rods, heading, steps, 1.0, 0.03 / scale)
     sticks = drawing.lines(side, paths, 0.5 * scale)

@@ -10,9 +10,9 @@ def draw(rng: np.random.Generator, field: Field) -> tuple[np.ndarray, np.ndarray
     """Microtubules (red), nucleus (blue), ER (yellow) of a field: float32 [H, W], peak about 1."""
     side, scale = field.side, field.scale
     gains = np.exp(rng.normal(0, 0.22, (3, len(field.center))))
-    width = max(0.28 * scale, 1.0)
+    width = max(0.2 * scale, 0.95)
     red = drawing.lines(side, field.tubules, width, field.tubule_ink)
-    red = np.tanh(red * rng.uniform(0.5, 0.9)) + 0.06 * field.cytoplasm
+    red = np.tanh(red * rng.uniform(0.25, 0.5)) + rng.uniform(0.02, 0.1) * field.cytoplasm
     red = red * field.per_cell(gains[0]) + _spindles(rng, field) + _bridges(field)
     grain = drawing.texture(rng, side, 0.9 * scale) * rng.uniform(0.05, 0.2)
     lumps = drawing.texture(rng, side, 2.5 * scale) * rng.uniform(0.0, 0.15)
