@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from hpa_jax.errors import InputError
 
@@ -47,7 +47,8 @@ class Layout:
 
 def layout() -> Layout:
     """The layout over all devices of all hosts."""
-    mesh = jax.make_mesh((jax.device_count(),), ("data",))
+    # Auto: the compiler propagates shardings; Explicit (the default) refuses mixed operands in vmap
+    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
     return Layout(
         mesh, NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
     )
