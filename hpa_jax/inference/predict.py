@@ -1,12 +1,10 @@
-"""A network x views -> probabilities and embeddings; the tables in which they are kept.
+"""A network x views -> probabilities and embeddings.
 
 All views of a batch run in one compiled call that scans over them, so memory does not grow with
 their number.  A batch is spread over all local devices.
 """
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,10 +14,26 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hpa_jax import artifacts
 from hpa_jax.errors import InputError, near
 from hpa_jax.inference import views as views_module
+from hpa_jax.inference.tables import (
+    check_finite,
+    read_embeddings,
+    read_table,
+    write_embeddings,
+    write_table,
+)
 from hpa_jax.models.normalization import normalizer
+
+__all__ = [
+    "compiled",
+    "predict",
+    "read_embeddings",
+    "read_table",
+    "stream",
+    "write_embeddings",
+    "write_table",
+]
 
 AGGREGATES = ("mean", "max", "geometric", "mean_logit")
 
@@ -55,32 +69,50 @@ def predict(
       probs float32[N, C], embeddings float32[N, E] (weighted mean over views).
 
     Raises:
-        InputError: an id that no batch holds, or that two hold; a probability that is not finite.
+        InputError: no ids, an id that no batch holds or that two hold, a probability that is not
+          finite.
     """
+    if not len(ids):
+        raise InputError("no pictures to predict: the list of ids is empty")
     forward = compiled(model, model_config, views=views, aggregate=aggregate, seed=seed)
     probs = embeddings = None
     seen = np.zeros(len(ids), int)
+    for rows, one, other in stream(forward, batches):
+        if probs is None:
+            probs = np.zeros((len(ids), one.shape[1]), np.float32)
+            embeddings = np.zeros((len(ids), other.shape[1]), np.float32)
+        probs[rows], embeddings[rows] = one, other
+        np.add.at(seen, rows, 1)
+        if on_batch:
+            on_batch(int((seen > 0).sum()), len(ids))
+    check_seen(seen, ids)
+    check_finite(probs, ids)
+    return probs, embeddings
+
+
+def stream(
+    forward: Forward,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    rows: np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yields (rows[n], probs[n, C], embeddings[n, E]) of each batch, without its padding.
+
+    The device works on one batch while the host takes home the one before.
+
+    Args:
+      rows: what the batches' `index` points into, if they hold a part of all pictures only.
+    """
     waiting = None
     for batch in _then_none(batches):
         started = None
         if batch is not None:
-            rows = np.asarray(batch["index"])
-            started = (rows, np.asarray(batch["mask"], bool), forward(batch["image"], rows))
-        # The device works on this batch while the host takes home the one before.
+            index = np.asarray(batch["index"])
+            index = index if rows is None else rows[index]
+            started = (index, np.asarray(batch["mask"], bool), forward(batch["image"], index))
         if waiting is not None:
-            rows, mask, (one, other) = waiting
-            one, other = np.asarray(one), np.asarray(other)
-            if probs is None:
-                probs = np.zeros((len(ids), one.shape[1]), np.float32)
-                embeddings = np.zeros((len(ids), other.shape[1]), np.float32)
-            probs[rows[mask]], embeddings[rows[mask]] = one[mask], other[mask]
-            np.add.at(seen, rows[mask], 1)
-            if on_batch:
-                on_batch(int((seen > 0).sum()), len(ids))
+            index, mask, (probs, embeddings) = waiting
+            yield index[mask], np.asarray(probs)[mask], np.asarray(embeddings)[mask]
         waiting = started
-    _check_seen(seen, ids)
-    _check_finite(probs, ids)
-    return probs, embeddings
 
 
 def compiled(
@@ -189,94 +221,10 @@ def _then_none(batches: Iterable[Any]) -> Iterable[Any]:
     yield None
 
 
-def _check_seen(seen: np.ndarray, ids: Sequence[str]) -> None:
+def check_seen(seen: np.ndarray, ids: Sequence[str]) -> None:
+    """Refuses ids that were seen never or twice."""
     missing, doubled = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
     if len(missing):
         raise InputError(f"{len(missing)} ids were in no batch, first {ids[missing[0]]!r}")
     if len(doubled):
         raise InputError(f"{len(doubled)} ids were in two batches, first {ids[doubled[0]]!r}")
-
-
-def _check_finite(probs: np.ndarray, ids: Sequence[str]) -> None:
-    bad = np.flatnonzero(~np.isfinite(probs).all(axis=1))
-    if len(bad):
-        raise InputError(
-            f"{len(bad)} pictures have probabilities that are not finite, first {ids[bad[0]]!r}: "
-            "the network's weights or its normalisation are broken"
-        )
-
-
-# --- tables -----------------------------------------------------------------------------------
-
-
-def write_table(
-    path: str | Path,
-    ids: Sequence[str],
-    probs: np.ndarray,
-    class_numbers: Sequence[int] | None = None,
-) -> None:
-    """Writes `id, p00..`: probs float[N, C] of the given classes (default 0..C-1).
-
-    A class the network does not know is an absent column.
-
-    Raises:
-        InputError: a doubled id, wrong shape, a value that is no probability.
-    """
-    import pandas as pd
-
-    probs = np.asarray(probs, np.float32)
-    numbers = range(probs.shape[1]) if class_numbers is None else class_numbers
-    if probs.shape != (len(ids), len(numbers)):
-        raise InputError(
-            f"{path}: {probs.shape} numbers for {len(ids)} ids, {len(numbers)} classes"
-        )
-    _check_finite(probs, ids)
-    if probs.size and (probs.min() < 0.0 or probs.max() > 1.0):
-        raise InputError(f"{path}: values of {probs.min()}..{probs.max()} are no probabilities")
-    columns = {f"p{number:02d}": probs[:, place] for place, number in enumerate(numbers)}
-    table = pd.DataFrame({"id": np.asarray(ids, object), **columns})
-    _check_doubled(path, table)
-    artifacts.write_table(path, table)
-
-
-def read_table(path: str | Path) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Reads a table of `write_table`: ids[N] str, probs float32[N, C], class numbers.
-
-    Raises:
-        InputError: no such table, a doubled id, a value that is not finite.
-    """
-    table = artifacts.read_table(path)
-    columns = [name for name in table.columns if re.fullmatch(r"p\d{2,}", str(name))]
-    if "id" not in table.columns or not columns:
-        raise InputError(f"{path}: needs the columns id and p00.., has {list(table.columns)[:5]}")
-    _check_doubled(path, table)
-    ids = table["id"].to_numpy(str)
-    probs = table[columns].to_numpy(np.float32)
-    _check_finite(probs, ids)
-    return ids, probs, [int(name[1:]) for name in columns]
-
-
-def write_embeddings(path: str | Path, ids: Sequence[str], embeddings: np.ndarray) -> None:
-    """Writes `id, e0000..`: embeddings float[N, E]."""
-    import pandas as pd
-
-    columns = {f"e{place:04d}": column for place, column in enumerate(np.float32(embeddings).T)}
-    table = pd.DataFrame({"id": np.asarray(ids, object), **columns})
-    _check_doubled(path, table)
-    artifacts.write_table(path, table)
-
-
-def read_embeddings(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a table of `write_embeddings`: ids[N] str, embeddings float32[N, E]."""
-    table = artifacts.read_table(path)
-    columns = [name for name in table.columns if re.fullmatch(r"e\d{4,}", str(name))]
-    if "id" not in table.columns or not columns:
-        raise InputError(f"{path}: needs the columns id and e0000.., has {list(table.columns)[:5]}")
-    _check_doubled(path, table)
-    return table["id"].to_numpy(str), table[columns].to_numpy(np.float32)
-
-
-def _check_doubled(path: str | Path, table: Any) -> None:
-    doubled = table["id"][table["id"].duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: id {doubled.iloc[0]!r} is there twice")

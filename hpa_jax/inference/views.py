@@ -45,12 +45,26 @@ class Views:
     name: str
     options: dict[str, Any]
     build: Callable[..., list[Group]]
+    weights: tuple[float, ...] = ()  # one a view, in place of the set's own
 
     def groups(self, height: int, width: int) -> list[Group]:
         """The groups for pictures of height x width; all weights sum to 1."""
         groups = self.build(height, width, **self.options)
+        if self.weights:
+            groups = self._weighted(groups)
         total = sum(float(group.weights.sum()) for group in groups)
         return [Group(group.show, np.float32(group.weights / total)) for group in groups]
+
+    def _weighted(self, groups: list[Group]) -> list[Group]:
+        count = sum(group.count for group in groups)
+        if len(self.weights) != count or min(self.weights) < 0 or not sum(self.weights):
+            raise InputError(
+                f"views.weights: {len(self.weights)} numbers for {count} views; needs one a view, "
+                "none below 0 and not all 0"
+            )
+        ends = np.cumsum([group.count for group in groups])[:-1]
+        parts = np.split(np.array(self.weights, float), ends)
+        return [Group(group.show, part) for group, part in zip(groups, parts, strict=True)]
 
     def count(self, height: int, width: int) -> int:
         """Number of forward passes a picture."""
@@ -60,6 +74,8 @@ class Views:
 def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     """The views of a name of `VIEWS`, or of a mapping {"name": ..., option: value}.
 
+    `weights` is an option of all of them: one number a view for means over views.
+
     Raises:
         InputError: unknown name or option.
     """
@@ -68,13 +84,14 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     if not isinstance(name, str):
         options = {**{key: value for key, value in name.items() if key != "name"}, **options}
         name = name.get("name", "identity")
+    weights = tuple(options.pop("weights", ()))
     if name not in VIEWS:
         raise InputError(f"views {name!r} are unknown{near(name, VIEWS)}")
     build, defaults = VIEWS[name]
     for key in options:
         if key not in defaults:
             raise InputError(f"views {name!r} have no option {key!r}{near(key, defaults)}")
-    return Views(name, {**defaults, **options}, build)
+    return Views(name, {**defaults, **options}, build, weights)
 
 
 def _identity(height: int, width: int, output_size: int) -> list[Group]:
@@ -183,7 +200,7 @@ def _tiles(height: int, width: int, tile: int, overlap: float, d4: bool) -> list
         raise InputError(f"views.overlap is {overlap}; a share lies in [0, 1)")
     if tile > min(height, width):
         raise InputError(f"views.tile is {tile}, larger than the pictures ({height} x {width})")
-    rows, columns = _cover(height, tile, overlap), _cover(width, tile, overlap)
+    rows, columns = cover(height, tile, overlap), cover(width, tile, overlap)
     corners = jnp.asarray([(row, column) for row in rows for column in columns])
     turns = 8 if d4 else 1
 
@@ -196,8 +213,8 @@ def _tiles(height: int, width: int, tile: int, overlap: float, d4: bool) -> list
     return [Group(show, np.ones(len(corners) * turns))]
 
 
-def _cover(side: int, tile: int, overlap: float) -> list[int]:
-    """Evenly spaced starts of tiles that cover 0..side."""
+def cover(side: int, tile: int, overlap: float) -> list[int]:
+    """Evenly spaced starts of tiles that cover 0..side, overlapping by at least a share."""
     count = 1 + int(np.ceil((side - tile) / (tile * (1.0 - overlap))))
     return [round(start) for start in np.linspace(0, side - tile, count)]
 

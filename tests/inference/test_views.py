@@ -49,6 +49,13 @@ def test_unknown_names_and_options_are_refused():
         views.make("tiles", tile=99).groups(64, 64)
 
 
+def test_weights_are_normalised_and_checked():
+    plain, corners = views.make("oml", rounds=1, weights=[8] + [1] * 8).groups(8, 8)
+    assert plain.weights[0] == pytest.approx(0.5) and corners.weights[3] == pytest.approx(1 / 16)
+    with pytest.raises(InputError, match="8 views"):
+        views.make("d4", weights=[1, 2]).groups(8, 8)
+
+
 def test_d4_views_are_the_eight_turns(images):
     (group,) = views.make("d4").groups(SIZE, SIZE)
     seen = [show(group, images, view) for view in range(8)]

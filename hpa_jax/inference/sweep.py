@@ -1,0 +1,318 @@
+"""Prediction over a whole packed data set: restartable in the middle, with progress; and over
+pictures of any size, tile by tile.
+
+Finished rows are written to part files every half minute; a second call with the same network,
+views and ids goes on with the rows that are missing.  With several processes each works on its own
+share of the rows on its own devices and writes its own parts (the folder is shared); all of them
+return the whole result.
+"""
+
+import hashlib
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from hpa_jax import artifacts
+from hpa_jax.data.input import Records, eval_batches
+from hpa_jax.errors import InputError
+from hpa_jax.inference import predict
+from hpa_jax.inference import views as views_module
+from hpa_jax.inference.tables import check_finite
+
+SAVE_SECONDS = 30.0
+SAY_SECONDS = 15.0
+
+
+def predict_records(
+    model: nnx.Module,
+    model_config: Any,
+    records: Records,
+    ids: Sequence[str],
+    *,
+    batch_size: int,
+    views: str | Mapping[str, Any] | views_module.Views = "identity",
+    aggregate: str = "mean",
+    seed: int = 0,
+    directory: str | Path | None = None,
+    title: str = "predict",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities float32[N, C] and embeddings float32[N, E] of packed pictures.
+
+    Args:
+      model, model_config, views, aggregate, seed: as predict.predict; `model_config.image_size`
+        is the side the pictures are read at.
+      records: the packed data set.
+      ids: N ids.
+      directory: folder for part files (removed when all is done); None: no restart.
+      title: of the progress line.
+
+    Raises:
+        InputError: as predict.predict; an id that is not packed.
+    """
+    if not len(ids):
+        raise InputError("no pictures to predict: the list of ids is empty")
+    made = views_module.make(views)
+    parts = None
+    if directory is not None:
+        parts = Parts(directory, _fingerprint(model, model_config, made, aggregate, seed, ids))
+    result = _Result(len(ids))
+    if parts is not None:
+        for rows, probs, embeddings in parts.read():
+            result.put(rows, probs, embeddings)
+    missing = np.flatnonzero(~result.done)[jax.process_index() :: jax.process_count()]
+    if len(missing):
+        forward = predict.compiled(model, model_config, views=made, aggregate=aggregate, seed=seed)
+        batches = eval_batches(
+            records,
+            [ids[row] for row in missing],
+            None,
+            batch_size=batch_size,
+            channels=tuple(model_config.channels),
+            image_size=model_config.image_size,
+        )
+        found = predict.stream(forward, batches, missing)
+        _collect(found, result, parts, _Progress(title, len(ids), int(result.done.sum())))
+    if jax.process_count() > 1:
+        _gather(result, parts)
+    check_finite(result.probs, ids)
+    if parts is not None and jax.process_index() == 0:
+        parts.remove()
+    return result.probs, result.embeddings
+
+
+class Parts:
+    """Part files of an unfinished prediction: rows, probabilities, embeddings, and whose they are.
+
+    A part of another fingerprint (another network, other views, other ids) is no part of this one.
+    """
+
+    def __init__(self, directory: str | Path, fingerprint: str) -> None:
+        self.directory = Path(directory)
+        self.fingerprint = fingerprint
+
+    def read(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """All parts that belong here; a damaged one counts as missing."""
+        for path in sorted(self.directory.glob("part-*.npz")):
+            try:
+                with np.load(path, allow_pickle=False) as part:
+                    if str(part["fingerprint"]) == self.fingerprint:
+                        yield part["rows"], part["probs"], part["embeddings"]
+            except (OSError, ValueError, KeyError, EOFError):
+                continue
+
+    def write(self, rows: np.ndarray, probs: np.ndarray, embeddings: np.ndarray) -> None:
+        """Writes rows that are done."""
+        name = f"part-{self.fingerprint[:8]}-{int(rows[0]):08d}.npz"
+        with artifacts.atomic(self.directory / name) as temporary:
+            np.savez(
+                temporary, fingerprint=self.fingerprint, rows=rows, probs=probs,
+                embeddings=embeddings,
+            )  # fmt: skip
+
+    def remove(self) -> None:
+        """Removes all parts, also those of other networks."""
+        artifacts.remove(self.directory)
+
+
+def predict_pictures(
+    model: nnx.Module,
+    model_config: Any,
+    pictures: Iterable[np.ndarray],
+    ids: Sequence[str],
+    *,
+    tile: int,
+    overlap: float = 0.25,
+    batch_size: int = 8,
+    views: str | Mapping[str, Any] | views_module.Views = "identity",
+    aggregate: str = "max",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities and embeddings of pictures uint8[h, w, K] of any sizes, cut into tiles.
+
+    Tiles of `tile` pixels overlap by at least a share and are batched across pictures, so one shape
+    is compiled; a side shorter than a tile is mirrored up to it.
+
+    Args:
+      aggregate: over the tiles of a picture: "max" (a compartment is where any cell shows it) or
+        "mean".  Views of one tile are averaged.
+
+    Raises:
+        InputError: unknown aggregate, number of pictures differs from the ids.
+    """
+    if aggregate not in ("max", "mean"):
+        raise InputError(f"aggregate {aggregate!r} over tiles; known: max, mean")
+    forward = predict.compiled(model, model_config, views=views)
+    result, counts = _Result(len(ids)), np.zeros(len(ids), int)
+    for rows, probs, embeddings in predict.stream(
+        forward, _tile_batches(pictures, counts, tile, overlap, batch_size)
+    ):
+        result.add(rows, probs, embeddings, aggregate)
+    if (counts == 0).any():
+        raise InputError(f"{(counts > 0).sum()} pictures for {len(ids)} ids")
+    if aggregate == "mean":
+        result.probs /= counts[:, None]
+    result.embeddings /= counts[:, None]
+    check_finite(result.probs, ids)
+    return result.probs, result.embeddings
+
+
+def tiles_of(picture: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
+    """Squares [tile, tile, K] that cover a picture [h, w, K], mirrored where it is too small."""
+    short = [(0, max(0, tile - side)) for side in picture.shape[:2]]
+    if any(after for _, after in short):
+        picture = np.pad(picture, (*short, (0, 0)), mode="symmetric")
+    for row in views_module.cover(picture.shape[0], tile, overlap):
+        for column in views_module.cover(picture.shape[1], tile, overlap):
+            yield picture[row : row + tile, column : column + tile]
+
+
+def _tile_batches(
+    pictures: Iterable[np.ndarray],
+    counts: np.ndarray,
+    tile: int,
+    overlap: float,
+    batch_size: int,
+) -> Iterator[dict[str, np.ndarray]]:
+    """Batches of tiles with the row of their picture; counts[N] is filled on the way."""
+    held: list[tuple[np.ndarray, int]] = []
+    for row, picture in enumerate(pictures):
+        if row >= len(counts):
+            raise InputError(f"more pictures than ids ({len(counts)})")
+        for piece in tiles_of(picture, tile, overlap):
+            counts[row] += 1
+            held.append((piece, row))
+            if len(held) == batch_size:
+                yield _batch(held, batch_size)
+                held = []
+    if held:
+        yield _batch(held, batch_size)
+
+
+def _batch(held: list[tuple[np.ndarray, int]], batch_size: int) -> dict[str, np.ndarray]:
+    filled = held + held[-1:] * (batch_size - len(held))
+    return dict(
+        image=np.stack([piece for piece, _ in filled]),
+        index=np.array([row for _, row in filled], np.int32),
+        mask=np.arange(batch_size) < len(held),
+    )
+
+
+class _Result:
+    """Probabilities and embeddings of N rows as they come."""
+
+    def __init__(self, count: int) -> None:
+        self.done = np.zeros(count, bool)
+        self.probs = self.embeddings = np.zeros((count, 0), np.float32)
+
+    def put(self, rows: np.ndarray, probs: np.ndarray, embeddings: np.ndarray) -> None:
+        self._make(probs, embeddings)
+        self.probs[rows], self.embeddings[rows] = probs, embeddings
+        self.done[rows] = True
+
+    def add(
+        self, rows: np.ndarray, probs: np.ndarray, embeddings: np.ndarray, aggregate: str
+    ) -> None:
+        self._make(probs, embeddings)
+        join = np.maximum if aggregate == "max" else np.add
+        join.at(self.probs, rows, probs)
+        np.add.at(self.embeddings, rows, embeddings)
+
+    def _make(self, probs: np.ndarray, embeddings: np.ndarray) -> None:
+        if not self.probs.shape[1]:
+            self.probs = np.zeros((len(self.done), probs.shape[1]), np.float32)
+            self.embeddings = np.zeros((len(self.done), embeddings.shape[1]), np.float32)
+
+
+def _collect(
+    found: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    result: _Result,
+    parts: Parts | None,
+    progress: "_Progress",
+) -> None:
+    """Takes in all that comes; writes a part every SAVE_SECONDS."""
+    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    saved = time.monotonic()
+    with progress:
+        for rows, probs, embeddings in found:
+            result.put(rows, probs, embeddings)
+            progress.add(len(rows))
+            held.append((rows, probs, embeddings))
+            if parts is not None and time.monotonic() - saved > SAVE_SECONDS:
+                parts.write(*(np.concatenate(column) for column in zip(*held, strict=True)))
+                held, saved = [], time.monotonic()
+    if parts is not None and held and jax.process_count() > 1:
+        parts.write(*(np.concatenate(column) for column in zip(*held, strict=True)))
+
+
+def _gather(result: _Result, parts: Parts | None) -> None:
+    """Waits for the other processes and reads what they wrote."""
+    from jax.experimental import multihost_utils
+
+    if parts is None:
+        raise InputError("prediction by several processes needs a shared folder for its parts")
+    multihost_utils.sync_global_devices("predicted")
+    for rows, probs, embeddings in parts.read():
+        result.put(rows, probs, embeddings)
+    multihost_utils.sync_global_devices("gathered")
+    if not result.done.all():
+        raise InputError(
+            f"{parts.directory}: {int((~result.done).sum())} rows came from no process"
+        )
+
+
+def _fingerprint(
+    model: nnx.Module,
+    model_config: Any,
+    views: views_module.Views,
+    aggregate: str,
+    seed: int,
+    ids: Sequence[str],
+) -> str:
+    """Of everything that the result depends on: weights, views, ids."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    settings = (
+        tuple(model_config.channels), model_config.normalize, model_config.image_size,
+        views.name, sorted(views.options.items()), views.weights, aggregate, seed,
+    )  # fmt: skip
+    digest.update(repr(settings).encode())
+    digest.update("\n".join(map(str, ids)).encode())
+    return digest.hexdigest()
+
+
+class _Progress:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, title: str, total: int, done: int) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="picture", disable=None)
+        self._title, self._total, self._done = title, total, done
+        self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add(self, count: int) -> None:
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._bar.disable and now - self._said > SAY_SECONDS:
+            self._said = now
+            rate = (self._done - self._first) / (now - self._start)
+            left = (self._total - self._done) / rate
+            print(
+                f"{self._title}: {self._done:,} of {self._total:,} pictures, "
+                f"{rate:.1f} pictures/s, {left:.0f} s left",
+                file=sys.stderr,
+                flush=True,
+            )

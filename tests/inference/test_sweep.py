@@ -1,0 +1,142 @@
+"""Prediction over packed records: restart in the middle; pictures of any size by tiles."""
+
+import types
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hpa_jax import classes
+from hpa_jax.data import catalog, input, records
+from hpa_jax.errors import InputError
+from hpa_jax.inference import predict, sweep
+from tests.data.layouts import competition
+
+SIZE = 16
+CHANNELS = ("red", "green", "blue", "yellow")
+CONFIG = types.SimpleNamespace(channels=CHANNELS, normalize="hpa", image_size=SIZE)
+
+
+class Tiny(nnx.Module):
+    """Class 0: how bright the brightest pixel; class 1: the mean; embedding: channel means."""
+
+    def __init__(self):
+        self.scale = nnx.Param(jnp.ones(()))
+
+    def embed(self, images):
+        means = images.mean((1, 2))
+        logits = jnp.stack([images.max((1, 2, 3)), means.mean(-1)], -1)
+        return self.scale * logits / 10, means
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    root = competition(tmp_path_factory.mktemp("sweep") / "data")
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+    folder = records.write(
+        table, root / "r", image_size=SIZE, encoding="png", classes=classes.NAMES, shard_images=4
+    )
+    return input.Records(folder)
+
+
+def run(packed, ids, **options):
+    return sweep.predict_records(Tiny(), CONFIG, packed, ids, batch_size=2, **options)
+
+
+def test_equals_predict_and_keeps_the_order_of_ids(packed):
+    ids = list(packed.ids[::-1][:5])
+    probs, embeddings = run(packed, ids, views="d4")
+    batches = input.eval_batches(
+        packed, ids, None, batch_size=3, channels=CHANNELS, image_size=SIZE
+    )
+    want = predict.predict(Tiny(), CONFIG, batches, ids, views="d4")
+    np.testing.assert_allclose(probs, want[0], atol=1e-6)
+    np.testing.assert_allclose(embeddings, want[1], atol=1e-5)
+
+
+def test_a_stopped_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
+    ids, parts = list(packed.ids[:5]), tmp_path / "parts"
+    views = dict(
+        name="crops", count=1, d4=False
+    )  # random views must not depend on where a run stopped
+    whole = run(packed, ids, views=views)
+    monkeypatch.setattr(sweep, "SAVE_SECONDS", 0.0)
+    plain, batches_read = predict.stream, []
+
+    def stops(forward, batches, rows):
+        for number, found in enumerate(plain(forward, batches, rows)):
+            if number == 2:
+                raise KeyboardInterrupt
+            yield found
+
+    monkeypatch.setattr(predict, "stream", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run(packed, ids, views=views, directory=parts)
+    assert len(list(parts.glob("part-*.npz"))) == 2
+
+    def counts(forward, batches, rows):
+        batches_read.append(list(rows))
+        return plain(forward, batches, rows)
+
+    monkeypatch.setattr(predict, "stream", counts)
+    again = run(packed, ids, views=views, directory=parts)
+    assert batches_read == [[4]]
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert not parts.exists()
+
+
+def test_parts_of_another_network_and_damaged_parts_do_not_count(tmp_path):
+    mine = sweep.Parts(tmp_path, "mine")
+    mine.write(np.array([0, 1]), np.ones((2, 3)), np.ones((2, 4)))
+    sweep.Parts(tmp_path, "other").write(np.array([2]), np.ones((1, 3)), np.ones((1, 4)))
+    (tmp_path / "part-mine-9.npz").write_bytes(b"PK cut short")
+    assert [rows.tolist() for rows, _, _ in mine.read()] == [[0, 1]]
+
+
+def test_another_network_is_another_fingerprint():
+    made = sweep.views_module.make("d4")
+    other = Tiny()
+    other.scale[...] = jnp.float32(2.0)
+    prints = {
+        sweep._fingerprint(model, CONFIG, sweep.views_module.make(views), "mean", 0, ids)
+        for model in (Tiny(), other)
+        for views in (made, "identity", {"name": "oml", "rounds": 2})
+        for ids in (["a"], ["b"])
+    }
+    assert len(prints) == 12
+
+
+def test_empty_and_unknown_ids_are_refused(packed):
+    with pytest.raises(InputError, match="empty"):
+        run(packed, [])
+    with pytest.raises(InputError, match="nobody"):
+        run(packed, ["nobody"])
+
+
+def test_tiles_cover_pictures_of_any_size():
+    rng = np.random.default_rng(0)
+    for shape in [(16, 16), (40, 23), (9, 50), (5, 5)]:
+        picture = rng.integers(0, 256, (*shape, 1), np.uint8)
+        tiles = list(sweep.tiles_of(picture, 16, 0.25))
+        assert all(tile.shape == (16, 16, 1) for tile in tiles)
+        assert set(np.unique(picture)) <= set(np.unique(np.stack(tiles)))
+    assert len(list(sweep.tiles_of(np.zeros((16, 16, 1)), 16, 0.5))) == 1
+
+
+def test_tiles_of_all_pictures_are_joined_by_max():
+    """The brightest pixel of a picture decides class 0, wherever it lies."""
+    shapes = [(40, 23), (16, 16), (5, 60)]
+    pictures = [np.zeros((*shape, 4), np.uint8) for shape in shapes]
+    pictures[0][39, 22] = 255
+    pictures[2][0, 0] = 128
+    probs, embeddings = sweep.predict_pictures(
+        Tiny(), CONFIG, pictures, ["a", "b", "c"], tile=16, batch_size=3
+    )
+    assert probs[0, 0] > probs[2, 0] > probs[1, 0]
+    assert embeddings.shape == (3, 4)
+    with pytest.raises(InputError, match="2 pictures for 3 ids"):
+        sweep.predict_pictures(Tiny(), CONFIG, pictures[:2], ["a", "b", "c"], tile=16)
+    with pytest.raises(InputError, match="more pictures"):
+        sweep.predict_pictures(Tiny(), CONFIG, pictures, ["a"], tile=16)
