@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from hpa_jax.models.normalization import normalizer
 
 from hpa_jax.errors import InputError
 from hpa_jax.inference import predict, views
+from hpa_jax.models.normalization import normalizer
 
 N, SIZE, C, B = 7, 8, 3, 4
 CHANNELS = ("red", "green", "blue", "yellow")
