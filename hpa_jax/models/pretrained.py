@@ -1,0 +1,216 @@
+"""Published weights into our networks: safetensors and torch files, read as data, never executed.
+
+In: a network of `create`, and a file with tensors under torchvision's, Cadene's or timm's names.
+Out: the network with every tensor of its body filled, and a `Report` of what was mapped, what the
+file had more, and what it lacked.  All is checked before anything is written: a network is
+loaded whole or left as it was.
+"""
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hpa_jax.errors import InputError
+from hpa_jax.models import weight_files
+
+EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
+
+# Foreign module names -> ours: applied in order, whatever the network; no rule touches a name that
+# another family needs.
+_RENAMES = tuple(
+    (re.compile(pattern), replacement)
+    for pattern, replacement in (
+        (r"^(last_linear|classifier|fc)\.", r"head.fc."),
+        (r"^layer0\.", r""),  # Cadene's SENet
+        (r"\.se_module\.", r".se."),
+        (r"^features\.((?:conv|norm|denseblock|transition)\d)", r"\1"),  # torchvision's DenseNet
+        (r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2"),  # its first published files
+        (r"^features\.(\d+)\.", r"blocks.\1."),  # Inception-v4
+        (r"\.branch(\d)\.(\d)\.", r".branch\1_\2."),
+        (r"^inception_(\d[a-e])_(\w+?)_bn\.", r"inception_\1.unit_\2.bn."),  # BN-Inception
+        (r"^inception_(\d[a-e])_(\w+)\.", r"inception_\1.unit_\2.conv."),
+        (r"^(conv[12]_\dx\d\w*)_bn\.", r"\1.bn."),
+        (r"^(conv[12]_\dx\d\w*)\.(?!bn\.)", r"\1.conv."),
+        (r"\.rep\.(\d)\.", r".rep_\1."),  # Xception
+        (r"\.depthwise_conv2d\.", r".conv1."),  # NASNet
+        (r"\.pointwise_conv2d\.", r".pointwise."),
+        (r"\.path_(\d)\.conv\.", r".halve.path_\1."),
+        (r"\.final_path_bn\.", r".halve.bn."),
+    )
+)
+_NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "running_var": "var"}
+_OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}
+_WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
+_IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
+# Parts of a network that belong to a task, not to the picture: a file may lack or differ in them.
+_TASK_PARTS = ("head", "AuxLogits")
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a load did: parameter path -> tensor name of the file; the rest of both sides."""
+
+    mapped: Mapping[str, str]
+    unused: tuple[str, ...]
+    missing: tuple[str, ...]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.mapped)} tensors mapped"]
+        if self.unused:
+            lines.append(f"{len(self.unused)} of the file unused: {_some(self.unused)}")
+        if self.missing:
+            lines.append(f"{len(self.missing)} of the network kept as they were: "
+                         f"{_some(self.missing)}")  # fmt: skip
+        return "; ".join(lines)
+
+
+def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> Report:
+    """Fills a network with the weights of a file.
+
+    Args:
+        model: a network of `hpa_jax.models.create`.
+        path: a .safetensors or a torch file (.pth, .pt, .bin), an Orbax folder that
+            `import_weights` wrote, or "hf:OWNER/REPO/FILE" (downloaded by huggingface_hub).
+        extra_channels: what the stem does with input channels beyond the file's RGB: "zeros" (One
+            More Layer), "copy_red" (bestfitting) or "mean" of the RGB filters.
+
+    Returns:
+        A report.  `missing` can only hold tensors of the head, of an auxiliary head.
+
+    Raises:
+        InputError: the file is no readable weight file, holds a NaN, lacks a tensor of the
+            network's body, or has one of another shape; the network is unchanged then.
+    """
+    if extra_channels not in EXTRA_CHANNELS:
+        raise InputError(f"extra_channels: {extra_channels!r} is none of {EXTRA_CHANNELS}")
+    tensors = weight_files.read(path)
+    own = _parameters(model)
+    named = _renamed(tensors, own)
+    values: dict[str, np.ndarray] = {}
+    mapped: dict[str, str] = {}
+    for target, name in named.items():
+        value = _fitted(tensors[name], own[target], target, extra_channels, f"{path}: {name}")
+        if value is not None:
+            values[target], mapped[target] = value, name
+    missing = tuple(target for target in own if target not in values)
+    used = set(mapped.values())
+    unused = tuple(name for name in tensors if name not in used and not _IGNORED.search(name))
+    _check_body(missing, unused, len(own), path)
+    _write(model, values)
+    return Report(mapped, unused, missing)
+
+
+def _parameters(model: nnx.Module) -> dict[str, tuple[int, ...]]:
+    """{dotted path: shape} of all parameters and BatchNorm statistics."""
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}
+
+
+def _renamed(tensors: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
+    """{our path: tensor name} for the tensors of a file that the network has a place for."""
+    result = {}
+    for name in tensors:
+        for candidate in _candidates(name, own):
+            if candidate in own:
+                result[candidate] = name
+                break
+    return result
+
+
+def _candidates(name: str, own: Mapping[str, Any]) -> list[str]:
+    """Our path of a tensor, or of the same tensor inside a wrapper's name."""
+    plain = name
+    while wrapper := next((w for w in _WRAPPERS if plain.startswith(w)), ""):
+        plain = plain.removeprefix(wrapper)
+    for pattern, replacement in _RENAMES:
+        plain = pattern.sub(replacement, plain)
+    module, _, leaf = plain.rpartition(".")
+    leaves = _NORM_LEAVES if f"{module}.scale" in own else _OTHER_LEAVES
+    return [f"{module}.{leaves[leaf]}", name] if leaf in leaves else [name]
+
+
+def _fitted(
+    tensor: np.ndarray, shape: tuple[int, ...], target: str, extra: str, where: str
+) -> np.ndarray | None:
+    """A tensor in our layout and shape, float32; None for a head of another number of classes."""
+    if not np.issubdtype(tensor.dtype, np.floating):
+        raise InputError(f"{where}: holds {tensor.dtype}, weights are floating point")
+    value = _our_layout(np.asarray(tensor, np.float32), len(shape))
+    if not np.isfinite(value).all():
+        raise InputError(f"{where}: holds NaN or infinite numbers; the file is damaged")
+    if value.shape == shape:
+        return value
+    if target.startswith(_TASK_PARTS):
+        return None
+    stem = value.ndim == 4 and value.shape[2] == 3
+    if stem and value.shape[:2] + value.shape[3:] == shape[:2] + shape[3:]:
+        return _stem(value, shape[2], extra)
+    raise InputError(
+        f"{where}: is {tensor.shape}, the network's {target} is {shape}; the file is for another "
+        "network (or another width)"
+    )
+
+
+def _our_layout(value: np.ndarray, ndim: int) -> np.ndarray:
+    """Torch's [O, I, h, w] -> [h, w, I, O] and [O, I] -> [I, O]; [1, F] of old norms -> [F]."""
+    if value.ndim == 4:
+        return value.transpose(2, 3, 1, 0)
+    if value.ndim == 2 and ndim == 1 and value.shape[0] == 1:
+        return value[0]
+    return value.T if value.ndim == 2 else value
+
+
+def _stem(kernel: np.ndarray, channels: int, extra: str) -> np.ndarray:
+    """A kernel [h, w, 3, O] for RGB, as one for `channels` inputs.
+
+    More than three: RGB first, the rest by `extra`.  Fewer: as timm, the sum of the three for one
+    channel (a grey picture then gives what its three copies gave), else the first ones, scaled by
+    3 / channels.
+    """
+    if channels == 1:
+        return kernel.sum(axis=2, keepdims=True)
+    if channels < 3:
+        return kernel[:, :, :channels] * (3.0 / channels)
+    one = {
+        "zeros": np.zeros_like(kernel[:, :, :1]),
+        "copy_red": kernel[:, :, :1],
+        "mean": kernel.mean(axis=2, keepdims=True),
+    }[extra]
+    return np.concatenate([kernel, *[one] * (channels - 3)], axis=2)
+
+
+def _check_body(
+    missing: tuple[str, ...], unused: tuple[str, ...], total: int, path: str | Path
+) -> None:
+    body = [name for name in missing if not name.startswith(_TASK_PARTS)]
+    if not body:
+        return
+    raise InputError(
+        f"{path}: lacks {len(body)} of the network's {total} tensors ({_some(body)})"
+        + (f" and has {len(unused)} it doesn't know ({_some(unused)})" if unused else "")
+        + "; it is for another network"
+    )
+
+
+def _write(model: nnx.Module, values: Mapping[str, np.ndarray]) -> None:
+    state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
+    nnx.update(
+        model,
+        nnx.from_flat_state(
+            [
+                (path, leaf.replace(jnp.asarray(values[".".join(map(str, path))], leaf.dtype)))
+                for path, leaf in nnx.to_flat_state(state)
+                if ".".join(map(str, path)) in values
+            ]
+        ),
+    )
+
+
+def _some(names: tuple[str, ...] | list[str], count: int = 3) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")

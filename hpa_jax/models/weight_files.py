@@ -1,0 +1,109 @@
+"""Weight files as plain arrays: safetensors, torch's .pth, our own Orbax folders, Hugging Face.
+
+Out: {tensor name: array} in the file's own names and layout.  A torch file is read by torch itself
+in its `weights_only` mode, which refuses pickles with code in them; without torch it is not read.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax.errors import InputError
+
+TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
+HUB = "hf:"
+# What a training program wraps around a state dict.
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """All tensors of a weight file.
+
+    Raises:
+        InputError: not there, cut short, of an unknown kind, or with anything but tensors inside.
+    """
+    path = download(str(path)) if str(path).startswith(HUB) else Path(path)
+    if path.is_file() and path.suffix == ".safetensors":
+        return _safetensors(path)
+    if path.is_file() and path.suffix in TORCH_SUFFIXES:
+        return _torch(path)
+    if not path.exists():
+        raise InputError(f"{path}: not there")
+    raise InputError(
+        f"{path}: unknown kind of weight file; .safetensors or torch's {', '.join(TORCH_SUFFIXES)}"
+    )
+
+
+def download(name: str) -> Path:
+    """The local copy of "hf:OWNER/REPO/FILE"; this asks the network, unless it is there already.
+
+    Raises:
+        InputError: no such name, no huggingface_hub, or no way to the hub.
+    """
+    parts = name.removeprefix(HUB).split("/")
+    if len(parts) < 3 or not all(parts):
+        raise InputError(f"{name}: should read hf:OWNER/REPO/FILE")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise InputError(
+            f"{name}: needs huggingface_hub (pip install huggingface_hub), or download the file "
+            "and give its path"
+        ) from None
+    try:
+        return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
+    except Exception as error:  # the hub raises its own, requests' and httpx's errors
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{name}: not downloaded ({reason})") from None
+
+
+def _safetensors(path: Path) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # "flax" and not "numpy", since numpy alone has no bfloat16.
+        with safe_open(path, framework="flax") as file:
+            return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise InputError(
+            f"{path}: no whole safetensors file ({error}); download it again"
+        ) from None
+
+
+def _torch(path: Path) -> dict[str, np.ndarray]:
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{path}: a torch file needs torch to be read safely (pip install torch), or convert "
+            "it where torch is: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
+            "'weights.safetensors')"
+        ) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile's, pickle's and torch's own errors
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"{path}: not read ({reason[:200]}); it is damaged, or holds more than tensors, and "
+            "code from files is never run"
+        ) from None
+    return {
+        name: value.detach().float().numpy() if value.is_floating_point() else value.numpy()
+        for name, value in _state_dict(content, torch.Tensor, path).items()
+    }
+
+
+def _state_dict(content: Any, tensor: type, path: Path) -> dict[str, Any]:
+    """The tensors of what a torch file holds: a state dict, or one inside a training checkpoint."""
+    while isinstance(content, dict):
+        tensors = {str(name): value for name, value in content.items() if isinstance(value, tensor)}
+        inner = next((content[k] for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
+        if tensors or inner is None:
+            break
+        content = inner
+    else:
+        tensors = {}
+    if not tensors:
+        raise InputError(f"{path}: holds no tensors by name; give a state dict")
+    return tensors
