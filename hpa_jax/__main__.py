@@ -5,6 +5,7 @@ traceback).  Nothing heavy is imported before a verb is known, so `--help` answe
 """
 
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns its exit code (0 done, 2 bad input, 75 stopped, call again)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
+    _quiet()
     try:
         return dispatch(arguments)
     except InputError as error:
@@ -38,6 +40,13 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _quiet() -> None:
+    """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def dispatch(arguments: list[str]) -> int:

@@ -106,14 +106,13 @@ def do(context: Context, task: stamps.Task, force: bool = False) -> None:
     if not force and stamps.is_done(context.workdir, task, key):
         print(f"[{task.name}] done before, unchanged", flush=True)
         return
-    reads = ", ".join(_short(context, path) for path in (*task.inputs, *task.listing))
-    print(f"[{task.name}] reads {reads or 'nothing'}", flush=True)
+    print(f"[{task.name}] reads {_names(context, (*task.inputs, *task.listing))}", flush=True)
     stamps.begin(context.workdir, task, key)
     start = time.monotonic()
     summary = task.work()
     seconds = time.monotonic() - start
     stamps.finish(context.workdir, task, key, seconds)
-    writes = ", ".join(_short(context, path) for path in task.outputs)
+    writes = _names(context, task.outputs)
     print(f"[{task.name}] {summary} -> {writes} ({seconds:.1f} s)", flush=True)
 
 
@@ -165,6 +164,13 @@ def _writable(workdir: Path) -> Path:
     except OSError as error:
         raise InputError(f"--workdir={workdir}: can't write there ({error.strerror})") from None
     return workdir
+
+
+def _names(context: Context, paths: tuple[Path, ...]) -> str:
+    """The paths in the workdir's terms, at most four of them."""
+    names = [_short(context, path) for path in paths]
+    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    return ", ".join(names[:4]) + more if names else "nothing"
 
 
 def _short(context: Context, path: Path) -> str:
