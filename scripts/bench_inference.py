@@ -1,0 +1,78 @@
+"""`scripts/bench inference`: all views of a batch beside views x the plain pass, in one run.
+
+    .venv/bin/python scripts/bench_inference.py --backbone=resnet34 --size=256 --batch=8
+
+plain: the jitted network alone on normalised pictures that lie on the device.  Each row of views
+takes uint8 pictures from the host and gives probabilities and embeddings; `ratio` is its time over
+count x plain (target: at most 1.05).
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from flax import nnx
+from ml_collections import ConfigDict
+
+from hpa_jax.inference import predict, views
+from hpa_jax.models import create
+from hpa_jax.models.normalization import normalizer
+
+CHANNELS = ("red", "green", "blue", "yellow")
+
+
+def main() -> None:
+    """Prints one JSON object a line: the plain pass, then each set of views."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--backbone", default="resnet34")
+    parser.add_argument("--size", type=int, default=256)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--views", default="identity,d4,oml,crops")
+    options = parser.parse_args()
+    shape = (options.batch, options.size, options.size, 4)
+    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    rows = np.arange(options.batch)
+    model = create(options.backbone, num_classes=28, in_channels=4, rngs=nnx.Rngs(0))
+    model.eval()
+    passes: dict[str, Callable[[], object]] = {"plain": _plain(model, pictures)}
+    config = ConfigDict(dict(channels=CHANNELS, normalize="hpa"))
+    for name in options.views.split(","):
+        forward = predict.compiled(model, config, views=name)
+        passes[name] = lambda forward=forward: forward(pictures, rows)
+    seconds = _medians(passes, options.repeats)
+    device = jax.devices()[0].device_kind
+    print(json.dumps(dict(vars(options), device=device, plain_ms=round(1e3 * seconds["plain"], 1))))
+    for name in options.views.split(","):
+        count = views.make(name).count(options.size, options.size)
+        ratio = seconds[name] / (count * seconds["plain"])
+        row = dict(views=name, count=count, ms=round(1e3 * seconds[name], 1))
+        print(json.dumps(row | dict(ratio=round(ratio, 3))), flush=True)
+
+
+def _plain(model: nnx.Module, pictures: np.ndarray) -> Callable[[], object]:
+    graph, state = nnx.split(model)
+    forward = jax.jit(lambda state, images: nnx.merge(graph, state).embed(images))
+    images = normalizer("hpa", CHANNELS)(jax.device_put(pictures / np.float32(255.0)))
+    return lambda: forward(state, images)
+
+
+def _medians(passes: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each; rounds interleave them, so that a busy machine disturbs all alike."""
+    for run in passes.values():
+        jax.block_until_ready(run())
+    times: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(repeats):
+        for name, run in passes.items():
+            start = time.perf_counter()
+            jax.block_until_ready(run())
+            times[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+if __name__ == "__main__":
+    main()
