@@ -54,33 +54,48 @@ def fit_unit(
     The result depends on the arguments alone (seeds come from protocol, class and repeat), so units
     may run anywhere and in any order.
     """
-    _, outer, inner_repeats, inner = protocol.counts(int(positive.sum()))
     inputs, scale = class_inputs(
         features, where, c, names=names, means=class_means(features, where)
     )
     test_inputs = None
     if test is not None:
         test_inputs, _ = class_inputs(test, where, c, scale, names)
+    fitter = _Fitter(inputs, positive.astype(float), protocol, device, test_inputs)
+    fold, plan = splits(positive, groups, c, repeat, protocol, prior)
+    votes = np.zeros(len(positive))
+    for held, inner in plan:
+        votes[held] = fitter.outer_fold(inner, held)
+    weight = max(1, len(fitter.models))
+    test_votes = None if test_inputs is None else fitter.test_total / weight
+    return Unit(c, repeat, votes, fold, fitter.models, scale, fitter.gains, test_votes)
+
+
+def splits(
+    positive: np.ndarray,
+    groups: np.ndarray | None,
+    c: int,
+    repeat: int,
+    protocol: Protocol,
+    prior: float | None = None,
+) -> tuple[np.ndarray, list[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray]]]]]:
+    """(fold int8[N], for each outer fold: held rows and the inner (fitting, stopping) rows)."""
+    _, outer, inner_repeats, inner = protocol.counts(int(positive.sum()))
     base = protocol.seed + OUTER_STEP * repeat
     drawn = _drawn(positive, prior, protocol, np.random.default_rng((base, c)))
     fold = folding.stratified(positive[:, None], outer, [base], groups)[0, 0]
-    fitter = _Fitter(inputs, positive.astype(float), protocol, device, test_inputs)
-    votes = np.zeros(len(positive))
     seeds = [base + INNER_STEP * j for j in range(inner_repeats)]
+    plan = []
     for number in range(outer):
-        held = np.flatnonzero(fold == number)
         rows = np.flatnonzero((fold != number) & drawn)
         inner_groups = None if groups is None else groups[rows]
         inner_fold = folding.stratified(positive[rows][:, None], inner, seeds, inner_groups)
-        splits = [
+        pairs = [
             (rows[assigned != part], rows[assigned == part])
             for assigned in inner_fold[:, 0]
             for part in range(inner)
         ]
-        votes[held] = fitter.outer_fold(splits, held)
-    weight = max(1, len(fitter.models))
-    test_votes = None if test_inputs is None else fitter.test_total / weight
-    return Unit(c, repeat, votes, fold, fitter.models, scale, fitter.gains, test_votes)
+        plan.append((np.flatnonzero(fold == number), pairs))
+    return fold, plan
 
 
 def _drawn(
