@@ -61,7 +61,7 @@ def default() -> ConfigDict:
             ),
             records=dict(
                 image_size=128,  # stored side in pixels
-                encoding="png",  # png | raw
+                encoding="zstd",  # zstd | raw | png (lossless) | jpeg | webp
                 shard_images=512,
             ),
             models=dict(),  # NAME -> model(...)

@@ -117,8 +117,8 @@ def to_grey(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray:
 def resize(image: np.ndarray, side: int) -> np.ndarray:
     """uint8[H, W, K] to uint8[side, side, K]; a picture that is not square loses its longer ends.
 
-    Bicubic, with averaging where it shrinks; each channel by itself (an alpha-aware resize would
-    mix yellow into the others).
+    A whole-numbered shrink averages (cv2's INTER_AREA), anything else is bicubic with averaging
+    where it shrinks; each channel by itself (an alpha-aware one would mix yellow into the rest).
     """
     from PIL import Image
 
@@ -129,11 +129,12 @@ def resize(image: np.ndarray, side: int) -> np.ndarray:
         image = image[top : top + short, left : left + short]
     if image.shape[0] == side:
         return np.ascontiguousarray(image)
-    planes = [
-        Image.fromarray(np.ascontiguousarray(image[..., k])).resize((side, side), Image.BICUBIC)
-        for k in range(image.shape[2])
-    ]
-    return np.stack([np.asarray(plane) for plane in planes], axis=-1)
+    out = np.empty((side, side, image.shape[2]), np.uint8)
+    for k in range(image.shape[2]):
+        plane = Image.fromarray(np.ascontiguousarray(image[..., k]))
+        factor, rest = divmod(plane.width, side)
+        out[..., k] = plane.resize((side, side), Image.BICUBIC) if rest else plane.reduce(factor)
+    return out
 
 
 def inside(root: str | Path, path: str | Path) -> bool:

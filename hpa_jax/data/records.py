@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 NAME = "hpa"
 VERSION = "1.0.0"
 TEMPLATE = "{DATASET}-{SPLIT}-{SHARD_INDEX}.{FILEFORMAT}"
+LAYOUT = 2  # of the stored bytes; another one is packed anew
 FREE_MARGIN = 1.1  # of the estimated size that must be free before packing starts
 
 
@@ -114,10 +115,9 @@ def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
     from array_record.python.array_record_module import ArrayRecordWriter
 
     features = encodings.features(shard.encoding, shard.image_size, shard.class_names)
-    encode = encodings.encoder(shard.encoding)
     written, bad = [], []
     with atomic(shard.path) as temporary:
-        writer = ArrayRecordWriter(str(temporary), encodings.writer_options(shard.encoding))
+        writer = ArrayRecordWriter(str(temporary), encodings.ENCODINGS[shard.encoding].options)
         try:
             for row in shard.rows:
                 try:
@@ -126,9 +126,8 @@ def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
                     bad.append((error.path, row["id"], error.what))
                     continue
                 labels = [] if row["labels"] is None else [int(label) for label in row["labels"]]
-                example = dict(
-                    id=row["id"], source=row["source"], labels=labels, image=encode(image)
-                )
+                stored = encodings.encode(shard.encoding, image)
+                example = dict(id=row["id"], source=row["source"], labels=labels, image=stored)
                 writer.write(features.serialize_example(example))
                 written.append(row)
         finally:
@@ -157,6 +156,7 @@ def sha256(path: Path) -> str:
 
 def _settings(image_size: int, encoding: str, class_names: Sequence[str]) -> dict[str, Any]:
     return dict(
+        layout=LAYOUT,
         image_size=image_size,
         encoding=encoding,
         channels=list(CHANNELS),

@@ -61,7 +61,7 @@ def test_a_restart_reads_no_earlier_picture(opened, monkeypatch):
     read = []
     plain = input.Records.serialized
     monkeypatch.setattr(
-        input.Records, "serialized", lambda self, rows: (read.extend(rows), plain(self, rows))[1]
+        input.Records, "serialized", lambda self, row: (read.append(row), plain(self, row))[1]
     )
     train(opened, 1, start=2000, prefetch=1)
     assert len(read) < 100
