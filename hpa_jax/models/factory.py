@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import jax.numpy as jnp
 from flax import nnx
 
+from hpa_jax import host_memory
 from hpa_jax.errors import InputError, near
 from hpa_jax.models.bn_inception import BNInception
 from hpa_jax.models.densenet import DenseNet
@@ -205,6 +206,7 @@ def create(
     Raises:
         InputError: an unknown name (with the near ones) or option, or a number out of range.
     """
+    host_memory.keep_freed()
     row = find(name)
     if num_classes < 1 or in_channels < 1:
         raise InputError(f"num_classes={num_classes}, in_channels={in_channels}: at least 1")
