@@ -1,9 +1,9 @@
 """The C library's allocator, told to keep what is freed.
 
-Every run of a compiled XLA program on CPU allocates its work space anew.  glibc gets blocks of that
-size from the kernel and gives them back at once, so each run faults all its pages in again: adding 1
-to 33 MB takes 17 ms, and 3 ms where the pages are kept (best of ten calls of `jax.jit` of that, one
-core of a shared machine).
+Every run of a compiled XLA program on CPU allocates its work space anew.  glibc gets blocks of
+that size from the kernel and gives them back at once, so each run faults all its pages in again:
+adding 1 to 33 MB takes 17 ms, and 3 ms where the pages are kept (best of ten calls of `jax.jit` of
+that, on a shared machine).
 """
 
 import ctypes
