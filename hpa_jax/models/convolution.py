@@ -1,4 +1,4 @@
-"""One convolution, three ways to compute it: the only place where the way is chosen.
+"""One convolution, four ways to compute it: the only place where the way is chosen.
 
 In: x [N, H, W, I], kernel [h, w, I / groups, O].  Out: [N, H', W', O].
 
@@ -6,6 +6,7 @@ In: x [N, H, W, I], kernel [h, w, I / groups, O].  Out: [N, H', W', O].
   turns one into the other).
 - grouped, on CPU: slices of channels, each a small dense convolution with a block-diagonal kernel.
   XLA's own grouped convolution needs seconds for the backward pass there.
+- depthwise, on CPU: shifted multiply-adds (depthwise.py).
 - everything else: `lax.conv_general_dilated`.
 """
 
@@ -14,6 +15,8 @@ import functools
 import jax
 import jax.numpy as jnp
 from jax import lax
+
+from hpa_jax.models import depthwise
 
 Sides = tuple[tuple[int, int], tuple[int, int]]
 
@@ -29,12 +32,23 @@ def convolve(
         return x[:, :: strides[0], :: strides[1]] @ kernel[0, 0]
     if groups == 1:
         return dense(x, kernel, strides, padding)
+    if groups == x.shape[-1] == kernel.shape[-1]:
+        on_cpu = functools.partial(_depthwise, strides=strides, padding=padding)
+    else:
+        on_cpu = functools.partial(sliced, strides=strides, padding=padding, groups=groups)
     return lax.platform_dependent(
         x,
         kernel,
-        cpu=functools.partial(sliced, strides=strides, padding=padding, groups=groups),
+        cpu=on_cpu,
         default=functools.partial(native, strides=strides, padding=padding, groups=groups),
     )
+
+
+def _depthwise(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides
+) -> jax.Array:
+    # custom_vjp takes what it doesn't differentiate by place only
+    return depthwise.shifted(x, kernel, strides, padding)
 
 
 def dense(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides) -> jax.Array:
