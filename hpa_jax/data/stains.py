@@ -12,7 +12,8 @@ def draw(rng: np.random.Generator, field: Field) -> tuple[np.ndarray, np.ndarray
     gains = np.exp(rng.normal(0, 0.22, (3, len(field.center))))
     width = max(0.2 * scale, 0.95)
     red = drawing.lines(side, field.tubules, width, field.tubule_ink)
-    red = np.tanh(red * rng.uniform(0.25, 0.5)) + rng.uniform(0.02, 0.1) * field.cytoplasm
+    haze = rng.uniform(0.02, 0.1) * field.cytoplasm
+    red = np.tanh(red * rng.uniform(0.25, 0.5)) + haze
     red = red * field.per_cell(gains[0]) + _spindles(rng, field) + _bridges(field)
     grain = drawing.texture(rng, side, 0.9 * scale) * rng.uniform(0.05, 0.2)
     lumps = drawing.texture(rng, side, 2.5 * scale) * rng.uniform(0.0, 0.15)
@@ -32,7 +33,7 @@ def _rim(field: Field) -> np.ndarray:
 def spindle_curves(
     rng: np.random.Generator, field: Field, count: int = 26
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Spindle fibres of all metaphase cells [steps, N, 2], bowed from pole to pole; poles [M, 2]."""
+    """Spindle fibres [steps, N, 2] of metaphase cells, bowed from pole to pole; poles [M, 2]."""
     curves, poles = [], []
     for number in np.flatnonzero(field.kind == METAPHASE):
         ray = cells.unit(field.axis[number] + np.pi / 2)
