@@ -432,6 +432,6 @@ def _identity(setup: Setup) -> dict[str, Any]:
     return {
         "classes": list(setup.class_names),
         "data": setup.data.fingerprint(),
-        "seed": setup.seed,
+        "seeds": setup.seed,  # the run's and the model's, mixed
         **{key: value for key, value in config.items() if key not in free},
     }

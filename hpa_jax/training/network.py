@@ -248,13 +248,23 @@ def _dropouts(model: nnx.Module) -> list[nnx.Dropout]:
 
 def _set_dropout(model: nnx.Module, dropout: float | Sequence[float]) -> None:
     layers = _dropouts(model)
-    rates = [dropout] * len(layers) if isinstance(dropout, int | float) else list(dropout)
-    if len(rates) != len(layers):
+    for layer, rate in zip(layers, rates_for(dropout, len(layers)), strict=True):
+        layer.rate = rate
+
+
+def rates_for(dropout: float | Sequence[float], count: int) -> list[float]:
+    """One rate for each of `count` dropout layers.
+
+    Raises:
+        InputError: another number of rates, or one outside [0, 1).
+    """
+    rates = [dropout] * count if isinstance(dropout, int | float) else list(dropout)
+    if len(rates) != count:
         raise InputError(
-            f"stage.dropout: {len(rates)} rates {rates}, but the network has {len(layers)} "
-            "dropout layers"
+            f"stage.dropout: {len(rates)} rates {rates}, but the network has {count} dropout layer"
+            f"{'' if count == 1 else 's'}"
         )
-    for layer, rate in zip(layers, rates, strict=True):
+    for rate in rates:
         if not 0 <= rate < 1:
             raise InputError(f"stage.dropout: a rate must lie in [0, 1), not {rate}")
-        layer.rate = float(rate)
+    return [float(rate) for rate in rates]

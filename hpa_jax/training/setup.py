@@ -247,8 +247,11 @@ def build(
         seed=seed,
         devices=layout.mesh.size,
     )
+    dropout = network.dropout_rates(model)
     for stage in laid:
         augmentation(stage.augment, config.channels)
+        if stage.options.dropout is not None:
+            network.rates_for(stage.options.dropout, len(dropout))
     sampling.build(config.sampling, data.train_labels, seed=seed, weights=data.weights)
     return Setup(
         config=config,
@@ -262,7 +265,7 @@ def build(
         stats=stats,
         stages=laid,
         normalize=normalizer(config.normalize, tuple(config.channels)),
-        dropout=network.dropout_rates(model),
+        dropout=dropout,
         average={"kind": "none", "count": 10, "decay": 0.999, **config.average.to_dict()},
     )
 

@@ -1,4 +1,4 @@
-"""One step: accumulation equals the big batch, freezing, non-finite batches, bfloat16, auxiliary."""
+"""One step: accumulation, freezing, keys, non-finite batches, bfloat16, auxiliary logits."""
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,317 @@
+"""The loop: what it writes, restarts, stages, averages, and what it refuses before the first step."""
+
+import json
+import re
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from hpa_jax import config as configs
+from hpa_jax.errors import InputError
+from hpa_jax.training import checkpoint, logs, loop, network
+from tests.training import tiny
+
+stage = configs.stage
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(folder, config) of three epochs, every checkpoint kept."""
+    folder = tmp_path_factory.mktemp("trained")
+    config = tiny.model(stages=(stage(epochs=3, lr=1e-2),))
+    tiny.train(folder, config, keep=9, tensorboard=True)
+    return folder, config
+
+
+def same_weights(one, other):
+    a, b = tiny.final_weights(one), tiny.final_weights(other)
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def numbers(folder):
+    """The rows of metrics.jsonl without what depends on the clock."""
+    clock = ("images_per_second", "data_wait", "seconds_left", "memory_mib")
+    return [
+        {k: v for k, v in row.items() if k not in clock}
+        for row in logs.read(folder / "metrics.jsonl")
+    ]
+
+
+def test_learns_and_writes_a_line_for_each_epoch_and_part(trained):
+    rows = logs.read(trained[0] / "metrics.jsonl")
+    assert [(row["split"], row["epoch"], row["step"]) for row in rows] == [
+        (split, e, 4 * e) for e in (1, 2, 3) for split in ("train", "valid")
+    ]
+    train, valid = rows[0], rows[-1]
+    for key in ("loss", "lr", "lr_groups", "grad_norm", "images_per_second", "data_wait",
+                "seconds_left", "memory_mib", "skipped"):  # fmt: skip
+        assert key in train
+    assert 0 <= train["data_wait"] <= 1
+    assert len(valid["ap"]) == len(tiny.CLASSES)
+    assert valid["macro_f1"] > 0.5 and valid["loss"] < rows[1]["loss"]
+    assert list((trained[0]).glob("events.out.tfevents*"))
+
+
+def test_model_opens_without_its_config(trained):
+    folder, config = trained
+    with tiny.in_place():
+        model, found, names = checkpoint.load(folder)
+    assert names == tiny.CLASSES
+    assert found.channels == config.channels and found.stages[0]["lr"] == 1e-2
+    logits = model(np.zeros((2, 8, 8, 4), np.float32))
+    assert logits.shape == (2, 5)
+    np.testing.assert_array_equal(logits[0], logits[1])  # evaluation mode: no dropout
+
+
+def test_best_and_last_and_steps(trained):
+    folder = trained[0] / "checkpoints"
+    losses = {r["step"]: r["loss"] for r in logs.read(trained[0] / "metrics.jsonl")
+              if r["split"] == "valid"}  # fmt: skip
+    assert checkpoint.find(folder, "best") == min(losses, key=losses.get)
+    assert checkpoint.find(folder, "last") == checkpoint.find(folder, 12) == 12
+    with pytest.raises(InputError, match="no checkpoint of step 5"):
+        checkpoint.find(folder, 5)
+    with pytest.raises(InputError, match="no checkpoint 'average'"):
+        checkpoint.find(folder, "average")
+    with pytest.raises(InputError, match="no checkpoint there"):
+        checkpoint.find(folder.parent, "best")
+
+
+def test_restart_from_every_epoch_gives_the_same_bits(trained, tmp_path):
+    folder, config = trained
+    for step in (4, 8):
+        again = tmp_path / str(step)
+        shutil.copytree(folder, again)
+        for path in (again / "checkpoints").iterdir():
+            if int(path.name) > step:
+                shutil.rmtree(path)
+        tiny.train(again, config, keep=9)
+        same_weights(again, folder)
+        assert numbers(again) == numbers(folder)
+
+
+def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path):
+    folder, config = trained
+    shutil.copytree(folder, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "12"
+    data = max((newest / "weights").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data.write_bytes(data.read_bytes()[:-7])
+    with pytest.raises(InputError, match="cut short"), tiny.in_place():
+        checkpoint.load(tmp_path / "run", "last")
+    tiny.train(tmp_path / "run", config, keep=9)
+    same_weights(tmp_path / "run", folder)
+    assert checkpoint.damage(tmp_path / "run" / "checkpoints", 12) == ""
+
+
+def test_a_checkpoint_cut_short_before_its_checksums_is_passed_over(trained, tmp_path):
+    folder, config = trained
+    shutil.copytree(folder, tmp_path / "run")
+    newest = tmp_path / "run" / "checkpoints" / "12"
+    (newest / checkpoint.CHECKSUMS).unlink()
+    (newest / "training" / "_METADATA").unlink()
+    tiny.train(tmp_path / "run", config, keep=9)
+    same_weights(tmp_path / "run", folder)
+
+
+def test_another_training_in_the_folder_is_refused(trained, tmp_path):
+    folder, config = trained
+    for other, key in (
+        (tiny.model(stages=config.stages, batch_size=8), "batch_size: 16, now 8"),
+        (tiny.model(stages=(stage(epochs=4, lr=1e-2),)), "other stages"),
+    ):
+        with pytest.raises(InputError, match=key):
+            tiny.train(folder, other)
+    with pytest.raises(InputError, match="other data"):
+        tiny.train(folder, config, records=tiny.Records(seed=5))
+    with pytest.raises(InputError, match="other seeds"):
+        tiny.train(folder, config, seed=1)
+    only_views = tiny.model(stages=config.stages, views="none")
+    tiny.train(folder, only_views, keep=9)  # inference's options are free
+
+
+def test_restoring_another_architecture_is_refused(trained):
+    meta = checkpoint.read_meta(trained[0] / "checkpoints", 12)
+    shapes = {name: jax.ShapeDtypeStruct(s, np.float32) for name, s in meta["shapes"].items()}
+    other = {**shapes, "fc.kernel": jax.ShapeDtypeStruct((16, 9), np.float32)}
+    with pytest.raises(InputError, match=r"fc.kernel is \(16, 5\), the network has \(16, 9\)"):
+        checkpoint.check_architecture(meta, other, trained[0])
+    with pytest.raises(InputError, match="the network has no fc.kernel"):
+        checkpoint.check_architecture(
+            meta, {k: v for k, v in shapes.items() if k != "fc.kernel"}, trained[0]
+        )
+
+
+def test_stages_freeze_change_and_go_back(tmp_path, capsys):
+    """Head alone with still norms; all at layered rates; again from stage 0 with other settings."""
+    stages = (
+        stage(epochs=1, lr=1e-2, freeze="backbone", freeze_bn=True, schedule="constant"),
+        stage(epochs=1, lr=1e-2, lr_decay=16.0, dropout=0.2, augment="none", lr_noise=0.01),
+        stage(epochs=1, lr=5e-3, start_from="0", loss={"bce": 1.0}, batch_size=32,
+              lr_decay=(0.1, 0.5, 1.0), schedule="cyclic_cosine"),
+    )  # fmt: skip
+    config = tiny.model(stages=stages)
+    tiny.train(tmp_path, config, keep=9)
+    rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    assert [row["step"] for row in rows] == [4, 8, 10]
+    low, _, high = rows[1]["lr_groups"]
+    assert low / high == pytest.approx(1 / 16, rel=0.1) and low / high != pytest.approx(1 / 16)
+    assert rows[2]["lr_groups"][0] / rows[2]["lr"] == pytest.approx(0.1)
+    assert "stage 3 starts from the weights of step 4" in capsys.readouterr().out
+    weights = {}
+    with tiny.in_place():
+        for step in (4, 8, 10):
+            model, _, _ = checkpoint.load(tmp_path, step)
+            weights[step] = network.split(model)[1]
+        fresh = network.split(tiny.make(config, 5, seed=_seed(0, 0)))[1]
+    for name, x in fresh.items():
+        moved = not np.array_equal(x, weights[4][name])
+        assert moved == name.startswith("fc."), name
+
+    def distance(a, b):
+        return float(np.abs(weights[a]["fc.kernel"] - weights[b]["fc.kernel"]).max())
+
+    assert distance(4, 10) < 2 * 5e-3 * 1.5  # two Adam steps away from stage 0, not from stage 1
+    # a kill inside stage 2: the checkpoint of stage 1's end, then stage 2 from stage 0 again
+    before = tiny.final_weights(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "10")
+    tiny.train(tmp_path, config, keep=9)
+    for name, x in tiny.final_weights(tmp_path).items():
+        np.testing.assert_array_equal(x, before[name])
+
+
+def _seed(seed, model_seed):
+    return int(np.random.SeedSequence([seed, model_seed]).generate_state(1)[0])
+
+
+@pytest.mark.parametrize("kind", ["last", "swa", "ema"])
+def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
+    config = tiny.model(
+        stages=(stage(epochs=3, lr=1e-2, schedule="constant"),),
+        average=dict(kind=kind, count=2, decay=0.5),
+    )
+    tiny.train(tmp_path, config, keep=9)
+    with tiny.in_place():
+        average, _, _ = checkpoint.load(tmp_path, "final")
+        epochs = [checkpoint.load(tmp_path, step)[0] for step in (8, 12)]
+    _, params, stats = network.split(average)
+    by_epoch = [network.split(model)[1] for model in epochs]
+    if kind != "ema":
+        for name, x in params.items():
+            expected = (by_epoch[0][name] + by_epoch[1][name]) / 2
+            np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+    # statistics of conv1's outputs over all 64 training pictures, computed again
+    records = tiny.Records()
+    images = (records.images[32:] / 255.0).astype(np.float32)
+    from hpa_jax.models.normalization import normalizer
+
+    y = average.conv1(normalizer(config.normalize, config.channels)(images))
+    np.testing.assert_allclose(stats["bn1.mean"], y.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
+    within = y.reshape(4, 16, 8, 8, 8).var((1, 2, 3)).mean(0)  # mean of the batches' variances
+    np.testing.assert_allclose(stats["bn1.var"], within, rtol=1e-2)
+    rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r.get("weights") == kind]
+    assert len(rows) == 1 and rows[0]["split"] == "valid"
+    tiny.train(tmp_path, config, keep=9)  # ended: nothing is written again
+    assert len([r for r in logs.read(tmp_path / "metrics.jsonl") if "weights" in r]) == 1
+
+
+def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
+    cyclic = stage(epochs=4, cycles=2, schedule="cyclic_cosine", lr=1e-2)
+    tiny.train(tmp_path, tiny.model(stages=(cyclic, stage(epochs=1))), keep=1)
+    metas = {int(p.name): checkpoint.read_meta(p.parent, int(p.name))
+             for p in (tmp_path / "checkpoints").iterdir()}  # fmt: skip
+    best = checkpoint.best_step(metas, "loss")
+    assert {8, 16, 20} <= set(metas) <= {8, 16, 20, best}
+
+
+def test_early_stopping_ends_and_stays_ended(tmp_path, capsys):
+    config = tiny.model(stages=(stage(epochs=30, lr=1e-12, schedule="constant"),))
+    tiny.train(tmp_path, config, patience=2, monitor="macro_f1")
+    rows = logs.read(tmp_path / "metrics.jsonl")
+    assert rows[-1]["epoch"] < 30
+    tiny.train(tmp_path, config, patience=2, monitor="macro_f1")
+    assert logs.read(tmp_path / "metrics.jsonl") == rows
+
+
+def test_a_non_finite_loss_stops_with_the_batchs_ids(tmp_path):
+    config = tiny.model(stages=(stage(epochs=2, lr=1e30, schedule="constant"),))
+    with pytest.raises(FloatingPointError, match="step"):
+        tiny.train(tmp_path, config)
+    told = json.loads((tmp_path / "nonfinite.json").read_text())
+    assert len(told["ids"]) == 16 and told["ids"][0].startswith("id")
+    # the batch that is named is the one that was shown
+    from hpa_jax.training import sampling
+
+    order = sampling.uniform(64, seed=_seed(0, 0))(0)
+    at = told["step"] * 16
+    assert told["ids"] == [f"id{32 + row}" for row in order[at : at + 16]]
+
+
+def test_skipped_steps_are_counted(tmp_path):
+    config = tiny.model(stages=(stage(epochs=1, lr=1e30, schedule="constant"),))
+    tiny.train(tmp_path, config, on_nonfinite="skip")
+    row = logs.read(tmp_path / "metrics.jsonl")[0]
+    assert row["skipped"] >= 1
+
+
+def test_nothing_compiles_twice(tmp_path, capsys):
+    """Stages that differ in rates alone share the compiled step; the loop adds no compilation."""
+    config = tiny.model(stages=(stage(epochs=2, lr=1e-2), stage(epochs=2, lr=1e-3, lr_decay=4.0)))
+    tiny.train(tmp_path, config)
+    compiled = re.findall(r"(\w+) step.* compiled in", capsys.readouterr().out)
+    assert compiled == ["training", "evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (dict(stages=()), {}, "stages is empty"),
+        (dict(stages=(stage(), stage(lr=0.0))), {}, r"stages\[1\]: stage.lr: must be > 0, not 0"),
+        (dict(stages=(stage(epochs=0),)), {}, r"stages\[0\]: epochs: .* not 0"),
+        (dict(stages=(stage(freeze="stem"),)), {}, "unknown group 'stem'"),
+        (dict(stages=(stage(freeze=3),)), {}, "3 of 3 depth groups"),
+        (dict(stages=(stage(lr_decay=(1.0, 1.0)),)), {}, "3 factors"),
+        (dict(stages=(stage(start_from="0"),)), {}, "start_from='0'"),
+        (dict(stages=(stage(dropout=(0.1, 0.2)),)), {}, "1 dropout layer"),
+        (dict(stages=(stage(epochs=3, cycles=2),)), {}, "cycles=2"),
+        (dict(stages=(stage(loss={"focl": 1.0}),)), {}, r"stages\[0\]: loss: unknown"),
+        (dict(stages=(stage(augment="d5"),)), {}, "d5"),
+        (dict(batch_size=16, accumulate=3), {}, "batch_size=16: not divisible by accumulate=3"),
+        (dict(sampling="rar"), {}, "did you mean 'rare'"),
+        (dict(average=dict(kind="sma")), {}, "did you mean 'swa'"),
+        (dict(optimizer=dict(name="adm")), {}, "did you mean"),
+        ({}, dict(monitor="f1"), "train.monitor"),
+        ({}, dict(on_nonfinite="ignore"), "train.on_nonfinite"),
+    ],
+)
+def test_bad_options_are_refused_before_the_first_step(tmp_path, change, settings, message):
+    with pytest.raises(InputError, match=message):
+        tiny.train(tmp_path, tiny.model(**change), **settings)
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "valid"])
+def test_empty_parts_are_refused(tmp_path, part):
+    with pytest.raises(InputError, match="part is empty"):
+        tiny.train(tmp_path, tiny.model(), held=96 if part == "train" else 0)
+
+
+def test_metrics_are_cut_back_and_half_lines_dropped(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
+    logs.cut_back(path, 8)
+    assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
+    logs.cut_back(path, -1)
+    assert path.read_text() == ""
+
+
+def test_durations_read_well():
+    texts = [logs.duration(s) for s in (5.2, 75, 7300, float("nan"))]
+    assert texts == ["5 s", "1 min 15 s", "2 h 1 min", "unknown time"]
+
+
+def test_loop_is_public():
+    assert loop.train.__doc__ and loop.TRY_AGAIN == 75
