@@ -1,4 +1,4 @@
-"""The loop: what it writes, restarts, stages, averages, and what it refuses before the first step."""
+"""The loop: what it writes, restarts, stages, averages, and what it refuses to begin."""
 
 import json
 import re
@@ -139,7 +139,7 @@ def test_restoring_another_architecture_is_refused(trained):
     other = {**shapes, "fc.kernel": jax.ShapeDtypeStruct((16, 9), np.float32)}
     with pytest.raises(InputError, match=r"fc.kernel is \(16, 5\), the network has \(16, 9\)"):
         checkpoint.check_architecture(meta, other, trained[0])
-    with pytest.raises(InputError, match="the network has no fc.kernel"):
+    with pytest.raises(InputError, match=r"the network has no fc\.kernel"):
         checkpoint.check_architecture(
             meta, {k: v for k, v in shapes.items() if k != "fc.kernel"}, trained[0]
         )

@@ -1,0 +1,74 @@
+"""A program that trains the tiny network in a folder: something to kill, and one of several hosts.
+
+Usage: python -m tests.training.trainee FOLDER '{"key": value}' with the keys of `main`.
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+
+def main(
+    folder,
+    *,
+    epochs=3,
+    optimizer="adam",
+    accumulate=1,
+    coordinator="",
+    processes=1,
+    process=0,
+    pause=0.0,
+    minutes=10.0,
+    slow_compile=0.0,
+    cache="",
+    lr=1e-2,
+):
+    import jax
+
+    if coordinator:
+        jax.distributed.initialize(coordinator, processes, process)
+    if cache:
+        jax.config.update("jax_compilation_cache_dir", cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+    from hpa_jax import config as configs
+    from hpa_jax.training import preemption
+    from tests.training import tiny
+
+    original = tiny.train_batches
+
+    def slowly(*args, **options):
+        for batch in original(*args, **options):
+            time.sleep(pause)
+            yield batch
+
+    tiny.train_batches = slowly
+    if slow_compile:
+        compiled = preemption.Preemption.compiled
+
+        class Slow:
+            def __init__(self, lowered):
+                self.lowered = lowered
+
+            def compile(self):
+                Path(folder, "compiling").touch()
+                time.sleep(slow_compile)
+                return self.lowered.compile()
+
+        preemption.Preemption.compiled = lambda self, lowered: compiled(self, Slow(lowered))
+
+    config = tiny.model(
+        stages=(
+            configs.stage(epochs=1, lr=lr, freeze="backbone"),
+            configs.stage(epochs=epochs - 1, lr=lr, lr_decay=4.0),
+        ),
+        optimizer=dict(name=optimizer),
+        accumulate=accumulate,
+        average=dict(kind="swa", count=2),
+    )
+    tiny.train(folder, config, checkpoint_minutes=minutes, keep=3)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], **json.loads(sys.argv[2]))
