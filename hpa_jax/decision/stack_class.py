@@ -35,6 +35,23 @@ class Unit:
     gains: dict[str, float] = field(default_factory=dict)
     test_votes: np.ndarray | None = None
 
+    def predict(
+        self,
+        features: np.ndarray,
+        where: Layout,
+        names: Sequence[str] | None,
+        protocol: Protocol,
+        *,
+        means: np.ndarray | None = None,
+        joint: learners.JointTrees | None = None,
+    ) -> np.ndarray:
+        """Mean vote [N] of this unit's models for new rows. means, joint: shared by all units."""
+        inputs, _ = class_inputs(features, where, self.c, self.scale, names, means)
+        total = np.zeros(len(features))
+        for model in self.models:
+            total += vote(learners.score(model, inputs, joint), model.threshold, protocol)
+        return total / max(1, len(self.models))
+
 
 def fit_unit(
     features: np.ndarray,
@@ -60,7 +77,7 @@ def fit_unit(
     test_inputs = None
     if test is not None:
         test_inputs, _ = class_inputs(test, where, c, scale, names)
-    fitter = _Fitter(inputs, positive.astype(float), protocol, device, test_inputs)
+    fitter = Fitter(inputs, positive.astype(float), protocol, device, test_inputs)
     fold, plan = splits(positive, groups, c, repeat, protocol, prior)
     votes = np.zeros(len(positive))
     for held, inner in plan:
@@ -111,7 +128,7 @@ def _drawn(
     return drawn
 
 
-class _Fitter:
+class Fitter:
     """Fits the inner models of one outer fold after the other, and adds up what they say."""
 
     def __init__(
@@ -121,14 +138,15 @@ class _Fitter:
         protocol: Protocol,
         device: str,
         test: ClassInputs | None,
+        kind: str = "",
     ) -> None:
         self.inputs, self.y, self.protocol, self.test = inputs, y, protocol, test
         positives = int(y.sum())
         rare = positives < protocol.rare_below
-        self.kind = protocol.rare_learner if rare else protocol.learner
+        self.kind = kind or (protocol.rare_learner if rare else protocol.learner)
         self.booster = None
         if self.kind == "boosted" and positives >= protocol.boost_from and inputs.trees.shape[1]:
-            self.booster = Booster(inputs, y, protocol, device)
+            self.booster = Booster(inputs.trees, inputs.names, y, protocol, device)
         self.models: list[Fitted] = []
         self.gains: dict[str, float] = {}
         self.test_total = np.zeros(len(test.linear)) if test is not None else None
@@ -141,19 +159,19 @@ class _Fitter:
             (fit, stop) for fit, stop in splits if 0 < self.y[fit].sum() < len(fit) and len(stop)
         ]
         total = np.zeros(len(held))
-        for (fit, stop), weights in zip(usable, self._linear(usable)):
+        for (fit, stop), weights in zip(usable, self.linear(usable)):
             model, scores = self._complete(fit, stop, weights)
-            model.threshold = self._cut(stop, scores[stop])
+            model.threshold = self.cut(stop, scores[stop])
             self.models.append(model)
-            total += self._vote(scores[held], model.threshold)
+            total += self.vote(scores[held], model.threshold)
             if self.test is not None:
                 test_scores = learners.score(model, self.test)
-                self.test_total += self._vote(test_scores, model.threshold)
+                self.test_total += self.vote(test_scores, model.threshold)
         if not usable:  # groups left no positive to fit on: the mean of the models votes
             return learners.sigmoid(self.inputs.linear[held, 1])
         return total / len(usable)
 
-    def _linear(self, splits: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    def linear(self, splits: list[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
         """Weights for every split; one penalty for all of them, by the stopping rows' log loss."""
         if self.kind == "ridge":
             alpha = self.protocol.ridge_alpha
@@ -188,13 +206,20 @@ class _Fitter:
             self.gains[name] = self.gains.get(name, 0.0) + gain
         return Fitted("boosted", weights, raw, rounds), learners.sigmoid(margin)
 
-    def _cut(self, stop: np.ndarray, scores: np.ndarray) -> float:
+    def cut(self, stop: np.ndarray, scores: np.ndarray) -> float:
+        """Threshold of one model: the best F1 on its stopping rows."""
         positive = self.y[stop] > 0
         if not positive.any():
             return float(np.quantile(scores, 1 - self.y.mean()))
         return float(thresholds.exact(positive[:, None], scores[:, None])[0])
 
-    def _vote(self, scores: np.ndarray, cut: float) -> np.ndarray:
-        if self.protocol.vote == "binary":
-            return (scores >= cut).astype(float)
-        return np.clip(scores, 0, 1)
+    def vote(self, scores: np.ndarray, cut: float) -> np.ndarray:
+        """What one model says: yes or no, or its probability."""
+        return vote(scores, cut, self.protocol)
+
+
+def vote(scores: np.ndarray, cut: float, protocol: Protocol) -> np.ndarray:
+    """Binary votes 0/1, or soft ones in [0, 1]."""
+    if protocol.vote == "binary":
+        return (scores >= cut).astype(float)
+    return np.clip(scores, 0, 1)

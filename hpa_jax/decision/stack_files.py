@@ -1,9 +1,11 @@
 """The stack on disk: one archive a unit (class and repeat), so a killed fit goes on where it was.
 
 `units/c07_r0.zip` holds `meta.json` (stamp, kinds, rounds, thresholds, gains), `arrays.npz` (votes,
-folds, weights, scale) and `000.ubj`, `001.ubj`, ... (XGBoost's own format).  Nothing is pickled.
+folds, weights, scale) and `000.ubj`, `001.ubj`, ... (XGBoost's own format); boosters that several
+classes share lie beside it as `joint_HASH.ubj`.  Nothing is pickled.
 """
 
+import hashlib
 import io
 import json
 import zipfile
@@ -22,6 +24,15 @@ def path(directory: str | Path, c: int, repeat: int) -> Path:
     return Path(directory) / "units" / f"c{c:02d}_r{repeat}.zip"
 
 
+def _name(number: int, model: Fitted) -> str:
+    """Name of a model's booster: a member of the archive, or a file of its own if it is shared."""
+    if model.booster is None:
+        return ""
+    if model.kind == "joint":
+        return f"joint_{hashlib.sha256(model.booster).hexdigest()[:16]}.ubj"
+    return f"{number:03d}.ubj"
+
+
 def write(directory: str | Path, unit: Unit, stamp: str) -> None:
     """Writes one unit, whole or not at all."""
     arrays = {"votes": unit.votes, "fold": unit.fold}
@@ -35,8 +46,22 @@ def write(directory: str | Path, unit: Unit, stamp: str) -> None:
         "class": unit.c,
         "repeat": unit.repeat,
         "gains": unit.gains,
-        "models": [[m.kind, m.rounds, m.threshold, m.booster is not None] for m in unit.models],
+        "models": [
+            {
+                "kind": m.kind,
+                "rounds": m.rounds,
+                "threshold": m.threshold,
+                "output": m.output,
+                "booster": _name(number, m),
+            }
+            for number, m in enumerate(unit.models)
+        ],
     }
+    for number, model in enumerate(unit.models):  # shared ones first: the archive refers to them
+        file = Path(directory) / "units" / _name(number, model)
+        if model.kind == "joint" and model.booster is not None and not file.exists():
+            with artifacts.atomic(file) as temporary:
+                temporary.write_bytes(model.booster)
     packed = io.BytesIO()
     np.savez(packed, **arrays)
     with (
@@ -46,8 +71,8 @@ def write(directory: str | Path, unit: Unit, stamp: str) -> None:
         archive.writestr("meta.json", json.dumps(meta))
         archive.writestr("arrays.npz", packed.getvalue())
         for number, model in enumerate(unit.models):
-            if model.booster is not None:
-                archive.writestr(f"{number:03d}.ubj", model.booster)
+            if model.booster is not None and model.kind != "joint":
+                archive.writestr(_name(number, model), model.booster)
 
 
 def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -> Unit | None:
@@ -66,12 +91,21 @@ def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -
                 return None
             arrays = dict(np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False))
             models = [
-                Fitted(kind, arrays["weights"][number], None, rounds, cut)
-                for number, (kind, rounds, cut, _) in enumerate(meta["models"])
+                Fitted(
+                    stored["kind"],
+                    arrays["weights"][number],
+                    None,
+                    stored["rounds"],
+                    stored["threshold"],
+                    stored["output"],
+                )
+                for number, stored in enumerate(meta["models"])
             ]
-            for number, (*_, has_trees) in enumerate(meta["models"]):
-                if has_trees:
-                    models[number].booster = archive.read(f"{number:03d}.ubj")
+            for model, stored in zip(models, meta["models"]):
+                if stored["booster"] and model.kind == "joint":
+                    model.booster = (file.parent / stored["booster"]).read_bytes()
+                elif stored["booster"]:
+                    model.booster = archive.read(stored["booster"])
     except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
         raise InputError(f"{file}: damaged ({error}); delete it and fit again") from None
     scale = tuple(arrays[f"scale{i}"] for i in range(3) if f"scale{i}" in arrays)

@@ -235,6 +235,17 @@ def class_inputs(
     return ClassInputs(linear, trees, penalty, centre, tuple(labels), where.named), scale
 
 
+def joint_columns(
+    features: np.ndarray, where: Layout, means: np.ndarray, names: Sequence[str] | None
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Columns [N, T] float32 for boosters of all classes, and their names: all that is no
+    probability, and every class's mean over models."""
+    known = [k for k, columns in enumerate(where.own) if columns]
+    table = np.concatenate([features[:, where.meta], means[:, known]], axis=1)
+    labels = (*_labels(where.meta, names), *(f"mean/p{k:02d}" for k in known))
+    return table.astype(np.float32), labels
+
+
 def _labels(columns: Sequence[int], names: Sequence[str] | None) -> list[str]:
     return [f"column {i}" if names is None else names[i] for i in columns]
 

@@ -8,6 +8,8 @@ few positives it falls back to that mean, which is hard to beat.  Boosters start
 (`base_margin`) and learn what is left, so 20 to 40 shallow trees do what 300 do from nothing.
 """
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +33,7 @@ class Fitted:
     booster: bytes | None = None
     rounds: int = 0
     threshold: float = 0.5
+    output: int = 0  # which output of a joint booster (kind "joint")
 
 
 def sigmoid(margin: np.ndarray) -> np.ndarray:
@@ -105,22 +108,30 @@ def ridge(inputs: ClassInputs, y: np.ndarray, rows: np.ndarray, alpha: float) ->
 
 
 class Booster:
-    """Boosted trees of one class: bin edges once, then many fits by row weights.
+    """Boosted trees of one class (or of K together): bin edges once, then many fits by row weights.
 
     All rows of a class share one QuantileDMatrix; a fit gives weight 0 to the rows it may not see.
     Their margins come from the training cache for nothing, so early stopping and the votes of
     held-out rows need no prediction pass.
     """
 
-    def __init__(self, inputs: ClassInputs, y: np.ndarray, protocol: Protocol, device: str) -> None:
+    def __init__(
+        self,
+        trees: np.ndarray,
+        names: Sequence[str],
+        y: np.ndarray,
+        protocol: Protocol,
+        device: str,
+    ) -> None:
+        """trees: [N, T] float32; y: [N], or [N, K] for one booster with K outputs."""
         import xgboost
 
         self._xgboost = xgboost
         self._y = y
         self._protocol = protocol
-        self._names = inputs.names
+        self._names = names
         self._matrix = xgboost.QuantileDMatrix(
-            inputs.trees, y.astype(np.float32), max_bin=protocol.bins, nthread=1
+            trees, y.astype(np.float32), max_bin=protocol.bins, nthread=1
         )
         self._settings = dict(
             objective="binary:logistic",
@@ -137,14 +148,16 @@ class Booster:
             nthread=1,
             verbosity=0,
         )
+        if y.ndim == 2:
+            self._settings["multi_strategy"] = "multi_output_tree"
 
     def fit(
         self, margin: np.ndarray, rows: np.ndarray, stop: np.ndarray, seed: int
     ) -> tuple[np.ndarray, bytes | None, int, dict[str, float]]:
         """(margins of all rows, .ubj bytes, rounds, total gain by column).
 
-        margin: [N] where the trees start; rows: bool[N] to fit; stop: row numbers whose log loss
-        stops the fit.  No tree is kept if none lowers that loss (then bytes is None).
+        margin: [N] (or [N, K]) where the trees start; rows: bool[N] to fit; stop: row numbers whose
+        log loss stops the fit.  No tree is kept if none lowers that loss (then bytes is None).
         """
         matrix, patience = self._matrix, self._protocol.patience
         matrix.set_weight(rows.astype(np.float32))
@@ -167,22 +180,40 @@ class Booster:
         return best_margin.astype(np.float64), bytes(kept.save_raw("ubj")), best_round, named
 
 
-def tree_margin(model: Fitted, trees: np.ndarray, base: np.ndarray) -> np.ndarray:
-    """base [N] plus what the model's trees add for `trees` [N, T]."""
+def tree_margin(booster: bytes, trees: np.ndarray) -> np.ndarray:
+    """What a booster's trees add for `trees` [N, T]: [N], or [N, K] of a joint one."""
     import xgboost
 
-    booster = xgboost.Booster({"nthread": 1})
-    booster.load_model(bytearray(model.booster))
-    return booster.inplace_predict(
-        trees, predict_type="margin", base_margin=base.astype(np.float32)
-    ).astype(np.float64)
+    model = xgboost.Booster({"nthread": 1})
+    model.load_model(bytearray(booster))
+    return model.inplace_predict(trees, predict_type="margin").astype(np.float64)
 
 
-def score(model: Fitted, inputs: ClassInputs) -> np.ndarray:
+class JointTrees:
+    """Columns [N, T] of joint boosters, and their margins [N, K], computed once for all classes."""
+
+    def __init__(self, columns: np.ndarray) -> None:
+        self._columns = columns
+        self._margins: dict[bytes, np.ndarray] = {}
+
+    def margin(self, booster: bytes, output: int) -> np.ndarray:
+        """[N]: one output of a joint booster."""
+        key = hashlib.sha256(booster).digest()
+        if key not in self._margins:
+            self._margins[key] = tree_margin(booster, self._columns)
+        return self._margins[key][:, output]
+
+
+def score(model: Fitted, inputs: ClassInputs, joint: JointTrees | None = None) -> np.ndarray:
     """Scores [N] of a fitted model: probabilities, or the regression value of ridge."""
     margin = inputs.linear @ model.weights
     if model.kind == "ridge":
         return margin
     if model.booster is not None:
-        margin = tree_margin(model, inputs.trees, margin)
+        joined = model.kind == "joint"
+        margin = margin + (
+            joint.margin(model.booster, model.output)
+            if joined
+            else tree_margin(model.booster, inputs.trees)
+        )
     return sigmoid(margin)

@@ -12,9 +12,8 @@ the models' logits decides; a class without positives is never predicted; a clas
 knows and has no positives gets the vote 0.
 """
 
-import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,22 @@ from typing import Any
 import numpy as np
 
 from hpa_jax import artifacts
-from hpa_jax.decision import baselines, nested, stack_files, stack_inputs, thresholds
+from hpa_jax.decision import (
+    baselines,
+    nested,
+    stack_files,
+    stack_inputs,
+    stack_runner,
+    thresholds,
+)
 from hpa_jax.decision import stack_learners as learners
 from hpa_jax.decision.metrics import checked_labels
-from hpa_jax.decision.stack_class import Unit, fit_unit
+from hpa_jax.decision.stack_class import Unit
 from hpa_jax.decision.stack_protocols import Protocol, resolve
+from hpa_jax.decision.stack_runner import Data
 from hpa_jax.errors import InputError
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -80,18 +87,16 @@ class Stack:
         features = self._checked(features, names)
         where = stack_inputs.layout(self.names, self.columns, self.num_classes)
         means = stack_inputs.class_means(features, where)
+        joint = learners.JointTrees(
+            stack_inputs.joint_columns(features, where, means, self.names)[0]
+        )
         votes = learners.sigmoid(means) * np.array([bool(own) for own in where.own])
         parts: dict[int, list[np.ndarray]] = {}
         for unit in self.units:
-            inputs, _ = stack_inputs.class_inputs(
-                features, where, unit.c, unit.scale, self.names, means
+            found = unit.predict(
+                features, where, self.names, self.protocol, means=means, joint=joint
             )
-            total = np.zeros(len(features))
-            for model in unit.models:
-                scores = learners.score(model, inputs)
-                soft = self.protocol.vote == "soft"
-                total += np.clip(scores, 0, 1) if soft else scores >= model.threshold
-            parts.setdefault(unit.c, []).append(total / max(1, len(unit.models)))
+            parts.setdefault(unit.c, []).append(found)
         for c, values in parts.items():
             votes[:, c] = np.mean(values, axis=0)
         return votes
@@ -121,7 +126,7 @@ class Stack:
         for unit in self.units:
             stack_files.write(directory, unit, "saved")
             kept.add(stack_files.path(directory, unit.c, unit.repeat))
-        for file in (directory / "units").glob("*.zip"):
+        for file in (directory / "units").glob("c*.zip"):
             if file not in kept:
                 artifacts.remove(file)
         arrays = {"oof": self.oof, "nested": self.nested_decisions}
@@ -187,6 +192,7 @@ def fit(
     test: np.ndarray | None = None,
     directory: str | Path | None = None,
     workers: int | None = None,
+    distributed: str = "",
     progress: bool = False,
 ) -> Stack:
     """Fits the stack and scores it on rows that its models and cuts never saw.
@@ -196,7 +202,8 @@ def fit(
     which tell the stack each class's own columns (much better than without; a table of exactly
     15 metafeatures + C probabilities in [0, 1] a model is taken for that); prior: [C], shares in
     the training part (for `negatives="prior"`); test: [T, F], rows to vote on during the fit;
-    directory: units are kept there, a killed fit goes on; workers: processes (default: cores).
+    directory: units are kept there, a killed fit goes on; workers: processes (default: cores);
+    distributed: address of a Dask scheduler, or "local", in place of processes here.
 
     Raises:
         InputError: NaN, shapes that do not fit, unknown protocol, too few rows.
@@ -217,14 +224,25 @@ def fit(
     if test is not None and test.shape[1] != features.shape[1]:
         raise InputError(f"test features have {test.shape[1]} columns, not {features.shape[1]}")
     where = stack_inputs.layout(names, features.shape[1], labels.shape[1])
-    tasks = _tasks(labels, protocol)
-    shares = [None] * labels.shape[1] if prior is None else [float(value) for value in prior]
-    arguments = [
-        (features, labels[:, c], groups, where, names, c, repeat, protocol, shares[c], test)
-        for c, repeat in tasks
-    ]
-    units = list(_run(arguments, protocol, directory, workers, progress))
-    units.sort(key=lambda unit: (unit.c, unit.repeat))
+    data = Data(
+        features,
+        labels,
+        groups,
+        where,
+        names,
+        None if prior is None else tuple(float(value) for value in prior),
+        test,
+        protocol,
+        stack_runner.pick_device(protocol.device),
+    )
+    units = stack_runner.run(
+        data,
+        stack_runner.jobs(labels, protocol),
+        directory=directory,
+        workers=workers or os.cpu_count() or 1,
+        distributed=distributed,
+        progress=progress,
+    )
     oof = _votes(features, where, labels, units, "votes")
     test_votes = None if test is None else _votes(test, where, labels, units, "test_votes")
     cut = cutter(protocol)
@@ -254,96 +272,6 @@ def cutter(protocol: Protocol) -> nested.Fitter:
         shrink=protocol.shrink,
         search="exact",
     )
-
-
-def _tasks(labels: np.ndarray, protocol: Protocol) -> list[tuple[int, int]]:
-    """(class, repeat) of all units, the longest classes first, so that no worker ends late."""
-    positives = labels.sum(axis=0)
-    fitted = [
-        c
-        for c, count in enumerate(positives)
-        if min(count, len(labels) - count) >= protocol.min_positives
-    ]
-    fitted.sort(key=lambda c: -protocol.models(int(positives[c])))
-    return [(c, k) for c in fitted for k in range(protocol.counts(int(positives[c]))[0])]
-
-
-def _run(
-    arguments: list[tuple],
-    protocol: Protocol,
-    directory: str | Path | None,
-    workers: int | None,
-    progress: bool,
-) -> Iterator[Unit]:
-    """Units in any order; those already in `directory` with the same stamp are read, not fitted."""
-    from tqdm import tqdm
-
-    bar = tqdm(total=len(arguments), desc="stack", unit="fit", disable=not progress)
-    missing = []
-    for argument in arguments:
-        unit, stamp = None, ""
-        if directory is not None:
-            stamp = _stamp(argument)
-            unit = stack_files.read(directory, argument[5], argument[6], stamp)
-        if unit is None:
-            missing.append((argument, stamp))
-        else:
-            bar.update()
-            yield unit
-    device = _device(protocol.device)
-    workers = workers or os.cpu_count() or 1
-    jobs = [(argument, stamp, directory, device) for argument, stamp in missing]
-    for unit in _map(jobs, 1 if device != "cpu" else min(workers, len(jobs))):
-        bar.update()
-        yield unit
-    bar.close()
-
-
-def _map(jobs: list[tuple], workers: int) -> Iterator[Unit]:
-    if workers <= 1:
-        for job in jobs:
-            yield _job(*job)
-        return
-    import joblib
-
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-    yield from parallel(joblib.delayed(_job)(*job) for job in jobs)
-
-
-def _job(argument: tuple, stamp: str, directory: str | Path | None, device: str) -> Unit:
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):  # one process a core; threads inside would only wait for each other
-        unit = fit_unit(*argument, device=device)
-    if directory is not None:
-        stack_files.write(directory, unit, stamp)
-    return unit
-
-
-def _stamp(argument: tuple) -> str:
-    """Hash of everything that a unit depends on."""
-    import xgboost
-
-    digest = hashlib.sha256(f"{FORMAT} {xgboost.__version__}".encode())
-    for part in argument:
-        if isinstance(part, np.ndarray):
-            digest.update(f"{part.dtype}{part.shape}".encode())
-            digest.update(np.ascontiguousarray(part))
-        else:
-            digest.update(repr(part).encode())
-    return digest.hexdigest()[:16]
-
-
-def _device(wanted: str) -> str:
-    """ "cuda" where XGBoost is built for it and jax sees a GPU; else "cpu"."""
-    if wanted != "auto":
-        return wanted
-    import jax
-    import xgboost
-
-    if not xgboost.build_info().get("USE_CUDA", False):
-        return "cpu"
-    return "cuda" if any(device.platform == "gpu" for device in jax.devices()) else "cpu"
 
 
 def _votes(

@@ -101,12 +101,15 @@ def combine(
 
 
 def mean(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(Weighted) mean over models: [M, N, C] -> [N, C]. NaN = the model lacks the class."""
+    """(Weighted) mean over models: [M, N, C] -> [N, C]; NaN: the model (or all) lacks the class."""
+    probs = np.asarray(probs)
     weight = _normal(weights, len(probs))[:, None, None] * ~np.isnan(probs)
     total = weight.sum(axis=0)
-    if not (total > 0).all():
+    known = ~np.isnan(probs).all(axis=0)
+    if not (total[known] > 0).all():
         raise InputError("ensemble: all models that know some class have weight 0")
-    return (weight * np.nan_to_num(probs)).sum(axis=0) / total
+    summed = (weight * np.nan_to_num(probs)).sum(axis=0)
+    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=known)
 
 
 def geometric(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from hpa_jax.decision import metrics, simulation, stack_files, stacking
+from hpa_jax.decision import metrics, simulation, stack_files, stack_runner, stacking
 from hpa_jax.errors import InputError
 
 CLASSES = [0, 2, 25, 7, 9]  # common to rare
@@ -102,7 +102,7 @@ def test_a_killed_fit_goes_on(data, tmp_path, monkeypatch):
     arguments = (features[:300][:, few], labels[:300, :3])
     options = dict(names=[names[i] for i in few], workers=1)
     whole = stacking.fit(*arguments, **options)
-    real, calls = stacking.fit_unit, []
+    real, calls = stack_runner.fit_unit, []
 
     def killed(*args, **kwargs):
         calls.append(args[5])
@@ -110,7 +110,7 @@ def test_a_killed_fit_goes_on(data, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(stacking, "fit_unit", killed)
+    monkeypatch.setattr(stack_runner, "fit_unit", killed)
     with pytest.raises(KeyboardInterrupt):
         stacking.fit(*arguments, directory=tmp_path, **options)
     again = stacking.fit(*arguments, directory=tmp_path, **options)

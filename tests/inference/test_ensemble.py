@@ -47,6 +47,8 @@ def test_a_class_one_model_lacks_comes_from_the_others(tables):
     np.testing.assert_allclose(
         found["p01"], (tables["a"]["p01"] + 2 * np.array([0.2, 0.3, 0.1])) / 3, atol=1e-6
     )
+    unknown = np.stack([np.full((2, 1), np.nan)] * 2)
+    assert np.isnan(ensemble.mean(unknown)).all()  # a class that no model knows stays unknown
     with pytest.raises(InputError, match="weight 0"):
         ensemble.combine(tables, weights={"c": 1})
 

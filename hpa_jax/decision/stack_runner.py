@@ -1,0 +1,216 @@
+"""Runs the units of the stack: in this process, in a pool of processes, or on a Dask cluster.
+
+In: the data that all units share, and the list of jobs.  Out: finished units, in any order.  A unit
+is written to `directory` as soon as it is there and read back by the next run if everything it
+depends on is the same, so a killed fit goes on where it was.
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from hpa_jax.decision import stack_files
+from hpa_jax.decision.stack_class import Unit, fit_unit
+from hpa_jax.decision.stack_inputs import Layout
+from hpa_jax.decision.stack_joint import fit_joint
+from hpa_jax.decision.stack_protocols import Protocol
+from hpa_jax.errors import InputError
+
+FORMAT = 2
+_NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What all units share. features [N, F], labels bool[N, C], prior [C] or None, test [T, F]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+    where: Layout
+    names: tuple[str, ...] | None
+    prior: tuple[float, ...] | None
+    test: np.ndarray | None
+    protocol: Protocol
+    device: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One repeat of one class; of all these classes together where `joint`."""
+
+    classes: tuple[int, ...]
+    repeat: int
+    joint: bool = False
+
+
+def jobs(labels: np.ndarray, protocol: Protocol) -> list[Job]:
+    """All jobs of a protocol, the longest first, so that no worker ends late."""
+    positives = labels.sum(axis=0)
+    enough = np.minimum(positives, len(labels) - positives) >= protocol.min_positives
+    fitted = [int(c) for c in np.flatnonzero(enough)]
+    if protocol.learner == "multi_output_tree":
+        return [Job(tuple(fitted), k, True) for k in range(protocol.repeats if fitted else 0)]
+    fitted.sort(key=lambda c: -int(positives[c]) * protocol.models(int(positives[c])))
+    return [Job((c,), k) for c in fitted for k in range(protocol.counts(int(positives[c]))[0])]
+
+
+def run(
+    data: Data,
+    todo: Sequence[Job],
+    *,
+    directory: str | Path | None = None,
+    workers: int = 1,
+    distributed: str = "",
+    progress: bool = False,
+) -> list[Unit]:
+    """Units of all jobs, sorted by class and repeat; see the module's docstring.
+
+    distributed: "" (a pool of `workers` processes here), the address of a Dask scheduler
+    ("tcp://host:8786"), or "local" (a Dask cluster of `workers` processes on this machine).
+    """
+    from tqdm import tqdm
+
+    units, missing, stamps = [], [], _stamps(data, todo) if directory is not None else {}
+    bar = tqdm(total=len(todo), desc="stack", unit="unit", disable=not progress)
+    for job in todo:
+        stored = _stored(directory, job, stamps.get(job))
+        if stored is None:
+            missing.append(job)
+        else:
+            units += stored
+            bar.update()
+    if distributed:
+        results = _dask(data, missing, distributed, workers)
+    elif data.device == "cpu" and min(workers, len(missing)) > 1:
+        results = _processes(data, missing, min(workers, len(missing)))
+    else:
+        results = (do(data, job) for job in missing)
+    for found in results:
+        for unit in found:
+            if directory is not None:
+                job = next(
+                    job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
+                )
+                stack_files.write(directory, unit, stamps[job])
+        units += found
+        bar.update()
+    bar.close()
+    return sorted(units, key=lambda unit: (unit.c, unit.repeat))
+
+
+def do(data: Data, job: Job) -> list[Unit]:
+    """The units of one job."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # one process a core; threads inside would only wait for each other
+        if job.joint:
+            return fit_joint(
+                data.features,
+                data.labels,
+                job.classes,
+                data.groups,
+                data.where,
+                data.names,
+                job.repeat,
+                data.protocol,
+                data.test,
+                data.device,
+            )
+        c = job.classes[0]
+        return [
+            fit_unit(
+                data.features,
+                data.labels[:, c],
+                data.groups,
+                data.where,
+                data.names,
+                c,
+                job.repeat,
+                data.protocol,
+                None if data.prior is None else data.prior[c],
+                data.test,
+                data.device,
+            )
+        ]
+
+
+def _processes(data: Data, todo: list[Job], workers: int) -> Iterator[list[Unit]]:
+    import joblib
+
+    # loky starts fresh interpreters (jax in this process forbids fork) and maps the large arrays.
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from parallel(joblib.delayed(do)(data, job) for job in todo)
+
+
+def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Iterator[list[Unit]]:
+    try:
+        from distributed import Client, LocalCluster, as_completed
+    except ImportError:
+        raise InputError(
+            "stack on a cluster needs Dask: pip install 'dask>=2025.1' 'distributed>=2025.1'"
+        ) from None
+    if address == "local":
+        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        target: object = cluster
+    else:
+        cluster, target = None, address
+    try:
+        with Client(target) as client:
+            shared = client.scatter(data, broadcast=True)
+            futures = [client.submit(do, shared, job, pure=False) for job in todo]
+            for future in as_completed(futures):
+                yield future.result()
+                future.release()
+    except OSError as error:
+        raise InputError(f"Dask scheduler {address}: can't be reached ({error})") from None
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _stored(directory: str | Path | None, job: Job, stamp: str | None) -> list[Unit] | None:
+    if directory is None:
+        return None
+    units = [stack_files.read(directory, c, job.repeat, stamp) for c in job.classes]
+    return None if any(unit is None for unit in units) else units
+
+
+def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
+    """Hash of everything that a job's units depend on, and of nothing else."""
+    import xgboost
+
+    settings = dataclasses.asdict(data.protocol)
+    for key in _NOT_OF_A_UNIT:
+        settings.pop(key)
+    shared = hashlib.sha256(f"{FORMAT} {xgboost.__version__} {data.device}".encode())
+    shared.update(repr((sorted(settings.items()), data.where, data.names)).encode())
+    for array in (data.features, data.groups, data.test):
+        if array is not None:
+            shared.update(f"{array.dtype}{array.shape}".encode())
+            shared.update(np.ascontiguousarray(array))
+    stamps = {}
+    for job in todo:
+        own = shared.copy()
+        own.update(repr(job).encode())
+        for c in job.classes:
+            own.update(np.ascontiguousarray(data.labels[:, c]))
+            own.update(repr(None if data.prior is None else data.prior[c]).encode())
+        stamps[job] = own.hexdigest()[:16]
+    return stamps
+
+
+def pick_device(wanted: str) -> str:
+    """ "cuda" where XGBoost is built for it and jax sees a GPU; else "cpu"."""
+    if wanted != "auto":
+        return wanted
+    import xgboost
+
+    if not xgboost.build_info().get("USE_CUDA", False):
+        return "cpu"
+    import jax
+
+    return "cuda" if any(device.platform == "gpu" for device in jax.devices()) else "cpu"

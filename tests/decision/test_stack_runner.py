@@ -1,0 +1,127 @@
+"""Where the units run makes no difference: here, in processes, on Dask; joint boosters too."""
+
+import numpy as np
+import pytest
+
+from hpa_jax.decision import metrics, simulation, stack_protocols, stack_runner, stacking
+from hpa_jax.errors import InputError
+
+FAST = {"protocol": "quick", "outer": 3, "inner": 2, "rounds": 15, "strengths": (20.0,)}
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three classes, two models: 260 rows to fit, 1,000 new ones."""
+    whole = simulation.simulate(1260, 2, seed=3)
+    classes = {0: 0, 7: 1, 25: 2}
+    columns, names = list(range(15)), list(whole.names[:15])
+    for position, name in enumerate(whole.names[15:], start=15):
+        model, _, number = name.partition("/p")
+        if int(number) in classes:
+            columns.append(position)
+            names.append(f"{model}/p{classes[int(number)]:02d}")
+    return whole.features[:, columns], whole.labels[:, list(classes)], names
+
+
+@pytest.fixture(scope="module")
+def here(data):
+    features, labels, names = data
+    return stacking.fit(features[:260], labels[:260], config=FAST, names=names, workers=1)
+
+
+def test_processes_give_the_same(data, here):
+    features, labels, names = data
+    found = stacking.fit(features[:260], labels[:260], config=FAST, names=names, workers=2)
+    np.testing.assert_array_equal(found.oof, here.oof)
+
+
+def test_a_dask_cluster_gives_the_same(data, here):
+    pytest.importorskip("distributed")
+    features, labels, names = data
+    found = stacking.fit(
+        features[:260], labels[:260], config=FAST, names=names, workers=2, distributed="local"
+    )
+    np.testing.assert_array_equal(found.oof, here.oof)
+
+
+def test_no_scheduler_there_is_an_error(data):
+    pytest.importorskip("distributed")
+    import dask
+
+    features, labels, names = data
+    with (
+        dask.config.set({"distributed.comm.timeouts.connect": "1s"}),
+        pytest.raises(InputError, match="can't be reached"),
+    ):
+        stacking.fit(
+            features[:260], labels[:260], config=FAST, names=names, distributed="tcp://127.0.0.1:9"
+        )
+
+
+def test_joint_trees_learn_predict_and_are_kept(data, tmp_path):
+    features, labels, names = data
+    settings = FAST | {"learner": "multi_output_tree", "repeats": 2}
+    options = dict(config=settings, names=names, workers=1, directory=tmp_path)
+    found = stacking.fit(features[:260], labels[:260], test=features[260:400], **options)
+    assert [(unit.c, unit.repeat) for unit in found.units] == [
+        (c, k) for c in range(3) for k in (0, 1)
+    ]
+    assert any(model.booster for unit in found.units for model in unit.models)
+    np.testing.assert_allclose(found.test_votes, found.predict(features[260:400]), atol=1e-6)
+    found.save(tmp_path)
+    again = stacking.load(tmp_path)
+    np.testing.assert_array_equal(again.predict(features[260:]), found.predict(features[260:]))
+    # as good as its parts: not below the models' mean on rows that it never saw
+    mean = np.stack([features[260:, [15 + c, 18 + c]].mean(axis=1) for c in range(3)], axis=1)
+    ours = metrics.macro_average_precision(labels[260:], again.predict(features[260:]))
+    assert ours > metrics.macro_average_precision(labels[260:], mean) - 0.01
+    shared = list((tmp_path / "units").glob("joint_*.ubj"))
+    assert 0 < len(shared) <= 2 * 6  # a booster is stored once, not once a class
+
+
+def test_gains_are_shares_by_class(here):
+    assert here.gains
+    for gains in here.gains.values():
+        assert sum(gains.values()) == pytest.approx(1)
+        assert list(gains.values()) == sorted(gains.values(), reverse=True)
+
+
+def test_stamps_tell_what_matters(data):
+    features, labels, names = data
+
+    def stamps(config, labels=labels[:260], features=features[:260]):
+        protocol = stack_protocols.resolve(config)
+        where = stacking.stack_inputs.layout(names, features.shape[1], 3)
+        shared = stack_runner.Data(
+            features, labels, None, where, tuple(names), None, None, protocol, "cpu"
+        )
+        return stack_runner._stamps(shared, stack_runner.jobs(labels, protocol))
+
+    job = stack_runner.Job((1,), 0)
+    assert stamps(FAST)[job] == stamps(FAST | {"shrink": 3.0, "repeats": 4})[job]
+    assert stamps(FAST)[job] != stamps(FAST | {"eta": 0.3})[job]
+    other = labels[:260].copy()
+    other[0, 1] ^= True
+    assert stamps(FAST)[job] != stamps(FAST, labels=other)[job]
+    assert (
+        stamps(FAST)[stack_runner.Job((0,), 0)]
+        == stamps(FAST, labels=other)[stack_runner.Job((0,), 0)]
+    )
+
+
+@pytest.mark.parametrize(
+    ("positives", "models"), [(9, 6000), (50, 2500), (249, 1715), (300, 1225), (1000, 441)]
+)
+def test_by_frequency_follows_the_table(positives, models):
+    assert stack_protocols.resolve("by_frequency").models(positives) == models
+
+
+def test_named_protocols():
+    assert stack_protocols.resolve("talk").models(500) == 375
+    assert stack_protocols.resolve("main").models(500) == 225
+    assert stack_protocols.resolve("quick").models(500) == 15
+    mixed = stack_protocols.resolve({"protocol": "talk", "eta": None, "depth": 5})
+    assert mixed.depth == 5 and mixed.eta == stack_protocols.PROTOCOLS["talk"].eta
+    for wrong in ({"learner": "lightgbm"}, {"inner": 1}, {"rounds": 0}, {"strengths": ()}):
+        with pytest.raises(InputError, match=next(iter(wrong))):
+            stack_protocols.resolve(wrong)
