@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from hpa_jax import classes
 from hpa_jax.errors import InputError, near
@@ -78,17 +79,51 @@ def default() -> ConfigDict:
                 profile=False,  # writes a jax.profiler trace of 5 steps
             ),
             predict=dict(batch_size=64),
-            features=dict(legacy_corr_bug=False),
+            features=dict(
+                legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
+                extra=False,  # yellow, all channel pairs, foreground shares, green texture
+            ),
             thresholds=dict(
-                method="cross_validated",  # cross_validated | exact | match_proportions | fixed
+                # cross_validated | exact | match_proportions (bestfitting) |
+                # match_proportions_pudae | fixed
+                method="cross_validated",
                 folds=5,
                 repeats=20,
                 grid=50,
+                search="grid",  # grid | exact: inside cross_validated
+                shrink=0.0,  # positives at which a class counts as much as the pooled cut; 0: off
                 value=0.5,  # of method fixed
                 scale=1.0,  # factor on all thresholds (One More Layer used 0.48 once)
                 seed=0,
             ),
-            stack=dict(protocol="quick", seed=0),
+            stack=dict(
+                protocol="quick",  # quick | talk (375 models a class) | main (225) | by_frequency
+                seed=0,
+                distributed="",  # address of a Dask scheduler, or "local"
+                device="auto",  # auto | cpu | cuda
+                **_of_protocol(
+                    repeats=int,
+                    outer=int,
+                    inner_repeats=int,
+                    inner=int,
+                    vote=str,  # soft | binary
+                    learner=str,  # boosted | logistic | ridge | multi_output_tree
+                    rare_learner=str,  # boosted | logistic | ridge
+                    rare_below=int,
+                    boost_from=int,
+                    ridge_alpha=float,
+                    rounds=int,
+                    patience=int,
+                    eta=float,
+                    depth=int,
+                    bins=int,
+                    colsample=float,
+                    negatives=str,  # all | prior
+                    cut_repeats=int,
+                    shrink=float,
+                    min_positives=int,
+                ),
+            ),
             leak="on",  # on | off: labels of matched external pictures overwrite the prediction
             submission=dict(
                 method="auto",  # a model's name, "mean of models", "stack", or auto: the best on
@@ -99,6 +134,11 @@ def default() -> ConfigDict:
         )
     )
     return config.lock()
+
+
+def _of_protocol(**types: type) -> dict[str, Any]:
+    """Settings that the stack's protocol decides unless they are given."""
+    return {name: placeholder(kind) for name, kind in types.items()}
 
 
 def stage(**differences: Any) -> ConfigDict:

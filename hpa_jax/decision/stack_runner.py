@@ -20,7 +20,7 @@ from hpa_jax.decision.stack_protocols import Protocol
 from hpa_jax.errors import InputError
 
 FORMAT = 2
-_NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device")
+_NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device", "distributed")
 
 
 @dataclasses.dataclass(frozen=True)

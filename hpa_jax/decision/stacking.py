@@ -240,7 +240,7 @@ def fit(
         stack_runner.jobs(labels, protocol),
         directory=directory,
         workers=workers or os.cpu_count() or 1,
-        distributed=distributed,
+        distributed=distributed or protocol.distributed,
         progress=progress,
     )
     oof = _votes(features, where, labels, units, "votes")
