@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from array_record.python.array_record_module import ArrayRecordReader
 
 Batch = dict[str, np.ndarray]
+Batches = Iterator[Batch]
 Sampler = Callable[[int], np.ndarray]
 BLOCK = 8  # pictures a thread reads at a time: enough to hide the call, few for even work
 
@@ -138,7 +139,7 @@ def train_batches(
     process_count: int = 1,
     workers: int = 2,
     prefetch: int = 2,
-) -> Iterator[Batch]:
+) -> Batches:
     """Infinite batches; batch t holds positions t*B..(t+1)*B of sampler(0), sampler(1), ... joined.
 
     labels: uint8[N, C] of `ids`.  sampler(epoch) -> int[n] rows of `ids`, the same on every host.
@@ -181,7 +182,7 @@ def eval_batches(
     process_count: int = 1,
     workers: int = 2,
     prefetch: int = 2,
-) -> Iterator[Batch]:
+) -> Batches:
     """Every id once, in order; the last batch is filled up with row 0 and mask False.
 
     Without labels the batches' label is [B, 0].
