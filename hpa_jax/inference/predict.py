@@ -48,7 +48,7 @@ def predict(
     ids: Sequence[str],
     *,
     views: str | Mapping[str, Any] | views_module.Views = "identity",
-    aggregate: str = "mean",
+    aggregate: str | None = None,
     seed: int = 0,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -60,8 +60,8 @@ def predict(
       batches: of data/input.py: image uint8[B, H, W, K], mask bool[B], index int[B] into ids.
       ids: the N ids in the order of the result.
       views: as views.make.
-      aggregate: over views: "mean" or "max" or "geometric" mean of probabilities, or "mean_logit".
-        Means take the views' weights.
+      aggregate: over views: "mean", "max" or "geometric" mean of probabilities, or "mean_logit";
+        None: the views' own.  Means take the views' weights.
       seed: of random views; they depend on (seed, row, view) only.
       on_batch: called with (rows done, N) after each batch.
 
@@ -120,7 +120,7 @@ def compiled(
     model_config: Any,
     *,
     views: str | Mapping[str, Any] | views_module.Views = "identity",
-    aggregate: str = "mean",
+    aggregate: str | None = None,
     seed: int = 0,
 ) -> Forward:
     """The forward pass over all views, compiled on first use for each shape of batch.
@@ -128,9 +128,10 @@ def compiled(
     Raises:
         InputError: unknown views, aggregate or normalisation.
     """
+    shown = views_module.make(views)
+    aggregate = aggregate or shown.aggregate
     if aggregate not in AGGREGATES:
         raise InputError(f"aggregate {aggregate!r} is unknown{near(aggregate, AGGREGATES)}")
-    shown = views_module.make(views)
     normalise = normalizer(model_config.normalize, tuple(model_config.channels))
     graph, state = nnx.split(model)
     mesh = Mesh(np.asarray(jax.local_devices()), ("data",))

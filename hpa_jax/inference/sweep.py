@@ -37,7 +37,7 @@ def predict_records(
     *,
     batch_size: int,
     views: str | Mapping[str, Any] | views_module.Views = "identity",
-    aggregate: str = "mean",
+    aggregate: str | None = None,
     seed: int = 0,
     directory: str | Path | None = None,
     title: str = "predict",
@@ -269,7 +269,7 @@ def _fingerprint(
     model: nnx.Module,
     model_config: Any,
     views: views_module.Views,
-    aggregate: str,
+    aggregate: str | None,
     seed: int,
     ids: Sequence[str],
 ) -> str:
@@ -279,7 +279,8 @@ def _fingerprint(
         digest.update(np.ascontiguousarray(leaf).tobytes())
     settings = (
         tuple(model_config.channels), model_config.normalize, model_config.image_size,
-        views.name, sorted(views.options.items()), views.weights, aggregate, seed,
+        views.name, sorted(views.options.items()), views.weights, aggregate or views.aggregate,
+        seed,
     )  # fmt: skip
     digest.update(repr(settings).encode())
     digest.update("\n".join(map(str, ids)).encode())

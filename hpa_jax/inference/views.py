@@ -46,6 +46,7 @@ class Views:
     options: dict[str, Any]
     build: Callable[..., list[Group]]
     weights: tuple[float, ...] = ()  # one a view, in place of the set's own
+    aggregate: str = "mean"  # how predict.py joins the views, unless it is told otherwise
 
     def groups(self, height: int, width: int) -> list[Group]:
         """The groups for pictures of height x width; all weights sum to 1."""
@@ -74,7 +75,8 @@ class Views:
 def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     """The views of a name of `VIEWS`, or of a mapping {"name": ..., option: value}.
 
-    `weights` is an option of all of them: one number a view for means over views.
+    Options of all of them: `weights`, one number a view for means over views; `aggregate`, as
+    predict.AGGREGATES (default: "mean", of crops "max").
 
     Raises:
         InputError: unknown name or option.
@@ -85,13 +87,14 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
         options = {**{key: value for key, value in name.items() if key != "name"}, **options}
         name = name.get("name", "identity")
     weights = tuple(options.pop("weights", ()))
+    aggregate = options.pop("aggregate", "max" if name == "crops" else "mean")
     if name not in VIEWS:
         raise InputError(f"views {name!r} are unknown{near(name, VIEWS)}")
     build, defaults = VIEWS[name]
     for key in options:
         if key not in defaults:
             raise InputError(f"views {name!r} have no option {key!r}{near(key, defaults)}")
-    return Views(name, {**defaults, **options}, build, weights)
+    return Views(name, {**defaults, **options}, build, weights, aggregate)
 
 
 def _identity(height: int, width: int, output_size: int) -> list[Group]:
@@ -239,7 +242,7 @@ VIEWS: dict[str, tuple[Callable[..., list[Group]], dict[str, Any]]] = dict(
     d4=(_d4, dict(output_size=0)),
     # Four calls of fastai's TTA: 4 plain passes that are one, and 32 random ones.
     oml=(_oml, dict(rounds=4, scale=1.35, beta=0.4, **_OML_TRANSFORMS)),
-    # bestfitting: 8 D4 x (the whole + 3 random crops of 512 of 768); aggregate them by "max".
+    # bestfitting: 8 D4 x (the whole + 3 random crops of 512 of 768), joined by the maximum.
     crops=(
         _crops,
         dict(count=3, share=2.0 / 3.0, output_size=0, d4=True, placement="random"),

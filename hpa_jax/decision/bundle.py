@@ -1,0 +1,342 @@
+"""The bundle: one folder with all that a user takes away to name the compartments of own pictures.
+
+    bundle.json                    classes, members, thresholds, rule, picture sizes, versions
+    models/NAME.safetensors        weights and BatchNorm statistics of one network
+    references/NAME.npz            what ordinary pictures look like to it (unlike.py)
+    stack/                         the boosted stack, if the rule is "stack"
+
+Weights are read as data (safetensors), never unpickled.  Use: `read`, `Bundle.predict` for each
+network's probabilities, `Bundle.decide` for the labels, `table` for what is written to disk.
+"""
+
+import dataclasses
+import json
+import platform
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax import __version__, artifacts, classes
+from hpa_jax.decision import stacking, thresholds, unlike
+from hpa_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from flax import nnx
+
+FORMAT = 1
+STACK = "stack"
+_LIBRARIES = ("jax", "flax", "xgboost", "xgboost-cpu", "numpy", "safetensors")
+
+
+@dataclasses.dataclass
+class Member:
+    """One network of a bundle.
+
+    name: file name, unique; model: the name its probabilities have in the stack's columns (the
+    folds of one model share it and are averaged); config: its model config; network: in evaluation
+    mode; class_numbers: which classes its outputs are; views: as views.make; weight: in the mean.
+    """
+
+    name: str
+    model: str
+    config: ConfigDict
+    network: "nnx.Module"
+    class_numbers: tuple[int, ...]
+    views: Any
+    weight: float = 1.0
+    reference: unlike.Reference | None = None
+
+
+@dataclasses.dataclass
+class Bundle:
+    """Networks and the decision part.
+
+    rule: "stack", or "mean" (weighted mean of the members); cuts: float[C], inf = never; argmax: as
+    thresholds.decide; stack: for the rule "stack"; features: options of features.metafeatures;
+    picture: what the training pictures were (image_size, original_size, ...), for the user.
+    """
+
+    class_names: tuple[str, ...]
+    members: list[Member]
+    cuts: np.ndarray
+    rule: str = "mean"
+    argmax: str = "empty"
+    stack: stacking.Stack | None = None
+    features: dict[str, Any] = dataclasses.field(default_factory=dict)
+    picture: dict[str, Any] = dataclasses.field(default_factory=dict)
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def predict(
+        self,
+        batches: Callable[[ConfigDict], Iterable[Mapping[str, np.ndarray]]],
+        ids: Sequence[str],
+        on_batch: Callable[[int, int], None] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """Probabilities {name: [N, C_m]} and embeddings {name: [N, E]} of each member.
+
+        batches: member's config -> batches of data/input.py at its size and channels.
+        """
+        from hpa_jax.inference import predict
+
+        probs, embeddings = {}, {}
+        for member in self.members:
+            probs[member.name], embeddings[member.name] = predict.predict(
+                member.network, member.config, batches(member.config), ids,
+                views=member.views, on_batch=on_batch,
+            )  # fmt: skip
+        return probs, embeddings
+
+    def decide(
+        self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None" = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores float[N, C] and labels bool[N, C] by the bundle's rule.
+
+        probs: of each member, by name.  metafeatures: table with the columns that the stack uses.
+
+        Raises:
+            InputError: a member's probabilities or a metafeature of the stack are missing.
+        """
+        missing = [member.name for member in self.members if member.name not in probs]
+        if missing:
+            raise InputError(f"no probabilities of the bundle's network {missing[0]!r}")
+        if self.rule == STACK:
+            scores = self._votes(probs, metafeatures)
+        else:
+            from hpa_jax.inference import ensemble
+
+            weights = np.array([member.weight for member in self.members])
+            full = np.stack([self._full(member, probs[member.name]) for member in self.members])
+            scores = ensemble.mean(full, weights)
+        return scores, thresholds.decide(scores, self.cuts, argmax=self.argmax)
+
+    def judge(
+        self,
+        embeddings: Mapping[str, np.ndarray],
+        metafeatures: "pd.DataFrame | None" = None,
+    ) -> tuple[np.ndarray, list[str]]:
+        """bool[N]: unlike the training set for at least half of the networks that can tell; why.
+
+        A metafeature out of range is enough by itself (every reference holds the same ranges).
+        """
+        judged = []
+        for member in self.members:
+            if member.reference is not None:
+                names = list(member.reference.names)
+                known = metafeatures is not None and set(names) <= set(metafeatures)
+                values = metafeatures[names].to_numpy(float) if known else None
+                judged.append(member.reference.judge(embeddings[member.name], values))
+        if not judged:
+            count = len(next(iter(embeddings.values())))
+            return np.zeros(count, bool), [""] * count
+        flags = np.stack([flags for flags, _ in judged])
+        odd = 2 * flags.sum(axis=0) >= len(judged)
+        reasons = [max(own, key=len) for own in zip(*(why for _, why in judged), strict=True)]
+        return odd, [why if flag else "" for flag, why in zip(odd, reasons, strict=True)]
+
+    def _full(self, member: Member, probs: np.ndarray) -> np.ndarray:
+        """[N, C] with NaN in classes that the member does not know."""
+        full = np.full((len(probs), len(self.class_names)), np.nan)
+        full[:, list(member.class_numbers)] = probs
+        return full
+
+    def _votes(
+        self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None"
+    ) -> np.ndarray:
+        """The stack's votes on columns "meta/NAME" and "MODEL/pNN"."""
+        assert self.stack is not None and self.stack.names is not None
+        columns: dict[str, list[np.ndarray]] = {}
+        for member in self.members:
+            for place, number in enumerate(member.class_numbers):
+                columns.setdefault(f"{member.model}/p{number:02d}", []).append(
+                    probs[member.name][:, place]
+                )
+        joined = {name: np.mean(own, axis=0) for name, own in columns.items()}
+        for name in self.stack.names:
+            if name.startswith("meta/"):
+                if metafeatures is None or name[5:] not in metafeatures:
+                    raise InputError(f"the bundle's stack needs the metafeature {name[5:]!r}")
+                joined[name] = metafeatures[name[5:]].to_numpy(float)
+            elif name not in joined:
+                raise InputError(f"the bundle's stack needs the probability {name!r}")
+        features = np.stack([joined[name] for name in self.stack.names], axis=1)
+        return self.stack.predict(features, self.stack.names)
+
+
+def write(directory: str | Path, bundle: Bundle) -> Path:
+    """Writes a bundle; the folder appears whole or not at all.
+
+    Raises:
+        InputError: doubled member names, a rule without its parts, wrong number of cuts.
+    """
+    _check(bundle)
+    directory = Path(directory)
+    with artifacts.atomic(directory) as temporary:
+        temporary.mkdir(parents=True)
+        for member in bundle.members:
+            _write_weights(temporary / "models" / f"{_file(member.name)}.safetensors", member)
+            if member.reference is not None:
+                member.reference.save(temporary / "references" / f"{_file(member.name)}.npz")
+        if bundle.stack is not None and bundle.rule == STACK:
+            bundle.stack.save(temporary / "stack")
+        artifacts.write_json(temporary / "bundle.json", _contents(bundle))
+    return directory
+
+
+def read(directory: str | Path) -> Bundle:
+    """Reads a bundle; needs nothing else.
+
+    Raises:
+        InputError: no bundle, a newer format, a missing or damaged file, other networks' weights.
+    """
+    directory = Path(directory)
+    stored = artifacts.read_json(directory / "bundle.json")
+    if stored.get("format") != FORMAT:
+        raise InputError(f"{directory}: bundle of format {stored.get('format')}, not {FORMAT}")
+    bundle = Bundle(
+        class_names=tuple(stored["classes"]),
+        members=[_read_member(directory, one) for one in stored["members"]],
+        cuts=np.array([np.inf if cut is None else cut for cut in stored["cuts"]], float),
+        rule=stored["rule"],
+        argmax=stored["argmax"],
+        stack=stacking.load(directory / "stack") if stored["rule"] == STACK else None,
+        features=stored["features"],
+        picture=stored["picture"],
+        versions=stored["versions"],
+    )
+    _check(bundle)
+    return bundle
+
+
+def table(
+    bundle: Bundle,
+    ids: Sequence[str],
+    scores: np.ndarray,
+    labels: np.ndarray,
+    odd: np.ndarray | None = None,
+    reasons: Sequence[str] = (),
+) -> "pd.DataFrame":
+    """One row a picture: id, label names and numbers, unlike and why, the score of each class."""
+    import pandas as pd
+
+    names = bundle.class_names
+    columns: dict[str, Any] = {
+        "id": np.asarray(ids, object),
+        "labels": ["; ".join(names[c] for c in np.flatnonzero(row)) for row in labels],
+        "class_numbers": [classes.decode(row) for row in labels],
+    }
+    if odd is not None:
+        columns["unlike_training"] = odd
+        columns["why"] = list(reasons)
+    columns |= {name: scores[:, c].astype(np.float32) for c, name in enumerate(names)}
+    return pd.DataFrame(columns)
+
+
+def _contents(bundle: Bundle) -> dict[str, Any]:
+    return dict(
+        format=FORMAT,
+        classes=bundle.class_names,
+        members=[
+            dict(
+                name=member.name,
+                model=member.model,
+                config=json.loads(member.config.to_json_best_effort()),
+                class_numbers=member.class_numbers,
+                views=member.views if isinstance(member.views, str) else dict(member.views),
+                weight=member.weight,
+                reference=member.reference is not None,
+            )
+            for member in bundle.members
+        ],
+        cuts=[float(cut) if np.isfinite(cut) else None for cut in bundle.cuts],
+        rule=bundle.rule,
+        argmax=bundle.argmax,
+        features=bundle.features,
+        picture=bundle.picture,
+        versions=bundle.versions or _versions(),
+    )
+
+
+def _versions() -> dict[str, str]:
+    from importlib import metadata
+
+    found = {"hpa_jax": __version__, "python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _check(bundle: Bundle) -> None:
+    names = [_file(member.name) for member in bundle.members]
+    if not names:
+        raise InputError("a bundle of no networks; name at least one")
+    if len(set(names)) != len(names):
+        raise InputError(f"two networks of the bundle have the same name: {sorted(names)}")
+    if bundle.rule not in (STACK, "mean"):
+        raise InputError(f"bundle rule {bundle.rule!r}; known: {STACK}, mean")
+    if bundle.rule == STACK and (bundle.stack is None or bundle.stack.names is None):
+        raise InputError('the bundle rule "stack" needs a stack fitted with named columns')
+    if np.shape(bundle.cuts) != (len(bundle.class_names),) or np.isnan(bundle.cuts).any():
+        raise InputError(
+            f"{np.shape(bundle.cuts)} thresholds for {len(bundle.class_names)} classes (or NaN)"
+        )
+    for member in bundle.members:
+        if not all(0 <= number < len(bundle.class_names) for number in member.class_numbers):
+            raise InputError(f"{member.name}: class numbers outside the bundle's classes")
+
+
+def _file(name: str) -> str:
+    """A member's file name: no folders, so that no bundle can point outside itself."""
+    return name.replace("/", "-").replace("\\", "-").lstrip(".")
+
+
+def _write_weights(path: Path, member: Member) -> None:
+    from safetensors.numpy import save_file
+
+    from hpa_jax.training import network
+
+    _, params, stats = network.split(member.network)
+    arrays = {f"params.{name}": np.asarray(x, np.float32) for name, x in params.items()}
+    arrays |= {f"stats.{name}": np.asarray(x, np.float32) for name, x in stats.items()}
+    with artifacts.atomic(path) as temporary:
+        save_file({name: np.ascontiguousarray(x) for name, x in arrays.items()}, temporary)
+
+
+def _read_member(directory: Path, stored: Mapping[str, Any]) -> Member:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    from hpa_jax.training import checkpoint, network
+
+    path = directory / "models" / f"{_file(stored['name'])}.safetensors"
+    config = checkpoint.config_of({"model": stored["config"]})
+    try:
+        arrays = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: no readable weights ({error})") from None
+    model = network.from_config(config, len(stored["class_numbers"]), arrays=False)
+    parts: dict[str, dict[str, np.ndarray]] = {"params": {}, "stats": {}}
+    for name, array in arrays.items():
+        kind, _, rest = name.partition(".")
+        parts.setdefault(kind, {})[rest] = array
+    network.assign(model, parts["params"], parts["stats"])
+    model.eval()
+    reference = None
+    if stored["reference"]:
+        reference = unlike.load(directory / "references" / f"{_file(stored['name'])}.npz")
+    return Member(
+        name=stored["name"],
+        model=stored["model"],
+        config=config,
+        network=model,
+        class_numbers=tuple(stored["class_numbers"]),
+        views=stored["views"],
+        weight=stored["weight"],
+        reference=reference,
+    )
