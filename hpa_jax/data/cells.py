@@ -219,7 +219,11 @@ def _shape(
     long = np.where(kind == METAPHASE, 3.4, rng.uniform(1.05, 1.6, count))
     nucleus = _outline(rng, nuclei, long, axis, rng.uniform(0.02, 0.07))
     shift = rng.normal(0, 0.1, (count, 2)) * bodies[:, None] * ~special[:, None]
-    return _Shapes(center, body, center + shift, nucleus, axis, kind, bridge)
+    real = np.float32  # what is computed for thousands of points follows these columns' type
+    moved = (center + shift).astype(real)
+    return _Shapes(
+        center.astype(real), body, moved, nucleus, axis.astype(real), kind, bridge.astype(real)
+    )
 
 
 def _relative(points: np.ndarray, center: np.ndarray, table: np.ndarray) -> np.ndarray:
@@ -347,7 +351,7 @@ def _microtubules(
         shapes.center[cell] + unit(turn) * (radius * np.sqrt(rng.random(len(cell))))[:, None],
         organizer[cell] + rng.normal(0, 0.6, (len(cell), 2)),
     )
-    stride = 1.0 / scale
+    stride = 1.2 / scale
     steps = int(radius.max() * rng.uniform(1.2, 1.9) / stride)
     bend = rng.uniform(0.02, 0.06) * stride
     heading = rng.uniform(0, 2 * np.pi, len(cell))
@@ -355,9 +359,9 @@ def _microtubules(
     heading = np.where(free, along + rng.normal(0, 0.9, len(cell)), heading)
     paths = drawing.walk(rng, start, heading, steps, stride, bend, 0.14 * np.sqrt(stride))
     away = paths - shapes.nucleus_center[cell]
-    distance = np.linalg.norm(away, axis=-1, keepdims=True) + 1e-6
+    distance = np.hypot(away[..., :1], away[..., 1:]) + 1e-6
     size = shapes.nucleus.mean(1)[cell][None, :, None]
-    around = np.cbrt(distance**3 + (0.95 * size) ** 3)
+    around = np.cbrt(distance**3 + (0.95 * size).astype(np.float32) ** 3)
     over = (rng.random(len(cell)) < 0.25)[None, :, None]
     paths = np.where(over, paths, shapes.nucleus_center[cell] + away * around / distance)
     relative = _relative(paths, shapes.center[cell], shapes.body[cell])

@@ -40,16 +40,17 @@ def splat(side: int, points: np.ndarray, weights: np.ndarray | float = 1.0) -> n
     """Adds each point [..., 2] with its weight to the four pixels around it; outside is dropped."""
     points = np.asarray(points, np.float32).reshape(-1, 2)
     weights = np.broadcast_to(np.asarray(weights, np.float32).reshape(-1), len(points))
-    low = np.floor(points).astype(np.int32)
-    part = points - low
+    y, x = points[:, 0], points[:, 1]
+    inside = (weights != 0) & (y >= -1) & (y < side) & (x >= -1) & (x < side)
+    y, x, weights = y[inside], x[inside], weights[inside]
+    top, left = np.floor(y), np.floor(x)
+    below, right = y - top, x - left
+    index = ((top + 1) * (side + 2) + left + 1).astype(np.int32)
     out = np.zeros((side + 2) * (side + 2), np.float64)
-    inside = ((low >= -1) & (low < side)).all(axis=1) & (weights != 0)
-    low, part, weights = low[inside] + 1, part[inside], weights[inside]
-    for dy in (0, 1):
-        for dx in (0, 1):
-            share = np.abs(1 - dy - part[:, 0]) * np.abs(1 - dx - part[:, 1]) * weights
-            index = (low[:, 0] + dy) * (side + 2) + low[:, 1] + dx
-            out += np.bincount(index, share, out.size)
+    for dy, part_y in enumerate((1 - below, below)):
+        for dx, part_x in enumerate((1 - right, right)):
+            share = part_y * part_x * weights
+            out += np.bincount(index + dy * (side + 2) + dx, share, out.size)
     return out.reshape(side + 2, side + 2)[1:-1, 1:-1].astype(np.float32)
 
 
@@ -115,12 +116,17 @@ def walk(
     wander: deviation of fresh noise (radians a step).
     """
     count = len(start)
-    curvature = rng.standard_normal((1, count)) * bend
-    drift = np.cumsum(rng.standard_normal((steps, count)) * bend * 0.35, axis=0)
-    noise = rng.standard_normal((steps, count)) * wander
-    angles = heading[None] + np.cumsum(curvature + drift + noise, axis=0)
-    moves = np.stack([np.sin(angles), np.cos(angles)], axis=-1) * stride
-    return (start[None] + np.cumsum(moves, axis=0) - moves[:1]).astype(np.float32)
+    real = np.float32
+    curvature = rng.standard_normal((1, count), real) * real(bend)
+    drift = np.cumsum(rng.standard_normal((steps, count), real) * real(bend * 0.35), axis=0)
+    turns = drift + curvature
+    if wander:
+        turns += rng.standard_normal((steps, count), real) * real(wander)
+    angles = heading.astype(real)[None] + np.cumsum(turns, axis=0)
+    path = np.empty((steps, count, 2), real)
+    for axis, wave in enumerate((np.sin(angles), np.cos(angles))):
+        np.cumsum(wave * real(stride), axis=0, out=path[..., axis])
+    return path - path[:1] + start.astype(real)[None]
 
 
 def lines(
@@ -138,7 +144,8 @@ def lines(
 
 def look_up(picture: np.ndarray, points: np.ndarray, outside: float = 0.0) -> np.ndarray:
     """Values [...] of the pixels nearest to the points [..., 2]; `outside` beyond the picture."""
-    index = np.rint(points).astype(np.int32)
-    inside = ((index >= 0) & (index < picture.shape)).all(axis=-1)
-    index = np.where(inside[..., None], index, 0)
-    return np.where(inside, picture[index[..., 0], index[..., 1]], outside)
+    y = np.rint(points[..., 0]).astype(np.int32)
+    x = np.rint(points[..., 1]).astype(np.int32)
+    height, width = picture.shape
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return np.where(inside, picture[y * inside, x * inside], outside)
