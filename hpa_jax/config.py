@@ -206,8 +206,10 @@ def model(**differences: Any) -> ConfigDict:
                 clip_norm=0.0,  # 0: gradients are not clipped
             ),
             average=dict(
-                kind="none",  # none | last (checkpoints of the last epochs) | swa | ema
+                # none | last (checkpoints of the last epochs) | chosen (of these) | swa | ema
+                kind="none",
                 count=10,  # epochs averaged by last and swa
+                epochs=(),  # averaged by chosen, counted from 1
                 decay=0.999,  # of ema
             ),
             stages=(stage(),),

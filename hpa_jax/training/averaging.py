@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from hpa_jax.training.network import Arrays, Skeleton
 
-KINDS = ("none", "last", "swa", "ema")
+KINDS = ("none", "last", "chosen", "swa", "ema")
 
 
 def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:

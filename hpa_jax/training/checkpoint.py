@@ -246,6 +246,14 @@ def find(folder: Path, which: str | int) -> int:
     return found[str(which)]
 
 
+def snapshots(directory: str | Path) -> list[int]:
+    """Steps of the ends of stages and cycles, rising: what a snapshot ensemble predicts with."""
+    folder = Path(directory).resolve() / "checkpoints"
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    metas = {step: read_meta(folder, step) for step in steps}
+    return [s for s in steps if metas[s].get("keep") and metas[s].get("kind") == "epoch"]
+
+
 def read_meta(folder: Path, step: int) -> dict[str, Any]:
     """The meta dictionary of a checkpoint; {} where it cannot be read."""
     try:

@@ -227,7 +227,8 @@ class _Run:
             totals=self.setup.layout.put_whole(steps.zero_totals()),
             average=self.swa(state, epoch),
         )
-        self.save(stage, state, step, "epoch", scores, keep=step in stage.kept_ends)
+        chosen = self.setup.average["kind"] == "chosen" and epoch in self.setup.average["epochs"]
+        self.save(stage, state, step, "epoch", scores, keep=chosen or step in stage.kept_ends)
         self.speed.pause(time.perf_counter() - start)
         self.log.say(
             f"epoch {epoch} of {self.epochs} | loss {row['loss']:.4f} | valid loss "
@@ -300,6 +301,7 @@ class _Run:
         """A checkpoint with all that a restart and `checkpoint.load` need."""
         meta = {
             "step": step,
+            "epoch": len(self.history),  # finished ones
             "kind": kind,
             "stage": stage.index,
             "keep": keep,
@@ -320,9 +322,14 @@ class _Run:
         """Averages as the config says, re-estimates BatchNorm, validates, saves one step later."""
         setup, kind = self.setup, self.setup.average["kind"]
         params = state.average
-        if kind == "last":
+        if kind in ("last", "chosen"):
             self.checkpoints.wait()
-            chosen = self.checkpoints.steps("epoch")[-setup.average["count"] :]
+            chosen = self.checkpoints.steps("epoch")
+            if kind == "last":
+                chosen = chosen[-setup.average["count"] :]
+            else:
+                epochs = setup.average["epochs"]
+                chosen = [s for s in chosen if self.checkpoints.metas[s]["epoch"] in epochs]
             params = averaging.mean(lambda at: self.checkpoints.weights(at, state)[0], chosen)
         params = setup.layout.put_whole(params)
         skeleton = network.skeleton(setup.model, train=True, dropout=setup.dropout)
@@ -338,8 +345,13 @@ class _Run:
         sent = ((setup.layout.put_batch(b)["image"], size) for b, _ in zip(batches, range(full)))
         stats = averaging.reestimated(statistics, params, state.stats, sent)
         scores = self.validate(params, stats)
-        epochs = len(self.history)
-        row = {"step": step, "epoch": epochs, "split": "valid", "weights": kind, **scores}
+        row = {
+            "step": step,
+            "epoch": len(self.history),
+            "split": "valid",
+            "weights": kind,
+            **scores,
+        }
         self.log.write(row)
         self.log.say(
             f"average ({kind}) | valid loss {scores['loss']:.4f}, macro-F1 {scores['macro_f1']:.3f}"

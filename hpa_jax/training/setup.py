@@ -266,7 +266,7 @@ def build(
         stages=laid,
         normalize=normalizer(config.normalize, tuple(config.channels)),
         dropout=dropout,
-        average={"kind": "none", "count": 10, "decay": 0.999, **config.average.to_dict()},
+        average=average_options(config),
     )
 
 
@@ -286,12 +286,26 @@ def check(config: ConfigDict, settings: ConfigDict, data: Data, class_names: Seq
     for key, value, known in (
         ("train.monitor", settings.monitor, MONITORS),
         ("train.on_nonfinite", settings.on_nonfinite, ("stop", "skip")),
-        ("average.kind", config.average.get("kind", "none"), averaging.KINDS),
+        ("average.kind", average_options(config)["kind"], averaging.KINDS),
     ):
         if value not in known:
             raise InputError(f"{key}: unknown {value!r}{near(str(value), known)}; known: {known}")
-    if config.average.get("count", 1) < 1 or not 0 < config.average.get("decay", 0.5) < 1:
-        raise InputError(f"average: count must be >= 1 and decay in (0, 1), not {config.average}")
+    average = average_options(config)
+    if average["count"] < 1 or not 0 < average["decay"] < 1:
+        raise InputError(
+            f"average: count must be >= 1 and decay in (0, 1), not {average['count']} and "
+            f"{average['decay']}"
+        )
+    epochs = sum(stages.epochs_of(stage) for stage in config.stages)
+    chosen = average["epochs"]
+    if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
+        raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")
+
+
+def average_options(config: ConfigDict) -> dict[str, Any]:
+    """config.average with what a recipe leaves out."""
+    defaults = {"kind": "none", "count": 10, "epochs": (), "decay": 0.999}
+    return {**defaults, **config.average.to_dict()}
 
 
 def augmentation(given: Any, channels: Sequence[str]) -> Any:

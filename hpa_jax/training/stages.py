@@ -158,6 +158,35 @@ def _lay(
     )
 
 
+def epochs_of(stage: Any) -> int:
+    """Epochs of a stage as a recipe gives it."""
+    return dict(stage).get("epochs", 1)
+
+
+def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[str, np.ndarray]:
+    """The planned curves of a whole training, for drawing: epoch, lr (of the head), beta1.
+
+    Args:
+        config: `hpa_jax.config.model(...)`.
+        count: N pictures of an epoch.
+        points: at most, a stage.
+    """
+    beta1 = optimizer.checked(config.optimizer.to_dict())["b1"]
+    whole = optimizer.Plan((), (), {}, 1)
+    laid: list[Stage] = []
+    epochs, lr, momentum = [], [], []
+    for given in config.stages:
+        options = configs.stage(**{**dict(given), "lr_decay": 1.0})
+        stage = _lay(config, options, whole, laid, count=count, seed=0, beta1=beta1)
+        laid.append(stage)
+        at, rates, beta = stage.schedule.values(points)
+        epochs.append(stage.first_epoch + at * stage.batch_size / count)
+        lr.append(rates)
+        momentum.append(beta)
+    join = np.concatenate
+    return {"epoch": join(epochs), "lr": join(lr), "beta1": join(momentum)}
+
+
 def _check_start(start_from: str, index: int) -> None:
     """start_from: "" (go on), "best", or the number of an earlier stage."""
     if start_from in ("", "best"):

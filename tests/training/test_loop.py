@@ -10,7 +10,7 @@ import pytest
 
 from hpa_jax import config as configs
 from hpa_jax.errors import InputError
-from hpa_jax.training import checkpoint, logs, loop, network
+from hpa_jax.training import checkpoint, logs, loop, network, stages
 from tests.training import tiny
 
 stage = configs.stage
@@ -147,13 +147,13 @@ def test_restoring_another_architecture_is_refused(trained):
 
 def test_stages_freeze_change_and_go_back(tmp_path, capsys):
     """Head alone with still norms; all at layered rates; again from stage 0 with other settings."""
-    stages = (
+    plan = (
         stage(epochs=1, lr=1e-2, freeze="backbone", freeze_bn=True, schedule="constant"),
         stage(epochs=1, lr=1e-2, lr_decay=16.0, dropout=0.2, augment="none", lr_noise=0.01),
         stage(epochs=1, lr=5e-3, start_from="0", loss={"bce": 1.0}, batch_size=32,
               lr_decay=(0.1, 0.5, 1.0), schedule="cyclic_cosine"),
     )  # fmt: skip
-    config = tiny.model(stages=stages)
+    config = tiny.model(stages=plan)
     tiny.train(tmp_path, config, keep=9)
     rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r["split"] == "train"]
     assert [row["step"] for row in rows] == [4, 8, 10]
@@ -187,13 +187,13 @@ def _seed(seed, model_seed):
     return int(np.random.SeedSequence([seed, model_seed]).generate_state(1)[0])
 
 
-@pytest.mark.parametrize("kind", ["last", "swa", "ema"])
+@pytest.mark.parametrize("kind", ["last", "chosen", "swa", "ema"])
 def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
     config = tiny.model(
         stages=(stage(epochs=3, lr=1e-2, schedule="constant"),),
-        average=dict(kind=kind, count=2, decay=0.5),
+        average=dict(kind=kind, count=2, epochs=(2, 3), decay=0.5),
     )
-    tiny.train(tmp_path, config, keep=9)
+    tiny.train(tmp_path, config, keep=9 if kind != "chosen" else 1)
     with tiny.in_place():
         average, _, _ = checkpoint.load(tmp_path, "final")
         epochs = [checkpoint.load(tmp_path, step)[0] for step in (8, 12)]
@@ -214,7 +214,7 @@ def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
     np.testing.assert_allclose(stats["bn1.var"], within, rtol=1e-2)
     rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r.get("weights") == kind]
     assert len(rows) == 1 and rows[0]["split"] == "valid"
-    tiny.train(tmp_path, config, keep=9)  # ended: nothing is written again
+    tiny.train(tmp_path, config)  # ended: nothing is written again
     assert len([r for r in logs.read(tmp_path / "metrics.jsonl") if "weights" in r]) == 1
 
 
@@ -225,6 +225,7 @@ def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
              for p in (tmp_path / "checkpoints").iterdir()}  # fmt: skip
     best = checkpoint.best_step(metas, "loss")
     assert {8, 16, 20} <= set(metas) <= {8, 16, 20, best}
+    assert checkpoint.snapshots(tmp_path) == [8, 16, 20]
 
 
 def test_early_stopping_ends_and_stays_ended(tmp_path, capsys):
@@ -282,6 +283,8 @@ def test_nothing_compiles_twice(tmp_path, capsys):
         (dict(batch_size=16, accumulate=3), {}, "batch_size=16: not divisible by accumulate=3"),
         (dict(sampling="rar"), {}, "did you mean 'rare'"),
         (dict(average=dict(kind="sma")), {}, "did you mean 'swa'"),
+        (dict(average=dict(kind="chosen", epochs=(1, 3))), {}, "epochs 1 to 2"),
+        (dict(average=dict(kind="ema", decay=1.0)), {}, "decay"),
         (dict(optimizer=dict(name="adm")), {}, "did you mean"),
         ({}, dict(monitor="f1"), "train.monitor"),
         ({}, dict(on_nonfinite="ignore"), "train.on_nonfinite"),
@@ -311,6 +314,16 @@ def test_metrics_are_cut_back_and_half_lines_dropped(tmp_path):
 def test_durations_read_well():
     texts = [logs.duration(s) for s in (5.2, 75, 7300, float("nan"))]
     assert texts == ["5 s", "1 min 15 s", "2 h 1 min", "unknown time"]
+
+
+def test_planned_curves_span_all_stages():
+    config = tiny.model(
+        stages=(stage(epochs=1, lr=1e-2), {"epochs": 2, "lr": 1e-3, "schedule": "constant"})
+    )
+    found = stages.learning_rates(config, 64)
+    assert found["epoch"][0] == 0 and found["epoch"][-1] == pytest.approx(2.75)
+    assert found["lr"].max() == pytest.approx(1e-2) and found["lr"][-1] == 1e-3
+    assert found["beta1"][0] == 0.95 and found["beta1"][-1] == 0.9
 
 
 def test_loop_is_public():

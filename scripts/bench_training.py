@@ -1,0 +1,236 @@
+"""`scripts/bench training`: what the loop costs beside its step, the data, and the compiler.
+
+    .venv/bin/python scripts/bench_training.py
+
+Prints one JSON object a line:
+- overhead: seconds a step of the loop (pictures in memory) over those of the bare compiled step,
+  the two taken in turns in one run; medians over the turns;
+- data_wait: share of the time the same network waits for packed records;
+- compile: seconds until the first step is compiled in a fresh process, without and with the cache;
+- accumulation: temporary memory of the compiled step at 1, 4 and 16 micro-batches of one size.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax import classes
+from hpa_jax import config as configs
+from hpa_jax.data import input as inputs
+from hpa_jax.training import distributed, logs, loop, preemption, stages
+from hpa_jax.training import setup as setups
+from hpa_jax.training import step as steps
+
+
+def main() -> None:
+    """Measures what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--what", default="overhead,data_wait,compile,accumulation")
+    parser.add_argument("--backbone", default="se_resnext_tiny")
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--turns", type=int, default=5, help="of the overhead, each 16 steps")
+    parser.add_argument("--only_compile", default="", help="(internal) cache folder")
+    options = parser.parse_args()
+    config = configs.model(
+        backbone=options.backbone,
+        image_size=options.size,
+        batch_size=options.batch,
+        augment="demo",
+        stages=(configs.stage(epochs=options.turns, lr=1e-3),),
+    )
+    if options.only_compile:
+        print(json.dumps({"seconds": compile_seconds(config, Path(options.only_compile))}))
+        return
+    for what in options.what.split(","):
+        print(json.dumps({"what": what, **MEASURES[what](config, options)}), flush=True)
+
+
+def overhead(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
+    """Loop against bare step, epoch by epoch: a turn of the one, a turn of the other."""
+    bare: list[float] = []
+    per_epoch = 16
+
+    def timed_instead_of_validation(run: Any, params: Any, stats: Any) -> dict[str, Any]:
+        stage = run.setup.stages[0]
+        step = run.setup.train_step(stage, run.preemption, lambda text: None)
+        state = jax.tree.map(jnp.copy, run.setup.state(stage, params, stats, 0))
+        state = run.setup.layout.put_whole(state)
+        batch = run.setup.layout.put_batch(next(in_memory(config)))
+        rates = steps.Rates(*stage.rates(0))
+        state, loss = step(state, batch, np.uint32(0), rates)
+        loss.block_until_ready()
+        start = time.perf_counter()
+        for _ in range(per_epoch):
+            state, loss = step(state, batch, np.uint32(0), rates)
+        loss.block_until_ready()
+        bare.append((time.perf_counter() - start) / per_epoch)
+        return {"loss": 0.0, "macro_f1": 0.0, "map": 0.0}
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(inputs, "train_batches", lambda *a, **k: in_memory(config)),
+        mock.patch.object(loop._Run, "validate", timed_instead_of_validation),
+    ):
+        train(config, Path(folder), None, per_epoch * config.batch_size)
+        rows = logs.read(Path(folder) / "metrics.jsonl")
+    speeds = [row["images_per_second"] for row in rows if row["split"] == "train"]
+    looped = [config.batch_size / speed for speed in speeds]
+    ratios = [a / b for a, b in zip(looped[1:], bare[1:], strict=True)]
+    return {
+        "loop_ms": 1e3 * statistics.median(looped[1:]),
+        "bare_ms": 1e3 * statistics.median(bare[1:]),
+        "overhead": statistics.median(ratios) - 1,
+        "turns": [round(r - 1, 3) for r in ratios],
+    }
+
+
+def data_wait(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
+    """Trains two epochs on packed noise, the worst case for decoding."""
+    from hpa_jax.data import encodings, records
+
+    with tempfile.TemporaryDirectory() as folder:
+        packed = _packed(Path(folder), config, records, encodings)
+        with config.unlocked():
+            config.stages = (configs.stage(epochs=2, lr=1e-3),)
+        train(config, Path(folder) / "model", packed, 16 * config.batch_size)
+        rows = logs.read(Path(folder) / "model" / "metrics.jsonl")
+    last = [row for row in rows if row["split"] == "train"][-1]
+    return {key: last[key] for key in ("data_wait", "images_per_second")}
+
+
+def compile_twice(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
+    """In fresh processes: first start, and second start with the first's cache."""
+    with tempfile.TemporaryDirectory() as cache:
+        seconds = [_fresh_process(cache, options) for _ in range(2)]
+    return {"first_s": seconds[0], "second_s": seconds[1], "share": seconds[1] / seconds[0]}
+
+
+def compile_seconds(config: ConfigDict, cache: Path) -> float:
+    """Tracing and compiling the training step in this process."""
+    distributed.compilation_cache(cache)
+    setup = _setup(config)
+    start = time.perf_counter()
+    with preemption.Preemption() as stop:
+        setup.train_step(setup.stages[0], stop, lambda text: None)
+    return time.perf_counter() - start
+
+
+def accumulation(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
+    """compiled.memory_analysis(): bytes of temporaries for 1, 4, 16 micro-batches of 4 pictures."""
+    found = {}
+    for count in (1, 4, 16):
+        own = configs.model(**{**stages.plain(config), "batch_size": 4 * count})
+        own.accumulate = count
+        setup = _setup(own)
+        with preemption.Preemption() as stop:
+            step = setup.train_step(setup.stages[0], stop, lambda text: None)
+        memory = step.memory_analysis()
+        found[f"temporaries_mib_{count}"] = round(memory.temp_size_in_bytes / 2**20, 2)
+        found[f"pictures_mib_{count}"] = round(4 * count * own.image_size**2 * 4 / 2**20, 2)
+    return found
+
+
+MEASURES = {
+    "overhead": overhead,
+    "data_wait": data_wait,
+    "compile": compile_twice,
+    "accumulation": accumulation,
+}
+
+
+def train(config: ConfigDict, folder: Path, packed: Any, count: int) -> None:
+    """loop.train on `count` pictures (of which 32 again for validation), quietly."""
+    ids = packed.ids[:count] if packed is not None else np.arange(count).astype(str)
+    labels = np.zeros((count, len(classes.NAMES)), np.uint8)
+    labels[np.arange(count), np.arange(count) % len(classes.NAMES)] = 1
+    settings = configs.default().train.copy_and_resolve_references()
+    with settings.unlocked():
+        settings.tensorboard = False
+    loop.train(
+        config,
+        name="bench",
+        directory=folder,
+        records=packed,
+        train_ids=ids,
+        train_labels=labels,
+        valid_ids=ids[:32],
+        valid_labels=labels[:32],
+        class_names=classes.NAMES,
+        settings=settings,
+        seed=0,
+    )
+
+
+def in_memory(config: ConfigDict) -> Iterator[dict[str, np.ndarray]]:
+    """Endless batches that cost the host nothing."""
+    size, side = config.batch_size, config.image_size
+    draw = np.random.default_rng(0)
+    shape = (size, side, side, len(config.channels))
+    batch = {
+        "image": draw.integers(0, 256, shape, np.uint8),
+        "label": draw.integers(0, 2, (size, len(classes.NAMES)), np.uint8),
+        "mask": np.ones(size, bool),
+        "index": np.arange(size, dtype=np.int32),
+    }
+    while True:
+        yield batch
+
+
+def _setup(config: ConfigDict) -> setups.Setup:
+    ids = np.arange(64).astype(str)
+    labels = np.zeros((64, len(classes.NAMES)), np.uint8)
+    data = setups.Data(None, ids, labels, ids, labels)
+    settings = configs.default().train
+    return setups.build(config, settings, distributed.layout(), data, classes.NAMES, 0)
+
+
+def _fresh_process(cache: str, options: argparse.Namespace) -> float:
+    network = (f"--backbone={options.backbone}", f"--size={options.size}")
+    command = [sys.executable, __file__, f"--only_compile={cache}", *network]
+    command.append(f"--batch={options.batch}")
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])["seconds"]
+
+
+def _packed(folder: Path, config: ConfigDict, records: Any, encodings: Any) -> Any:
+    """Packed pictures of noise."""
+    import pandas as pd
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    rows = []
+    for number in range(16 * config.batch_size):
+        row: dict[str, Any] = {"id": f"{number:05d}", "source": "train", "labels": [0]}
+        for channel in ("red", "green", "blue", "yellow"):
+            path = folder / f"{number:05d}_{channel}.png"
+            noise = draw.integers(0, 256, (config.image_size, config.image_size), np.uint8)
+            Image.fromarray(noise).save(path)
+            row[channel] = str(path)
+        row |= {"height": config.image_size, "width": config.image_size, "original_size": 2048}
+        rows.append(row)
+    written = records.write(
+        pd.DataFrame(rows),
+        folder / "records",
+        image_size=config.image_size,
+        encoding="raw",
+        classes=classes.NAMES,
+    )
+    return inputs.Records(written)
+
+
+if __name__ == "__main__":
+    main()
