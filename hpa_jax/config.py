@@ -30,6 +30,15 @@ def default() -> ConfigDict:
                 truth="",  # table of the test part's labels; only evaluate and report read it
                 on_bad_image="error",  # error | skip (writes bad_images.csv)
                 check="decode",  # decode every pixel | header: sizes and file ends only
+                folder=dict(  # of source="folder"; in `sources` beside source and root
+                    pattern="{id}_{channel}",  # {id} alone: one multichannel file a picture
+                    planes=(),  # channels of a multichannel file in order; (): by its own names
+                    labels="labels.csv",
+                    percentiles=(0.1, 99.9),  # of 16-bit pictures: black and white
+                    missing_yellow="error",  # error | zeros | mean of the others
+                    field_um=0.0,  # side of a training picture in µm (competition: 163.84); 0: off
+                    pixel_size=0.0,  # µm a pixel where the files don't say
+                ),
                 synthetic=dict(
                     train=1000,
                     test=300,

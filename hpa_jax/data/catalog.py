@@ -5,6 +5,7 @@ looked at: ids unique, labels in range, channels present, readable and of one si
 are gathered first; then they stop the program or, with on_bad_image="skip", only their pictures.
 """
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,19 +14,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.data import kaggle, pictures
+from hpa_jax.data import folder, kaggle, pictures
 from hpa_jax.data.pictures import CHANNELS
 from hpa_jax.data.problems import Problems
-from hpa_jax.errors import InputError
+from hpa_jax.errors import InputError, near
 
 if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
     *("id", "source", "labels", *CHANNELS, "height", "width"),
-    *("original_size", "antibody", "plate", "sample"),
+    *("original_size", "antibody", "plate", "sample", "weight"),
 )
-PARTS = ("train", "external", "test", "own")
+FOR_ANY = ("weight", "not_only", "parts")
+SOURCES = {
+    "kaggle": kaggle.scan,
+    "synthetic": kaggle.scan,  # which only writes files in the competition's layout
+    "folder": folder.scan,
+}
 
 
 def build(
@@ -35,14 +41,19 @@ def build(
     on_bad_image: str = "error",
     check: str = "decode",
     bad_images: str | Path | None = None,
+    imported: str | Path | None = None,
     workers: int | None = None,
 ) -> "pd.DataFrame":
     """The checked catalog of all sources.
 
-    sources: each {"source": "kaggle", "root": folder, ...options of the source}.
+    sources: each {"source": "kaggle", "root": folder, ...options of the source's `scan`}, and for
+      any source: `weight` (how often training draws its pictures, relative to 1), `not_only` (class
+      numbers: pictures with no class beside these are left out; One More Layer: 0 and 25) and
+      `parts` (the parts of a competition to take, e.g. external alone).
     check: "decode" reads every pixel; "header" only sizes and file ends (110,000 pictures in
       a minute), what it can't see is found when the records are packed.
     bad_images: where the findings are written as CSV.
+    imported: folder for converted copies of pictures that are no 8-bit grey files (folder, atlas).
 
     Raises:
         InputError: names every finding (on_bad_image="error"), or nothing usable is left.
@@ -50,7 +61,10 @@ def build(
     import pandas as pd
 
     problems = Problems()
-    tables = [_scan(source, class_names, problems) for source in sources]
+    tables = [
+        _scan(source, class_names, problems, None if imported is None else Path(imported) / str(i))
+        for i, source in enumerate(sources)
+    ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     table = _without_repeats(table, problems)
     table = _look_at_pictures(table, problems, check == "decode", workers)
@@ -77,12 +91,35 @@ def labels_matrix(table: "pd.DataFrame", num_classes: int) -> np.ndarray:
 
 
 def _scan(
-    source: Mapping[str, Any], class_names: Sequence[str], problems: Problems
+    source: Mapping[str, Any],
+    class_names: Sequence[str],
+    problems: Problems,
+    imported: Path | None,
 ) -> "pd.DataFrame":
-    options = {k: v for k, v in source.items() if k not in ("source", "root")}
-    if source["source"] in ("kaggle", "synthetic"):
-        return kaggle.scan(source["root"], len(class_names), problems, **options)
-    raise InputError(f"data.source={source['source']!r}: no such source")
+    """Rows of one source, filtered and weighted."""
+    options = {k: v for k, v in source.items() if k not in ("source", "root", *FOR_ANY)}
+    kind, root = source["source"], source["root"]
+    if kind not in SOURCES:
+        raise InputError(f"data.source={kind!r}: one of {', '.join(SOURCES)}{near(kind, SOURCES)}")
+    scan = SOURCES[kind]
+    known = inspect.signature(scan).parameters
+    for name in options:
+        if name not in known:
+            raise InputError(f"data.sources: {kind} has no option {name!r}{near(name, known)}")
+    if "into" in known:
+        if imported is None:
+            raise InputError(f"data.source={kind!r} converts pictures and needs a folder for them")
+        options.setdefault("into", imported)
+    table = scan(root, class_names, problems, **options)
+    if parts := source.get("parts"):
+        table = table[table["source"].isin(parts)]
+    if not_only := set(source.get("not_only", ())):
+        common = [x is not None and set(x) <= not_only for x in table["labels"]]
+        table = table[~np.array(common, bool)]
+    weight = float(source.get("weight", 1.0))
+    if not weight > 0:
+        raise InputError(f"data.sources: weight={weight} of {root}: must be above 0")
+    return table.assign(weight=weight)
 
 
 def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame":

@@ -28,7 +28,7 @@ ORIGINAL_SIDES = (1728, 2048, 3072, 4096)
 
 
 def scan(
-    root: str | Path, num_classes: int, problems: Problems, full_size: bool = False
+    root: str | Path, class_names: Sequence[str], problems: Problems, full_size: bool = False
 ) -> "pd.DataFrame":
     """Rows of train, external (if there) and test.
 
@@ -47,7 +47,7 @@ def scan(
     for part, name, labelled in parts:
         table = read_table(root / name, labelled)
         folder = part + ("_full_size" if full_size and part != "external" else "")
-        tables.append(_rows(root, folder, part, name, table, num_classes, problems))
+        tables.append(_rows(root, folder, part, name, table, len(class_names), problems))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -88,5 +88,5 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
 
 
 def test_unknown_source(tmp_path):
-    with pytest.raises(InputError, match="no such source"):
+    with pytest.raises(InputError, match="did you mean 'kaggle'"):
         catalog.build([dict(source="kagle", root=tmp_path)], classes.NAMES)

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
+from hpa_jax import classes
 from hpa_jax.data import kaggle
 from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError
 from tests.data.layouts import CHANNELS, competition, picture, save
 
 
-def scan(root, num_classes=28, **options):
+def scan(root, names=classes.NAMES, **options):
     problems = Problems()
-    return kaggle.scan(root, num_classes, problems, **options), [str(p) for p in problems.found]
+    return kaggle.scan(root, names, problems, **options), [str(p) for p in problems.found]
 
 
 def test_rows_keep_the_order_of_the_tables(tmp_path):
@@ -61,7 +62,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
 
 
 def test_fewer_classes_bound_the_labels(tmp_path):
-    _, problems = scan(competition(tmp_path), num_classes=3)
+    _, problems = scan(competition(tmp_path), names=("a", "b", "c"))
     assert len(problems) == 6 and "0..2" in problems[0]
 
 

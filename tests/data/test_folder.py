@@ -1,0 +1,213 @@
+"""Your own pictures: patterns, 16 bits, OME-TIFF, missing yellow, pixel sizes, labels by name."""
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from hpa_jax import classes
+from hpa_jax.data import catalog, folder, pictures
+from hpa_jax.data.problems import Problems
+from hpa_jax.errors import InputError
+from tests.data.layouts import picture, save
+
+
+def scan(root, **options):
+    problems = Problems()
+    into = root.parent / "imported"
+    table = folder.scan(root, classes.NAMES, problems, into=into, **options)
+    return table, [str(problem) for problem in problems.found]
+
+
+def channels_of(row):
+    return pictures.read(row[list(pictures.CHANNELS)].to_dict())
+
+
+def test_eight_bit_files_are_used_where_they_are(tmp_path):
+    root = tmp_path / "own"
+    save(root / "plate 1", "a.b", picture(1))
+    table, problems = scan(root, pattern="plate 1/{id}_{channel}")
+    assert problems == [] and table["id"].tolist() == ["a.b"]
+    assert table["source"][0] == "own" and table["labels"][0] is None
+    assert table["red"][0] == str(root / "plate 1" / "a.b_red.png")
+    assert np.array_equal(channels_of(table.iloc[0]), picture(1))
+
+
+def test_sixteen_bits_are_stretched_between_percentiles(tmp_path):
+    root = tmp_path / "own"
+    ramp = np.linspace(1000, 3000, 10000).reshape(100, 100).astype(np.uint16)
+    save(root, "a", np.stack([ramp, ramp[::-1], ramp, np.full_like(ramp, 700)], -1), ".tif")
+    table, problems = scan(root, percentiles=(5, 95))
+    assert problems == []
+    image = channels_of(table.iloc[0])
+    expected = np.clip((ramp - 1100.0) / 1800.0 * 255, 0, 255)
+    assert np.abs(image[..., 0] - expected).max() <= 1
+    assert np.array_equal(image[..., 1], image[::-1, :, 0])
+    assert not image[..., 3].any()  # a flat plane has nothing to stretch
+
+
+def ome(path, planes, names, size=None):
+    metadata = {"axes": "CYX", "Channel": {"Name": names}}
+    if size:
+        metadata |= {"PhysicalSizeX": size, "PhysicalSizeXUnit": "µm"}
+    path.parent.mkdir(exist_ok=True)
+    tifffile.imwrite(path, planes, metadata=metadata, ome=True, photometric="minisblack")
+
+
+def test_ome_names_say_which_plane_is_which(tmp_path):
+    planes = np.moveaxis(picture(2), -1, 0)
+    names = ["DAPI", "Tubulin", "ER", "GFP"]
+    ome(tmp_path / "own" / "x.ome.tif", planes, names)
+    table, problems = scan(tmp_path / "own", pattern="{id}")
+    assert problems == [] and table["id"][0] == "x"
+    blue, red, yellow, green = planes
+    assert np.array_equal(channels_of(table.iloc[0]), np.stack([red, green, blue, yellow], -1))
+
+
+def test_given_order_wins_and_empty_names_are_left_out(tmp_path):
+    planes = np.moveaxis(np.concatenate([picture(2), picture(3)[..., :1]], -1), -1, 0)
+    ome(tmp_path / "own" / "x.ome.tif", planes, ["a", "b", "c", "d", "e"])
+    table, problems = scan(tmp_path / "own", pattern="{id}")
+    assert "Set data.folder.planes" in problems[0]
+    order = ("yellow", "", "blue", "green", "red")
+    table, problems = scan(tmp_path / "own", pattern="{id}", planes=order)
+    assert problems == []
+    assert np.array_equal(channels_of(table.iloc[0]), np.moveaxis(planes[[4, 3, 2, 0]], 0, -1))
+
+
+@pytest.mark.parametrize("policy", folder.MISSING_YELLOW)
+def test_missing_yellow(tmp_path, policy):
+    root = tmp_path / "own"
+    rgb = picture(4, channels=3)
+    root.mkdir()
+    Image.fromarray(rgb).save(root / "a.png")
+    order = ("red", "green", "blue")
+    table, problems = scan(root, pattern="{id}", planes=order, missing_yellow=policy)
+    if policy == "error":
+        assert len(table) == 0 and "no yellow channel" in problems[0]
+        return
+    assert problems == []
+    image = channels_of(table.iloc[0])
+    assert np.array_equal(image[..., :3], rgb)
+    yellow = rgb.mean(-1) if policy == "mean" else np.zeros((16, 16))
+    assert np.abs(image[..., 3] - yellow).max() <= 0.5
+
+
+def test_pixel_size_gives_the_field_of_a_training_picture(tmp_path):
+    planes = np.moveaxis(picture(5, 64), -1, 0)
+    names = ["red", "green", "blue", "yellow"]
+    ome(tmp_path / "own" / "fine.ome.tif", planes, names, size=0.25)
+    ome(tmp_path / "own" / "coarse.ome.tif", planes, names, size=1.0)
+    table, _ = scan(tmp_path / "own", pattern="{id}", field_um=8.0)
+    coarse, fine = (channels_of(row) for _, row in table.iterrows())
+    assert np.array_equal(fine, picture(5, 64)[16:48, 16:48])  # 8 µm are 32 of its pixels
+    assert np.array_equal(coarse, picture(5, 64)[28:36, 28:36])
+    assert table["original_size"].tolist() == [64, 64]
+
+
+def test_unknown_pixel_size_warns_or_is_given(tmp_path):
+    save(tmp_path / "own", "a", picture(6, 32))
+    with pytest.warns(UserWarning, match="1 of 1 pictures don't say their pixel size"):
+        table, _ = scan(tmp_path / "own", field_um=16.0)
+    assert np.array_equal(channels_of(table.iloc[0]), picture(6, 32))
+    table, _ = scan(tmp_path / "own", field_um=16.0, pixel_size=0.25)  # 64 pixels: padded
+    assert np.array_equal(channels_of(table.iloc[0])[16:48, 16:48], picture(6, 32))
+
+
+def test_a_stack_is_projected_and_a_series_refused(tmp_path):
+    root = tmp_path / "own"
+    root.mkdir()
+    stack = np.stack([np.moveaxis(picture(s), -1, 0) for s in (7, 8)])
+    tifffile.imwrite(root / "z.ome.tif", stack, metadata={"axes": "ZCYX"}, ome=True)
+    tifffile.imwrite(root / "t.ome.tif", stack, metadata={"axes": "TCYX"}, ome=True)
+    order = ("red", "green", "blue", "yellow")
+    table, problems = scan(root, pattern="{id}", planes=order)
+    assert table["id"].tolist() == ["z"]
+    assert np.array_equal(channels_of(table.iloc[0]), np.maximum(picture(7), picture(8)))
+    assert len(problems) == 1 and "2 of axis T" in problems[0]
+
+
+def test_labels_by_name_and_by_number(tmp_path):
+    root = tmp_path / "own"
+    for id in "abcde":
+        save(root, id, picture(1))
+    rows = ["id,labels", "a,golgi apparatus; Cytosol", "b, 25 0", "c,", "d,Golgi aparatus"]
+    text = "\r\n".join([*rows, "zz,1", "a,2"])
+    (root / "labels.csv").write_bytes(b"\xef\xbb\xbf" + text.encode())
+    table, problems = scan(root)
+    assert dict(zip(table["id"], table["labels"], strict=True)) == {
+        "a": [7, 25],
+        "b": [0, 25],
+        "c": None,
+        "d": None,
+        "e": None,
+    }
+    assert len(problems) == 3
+    assert any("row 5" in p and "did you mean 'Golgi" in p for p in problems)
+    assert any("(id zz): has no pictures" in p for p in problems)
+    assert any("row 7 (id a): the id is there twice" in p for p in problems)
+
+
+def test_every_problem_of_a_folder_at_once(tmp_path):
+    root = tmp_path / "own"
+    for id in ("a", "b", "c", "d"):
+        save(root, id, picture(1))
+    (root / "a_red.png").unlink()
+    (root / "b_blue.png").write_bytes((root / "b_blue.png").read_bytes()[:50])
+    (root / "c_green.png").unlink()
+    save(tmp_path, "out", picture(1))
+    (root / "c_green.png").symlink_to(tmp_path / "out_green.png")
+    table, problems = scan(root)
+    assert table["id"].tolist() == ["d"]
+    assert any("channel red is missing" in p for p in problems)
+    assert any("b_blue.png" in p and "truncated" in p for p in problems)
+    assert any("c_green.png" in p and "leaves data.root" in p for p in problems)
+
+
+def test_conversion_happens_once_and_again_when_a_file_changes(tmp_path):
+    root = tmp_path / "own"
+    save(root, "a", picture(1).astype(np.uint16) * 100, ".tif")
+    first, _ = scan(root)
+    stamp = (tmp_path / "imported").stat().st_mtime_ns
+    again, _ = scan(root)
+    assert first["red"][0] == again["red"][0]
+    assert (tmp_path / "imported").stat().st_mtime_ns == stamp
+    save(root, "a", picture(2).astype(np.uint16) * 100, ".tif")
+    changed, _ = scan(root)
+    assert changed["red"][0] != first["red"][0]
+    assert len(list((tmp_path / "imported").glob("*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(pattern="{channel}"), "must contain {id}"),
+        (dict(pattern="{id}-{channel}"), "no picture fits"),
+        (dict(missing_yellow="guess"), "one of error, zeros, mean"),
+        (dict(planes=("violet",)), "none of red"),
+        (dict(percentiles=(99, 1)), "within 0..100"),
+    ],
+)
+def test_wrong_options(tmp_path, options, message):
+    save(tmp_path / "own", "a", picture(1))
+    with pytest.raises(InputError, match=message):
+        scan(tmp_path / "own", **options)
+
+
+def test_sources_combine_with_filters_and_weights(tmp_path):
+    for name in ("one", "two"):
+        for i in range(3):
+            save(tmp_path / name, f"{name}{i}", picture(i))
+    (tmp_path / "one" / "labels.csv").write_text("id,labels\none0,0\none1,0 25\none2,25 7\n")
+    sources = [
+        dict(source="folder", root=tmp_path / "one", not_only=(0, 25), weight=2),
+        dict(source="folder", root=tmp_path / "two"),
+    ]
+    table = catalog.build(sources, classes.NAMES, imported=tmp_path / "imported")
+    assert table["id"].tolist() == ["one2", "two0", "two1", "two2"]
+    assert table["weight"].tolist() == [2, 1, 1, 1]
+    with pytest.raises(InputError, match="folder has no option 'patern', did you mean 'pattern'"):
+        catalog.build([dict(source="folder", root=tmp_path, patern="")], classes.NAMES)
+    twice = [sources[1], sources[1]]
+    with pytest.raises(InputError, match=r"\(id two0\): the id is in two places"):
+        catalog.build(twice, classes.NAMES, imported=tmp_path / "imported")
