@@ -1,6 +1,7 @@
 """Stages from pictures on disk to packed records: data, catalog, duplicates, split, records."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -30,12 +31,21 @@ def data(context: Context) -> list[Task]:
 
 
 def sources(context: Context) -> list[dict]:
-    """The list of sources: config.data.sources, or the short form for one."""
+    """The list of sources: config.data.sources, or the short form for one.
+
+    config.data.folder and config.data.atlas are the defaults of these sources' options.
+    """
     config = context.config.data
-    if config.sources:
-        return [dict(source) for source in config.sources]
-    kind = "kaggle" if config.source == "synthetic" else config.source
-    return [{"source": kind, "root": str(context.data_root)}]
+    listed = [dict(source) for source in config.sources]
+    if not listed:
+        kind = "kaggle" if config.source == "synthetic" else config.source
+        listed = [{"source": kind, "root": str(context.data_root)}]
+    for source in listed:
+        if "source" not in source or "root" not in source:
+            raise InputError("config.data.sources: every source needs the keys source and root")
+    kinds = ("folder", "atlas")
+    options = {kind: config[kind].to_dict() for kind in kinds if kind in config}
+    return [{**options.get(source["source"], {}), **source} for source in listed]
 
 
 def catalog(context: Context) -> list[Task]:
@@ -50,21 +60,24 @@ def catalog(context: Context) -> list[Task]:
             sources(context),
             context.config.classes,
             on_bad_image=config.on_bad_image,
+            check=config.check,
             bad_images=context.path("bad_images.csv"),
+            imported=context.path("imported"),
         )
         artifacts.write_table(output, table)
         counts = table["source"].value_counts()
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " pictures"
 
-    for source in sources(context):
-        if not context.data_root.is_dir():
-            raise InputError(f"config.data.root: no folder {source['root']!r}")
+    roots = tuple(Path(source["root"]).expanduser() for source in sources(context))
+    for root in roots:
+        if not root.is_dir():
+            raise InputError(f"config.data.root: no folder {str(root)!r}")
     settings = {
         "sources": sources(context),
         "classes": context.config.classes,
         "on_bad_image": config.on_bad_image,
+        "check": config.check,
     }
-    roots = (context.data_root,)
     rooms = ("data",)
     return [Task("catalog", "catalog", work, settings, (), (output,), rooms, listing=roots)]
 
@@ -126,7 +139,14 @@ def records(context: Context) -> list[Task]:
         from hpa_jax.data import records as packing
 
         table = artifacts.read_table(table_path)
-        packing.write(table, context.path("records"), classes=context.config.classes, **settings)
+        packing.write(
+            table,
+            context.path("records"),
+            classes=context.config.classes,
+            on_bad_image=context.config.data.on_bad_image,
+            bad_images=context.path("bad_records.csv"),
+            **settings,
+        )
         size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         return f"{len(table):,} pictures of {settings['image_size']} px, {size / 1e6:.1f} MB"
 
