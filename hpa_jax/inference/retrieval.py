@@ -1,0 +1,302 @@
+"""Nearest pictures by embedding, and what their labels say (bestfitting's metric learning).
+
+    pairs = retrieval.nearest(retrieval.standardised(test), retrieval.standardised(train))
+    rows, similarity = pairs.rows[:, 0], pairs.similarity[:, 0]
+    labels, taken = retrieval.transfer(labels, train_labels[rows], similarity)
+
+Embeddings come from a network with the head "embedding" (training/metric_learning.py), whose
+classes are antibodies: pictures of one antibody show one protein, so they share their labels.
+The search is exact and runs on the device in blocks; memory does not grow with the gallery.
+"""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from hpa_jax.errors import InputError, near
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+TAU = 0.65  # bestfitting's cut on the cosine
+MODES = ("replace", "boost")
+BACKENDS = ("exact", "faiss")
+
+
+class Pairs(NamedTuple):
+    """Nearest gallery rows of each query, nearest first; row -1 and similarity -inf: none."""
+
+    rows: np.ndarray  # int[Q, k]
+    similarity: np.ndarray  # float32[Q, k], cosines
+
+
+def standardised(embeddings: np.ndarray) -> np.ndarray:
+    """Each column by the set's own mean and deviation, then each row to length 1; [N, E] float32.
+
+    Each set (train, test) by itself: that takes out what makes the sets differ as a whole.
+
+    Raises:
+        InputError: NaN, or no rows.
+    """
+    embeddings = np.asarray(embeddings, np.float32)
+    if embeddings.ndim != 2 or not len(embeddings) or not np.isfinite(embeddings).all():
+        raise InputError(f"embeddings of shape {embeddings.shape}: [N, E], all finite, are needed")
+    deviation = embeddings.std(axis=0)
+    centred = (embeddings - embeddings.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
+    length = np.linalg.norm(centred, axis=1, keepdims=True)
+    return centred / np.where(length > 0, length, 1.0)
+
+
+def nearest(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    *,
+    k: int = 1,
+    query_codes: np.ndarray | None = None,
+    gallery_codes: np.ndarray | None = None,
+    backend: str = "exact",
+    query_block: int = 2048,
+    gallery_block: int = 8192,
+) -> Pairs:
+    """The k gallery rows of highest cosine for each query.
+
+    Args:
+      queries: [Q, E]; gallery: [G, E]; both as `standardised` (rows of length 1).
+      query_codes, gallery_codes: int[Q], int[G]; rows of the same code are no neighbours (the
+        picture itself, its duplicates).
+      backend: "exact" (on the device), or "faiss" (an index of its own, for galleries beyond 1e6;
+        needs faiss installed, takes no codes).
+      query_block, gallery_block: rows at a time.
+
+    Raises:
+        InputError: shapes that do not fit, unknown or absent backend.
+    """
+    queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
+    if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
+        raise InputError(f"queries {queries.shape} and gallery {gallery.shape} do not fit")
+    if not 1 <= k <= len(gallery):
+        raise InputError(f"k is {k}; the gallery has {len(gallery)} rows")
+    if (query_codes is None) != (gallery_codes is None):
+        raise InputError("codes are needed for both the queries and the gallery, or for neither")
+    if backend not in BACKENDS:
+        raise InputError(f"retrieval backend {backend!r} is unknown{near(backend, BACKENDS)}")
+    if backend == "faiss":
+        if query_codes is not None:
+            raise InputError("retrieval backend 'faiss' takes no codes; use 'exact'")
+        return _by_faiss(queries, gallery, k)
+    own = np.arange(len(queries)), -1 - np.arange(len(gallery))  # all codes differ
+    codes = own if query_codes is None else (np.asarray(query_codes), np.asarray(gallery_codes))
+    gallery_block = min(gallery_block, -(-len(gallery) // 128) * 128)
+    blocks = _blocks(gallery, codes[1], gallery_block)
+    query_block = min(query_block, len(queries))
+    rows, similarity = [], []
+    for start in range(0, len(queries), query_block):
+        part = slice(start, start + query_block)
+        missing = query_block - len(queries[part])
+        block = np.pad(queries[part], ((0, missing), (0, 0)))
+        block_codes = np.pad(codes[0][part], (0, missing))
+        found = _search(block, block_codes, *blocks, k)
+        rows.append(np.asarray(found[0])[: query_block - missing])
+        similarity.append(np.asarray(found[1])[: query_block - missing])
+    rows, similarity = np.concatenate(rows), np.concatenate(similarity)
+    return Pairs(np.where(np.isfinite(similarity), rows, -1), similarity)
+
+
+def transfer(
+    scores: np.ndarray,
+    neighbour_labels: np.ndarray,
+    similarity: np.ndarray,
+    *,
+    tau: float = TAU,
+    mode: str = "replace",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Gives rows with a near neighbour that neighbour's labels; (scores [Q, C], taken bool[Q]).
+
+    Args:
+      scores: probabilities float or labels bool [Q, C].
+      neighbour_labels: {0, 1}[Q, C], of each query's nearest row.
+      similarity: [Q].
+      tau: smallest cosine that counts.
+      mode: "replace" (bestfitting: the whole row becomes the neighbour's labels) or "boost"
+        (probabilities move towards them, by 0 at tau and wholly at 1).
+
+    Raises:
+        InputError: shapes that do not fit, unknown mode, boost of labels.
+    """
+    if np.shape(scores) != np.shape(neighbour_labels) or np.shape(similarity) != (len(scores),):
+        raise InputError(
+            f"scores {np.shape(scores)}, neighbours' labels {np.shape(neighbour_labels)} and "
+            f"similarity {np.shape(similarity)} do not fit"
+        )
+    if mode not in MODES:
+        raise InputError(f"retrieval mode {mode!r} is unknown{near(mode, MODES)}")
+    taken = np.asarray(similarity) >= tau
+    if mode == "replace":
+        return np.where(taken[:, None], neighbour_labels, scores).astype(scores.dtype), taken
+    if scores.dtype == bool:
+        raise InputError("retrieval mode 'boost' needs probabilities, not labels")
+    weight = np.clip((similarity - tau) / max(1.0 - tau, 1e-6), 0.0, 1.0)[:, None]
+    weight = np.where(taken[:, None], weight, 0.0)
+    return ((1.0 - weight) * scores + weight * neighbour_labels).astype(scores.dtype), taken
+
+
+def recall_at_1(
+    embeddings: np.ndarray, antibodies: Sequence[object], groups: np.ndarray | None = None
+) -> dict[str, float]:
+    """How often the nearest other picture shows the same antibody.
+
+    Args:
+      embeddings: [N, E], not yet standardised.
+      antibodies: N names; None or "" = unknown, never a query (but in the gallery).
+      groups: int[N] duplicate groups: a copy of the picture is no proof (default: the row itself).
+
+    Returns:
+      recall, queries (pictures whose antibody has another picture outside their group), and chance
+      (the expected recall of a random neighbour).
+    """
+    names = np.array(["" if name is None else str(name) for name in antibodies])
+    groups = np.arange(len(names)) if groups is None else np.asarray(groups)
+    pictures = _counts(names)
+    same_group = _counts(np.char.add(names, np.char.add("|", groups.astype(str))))
+    others = len(names) - _counts(groups)
+    asked = (names != "") & (pictures > same_group)
+    if not asked.any():
+        return dict(recall=float("nan"), queries=0, chance=float("nan"))
+    unit = standardised(embeddings)
+    pairs = nearest(unit[asked], unit, query_codes=groups[asked], gallery_codes=groups)
+    hit = names[pairs.rows[:, 0]] == names[asked]
+    chance = (pictures - same_group)[asked] / others[asked]
+    return dict(recall=float(hit.mean()), queries=int(asked.sum()), chance=float(chance.mean()))
+
+
+def _counts(values: np.ndarray) -> np.ndarray:
+    """How often each row's value occurs."""
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    return counts[inverse]
+
+
+def agreement(
+    labels: np.ndarray,
+    neighbour_labels: np.ndarray,
+    similarity: np.ndarray,
+    cuts: Sequence[float] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9),
+) -> "pd.DataFrame":
+    """On labelled queries: for each cut, how many rows it takes and how often the labels agree.
+
+    Columns: tau, taken (share), same (share of taken rows with exactly the neighbour's label set),
+    jaccard (mean overlap of the two sets).  The table to choose tau by, on rows that are no test.
+    """
+    import pandas as pd
+
+    labels, other = np.asarray(labels, bool), np.asarray(neighbour_labels, bool)
+    union = (labels | other).sum(axis=1)
+    overlap = np.where(union > 0, (labels & other).sum(axis=1) / np.maximum(union, 1), 1.0)
+    same = (labels == other).all(axis=1)
+    rows = []
+    for tau in cuts:
+        taken = np.asarray(similarity) >= tau
+        shares = (same[taken].mean(), overlap[taken].mean()) if taken.any() else (np.nan, np.nan)
+        rows.append(dict(tau=tau, taken=taken.mean(), same=shares[0], jaccard=shares[1]))
+    return pd.DataFrame(rows)
+
+
+def report(
+    query_ids: Sequence[str],
+    gallery_ids: Sequence[str],
+    pairs: Pairs,
+    gallery_labels: np.ndarray,
+    *,
+    tau: float = TAU,
+) -> "pd.DataFrame":
+    """The retrieved pairs: id, neighbour, similarity, the neighbour's labels, taken; best first."""
+    import pandas as pd
+
+    from hpa_jax import classes
+
+    first = pairs.rows[:, 0]
+    known = first >= 0
+    ids = np.asarray(gallery_ids, object)
+    table = pd.DataFrame(
+        {
+            "id": np.asarray(query_ids, object),
+            "neighbour": np.where(known, ids[first], None),
+            "similarity": pairs.similarity[:, 0],
+            "labels": [classes.decode(gallery_labels[row]) if row >= 0 else "" for row in first],
+            "taken": pairs.similarity[:, 0] >= tau,
+        }
+    )
+    return table.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
+
+
+def _blocks(
+    gallery: np.ndarray, codes: np.ndarray, size: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gallery [B, size, E], codes [B, size], which rows are real [B, size]: on the device."""
+    missing = -len(gallery) % size
+    shape = (-1, size)
+    return (
+        jnp.asarray(np.pad(gallery, ((0, missing), (0, 0))).reshape(*shape, gallery.shape[1])),
+        jnp.asarray(np.pad(codes, (0, missing)).reshape(shape)),
+        jnp.asarray((np.arange(len(gallery) + missing) < len(gallery)).reshape(shape)),
+    )
+
+
+@partial(jax.jit, static_argnames="k")
+def _search(
+    queries: jax.Array,
+    query_codes: jax.Array,
+    blocks: jax.Array,
+    block_codes: jax.Array,
+    real: jax.Array,
+    k: int,
+) -> tuple[jax.Array, jax.Array]:
+    """Rows int[Q, k] and cosines [Q, k]: a running best over the gallery's blocks."""
+    size = blocks.shape[1]
+
+    def step(
+        best: tuple[jax.Array, jax.Array], block: tuple[jax.Array, ...]
+    ) -> tuple[tuple[jax.Array, jax.Array], None]:
+        rows, codes, is_real, number = block
+        cosines = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
+        allowed = is_real[None] & (query_codes[:, None] != codes[None])
+        found_rows, found = _top(jnp.where(allowed, cosines, -jnp.inf), k)
+        joined = jnp.concatenate([best[1], found], axis=1)
+        names = jnp.concatenate([best[0], found_rows + number * size], axis=1)
+        values, places = jax.lax.top_k(joined, k)
+        return (jnp.take_along_axis(names, places, axis=1), values), None
+
+    count = len(queries)
+    start = (jnp.full((count, k), -1, jnp.int32), jnp.full((count, k), -jnp.inf))
+    numbers = jnp.arange(len(blocks), dtype=jnp.int32)
+    return jax.lax.scan(step, start, (blocks, block_codes, real, numbers))[0]
+
+
+def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
+    """Places and values of the k largest of each row: k passes of argmax.
+
+    lax.top_k sorts whole rows on CPU; for the few neighbours that are asked for, passes are faster.
+    """
+    places, found = [], []
+    columns = jnp.arange(values.shape[1])
+    for _ in range(k):
+        place = values.argmax(axis=1)
+        found.append(jnp.take_along_axis(values, place[:, None], axis=1)[:, 0])
+        places.append(place.astype(jnp.int32))
+        if k > 1:
+            values = jnp.where(columns[None] == place[:, None], -jnp.inf, values)
+    return jnp.stack(places, axis=1), jnp.stack(found, axis=1)
+
+
+def _by_faiss(queries: np.ndarray, gallery: np.ndarray, k: int) -> Pairs:
+    try:
+        import faiss
+    except ImportError:
+        raise InputError("retrieval backend 'faiss': faiss is not installed; use 'exact'") from None
+    index = faiss.index_factory(gallery.shape[1], "HNSW32", faiss.METRIC_INNER_PRODUCT)
+    index.add(np.ascontiguousarray(gallery))
+    similarity, rows = index.search(np.ascontiguousarray(queries), k)
+    return Pairs(rows, similarity)
