@@ -180,7 +180,7 @@ def _place(
             axes.append(turn)
             bridges.append(point)
     darts = rng.uniform(-0.7 * radius, view + 0.7 * radius, (150, 2))
-    darts[0] = middle + rng.uniform(-0.3, 0.3, 2) * view  # no picture without a cell
+    darts[0] = middle + rng.uniform(-0.2, 0.2, 2) * view  # no picture without a cell
     if contact:
         darts[1] = darts[0] + 1.03 * spacing * unit(rng.uniform(0, 2 * np.pi))
     for dart in darts:

@@ -46,6 +46,8 @@ def photograph(
     green = patterns.draw(np.random.default_rng([*seed, 4]), field, labels, balance)
     rng = np.random.default_rng([*seed, 5])
     unspecific = _unspecific(rng, field, red)
+    # The laser is set so that the pattern itself is seen, be it a few dots or the whole cell.
+    green = green / np.clip(float(np.quantile(green, 0.9995)), 0.35, 1.5)
     peaks = np.exp(rng.normal(np.log([170, 150, 160, 150]), [0.3, 0.45, 0.3, 0.35]))
     out = np.empty((side, side, 4), np.uint8)
     noise = rng.uniform(0.0, 0.035)

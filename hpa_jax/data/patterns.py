@@ -91,7 +91,7 @@ def nuclear_bodies(rng: np.random.Generator, field: cells.Field) -> np.ndarray:
     """Two to fifteen separate round dots in each nucleus."""
     space = np.clip(-(field.envelope + 0.7) * 2, 0, 1) * (1 - field.nucleolus)
     area = field.nucleus.sum() / field.scale**2
-    points = drawing.scatter(rng, space, rng.poisson(area * rng.uniform(0.015, 0.07)))
+    points = drawing.scatter(rng, space, 2 + rng.poisson(area * rng.uniform(0.01, 0.06)))
     radii = rng.uniform(0.3, 0.65) * np.exp(rng.normal(0, 0.2, len(points))) * field.scale
     spots = drawing.discs(field.side, points, radii, rng.uniform(0.7, 1.1, len(points)))
     spots = ndimage.gaussian_filter(spots, 0.12 * field.scale)

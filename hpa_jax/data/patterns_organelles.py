@@ -57,7 +57,7 @@ def golgi(rng: Rng, field: cells.Field) -> np.ndarray:
     ribbons = drawing.lines(side, paths, rng.uniform(0.5, 0.85) * scale, ink)
     points = drawing.scatter(rng, _near_organizer(field, 2.5 * spread), _count(rng, field, 3))
     vesicles = drawing.dots(side, points, 0.25 * scale, rng.uniform(0.2, 0.6, len(points)))
-    return np.tanh(1.6 * ribbons) * (0.25 + 0.75 * field.cytoplasm) * (field.owner >= 0) + vesicles
+    return np.tanh(1.6 * ribbons) * (0.6 + 0.4 * field.cytoplasm) * (field.owner >= 0) + vesicles
 
 
 def peroxisomes(rng: Rng, field: cells.Field) -> np.ndarray:
@@ -117,7 +117,7 @@ def centrosome(rng: Rng, field: cells.Field) -> np.ndarray:
     radii = rng.uniform(0.35, 0.55) * field.scale
     spots = drawing.discs(field.side, points, np.full(len(points), max(radii, 0.7)))
     haze = drawing.scatter(rng, field.cytoplasm, _count(rng, field, rng.uniform(0, 25)))
-    faint = drawing.dots(field.side, haze, 0.18 * field.scale, rng.uniform(0, 0.25, len(haze)))
+    faint = drawing.dots(field.side, haze, 0.18 * field.scale, rng.uniform(0, 0.2, len(haze)))
     return _soft(field, spots) * 1.1 + faint + rng.uniform(0, 0.08) * field.cytoplasm
 
 
@@ -153,9 +153,9 @@ def mitochondria(rng: Rng, field: cells.Field) -> np.ndarray:
 def aggresome(rng: Rng, field: cells.Field) -> np.ndarray:
     """A large round ball in most cells, at the nucleus or further out, over almost nothing."""
     side, scale = field.side, field.scale
-    has = np.repeat(
-        np.arange(len(field.center)), rng.choice(3, len(field.center), p=(0.1, 0.7, 0.2))
-    )
+    balls_of = rng.choice(3, len(field.center), p=(0.1, 0.7, 0.2))
+    balls_of[0] = max(balls_of[0], 1)  # the cell in the middle
+    has = np.repeat(np.arange(len(field.center)), balls_of)
     radii = rng.uniform(0.9, 1.8) * np.exp(rng.normal(0, 0.25, len(has))) * scale
     points = field.organizer[has] + rng.normal(0, rng.uniform(0.5, 3.5) * scale, (len(has), 2))
     balls = drawing.discs(side, points, radii, rng.uniform(0.8, 1.1, len(has)))
@@ -164,7 +164,8 @@ def aggresome(rng: Rng, field: cells.Field) -> np.ndarray:
 
 def cytoplasmic_bodies(rng: Rng, field: cells.Field) -> np.ndarray:
     """A handful of distinct round granules in the cytoplasm over a weak haze."""
-    points = drawing.scatter(rng, field.cytoplasm, _count(rng, field, rng.uniform(0.8, 2.6)))
+    count = 2 + _count(rng, field, rng.uniform(0.6, 2.4))
+    points = drawing.scatter(rng, field.cytoplasm, count)
     radii = rng.uniform(0.4, 0.6) * np.exp(rng.normal(0, 0.2, len(points))) * field.scale
     out = drawing.discs(field.side, points, radii, rng.uniform(0.6, 1.1, len(points)))
     specks = drawing.scatter(rng, field.cytoplasm, _count(rng, field, 20))
@@ -176,12 +177,11 @@ def rods_and_rings(rng: Rng, field: cells.Field) -> np.ndarray:
     """One to three straight rods or large rings in each cell, and nothing else."""
     side, scale = field.side, field.scale
     area = field.cytoplasm.sum() / scale**2 / 350
-    points = drawing.scatter(rng, field.cytoplasm, 1 + rng.poisson(area * rng.uniform(1.0, 2.5)))
+    points = drawing.scatter(rng, field.cytoplasm, 2 + rng.poisson(area * rng.uniform(0.8, 2.2)))
     ring = rng.random(len(points)) < 0.4
     radii = rng.uniform(1.2, 2.4, ring.sum()) * scale
     rings = drawing.discs(side, points[ring], radii, 1.0, 1.0, rng.uniform(1.0, 1.4, ring.sum()),
                           rng.uniform(0, np.pi, ring.sum()))  # fmt: skip
-    rings = rings - 0  # a wide hollow: the rim is cut thin below
     inner = drawing.discs(side, points[ring], np.maximum(radii - 0.55 * scale, 0.5), 1.0)
     rings = np.clip(rings - inner, 0, 1)
     rods = points[~ring]
