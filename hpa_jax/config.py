@@ -102,6 +102,7 @@ def default() -> ConfigDict:
                 search="grid",  # grid | exact: inside cross_validated
                 shrink=0.0,  # positives at which a class counts as much as the pooled cut; 0: off
                 value=0.5,  # of method fixed
+                proportions=(),  # of match_proportions: a share a class; (): those of validation
                 scale=1.0,  # factor on all thresholds (One More Layer used 0.48 once)
                 seed=0,
             ),

@@ -70,7 +70,7 @@ def metafeatures(
     means, deviations, cuts = {}, {}, {}
     for name, plane in planes.items():
         counts = np.bincount(plane, minlength=256)
-        means[name], deviations[name] = _moments(counts)
+        means[name], deviations[name] = moments(counts)
         cuts[name] = otsu(counts)
         values[f"{name}_mean"] = means[name] / 255
         values[f"{name}_std"] = deviations[name] / 255
@@ -110,7 +110,8 @@ def otsu(counts: np.ndarray) -> int:
     return int(between.argmax())
 
 
-def _moments(counts: np.ndarray) -> tuple[float, float]:
+def moments(counts: np.ndarray) -> tuple[float, float]:
+    """Mean and standard deviation of a histogram int[256], on the 0..255 scale."""
     mean = float(counts @ _LEVELS / counts.sum())
     return mean, float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum()))
 

@@ -314,20 +314,25 @@ def fitter(
     seed: int = 0,
     shrink: float = 0.0,
     search: str = "grid",
+    proportions: Sequence[float] = (),
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
     """A function (labels, probs, groups) -> thresholds for a method of the config.
 
-    method: "cross_validated", "exact", "match_proportions" (to the share of positives in `labels`,
-    bestfitting's grid), "match_proportions_pudae", or "fixed".
+    method: "cross_validated", "exact", "match_proportions" (to `proportions`, or else to the
+    share of positives in `labels`; bestfitting's grid), "match_proportions_pudae", or "fixed".
     """
+
+    def target(labels: np.ndarray) -> np.ndarray:
+        return np.asarray(proportions, float) if len(proportions) else np.mean(labels, axis=0)
+
     methods = {
         "cross_validated": lambda y, p, g: cross_validated(
             y, p, folds, repeats, grid, seed, g, search=search
         ),
         "exact": lambda y, p, g: exact(y, p),
-        "match_proportions": lambda y, p, g: match_proportions(p, np.mean(y, axis=0)),
+        "match_proportions": lambda y, p, g: match_proportions(p, target(y)),
         "match_proportions_pudae": lambda y, p, g: match_proportions(
-            p, np.mean(y, axis=0), PUDAE_GRID, ties="first", strict=True
+            p, target(y), PUDAE_GRID, ties="first", strict=True
         ),
         "fixed": lambda y, p, g: fixed(p.shape[1], value),
     }

@@ -158,6 +158,25 @@ def test_decide_rules():
     assert thresholds.decide(probs, cuts, scale=0.3).all()
 
 
+def test_fitter_serves_every_method():
+    labels, probs = draw()
+    given = thresholds.fitter("match_proportions", proportions=(0.5, 0.2, 0.1))(labels, probs, None)
+    expected = thresholds.match_proportions(probs, [0.5, 0.2, 0.1])
+    np.testing.assert_array_equal(given, expected)
+    np.testing.assert_array_equal(
+        thresholds.fitter("match_proportions_pudae")(labels, probs, None),
+        thresholds.match_proportions(
+            probs, labels.mean(axis=0), thresholds.PUDAE_GRID, ties="first", strict=True
+        ),
+    )
+    assert thresholds.fitter("fixed", value=0.3)(labels, probs, None).tolist() == [0.3] * 3
+    plain = thresholds.fitter("exact")(labels, probs, None)
+    np.testing.assert_array_equal(
+        thresholds.fitter("exact", shrink=5.0)(labels, probs, None),
+        thresholds.shrunk(plain, labels, probs, 5.0),
+    )
+
+
 def test_bad_input_is_an_error():
     labels, probs = draw()
     with pytest.raises(InputError, match="NaN: 1"):
