@@ -1,0 +1,117 @@
+"""What a reader of the final report asks of each class: how good, how sure, confused with what.
+
+In: labels [N, C], scores [N, C], decisions bool[N, C] (nested ones, so that all is honest),
+thresholds [C].  Out: plain tables and arrays; nothing is drawn here.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpa_jax.decision import confidence, metrics, thresholds
+from hpa_jax.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def class_table(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    decided: np.ndarray,
+    cuts: np.ndarray,
+    class_names: Sequence[str],
+    groups: np.ndarray | None = None,
+    *,
+    draws: int = 500,
+    seed: int = 0,
+) -> "pd.DataFrame":
+    """One row a class: what the report's table shows.
+
+    Columns: class, name, support, predicted, average_precision, f1, f1_low, f1_high (95 %,
+    bootstrap over rows or groups), threshold, threshold_low, threshold_high (95 % of the best cut
+    over resampled rows), threshold_spread (standard deviation of the cuts of 5 folds x 20 repeats).
+    """
+    import pandas as pd
+
+    labels = metrics.checked_labels(labels)
+    scores = metrics.checked_scores(scores, labels.shape)
+    if len(class_names) != labels.shape[1] or len(cuts) != labels.shape[1]:
+        raise InputError(
+            f"{len(class_names)} names and {len(cuts)} thresholds for {labels.shape[1]} classes"
+        )
+    f1 = confidence.f1_intervals(labels, decided, groups, draws=draws, seed=seed).classes
+    around = confidence.threshold_intervals(
+        labels, scores, groups, draws=min(draws, 200), seed=seed
+    )
+    return pd.DataFrame(
+        {
+            "class": np.arange(labels.shape[1]),
+            "name": list(class_names),
+            "support": labels.sum(axis=0),
+            "predicted": np.asarray(decided, bool).sum(axis=0),
+            "average_precision": metrics.average_precision(labels, scores),
+            "f1": metrics.class_f1(labels, decided),
+            "f1_low": f1[:, 0],
+            "f1_high": f1[:, 1],
+            "threshold": np.asarray(cuts, float),
+            "threshold_low": around[:, 0],
+            "threshold_high": around[:, 1],
+            "threshold_spread": [
+                part.std() if len(part) > 1 else np.nan
+                for part in thresholds.per_part(labels, scores, seed=seed, groups=groups)
+            ],
+        }
+    )
+
+
+def calibration(
+    labels: np.ndarray, probs: np.ndarray, bins: int = 10
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(mean probability, share of positives, rows) of bins with equally many rows: float[bins].
+
+    labels, probs: [N] of one class, or [N, C] of all together.  Bins are cut between different
+    probabilities only, so there may be fewer than asked for.
+    """
+    y, p = np.asarray(labels, bool).ravel(), np.asarray(probs, np.float64).ravel()
+    if y.shape != p.shape or not len(y):
+        raise InputError(f"calibration of {p.size} probabilities and {y.size} labels")
+    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
+    place = np.searchsorted(edges, p, side="right")
+    rows = np.bincount(place, minlength=len(edges) + 1)
+    full = rows > 0
+    mean = np.bincount(place, weights=p, minlength=len(rows))[full] / rows[full]
+    share = np.bincount(place, weights=y, minlength=len(rows))[full] / rows[full]
+    return mean, share, rows[full]
+
+
+def confusions(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """float[C, C]: how often class j is wrongly predicted where class i was missed, per row with i.
+
+    Entry (i, j) = rows with i, not predicted i, predicted j without having j / rows with i.  The
+    diagonal is the share of i that was missed with nothing wrong in its place.
+    """
+    labels, decided = metrics.checked_labels(labels), metrics.checked_labels(decided, "decisions")
+    missed = (labels & ~decided).astype(float)
+    wrong = (decided & ~labels).astype(float)
+    counts = missed.T @ wrong
+    alone = missed[~wrong.any(axis=1)].sum(axis=0)
+    counts[np.diag_indices(len(counts))] = alone
+    return counts / np.maximum(labels.sum(axis=0), 1)[:, None]
+
+
+def largest_errors(
+    labels: np.ndarray, probs: np.ndarray, count: int = 24
+) -> list[tuple[int, int, float]]:
+    """(row, class, log loss) of the most confident mistakes, worst first, one a row.
+
+    A label error of the data shows up here first.
+    """
+    labels = metrics.checked_labels(labels)
+    p = np.clip(metrics.checked_scores(probs, labels.shape), 1e-7, 1 - 1e-7)
+    loss = -np.where(labels, np.log(p), np.log1p(-p))
+    worst = loss.argmax(axis=1)
+    of_row = loss[np.arange(len(loss)), worst]
+    order = np.argsort(-of_row, kind="stable")[:count]
+    return [(int(row), int(worst[row]), float(of_row[row])) for row in order]
