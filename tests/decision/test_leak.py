@@ -1,5 +1,7 @@
 """The overlay: order of trust, conflicts, whole rows, nothing invented."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -58,3 +60,24 @@ def test_bad_tables_are_named():
         leak.combine({"x": pd.DataFrame({"id": ["a"], "labels": ["one"]})})
     with pytest.raises(InputError, match="id a: label 9"):
         leak.overlay(np.zeros((1, 3), bool), ["a"], pd.DataFrame({"id": ["a"], "labels": ["9"]}))
+
+
+REAL = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_tables"
+OVERLAY = (  # labels in the 301 published rows by class (spec 8.2)
+    *(114, 11, 24, 4, 23, 16, 5, 20, 0, 3, 3, 4, 16, 17, 25, 4, 78, 18, 13, 11, 2, 38, 12, 16, 0),
+    *(81, 2, 5),
+)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs the competition's tables")
+def test_the_real_leak_table_gives_the_published_overlay():
+    real = pd.read_csv(REAL / "leak_v4.csv", index_col=0)
+    table = pd.DataFrame({"id": real.index, "labels": real["Site Parsed Labels"].astype(str)})
+    ids = pd.read_csv(REAL / "sample_submission.csv")["Id"].tolist()
+    combined, conflicts = leak.combine({"leak_v4": table})
+    assert len(table) == 301 and len(combined) == 299
+    result, changed = leak.overlay(np.zeros((len(ids), 28), bool), ids, combined)
+    expected = np.array(OVERLAY)
+    expected[[16, 17]] -= 1  # two ids are there twice, with the same label
+    assert result.sum(axis=0).tolist() == expected.tolist()
+    assert len(changed) == 299 and not len(conflicts)
