@@ -6,14 +6,51 @@ one pass over the training part with momentum b / (n + b), an exact mean over th
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 
-from hpa_jax.training.network import Arrays, Skeleton
+from hpa_jax.training.network import Arrays, Skeleton, skeleton
+from hpa_jax.training.step import TrainState, statistics_of
+
+if TYPE_CHECKING:
+    from hpa_jax.training.checkpoint import Checkpoints
+    from hpa_jax.training.setup import Setup
 
 KINDS = ("none", "last", "chosen", "swa", "ema")
+
+
+def averaged(
+    setup: "Setup", checkpoints: "Checkpoints", state: TrainState
+) -> tuple[Arrays, Arrays]:
+    """(parameters, statistics) that the config's `average` asks for, at the end of a training."""
+    kind = setup.average["kind"]
+    params = state.average
+    if kind in ("last", "chosen"):
+        checkpoints.wait()
+        found = checkpoints.steps("epoch")
+        wanted = {
+            "last": found[-setup.average["count"] :],
+            "chosen": [
+                s for s in found if checkpoints.metas[s]["epoch"] in setup.average["epochs"]
+            ],
+        }
+        params = mean(lambda step: checkpoints.weights(step, state)[0], wanted[kind])
+    params = setup.layout.put_whole(params)
+    whole, rows = setup.layout.whole, setup.layout.rows
+    statistics = jax.jit(
+        make_batch_statistics(
+            skeleton(setup.model, train=True, dropout=setup.dropout), setup.normalize
+        ),
+        in_shardings=(whole, whole, rows),
+        out_shardings=whole,
+    )
+    size = setup.eval_batch_size
+    full = max(len(setup.data.train_ids) // size, 1)  # the last, padded batch is left out
+    batches = setup.eval_batches(setup.data.train_ids, setup.data.train_labels)
+    sent = ((setup.layout.put_batch(b)["image"], size) for b, _ in zip(batches, range(full)))
+    return params, reestimated(statistics, params, state.stats, sent)
 
 
 def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:
@@ -32,7 +69,7 @@ def running_mean(average: Arrays, params: Arrays, count: int) -> Arrays:
 
 
 def make_batch_statistics(
-    skeleton: Skeleton, normalize: Callable[[jax.Array], jax.Array]
+    bare: Skeleton, normalize: Callable[[jax.Array], jax.Array]
 ) -> Callable[[Arrays, Arrays, Any], Arrays]:
     """fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
 
@@ -42,13 +79,11 @@ def make_batch_statistics(
     """
 
     def statistics(params: Arrays, stats: Arrays, images: jax.Array) -> Arrays:
-        from hpa_jax.training.step import _stats_of
-
         def after(value: float) -> Arrays:
             old = {name: jnp.full_like(x, value) for name, x in stats.items()}
-            model = skeleton.merge(params, old, None)
+            model = bare.merge(params, old, None)
             model(normalize(images.astype(jnp.float32) / 255.0))
-            return _stats_of(model)
+            return statistics_of(model)
 
         zero, one = after(0.0), after(1.0)
         return {name: z / (1.0 - (one[name] - z)) for name, z in zero.items()}

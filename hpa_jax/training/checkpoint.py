@@ -318,6 +318,20 @@ def damage(folder: Path, step: int) -> str:
     return ""
 
 
+def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], where: Path) -> None:
+    """Refuses to go on with another training in the same folder.
+
+    Raises:
+        InputError: naming the first thing that differs, with both values.
+    """
+    for key, new in identity.items():
+        if meta["run"].get(key) != new:
+            raise InputError(
+                f"{where} holds a training with other {key}: {meta['run'].get(key)!r}, now "
+                f"{new!r}; remove the folder or use another one"
+            )
+
+
 def check_architecture(meta: Mapping[str, Any], own: Mapping[str, Any], where: Path) -> None:
     """Refuses to restore another architecture into arrays `own`, naming the first difference.
 

@@ -17,7 +17,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
-from hpa_jax.errors import InputError
 from hpa_jax.training import averaging, checkpoint, distributed, network, stages
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
@@ -151,7 +150,9 @@ class _Run:
             state = self.setup.state(first, *setups.initial(self.setup), 0)
             return self.setup.layout.put_whole(state), first, False
         meta = self.checkpoints.metas[newest]
-        self.check_same_run(meta)
+        checkpoint.check_same_run(meta, artifacts.plain(self.identity), self.directory)
+        own = {**self.setup.params, **self.setup.stats}
+        checkpoint.check_architecture(meta, own, self.checkpoints.folder)
         stage = self.setup.stages[meta["stage"]]
         self.history = meta["history"]
         state = self.checkpoints.restore(newest, self.setup.template(stage))
@@ -319,40 +320,12 @@ class _Run:
         self.saved_at = time.monotonic()
 
     def finish_average(self, stage: Stage, state: steps.TrainState, step: int) -> None:
-        """Averages as the config says, re-estimates BatchNorm, validates, saves one step later."""
-        setup, kind = self.setup, self.setup.average["kind"]
-        params = state.average
-        if kind in ("last", "chosen"):
-            self.checkpoints.wait()
-            chosen = self.checkpoints.steps("epoch")
-            if kind == "last":
-                chosen = chosen[-setup.average["count"] :]
-            else:
-                epochs = setup.average["epochs"]
-                chosen = [s for s in chosen if self.checkpoints.metas[s]["epoch"] in epochs]
-            params = averaging.mean(lambda at: self.checkpoints.weights(at, state)[0], chosen)
-        params = setup.layout.put_whole(params)
-        skeleton = network.skeleton(setup.model, train=True, dropout=setup.dropout)
-        whole, rows = setup.layout.whole, setup.layout.rows
-        statistics = jax.jit(
-            averaging.make_batch_statistics(skeleton, setup.normalize),
-            in_shardings=(whole, whole, rows),
-            out_shardings=whole,
-        )
-        size = setup.eval_batch_size
-        full = max(len(setup.data.train_ids) // size, 1)
-        batches = setup.eval_batches(setup.data.train_ids, setup.data.train_labels)
-        sent = ((setup.layout.put_batch(b)["image"], size) for b, _ in zip(batches, range(full)))
-        stats = averaging.reestimated(statistics, params, state.stats, sent)
+        """The averaged network: validated, and saved one step after the last."""
+        kind = self.setup.average["kind"]
+        params, stats = averaging.averaged(self.setup, self.checkpoints, state)
         scores = self.validate(params, stats)
-        row = {
-            "step": step,
-            "epoch": len(self.history),
-            "split": "valid",
-            "weights": kind,
-            **scores,
-        }
-        self.log.write(row)
+        row = {"step": step, "epoch": len(self.history), "split": "valid", "weights": kind}
+        self.log.write({**row, **scores})
         self.log.say(
             f"average ({kind}) | valid loss {scores['loss']:.4f}, macro-F1 {scores['macro_f1']:.3f}"
         )
@@ -386,23 +359,6 @@ class _Run:
         sign = 1.0 if self.setup.settings.monitor in checkpoint.LOWER_IS_BETTER else -1.0
         values = [sign * value for _, value in self.history]
         return int(np.argmin(values)) < len(values) - patience
-
-    def check_same_run(self, meta: dict[str, Any]) -> None:
-        """Refuses to go on with another training in this folder.
-
-        Raises:
-            InputError: naming the first thing that differs, with both values.
-        """
-        old, new = meta["run"], artifacts.plain(self.identity)
-        for key in new:
-            if old.get(key) != new[key]:
-                raise InputError(
-                    f"{self.directory} holds a training with other {key}: {old.get(key)!r}, now "
-                    f"{new[key]!r}; remove the folder or use another one"
-                )
-        checkpoint.check_architecture(
-            meta, {**self.setup.params, **self.setup.stats}, self.checkpoints.folder
-        )
 
     def introduce(self, step: int, stage: Stage) -> None:
         """Tells what is about to happen."""

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from flax import nnx
 
 from hpa_jax.training import optimizer as optimizers
-from hpa_jax.training.network import Arrays, Skeleton
+from hpa_jax.training.network import Arrays, Skeleton, named
 
 Array = jax.Array
 Batch = dict[str, Array]
@@ -113,7 +114,7 @@ def make_train_step(
             value += AUX_WEIGHT * loss(aux, labels, batch["mask"])
         else:
             value = loss(model(images), labels, batch["mask"])
-        return value, _stats_of(model)
+        return value, statistics_of(model)
 
     gradient = jax.value_and_grad(micro_loss, has_aux=True)
 
@@ -193,11 +194,8 @@ def make_eval_step(
     return step
 
 
-def _stats_of(model: Any) -> Arrays:
-    from flax import nnx
-
-    from hpa_jax.training.network import named
-
+def statistics_of(model: nnx.Module) -> Arrays:
+    """{name: array} of a module's BatchNorm statistics."""
     return named(nnx.state(model, nnx.BatchStat))
 
 
