@@ -88,8 +88,12 @@ def nearest(
         if query_codes is not None:
             raise InputError("retrieval backend 'faiss' takes no codes; use 'exact'")
         return _by_faiss(queries, gallery, k)
-    own = np.arange(len(queries)), -1 - np.arange(len(gallery))  # all codes differ
-    codes = own if query_codes is None else (np.asarray(query_codes), np.asarray(gallery_codes))
+    codes = np.arange(len(queries)), -1 - np.arange(len(gallery))  # all differ
+    if query_codes is not None:
+        # Small numbers of the same meaning: the device counts in 32 bits.
+        both = np.concatenate([np.asarray(query_codes), np.asarray(gallery_codes)])
+        numbers = np.unique(both, return_inverse=True)[1]
+        codes = numbers[: len(queries)], numbers[len(queries) :]
     gallery_block = min(gallery_block, -(-len(gallery) // 128) * 128)
     blocks = _blocks(gallery, codes[1], gallery_block)
     query_block = min(query_block, len(queries))

@@ -181,6 +181,8 @@ PER_SAMPLE: dict[str, Callable[..., Array]] = {
     "focal": focal,
     "focal_mean": lambda logits, labels, **options: focal(logits, labels, mean=True, **options),
     "lsep": lsep,
+    # One class a row (an antibody), as one-hot labels; the head "embedding" gives the cosines.
+    "arcface": lambda cosines, labels, **options: arcface(cosines, labels.argmax(-1), **options),
 }
 PER_BATCH: dict[str, Callable[..., Array]] = {
     "lovasz": lovasz_hinge,
@@ -192,6 +194,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "bce_mean": ("smoothing", "positive_weight"),
     "focal": ("gamma",),
     "focal_mean": ("gamma",),
+    "arcface": ("scale", "margin", "plain"),
 }
 
 

@@ -1,0 +1,135 @@
+"""Embeddings by metric learning (bestfitting A): the classes are antibodies, the loss is ArcFace.
+
+Pictures of one antibody show one protein.  A network that tells antibodies apart puts pictures of
+the same protein close together, and a test picture may then take the labels of its nearest
+labelled neighbour (inference/retrieval.py).  Training is `loop.train` with one-hot antibodies for
+labels; restarts, checkpoints and logs are the loop's.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax import config as configs
+from hpa_jax.errors import InputError
+from hpa_jax.training import loop
+
+
+def model_config(**differences: Any) -> ConfigDict:
+    """bestfitting's: ResNet50 on the whole 768 px picture, D4, 512-d embedding after BatchNorm.
+
+    ArcFace with s 30 and m .5, half with the margin and half plain; Adam 1e-4, 50 epochs; every
+    antibody is shown as often as any other.
+    """
+    defaults = dict(
+        backbone="resnet50",
+        head="embedding",
+        head_options=dict(size=512),
+        dropout=0.0,
+        image_size=768,
+        batch_size=32,
+        sampling="balanced",
+        augment="d4",
+        loss=dict(arcface=dict(weight=1.0, scale=30.0, margin=0.5, plain=0.5)),
+        stages=(configs.stage(epochs=50, lr=1e-4, schedule="constant"),),
+        views="identity",
+    )
+    return configs.model(**{**defaults, **differences})
+
+
+def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[str], np.ndarray]:
+    """Antibodies with at least so many pictures: (names, int[N] number or -1).
+
+    An antibody of one picture can teach nothing about what its pictures have in common, but it is
+    a class to be told apart from: `pictures=1` keeps it, as bestfitting did (12,815 classes).
+
+    Raises:
+        InputError: fewer than two classes.
+    """
+    names = np.array(["" if name is None else str(name) for name in antibodies])
+    known, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
+    kept = (counts >= pictures) & (known != "")
+    if kept.sum() < 2:
+        raise InputError(
+            f"metric learning: {int(kept.sum())} antibodies with {pictures} pictures; needs two"
+        )
+    number = np.where(kept, np.cumsum(kept) - 1, -1)
+    return known[kept].tolist(), number[inverse]
+
+
+def held_out(numbers: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """bool[N]: duplicate groups held out to measure recall on, none the last of its antibody.
+
+    A group leaves only while each antibody in it keeps pictures in other groups, so that every
+    held-out picture has a partner to be found by.
+    """
+    order = np.random.default_rng(seed).permutation(np.unique(groups))
+    rows_of = {group: np.flatnonzero(groups == group) for group in order.tolist()}
+    left = np.bincount(numbers[numbers >= 0])
+    held = np.zeros(len(numbers), bool)
+    for group in order.tolist():
+        if held.sum() >= share * len(numbers):
+            break
+        rows = rows_of[group]
+        own, count = np.unique(numbers[rows], return_counts=True)
+        if own[0] >= 0 and (left[own] > count).all():
+            left[own] -= count
+            held[rows] = True
+    return held
+
+
+def train(
+    config: ConfigDict,
+    *,
+    name: str,
+    directory: str | Path,
+    records: Any,
+    ids: Sequence[str],
+    antibodies: Sequence[object],
+    groups: np.ndarray | None = None,
+    settings: ConfigDict,
+    seed: int,
+    share: float = 0.05,
+    pictures: int = 1,
+) -> tuple[Path, np.ndarray]:
+    """Trains (or goes on with) an embedding network; (directory, bool[N] rows held out).
+
+    Args:
+      config: `model_config(...)`.
+      ids: N ids; antibodies: their names, None = unknown (left out).
+      groups: int[N] duplicate groups, which stay on one side.
+      settings: config.train.
+      share: of the pictures held out.
+      pictures: antibodies with fewer are left out.
+
+    Raises:
+        InputError: as loop.train; too few antibodies.
+    """
+    names, numbers = classes_of(antibodies, pictures)
+    groups = np.arange(len(numbers)) if groups is None else np.asarray(groups)
+    held = held_out(numbers, groups, share, seed)
+    fitted = (numbers >= 0) & ~held
+    if not held.any():
+        raise InputError("metric learning: no antibody has pictures enough to hold one out")
+    # One byte for each picture and class: 74,606 pictures of 12,815 antibodies are 1 GB.
+    labels = np.zeros((len(numbers), len(names)), np.uint8)
+    known = numbers >= 0
+    labels[np.flatnonzero(known), numbers[known]] = 1
+    ids = np.asarray(ids)
+    loop.train(
+        config,
+        name=name,
+        directory=directory,
+        records=records,
+        train_ids=ids[fitted],
+        train_labels=labels[fitted],
+        valid_ids=ids[held],
+        valid_labels=labels[held],
+        class_names=names,
+        settings=settings,
+        seed=seed,
+    )
+    return Path(directory), held
