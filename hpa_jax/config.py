@@ -39,6 +39,12 @@ def default() -> ConfigDict:
                     field_um=0.0,  # side of a training picture in µm (competition: 163.84); 0: off
                     pixel_size=0.0,  # µm a pixel where the files don't say
                 ),
+                atlas=dict(  # of source="atlas"
+                    table="external.csv",
+                    url="http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg",
+                    missing_yellow="zeros",  # zeros | mean; where the url has no {channel}
+                ),
+                download=dict(workers=4, per_second=10.0, retries=5, timeout=30.0),
                 synthetic=dict(
                     train=1000,
                     test=300,
@@ -196,6 +202,7 @@ def model(**differences: Any) -> ConfigDict:
             image_size=128,
             normalize="hpa",  # a name of models/normalization.py
             dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
+            head_init="kaiming",  # kaiming (fastai) | prior: starts at the classes' frequencies
             init_from="",  # weight file, or the folder of a trained model
             extra_channels="zeros",  # of a weight file's stem: zeros | copy_red | mean
             seed=0,
@@ -289,6 +296,9 @@ def validate(config: ConfigDict) -> None:
     for name, settings in config.models.items():
         if not name.isidentifier():
             raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
+        if settings.get("head_init") not in ("kaiming", "prior"):
+            value = settings.get("head_init")
+            raise InputError(f"config.models.{name}.head_init={value!r}: one of kaiming, prior")
         for key in settings:
             if key not in model():
                 raise InputError(f"config.models.{name}.{key}: no such option{near(key, model())}")

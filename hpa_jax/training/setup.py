@@ -336,6 +336,8 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
         InputError: `init_from` cannot be read or belongs to another architecture.
     """
     model = network.from_config(setup.config, len(setup.class_names), seed=setup.seed)
+    if setup.config.head_init == "prior":  # first: published weights may bring a head of their own
+        network.start_at_frequencies(model, setup.data.train_labels.mean(axis=0))
     source = setup.config.init_from
     if source and is_training(Path(source)):
         network.take_over(model, *_weights_of(Path(source)))
