@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.data import folder, kaggle, pictures
+from hpa_jax.data import atlas, folder, kaggle, pictures
 from hpa_jax.data.pictures import CHANNELS
 from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError, near
@@ -31,6 +31,7 @@ SOURCES = {
     "kaggle": kaggle.scan,
     "synthetic": kaggle.scan,  # which only writes files in the competition's layout
     "folder": folder.scan,
+    "atlas": atlas.scan,
 }
 
 

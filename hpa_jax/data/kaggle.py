@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # antibody_plate_well_sample, as the external table's ids have it; some carry a gene before it.
-_SPECIMEN = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<plate>\d+)_(?P<well>[A-P]\d+)_\d+")
+_SPECIMEN = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<plate>[a-z\d]+)_(?P<well>[A-P]\d+)_\d+")
 # The archive's uncompressed TIFFs: side² bytes and a header of a few kB.
 ORIGINAL_SIDES = (1728, 2048, 3072, 4096)
 
@@ -60,16 +60,7 @@ def read_table(path: Path, labelled: bool) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: not there; data.root must hold the competition's tables"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: no readable CSV ({' '.join(str(error).split())})") from None
-    table = table.fillna("").map(str.strip)
-    table.columns = [str(name).strip().lower() for name in table.columns]
+    table = read_csv(path)
     if "id" not in table or (labelled and "target" not in table):
         wanted = "Id and Target" if labelled else "Id"
         found = ", ".join(table.columns)
@@ -81,6 +72,27 @@ def read_table(path: Path, labelled: bool) -> "pd.DataFrame":
         if name in table:
             columns[name] = table[name]
     return pd.DataFrame(columns).assign(row=range(2, len(table) + 2))
+
+
+def read_csv(path: Path) -> "pd.DataFrame":
+    """All cells as text without spaces around, column names in lower case; BOM and CRLF are fine.
+
+    Raises:
+        InputError: the file is missing or no CSV.
+    """
+    import pandas as pd
+
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(
+            f"{path}: not there; data.root must hold the competition's tables"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: no readable CSV ({' '.join(str(error).split())})") from None
+    table = table.fillna("").map(str.strip)
+    table.columns = [str(name).strip().lower() for name in table.columns]
+    return table
 
 
 def safe_id(text: str) -> bool:

@@ -1,0 +1,147 @@
+"""External pictures: location names to classes, addresses, colour JPEGs to channels."""
+
+import io
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpa_jax import classes
+from hpa_jax.data import atlas, catalog, pictures
+from hpa_jax.data.problems import Problems
+from hpa_jax.errors import InputError
+from tests.data.layouts import picture
+
+TABLE = "Id,Target\n10580_1610_C1_1,13 25 0\nENSG00000001497_44431_556_B9_1,25\n"
+REAL = Path(__file__).resolve().parents[3] / "shared/data/real_tables"
+
+
+def test_names_become_numbers():
+    text = "Golgi  Apparatus;nucleus; Midbody ring ;Vesicles;midbody"
+    assert atlas.locations(text, classes.NAMES) == ([0, 7, 16], ["Vesicles"])
+    assert atlas.locations("x", classes.NAMES) == ([], ["x"])
+    # a set of classes of one's own needs no synonyms
+    assert atlas.locations("nucleus", ("Nucleus", "Rest")) == ([0], [])
+
+
+def test_addresses():
+    urls = atlas.urls_of("ENSG00000001497_44431_556_B9_1", atlas.URL)
+    assert urls[0] == "http://v18.proteinatlas.org/images/44431/556_B9_1_red.jpg"
+    assert len(urls) == 4
+    assert atlas.urls_of("1_2_C3_4", atlas.COMPOSITE_URL) == [
+        "https://www.proteinatlas.org/images/1/2_C3_4_blue_red_green.jpg"
+    ]
+
+
+def test_table_of_names_drops_what_is_no_class(tmp_path):
+    (tmp_path / "t.csv").write_text(
+        "Id,Site Parsed Labels\n1_2_C3_4,Vesicles; cytosol\n1_2_C3_5,Vesicles\nnonsense,Cytosol\n"
+        "1_2_C3_4,Cytosol\n1_2_C3_6,29\n"
+    )
+    problems = Problems()
+    with pytest.warns(UserWarning, match=r"Vesicles \(2\)"):
+        table = atlas.read_table(tmp_path / "t.csv", classes.NAMES, problems)
+    assert table["id"].tolist() == ["1_2_C3_4"] and table["labels"][0] == [25]
+    assert (table["antibody"][0], table["plate"][0], table["sample"][0]) == ("1", "2", "2_C3")
+    found = "; ".join(str(problem) for problem in problems.found)
+    assert len(problems.found) == 3
+    assert "antibody_plate_well_field" in found and "twice" in found and "'29'" in found
+
+
+def jpeg(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0)
+    return buffer.getvalue()
+
+
+def in_colour(plane, channel):
+    pixels = np.zeros((*plane.shape, 3), np.uint8)
+    for k in {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}[channel]:
+        pixels[..., k] = plane
+    return jpeg(pixels)
+
+
+@pytest.fixture
+def atlas_server(monkeypatch):
+    """httpx without a network: antibody 10580 is there, the other is not."""
+    asked = []
+
+    def answer(request):
+        asked.append(str(request.url))
+        path = request.url.path
+        if "/10580/" not in path:
+            return httpx.Response(404)
+        channel = path.rsplit("_", 1)[1].removesuffix(".jpg")
+        image = picture(3, 32)
+        if path.endswith("blue_red_green.jpg"):
+            return httpx.Response(200, stream=httpx.ByteStream(jpeg(image[..., :3])))
+        plane = image[..., pictures.CHANNELS.index(channel)]
+        return httpx.Response(200, stream=httpx.ByteStream(in_colour(plane, channel)))
+
+    plain = httpx.Client
+    monkeypatch.setattr(
+        httpx, "Client", lambda **o: plain(**o, transport=httpx.MockTransport(answer))
+    )
+    return asked
+
+
+FAST = dict(per_second=0, first_pause=0.01, retries=1)
+
+
+@pytest.mark.parametrize("url", [atlas.URL, atlas.COMPOSITE_URL])
+def test_from_the_network_to_the_catalog(tmp_path, atlas_server, url):
+    root = tmp_path / "atlas"
+    root.mkdir()
+    (root / "external.csv").write_text(TABLE)
+    files = 4 if "{channel}" in url else 1
+    wanted, failed = atlas.fetch(root, classes.NAMES, url=url, **FAST)
+    assert wanted == 2 * files and len(failed) == files
+    assert "HTTP 404" in (root / "download_failed.csv").read_text()
+    source = dict(source="atlas", root=root, url=url)
+    bad = tmp_path / "bad.csv"
+    table = catalog.build(
+        [source],
+        classes.NAMES,
+        imported=tmp_path / "imported",
+        on_bad_image="skip",
+        bad_images=bad,
+    )
+    assert "fetch it with the verb download" in bad.read_text()
+    assert table["id"].tolist() == ["10580_1610_C1_1"]
+    assert table["labels"][0].tolist() == [0, 13, 25] and table["source"][0] == "external"
+    image = pictures.read(table.iloc[0][list(pictures.CHANNELS)].to_dict())
+    known = 4 if "{channel}" in url else 3
+    difference = np.abs(image[..., :known].astype(int) - picture(3, 32)[..., :known])
+    assert difference.max() <= 4
+    if known == 3:
+        assert not image[..., 3].any()
+
+
+def test_pictures_of_common_classes_are_not_fetched(tmp_path, atlas_server):
+    (tmp_path / "external.csv").write_text(TABLE)
+    wanted, failed = atlas.fetch(tmp_path, classes.NAMES, not_only=(0, 25), **FAST)
+    assert wanted == 4 and failed == {} and len(atlas_server) == 4
+    atlas.fetch(tmp_path, classes.NAMES, not_only=(0, 25), **FAST)
+    assert len(atlas_server) == 4  # they are there
+
+
+def test_wrong_tables_and_options(tmp_path):
+    with pytest.raises(InputError, match="not there"):
+        atlas.fetch(tmp_path, classes.NAMES)
+    (tmp_path / "external.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(InputError, match="needs the columns Id and Target"):
+        atlas.fetch(tmp_path, classes.NAMES)
+    with pytest.raises(InputError, match="must contain"):
+        atlas.fetch(tmp_path, classes.NAMES, url="http://x/{name}.jpg")
+    with pytest.raises(InputError, match="one of zeros, mean"):
+        atlas.scan(tmp_path, classes.NAMES, Problems(), into=tmp_path, missing_yellow="x")
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real tables are not here")
+def test_the_real_external_table():
+    problems = Problems()
+    table = atlas.read_table(REAL / "HPAv18RBGY_wodpl.csv", classes.NAMES, problems)
+    assert len(table) == 74_606 and problems.found == []
+    assert table["antibody"].nunique() == 12_815
