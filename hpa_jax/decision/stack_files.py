@@ -33,7 +33,17 @@ def _name(number: int, model: Fitted) -> str:
     return f"{number:03d}.ubj"
 
 
-def write(directory: str | Path, unit: Unit, stamp: str) -> None:
+def holds(directory: str | Path, unit: Unit) -> bool:
+    """Whether the folder already has this very unit (same class, repeat and stamp)."""
+    try:
+        with zipfile.ZipFile(path(directory, unit.c, unit.repeat)) as archive:
+            stored = json.loads(archive.read("meta.json"))["stamp"]
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        return False
+    return stored == unit.stamp != "unstamped"
+
+
+def write(directory: str | Path, unit: Unit) -> None:
     """Writes one unit, whole or not at all."""
     arrays = {"votes": unit.votes, "fold": unit.fold}
     if unit.models:
@@ -42,7 +52,7 @@ def write(directory: str | Path, unit: Unit, stamp: str) -> None:
     if unit.test_votes is not None:
         arrays["test_votes"] = unit.test_votes
     meta = {
-        "stamp": stamp,
+        "stamp": unit.stamp,
         "class": unit.c,
         "repeat": unit.repeat,
         "gains": unit.gains,
@@ -118,4 +128,5 @@ def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -
         scale,
         meta["gains"],
         arrays.get("test_votes"),
+        meta["stamp"],
     )

@@ -95,7 +95,8 @@ def run(
                 job = next(
                     job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
                 )
-                stack_files.write(directory, unit, stamps[job])
+                unit.stamp = stamps[job]
+                stack_files.write(directory, unit)
         units += found
         bar.update()
     bar.close()

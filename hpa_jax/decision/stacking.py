@@ -124,7 +124,8 @@ class Stack:
         artifacts.remove(directory / "stack.json")
         kept = set()
         for unit in self.units:
-            stack_files.write(directory, unit, "saved")
+            if not stack_files.holds(directory, unit):
+                stack_files.write(directory, unit)
             kept.add(stack_files.path(directory, unit.c, unit.repeat))
         for file in (directory / "units").glob("c*.zip"):
             if file not in kept:

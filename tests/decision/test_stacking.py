@@ -115,6 +115,9 @@ def test_a_killed_fit_goes_on(data, tmp_path, monkeypatch):
         stacking.fit(*arguments, directory=tmp_path, **options)
     again = stacking.fit(*arguments, directory=tmp_path, **options)
     assert len(calls) == 4  # the two finished units were read, not fitted
+    again.save(tmp_path)
+    assert stacking.fit(*arguments, directory=tmp_path, **options).oof.shape == (300, 3)
+    assert len(calls) == 4  # saved in the same folder, units stay what they are
     np.testing.assert_array_equal(again.oof, whole.oof)
     other = stack_files.read(tmp_path, 0, 0, "another stamp")
     assert other is None
