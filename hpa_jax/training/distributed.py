@@ -36,8 +36,18 @@ class Layout:
         }
 
     def put_whole(self, tree: Any) -> Any:
-        """The same values on every device."""
-        return jax.device_put(tree, self.whole)
+        """The same values on every device; what is there already stays."""
+        if jax.process_count() == 1:
+            return jax.device_put(tree, self.whole)
+        # device_put to other hosts' devices makes arrays that Orbax can't take apart
+        return jax.tree.map(
+            lambda x: (
+                x
+                if isinstance(x, jax.Array) and not x.is_fully_addressable
+                else jax.make_array_from_process_local_data(self.whole, np.asarray(x), np.shape(x))
+            ),
+            tree,
+        )
 
     def micro(self, x: jax.Array) -> jax.Array:
         """Micro-batches [M, B / M, ...] with the rows of each over the devices."""

@@ -316,6 +316,12 @@ def test_durations_read_well():
     assert texts == ["5 s", "1 min 15 s", "2 h 1 min", "unknown time"]
 
 
+def test_profile_writes_a_trace_of_a_few_steps(tmp_path):
+    config = tiny.model(stages=(stage(epochs=4, lr=1e-2),))
+    tiny.train(tmp_path, config, profile=True)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
 def test_planned_curves_span_all_stages():
     config = tiny.model(
         stages=(stage(epochs=1, lr=1e-2), {"epochs": 2, "lr": 1e-3, "schedule": "constant"})
