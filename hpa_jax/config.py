@@ -53,7 +53,8 @@ def default() -> ConfigDict:
                     min_per_class=12,  # floor, so that even the rarest class exists
                     label_noise=0.0,  # share of train labels that are wrong
                     duplicates=0.03,  # share of train pictures that have a (near) copy in train
-                    leak=0.03,  # share of test pictures that have a (near) copy in external
+                    leak=0.03,  # share of test pictures with a (near) copy in external or train
+                    missing_yellow=0.2,  # share of pictures without the ER stain, as atlas JPEGs
                     seed=0,
                 ),
             ),
@@ -79,6 +80,7 @@ def default() -> ConfigDict:
                 image_size=128,  # stored side in pixels
                 encoding="zstd",  # zstd | raw | png (lossless) | jpeg | webp
                 shard_images=512,
+                beam=(),  # Apache Beam options, e.g. ("--runner=DirectRunner",); (): threads here
             ),
             models=dict(),  # NAME -> model(...)
             train=dict(
