@@ -33,6 +33,12 @@ VERBS: dict[str, Verb] = {
         "everything below, in the workdir",
         ONLY,
     ),
+    "download": Verb(
+        "hpa_jax.stages.download:download",
+        "external pictures of the Human Protein Atlas; a second call goes on",
+        "the table of config.data's atlas source (ROOT/external.csv)",
+        "ROOT/pictures/, ROOT/download_failed.csv",
+    ),
     "catalog": Verb(
         "hpa_jax.pipeline:catalog",
         "one table of every picture; draws the synthetic set first if that is the source",

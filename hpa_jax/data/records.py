@@ -60,12 +60,13 @@ def write(
     on_bad_image: str = "error",
     bad_images: str | Path | None = None,
     workers: int | None = None,
-    run: Callable[[list[Shard]], Iterable[list[tuple[str, str, str]]]] | None = None,
+    beam: Sequence[str] = (),
 ) -> Path:
     """Packs every picture of the catalog that is not packed yet; returns the dataset's folder.
 
     image_size: stored side in pixels.  encoding: a name of `encodings.ENCODINGS`.
-    classes: class names.  run: writes shards elsewhere (the Beam path); default: threads here.
+    classes: class names.  beam: options of Apache Beam that writes the shards, e.g.
+      ("--runner=DirectRunner",); () writes them with `workers` threads here (None: all cores).
 
     Raises:
         InputError: too little disk, or unusable pictures (on_bad_image="error"; all are named, and
@@ -86,7 +87,12 @@ def write(
         _check_disk(folder, len(todo), image_size, encoding)
     shards = _plan(folder, todo, kept, shard_images, image_size, encoding, tuple(classes))
     problems = Problems()
-    for bad in (run or _in_threads(workers))(shards):
+    run = _in_threads(workers)
+    if beam:
+        from hpa_jax.data.beam import runner
+
+        run = runner(beam)
+    for bad in run(shards):
         for path, id, what in bad:
             problems.add(path, id, what)
     if bad_images is not None and problems.found:

@@ -1,0 +1,52 @@
+"""Packing with Apache Beam: a shard is one element, and a cluster packs them side by side.
+
+In: the shards that `records.write` planned.  Out: the same files as its own threads write.  Needs
+scripts/requirements-beam.txt, and pictures and records on a file system that all workers see.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+from hpa_jax.artifacts import read_json, write_json
+from hpa_jax.data import records
+from hpa_jax.errors import InputError
+
+
+def runner(options: Sequence[str]) -> Callable[[list[records.Shard]], Iterable[list]]:
+    """A `run` for `records.write`.
+
+    options: Beam's own, e.g. ("--runner=DirectRunner", "--direct_num_workers=0").
+
+    Raises:
+        InputError: Beam is not installed.
+    """
+    try:
+        import apache_beam
+        from apache_beam.options.pipeline_options import PipelineOptions
+    except ImportError:
+        raise InputError(
+            "records.beam needs Apache Beam: pip install -r scripts/requirements-beam.txt"
+        ) from None
+
+    def run(shards: list[records.Shard]) -> Iterable[list]:
+        if not shards:
+            return
+        with apache_beam.Pipeline(options=PipelineOptions(list(options))) as pipeline:
+            # Beam fuses steps; without the shuffle one worker would write all shards
+            todo = pipeline | apache_beam.Create(shards) | apache_beam.Reshuffle()
+            _ = todo | apache_beam.Map(write)
+        for shard in shards:
+            report = _report(shard)
+            yield [tuple(bad) for bad in read_json(report)]
+            report.unlink()
+
+    return run
+
+
+def write(shard: records.Shard) -> None:
+    """Writes one shard, and its unusable pictures into a file beside it."""
+    write_json(_report(shard), [list(bad) for bad in records.write_shard(shard)])
+
+
+def _report(shard: records.Shard) -> Path:
+    return shard.path.with_name(f".partial-bad-{shard.path.name}.json")

@@ -1,0 +1,39 @@
+"""Packing with Beam's DirectRunner gives the files that threads give."""
+
+import pytest
+
+from hpa_jax import classes
+from hpa_jax.data import beam, catalog, records
+from hpa_jax.data.input import Records
+from hpa_jax.errors import InputError
+from tests.data.layouts import competition
+
+
+def pack(table, out, **options):
+    settings = dict(image_size=16, encoding="zstd", classes=classes.NAMES, shard_images=2)
+    return records.write(table, out, **settings, **options)
+
+
+def test_without_beam_it_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
+    with pytest.raises(InputError, match=r"requirements-beam\.txt"):
+        beam.runner(())
+
+
+def test_direct_runner_writes_the_same_shards(tmp_path):
+    pytest.importorskip("apache_beam")
+    root = competition(tmp_path / "data")
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+    broken = root / "train" / "t2_green.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    options = ("--runner=DirectRunner",)
+    by_beam = pack(table, tmp_path / "beam", beam=options, on_bad_image="skip")
+    by_threads = pack(table, tmp_path / "threads", on_bad_image="skip")
+    records.verify(by_beam)
+    one, other = Records(by_beam), Records(by_threads)
+    assert one.ids.tolist() == other.ids.tolist() and "t2" not in one.ids
+    for row in range(len(one)):
+        assert one.serialized(row) == other.serialized(row)
+    assert not list(by_beam.glob(".partial-*"))
+    with pytest.raises(InputError, match=r"t2_green.png \(id t2\): truncated"):
+        pack(table, tmp_path / "again", beam=options)
