@@ -1,0 +1,132 @@
+"""Planted label errors come first; the rule is the paper's, written out slowly; cleanlab agrees."""
+
+import numpy as np
+import pytest
+
+from hpa_jax.decision import label_noise
+from hpa_jax.errors import InputError
+
+
+def noisy(seed=0, n=400, flips=0.04, spread=0.2):
+    """Labels of four classes, one rare, some flipped; probabilities of an able model."""
+    rng = np.random.default_rng(seed)
+    true = rng.random((n, 4)) < [0.5, 0.3, 0.1, 0.04]
+    wrong = rng.random(true.shape) < flips
+    probs = np.where(true, 0.75, 0.2) + rng.normal(0, spread, true.shape)
+    return true ^ wrong, np.clip(probs, 0.01, 0.99), wrong
+
+
+def slowly(labels, probs):
+    """Confident learning of one class, row by row, from the paper (sections 3.1 and 3.2)."""
+    n = len(labels)
+    means = [np.mean([1 - p for g, p in zip(labels, probs) if not g]),
+             np.mean([p for g, p in zip(labels, probs) if g])]  # fmt: skip
+    counts = [[0, 0], [0, 0]]
+    for g, p in zip(labels, probs):
+        sure = [k for k, q in enumerate((1 - p, p)) if q >= means[k] - 1e-6]
+        if sure:
+            counts[int(g)][max(sure, key=lambda k: (1 - p, p)[k])] += 1
+    errors = [False] * n
+    for given in (0, 1):
+        members = [row for row in range(n) if labels[row] == given]
+        share = counts[given][1 - given] / (max(counts[given][given], 1) + counts[given][1 - given])
+        number = min(round(share * len(members)), len(members) - 1)
+        worst = sorted(members, key=lambda row: probs[row] if given else -probs[row])
+        for row in worst[:number]:
+            errors[row] = (probs[row] > 0.5) != bool(given)
+    return errors
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_rule_is_the_papers(seed):
+    labels, probs, _ = noisy(seed, n=150)
+    found = label_noise.likely_errors(labels, probs)
+    for c in range(4):
+        assert found[:, c].tolist() == slowly(labels[:, c], probs[:, c])
+
+
+def test_planted_errors_are_found():
+    labels, probs, wrong = noisy(1, n=2000, spread=0.12)
+    found = label_noise.likely_errors(labels, probs)
+    # In the rarest class every second given label is wrong: its means say little.
+    assert (found & wrong).sum() / wrong.sum() > 0.75
+    assert (found & wrong).sum() / found.sum() > 0.85
+    trust = label_noise.trust(labels, probs)
+    planted = wrong.any(axis=1)
+    assert planted[np.argsort(trust)][: planted.sum()].mean() > 0.9
+
+
+def test_clean_labels_are_left_alone():
+    labels, probs, _ = noisy(2, flips=0.0, spread=0.02)
+    assert not label_noise.likely_errors(labels, probs).any()
+
+
+def test_joint_keeps_the_given_numbers():
+    labels, probs, _ = noisy(3)
+    joint = label_noise.confident_joint(labels[:, 0], probs[:, 0])
+    assert joint.sum(axis=1).tolist() == [(~labels[:, 0]).sum(), labels[:, 0].sum()]
+
+
+def test_trust_by_hand():
+    # Labels as given have probabilities .9, .6, .3: ((.9 -> .6) -> .3) with memory .8.
+    trust = label_noise.trust(np.array([[1, 0, 1]]), np.array([[0.9, 0.4, 0.3]]))
+    assert trust[0] == pytest.approx(0.8 * 0.3 + 0.2 * (0.8 * 0.6 + 0.2 * 0.9))
+
+
+def test_table_says_what_to_change():
+    labels, probs, _ = noisy(4, spread=0.05)
+    clear = label_noise.likely_errors(labels, probs)
+    ids = [f"i{row}" for row in range(len(labels))]
+    found = label_noise.table(ids, labels, probs, ("a", "b", "c", "d"))
+    assert len(found) == clear.any(axis=1).sum() and found["trust"].is_monotonic_increasing
+    row = found.iloc[0]
+    number = ids.index(row["id"])
+    given, suggested = ({*row[key].split()} for key in ("given", "suggested"))
+    changed = {str(c) for c in np.flatnonzero(clear[number])}
+    assert given ^ suggested == changed
+    names = {"abcd"[int(c)] for c in changed}
+    assert {*filter(None, (row["missing"] + ", " + row["spurious"]).split(", "))} == names
+    assert row["worst_class"] in names
+    counts = label_noise.summary(labels, probs, ("a", "b", "c", "d"))
+    assert counts["missing"].sum() + counts["spurious"].sum() == clear.sum()
+
+
+def test_classes_no_model_knows_and_empty_classes_have_no_errors():
+    labels, probs, _ = noisy(5)
+    probs[:, 1] = np.nan
+    labels[:, 2] = False
+    found = label_noise.likely_errors(labels, probs)
+    assert not found[:, 1:3].any() and found.any()
+    assert np.isfinite(label_noise.trust(labels, probs)).all()
+
+
+def test_one_example_is_never_taken_from_a_class():
+    labels = np.zeros((30, 1), bool)
+    labels[0] = True
+    found = label_noise.likely_errors(labels, np.full((30, 1), 0.01))
+    assert not found.any()
+
+
+@pytest.mark.parametrize(
+    ("labels", "probs", "message"),
+    [
+        (np.ones((3, 2)), np.ones((3, 1)), "probabilities"),
+        (np.ones((3, 2)), np.full((3, 2), 1.5), "outside"),
+        (np.ones((2, 2)), np.array([[0.5, np.nan], [0.5, 0.5]]), "class 1"),
+    ],
+)
+def test_wrong_input_is_named(labels, probs, message):
+    with pytest.raises(InputError, match=message):
+        label_noise.likely_errors(labels, probs)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_cleanlab_agrees(seed):
+    library = pytest.importorskip("cleanlab.multilabel_classification")
+    labels, probs, _ = noisy(seed, n=60 + 50 * seed, flips=0.08, spread=0.3)
+    lists = [list(np.flatnonzero(row)) for row in labels]
+    flagged = library.filter.find_multilabel_issues_per_class(lists, probs)
+    differ = label_noise.likely_errors(labels, probs) != flagged
+    assert differ.sum(axis=0).max() <= 1  # the number of errors is rounded in another way
+    expected = library.rank.get_label_quality_scores(lists, probs)
+    assert np.allclose(label_noise.trust(labels, probs), expected, atol=1e-9)
