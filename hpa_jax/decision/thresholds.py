@@ -10,7 +10,7 @@ bestfitting and, with `PUDAE_GRID`, of pudae; `exact` sorts in place of a grid.
 
 Rules: a class with fewer positives than folds is searched once on the whole set; a held-out part
 without positives (possible with groups) does not vote; a class without positives is never
-predicted (its threshold lies above its largest probability, and at 1 at least).
+predicted (its threshold lies above 1 and above its largest probability).
 """
 
 from collections.abc import Callable, Sequence
@@ -176,8 +176,8 @@ def _best_on_grid(y: np.ndarray, p: np.ndarray, grid: int) -> float:
 
 
 def never(largest: float) -> float:
-    """A cut that no probability up to `largest` reaches, nor any below 1."""
-    return float(max(1.0, np.nextafter(largest, np.inf)))
+    """A cut above 1 and above `largest`: no probability reaches it (`decide` knows it by that)."""
+    return float(np.nextafter(max(1.0, largest), np.inf))
 
 
 def match_proportions(
@@ -279,8 +279,9 @@ def decide(
     """bool[N, C]: `probs >= scale * thresholds`.
 
     scale: a factor, or one a class (One More Layer's single models used 0.48); argmax: "off",
-    "empty" (a row without any prediction gets the class with the largest p / threshold) or
-    "always" (the most probable class is added to every row, bestfitting's rule).
+    "empty" (a row without any prediction gets the class with the largest p / threshold, of those
+    whose threshold is not above 1) or "always" (the most probable class is added to every row,
+    bestfitting's rule).
 
     Raises:
         InputError: NaN, thresholds of another length or NaN, unknown `argmax`.
@@ -298,6 +299,8 @@ def decide(
     elif argmax == "empty":
         empty = ~chosen.any(axis=1)
         ratio = probs[empty] / np.maximum(cuts, 1e-12)
+        if (cuts <= 1).any():  # a class that is never predicted fills no gap either
+            ratio[:, cuts > 1] = -np.inf
         chosen[np.flatnonzero(empty), ratio.argmax(axis=1)] = True
     elif argmax != "off":
         raise InputError(f"argmax {argmax!r}; known: 'off', 'empty', 'always'")

@@ -153,6 +153,8 @@ def test_decide_rules():
     assert thresholds.decide(probs, cuts).tolist() == [[False] * 3, [True, False, True]]
     empty = thresholds.decide(probs, cuts, argmax="empty")
     assert empty[0].tolist() == [False, False, True]  # .1/.15 is the largest ratio
+    out = thresholds.decide(probs, [0.6, 0.9, thresholds.never(0.4)], argmax="empty")
+    assert out[0].tolist() == [False, True, False]  # never is never, whatever the ratio
     always = thresholds.decide(probs, cuts, argmax="always")
     assert always[0].tolist() == [False, True, False]
     assert thresholds.decide(probs, cuts, scale=0.3).all()
