@@ -162,7 +162,7 @@ def _graph(context: Context) -> Section:
     from hpa_jax.data import statistics
 
     labels = tables.split_rows(context, "train").labels
-    graph = statistics.class_graph(labels, context.config.classes)
+    graph = statistics.graph(labels, context.config.classes, weight="count", at_least=0.02)
     layouts = {"Kamada-Kawai": "kamada_kawai", "circle": "circular"}
     images = [
         Figure(
