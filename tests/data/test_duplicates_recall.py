@@ -1,0 +1,94 @@
+"""Copies of real pictures are found, different pictures and crops of one picture are not.
+
+Copies: JPEG of quality 85, 10 % darker and brighter, enlarged to 1024 and back, all of it at once.
+"""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpa_jax.data import duplicates, hashes
+
+PICTURES = Path(__file__).resolve().parents[2] / "../shared/data/real_images"
+SIDE = 512
+
+
+def jpeg(image):
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=85)
+    return np.asarray(Image.open(buffer))
+
+
+def brighter(image, factor):
+    return np.clip(image * factor, 0, 255).astype(np.uint8)
+
+
+def there_and_back(image):
+    large = Image.fromarray(image).resize((1024, 1024), Image.Resampling.BILINEAR)
+    return np.asarray(large.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+
+
+COPIES = {
+    "jpeg": jpeg,
+    "darker": lambda image: brighter(image, 0.9),
+    "brighter": lambda image: brighter(image, 1.1),
+    "rescaled": there_and_back,
+    "all": lambda image: there_and_back(brighter(jpeg(image), 1.1)),
+}
+
+
+def dictionary():
+    """Crops of the atlas' dictionary pictures that leave out the scale bar."""
+    for path in sorted((PICTURES / "dictionary").glob("*.jpg")):
+        crop = Image.open(path).convert("RGB").crop((0, 0, 700, 700)).resize((SIDE, SIDE))
+        yield [np.ascontiguousarray(np.asarray(crop)[..., k]) for k in range(3)]
+
+
+def competition():
+    """Real channels, three of different pictures as one."""
+    colours = ("red", "green", "blue")
+    files = [sorted((PICTURES / "channels").glob(f"*_{colour}.png")) for colour in colours]
+    for paths in zip(*files):
+        yield [np.asarray(Image.open(path)) for path in paths]
+
+
+def joined(pictures):
+    prints = [hashes.fingerprint(channels) for channels in pictures]
+    return hashes.Fingerprints(
+        np.concatenate([one.hashes for one in prints]),
+        np.concatenate([one.informative for one in prints]),
+        np.concatenate([one.digests for one in prints]),
+    )
+
+
+@pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["all pictures", "every fourth"]
+)
+def test_copies_of_real_pictures_are_found_and_strangers_are_not(step):
+    originals = [*dictionary(), *competition()][::step]
+    n = len(originals)
+    assert n >= 100 / step
+    copies = [[change(c) for c in channels] for change in COPIES.values() for channels in originals]
+    pairs, _, _ = duplicates.match_fingerprints(joined([*originals, *copies]), 12)
+    of = pairs % n  # the original of each row: copies follow in the originals' order
+    assert (of[:, 0] == of[:, 1]).all(), "different pictures matched"
+    found = {tuple(pair) for pair in pairs.tolist()}
+    missed = [(row % n, row // n) for row in range(n, n * (1 + len(COPIES)))
+              if (row % n, row) not in found]  # fmt: skip
+    assert len(missed) <= 0.01 * len(copies), missed
+
+
+@pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")
+def test_overlapping_crops_are_no_copies():
+    pictures = []
+    for path in sorted((PICTURES / "dictionary").glob("*.jpg"))[::6]:
+        rgb = Image.open(path).convert("RGB")
+        for left, top in ((0, 0), (380, 0), (0, 360), (190, 180), (330, 330)):
+            crop = np.asarray(rgb.crop((left, top, left + 440, top + 440)))
+            pictures.append([np.ascontiguousarray(crop[..., k]) for k in range(3)])
+    pairs, _, _ = duplicates.match_fingerprints(joined(pictures), 12)
+    assert len(pairs) == 0
