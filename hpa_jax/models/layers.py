@@ -6,34 +6,32 @@ BatchNorm momentum and epsilon, pooling edges), so that published weights give t
 numbers; names are flax's (`kernel` [h, w, in / groups, out], `scale`, `mean`, `var`).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax import lax
 
 from hpa_jax.models import convolution
+from hpa_jax.models.pooling import Padding, Pair, avg_pool, max_pool, pair, sides
 
-Pair = int | tuple[int, int]
-Padding = int | tuple[int, int] | tuple[tuple[int, int], tuple[int, int]]
+__all__ = [
+    "BatchNorm",
+    "Conv",
+    "Linear",
+    "SqueezeExcite",
+    "avg_pool",
+    "conv_bn_act",
+    "global_avg_pool",
+    "global_max_pool",
+    "max_pool",
+]
 
 # torchvision's and Cadene's ResNet initialisation: normal, variance 2 / (outgoing connections).
 fan_out_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
 he_normal = nnx.initializers.he_normal()
-
-
-def pair(value: Pair) -> tuple[int, int]:
-    """(v, v) of one number; a pair stays."""
-    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
-
-
-def sides(padding: Padding) -> tuple[tuple[int, int], tuple[int, int]]:
-    """((top, bottom), (left, right)) of one number, of (vertical, horizontal), or of the four."""
-    vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
-    return pair(vertical), pair(horizontal)
 
 
 class Conv(nnx.Module):
@@ -197,77 +195,3 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 def global_max_pool(x: jax.Array) -> jax.Array:
     """Maximum over space: [N, H, W, F] -> [N, F] float32."""
     return x.max((1, 2)).astype(jnp.float32)
-
-
-def max_pool(
-    x: jax.Array, window: Pair, strides: Pair, *, padding: Padding = 0, ceil_mode: bool = False
-) -> jax.Array:
-    """torch.nn.MaxPool2d."""
-    window, strides = pair(window), pair(strides)
-    edges = _pool_edges(x.shape[1:3], window, strides, sides(padding), ceil_mode)
-    return lax.reduce_window(
-        x,
-        -jnp.inf,
-        lax.max,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *edges, (0, 0)),
-    )
-
-
-def avg_pool(
-    x: jax.Array,
-    window: Pair,
-    strides: Pair,
-    *,
-    padding: Padding = 0,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-) -> jax.Array:
-    """torch.nn.AvgPool2d: the extra edge that `ceil_mode` adds is never counted."""
-    window, strides, padding = pair(window), pair(strides), sides(padding)
-    edges = _pool_edges(x.shape[1:3], window, strides, padding, ceil_mode)
-    total = lax.reduce_window(
-        x.astype(jnp.float32),
-        0.0,
-        lax.add,
-        (1, *window, 1),
-        (1, *strides, 1),
-        ((0, 0), *edges, (0, 0)),
-    )
-    rows, columns = (
-        _pool_counts(total.shape[1 + i], x.shape[1 + i], window[i], strides[i], padding[i],
-                     count_include_pad)
-        for i in (0, 1)
-    )  # fmt: skip
-    return (total / (rows[:, None] * columns)[None, :, :, None]).astype(x.dtype)
-
-
-def _pool_edges(
-    size: Sequence[int],
-    window: tuple[int, int],
-    strides: tuple[int, int],
-    padding: tuple[tuple[int, int], tuple[int, int]],
-    ceil_mode: bool,
-) -> list[tuple[int, int]]:
-    """Padding of both axes that gives torch's output size."""
-    edges = []
-    for n, k, s, (low, high) in zip(size, window, strides, padding):
-        span = n + low + high - k
-        steps = -(-span // s) if ceil_mode else span // s
-        if ceil_mode and steps * s >= n + low:  # a window may not start in the right padding
-            steps -= 1
-        edges.append((low, steps * s + k - n - low))
-    return edges
-
-
-def _pool_counts(
-    outputs: int, n: int, k: int, s: int, padding: tuple[int, int], include_pad: bool
-) -> np.ndarray:
-    """How many values each window of one axis averages: float32[outputs]."""
-    low, high = padding
-    start = np.arange(outputs) * s - low
-    end = np.minimum(start + k, n + high)
-    if not include_pad:
-        start, end = np.maximum(start, 0), np.minimum(end, n)
-    return (end - start).astype(np.float32)
