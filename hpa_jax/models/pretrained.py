@@ -17,7 +17,8 @@ import numpy as np
 from flax import nnx
 
 from hpa_jax.errors import InputError
-from hpa_jax.models import weight_files
+from hpa_jax.models import factory, weight_files
+from hpa_jax.models.heads import GlobalAverage
 
 EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
 
@@ -81,7 +82,7 @@ def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> 
             More Layer), "copy_red" (bestfitting) or "mean" of the RGB filters.
 
     Returns:
-        A report.  `missing` can only hold tensors of the head, of an auxiliary head.
+        A report.  `missing` can only hold tensors of the head and of an auxiliary head.
 
     Raises:
         InputError: the file is no readable weight file, holds a NaN, lacks a tensor of the
@@ -89,21 +90,60 @@ def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> 
     """
     if extra_channels not in EXTRA_CHANNELS:
         raise InputError(f"extra_channels: {extra_channels!r} is none of {EXTRA_CHANNELS}")
-    tensors = weight_files.read(path)
+    values, report = _matched(model, path, extra_channels)
+    _write(model, values)
+    return report
+
+
+def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Report:
+    """Turns a published file into an Orbax folder that `load`, so a model's `init_from`, takes.
+
+    The tensors are kept as published (three channels, 1000 classes), under our names and in our
+    layout; the number of channels is met when a network is filled.
+
+    Args:
+        backbone: a name of `list_models()`.
+        weights: as `load`'s path.
+        out: the folder to write; one that is there is replaced.
+
+    Raises:
+        InputError: as `create` and `load`.
+    """
+    model = nnx.eval_shape(
+        lambda: factory.create(
+            backbone, num_classes=1000, in_channels=3, head="gap", rngs=nnx.Rngs(0)
+        )
+    )
+    values, report = _matched(model, weights, "zeros")
+    weight_files.write(out, values, {"backbone": backbone, "source": Path(weights).name})
+    return report
+
+
+def _matched(
+    model: nnx.Module, path: str | Path, extra_channels: str
+) -> tuple[dict[str, np.ndarray], Report]:
+    """({our path: value in our layout and shape}, report); nothing is written."""
+    tensors, ours = weight_files.read(path)
     own = _parameters(model)
-    named = _renamed(tensors, own)
+    published_head = isinstance(model.head, GlobalAverage)
+    bgr = getattr(model, "reads_bgr", False)
     values: dict[str, np.ndarray] = {}
     mapped: dict[str, str] = {}
-    for target, name in named.items():
-        value = _fitted(tensors[name], own[target], target, extra_channels, f"{path}: {name}")
+    for name, tensor in tensors.items():
+        target = name if ours else _our_name(name, own)
+        if target not in own or (target.startswith("head.") and not published_head):
+            continue
+        where = f"{path}: {name}"
+        value = _checked(tensor, where)
+        value = value if ours else _our_layout(value, len(own[target]))
+        value = _fitted(value, own[target], target, extra_channels, bgr, where)
         if value is not None:
             values[target], mapped[target] = value, name
     missing = tuple(target for target in own if target not in values)
     used = set(mapped.values())
     unused = tuple(name for name in tensors if name not in used and not _IGNORED.search(name))
     _check_body(missing, unused, len(own), path)
-    _write(model, values)
-    return Report(mapped, unused, missing)
+    return values, Report(mapped, unused, missing)
 
 
 def _parameters(model: nnx.Module) -> dict[str, tuple[int, ...]]:
@@ -112,48 +152,43 @@ def _parameters(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}
 
 
-def _renamed(tensors: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, str]:
-    """{our path: tensor name} for the tensors of a file that the network has a place for."""
-    result = {}
-    for name in tensors:
-        for candidate in _candidates(name, own):
-            if candidate in own:
-                result[candidate] = name
-                break
-    return result
-
-
-def _candidates(name: str, own: Mapping[str, Any]) -> list[str]:
-    """Our path of a tensor, or of the same tensor inside a wrapper's name."""
-    plain = name
-    while wrapper := next((w for w in _WRAPPERS if plain.startswith(w)), ""):
-        plain = plain.removeprefix(wrapper)
+def _our_name(name: str, own: Mapping[str, Any]) -> str:
+    """Our path of a tensor: wrappers off, modules renamed, leaves as flax calls them."""
+    while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), ""):
+        name = name.removeprefix(wrapper)
     for pattern, replacement in _RENAMES:
-        plain = pattern.sub(replacement, plain)
-    module, _, leaf = plain.rpartition(".")
+        name = pattern.sub(replacement, name)
+    module, _, leaf = name.rpartition(".")
     leaves = _NORM_LEAVES if f"{module}.scale" in own else _OTHER_LEAVES
-    return [f"{module}.{leaves[leaf]}", name] if leaf in leaves else [name]
+    return f"{module}.{leaves.get(leaf, leaf)}"
+
+
+def _checked(tensor: np.ndarray, where: str) -> np.ndarray:
+    """The tensor as float32, all of it finite."""
+    if not jnp.issubdtype(tensor.dtype, jnp.floating):
+        raise InputError(f"{where}: holds {tensor.dtype}, weights are floating point")
+    value = np.asarray(tensor, np.float32)
+    if not np.isfinite(value).all():
+        raise InputError(f"{where}: holds NaN or infinite numbers; the file is damaged")
+    return value
 
 
 def _fitted(
-    tensor: np.ndarray, shape: tuple[int, ...], target: str, extra: str, where: str
+    value: np.ndarray, shape: tuple[int, ...], target: str, extra: str, bgr: bool, where: str
 ) -> np.ndarray | None:
-    """A tensor in our layout and shape, float32; None for a head of another number of classes."""
-    if not np.issubdtype(tensor.dtype, np.floating):
-        raise InputError(f"{where}: holds {tensor.dtype}, weights are floating point")
-    value = _our_layout(np.asarray(tensor, np.float32), len(shape))
-    if not np.isfinite(value).all():
-        raise InputError(f"{where}: holds NaN or infinite numbers; the file is damaged")
+    """The value in the network's shape; None for a head of another number of classes."""
     if value.shape == shape:
         return value
     if target.startswith(_TASK_PARTS):
-        return None
+        # TensorFlow's files count a background class first; Cadene drops it for 1000 classes.
+        background = shape[-1] == 1000 and value.shape == (*shape[:-1], 1001)
+        return value[..., 1:] if background else None
     stem = value.ndim == 4 and value.shape[2] == 3
     if stem and value.shape[:2] + value.shape[3:] == shape[:2] + shape[3:]:
-        return _stem(value, shape[2], extra)
+        return _stem(value, shape[2], extra, bgr)
     raise InputError(
-        f"{where}: is {tensor.shape}, the network's {target} is {shape}; the file is for another "
-        "network (or another width)"
+        f"{where}: is {value.shape} (in our layout), the network's {target} is {shape}; the file "
+        "is for another network, or another width"
     )
 
 
@@ -166,8 +201,8 @@ def _our_layout(value: np.ndarray, ndim: int) -> np.ndarray:
     return value.T if value.ndim == 2 else value
 
 
-def _stem(kernel: np.ndarray, channels: int, extra: str) -> np.ndarray:
-    """A kernel [h, w, 3, O] for RGB, as one for `channels` inputs.
+def _stem(kernel: np.ndarray, channels: int, extra: str, bgr: bool) -> np.ndarray:
+    """A kernel [h, w, 3, O] for RGB (or BGR), as one for `channels` inputs.
 
     More than three: RGB first, the rest by `extra`.  Fewer: as timm, the sum of the three for one
     channel (a grey picture then gives what its three copies gave), else the first ones, scaled by
@@ -175,13 +210,15 @@ def _stem(kernel: np.ndarray, channels: int, extra: str) -> np.ndarray:
     """
     if channels == 1:
         return kernel.sum(axis=2, keepdims=True)
+    kernel = kernel[:, :, ::-1] if bgr else kernel
     if channels < 3:
-        return kernel[:, :, :channels] * (3.0 / channels)
+        kernel = kernel[:, :, :channels] * (3.0 / channels)
     one = {
         "zeros": np.zeros_like(kernel[:, :, :1]),
         "copy_red": kernel[:, :, :1],
         "mean": kernel.mean(axis=2, keepdims=True),
     }[extra]
+    kernel = kernel[:, :, ::-1] if bgr else kernel
     return np.concatenate([kernel, *[one] * (channels - 3)], axis=2)
 
 

@@ -4,35 +4,75 @@ Out: {tensor name: array} in the file's own names and layout.  A torch file is r
 in its `weights_only` mode, which refuses pickles with code in them; without torch it is not read.
 """
 
+import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpa_jax import artifacts
 from hpa_jax.errors import InputError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 HUB = "hf:"
+INDEX, TENSORS = "weights.json", "tensors"  # of a folder that import_weights wrote
 # What a training program wraps around a state dict.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
-    """All tensors of a weight file.
+def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
+    """(all tensors of a weight file, whether they have our names and layout).
 
     Raises:
         InputError: not there, cut short, of an unknown kind, or with anything but tensors inside.
     """
     path = download(str(path)) if str(path).startswith(HUB) else Path(path)
     if path.is_file() and path.suffix == ".safetensors":
-        return _safetensors(path)
+        return _safetensors(path), False
     if path.is_file() and path.suffix in TORCH_SUFFIXES:
-        return _torch(path)
+        return _torch(path), False
+    if (path / INDEX).is_file():
+        return _orbax(path), True
     if not path.exists():
         raise InputError(f"{path}: not there")
     raise InputError(
-        f"{path}: unknown kind of weight file; .safetensors or torch's {', '.join(TORCH_SUFFIXES)}"
+        f"{path}: unknown kind of weight file; .safetensors, torch's {', '.join(TORCH_SUFFIXES)}, "
+        "or a folder that import_weights wrote"
     )
+
+
+def write(folder: str | Path, values: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
+    """Writes tensors under our names as an Orbax checkpoint, with their checksums; whole or not."""
+    import orbax.checkpoint as ocp
+
+    with artifacts.atomic(folder) as temporary:
+        with ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(temporary.resolve() / TENSORS, dict(values))
+        checksums = {name: zlib.crc32(value.tobytes()) for name, value in values.items()}
+        artifacts.write_json(temporary / INDEX, {**about, "checksums": checksums})
+
+
+def _orbax(folder: Path) -> dict[str, np.ndarray]:
+    import orbax.checkpoint as ocp
+
+    checksums = artifacts.read_json(folder / INDEX)["checksums"]
+    as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
+    try:
+        with ocp.PyTreeCheckpointer() as checkpointer:
+            values = checkpointer.restore(
+                (folder / TENSORS).resolve(),
+                args=ocp.args.PyTreeRestore(
+                    item=dict.fromkeys(checksums, 0), restore_args=as_numpy
+                ),
+            )
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{folder}: not read ({reason}); call import_weights again") from None
+    for name, value in values.items():
+        if zlib.crc32(np.ascontiguousarray(value).tobytes()) != checksums[name]:
+            raise InputError(f"{folder}: {name} has changed; call import_weights again")
+    return values
 
 
 def download(name: str) -> Path:

@@ -70,13 +70,17 @@ ORIGINALS: dict[str, dict[str, Callable[[int], nn.Module]]] = {
 }
 
 
-def build(name: str, library: str = "", classes: int = 1000, seed: int = 0) -> nn.Module:
+def build(name: str, library: str = "", classes: int = 1000) -> nn.Module:
     """The original with seeded weights, in eval mode, for any input size."""
     builders = ORIGINALS[name]
-    model = builders[library or next(iter(builders))](classes)
+    return seed(builders[library or next(iter(builders))](classes))
+
+
+def seed(model: nn.Module) -> nn.Module:
+    """Fills a model with seeded weights and puts it into eval mode, for any input size."""
     any_size(model)
-    state = model.state_dict()
-    weights = seeded.state_dict({key: tuple(value.shape) for key, value in state.items()}, seed)
+    shapes = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    weights = seeded.state_dict(shapes)
     model.load_state_dict({key: torch.from_numpy(value) for key, value in weights.items()}, False)
     return model.eval()
 
@@ -133,3 +137,12 @@ def forward_and_gradient(model: nn.Module, images: np.ndarray) -> tuple[np.ndarr
     weights = torch.cos(torch.arange(logits.numel(), dtype=torch.float32)).reshape(logits.shape)
     (logits * weights).sum().backward()
     return logits.detach().numpy(), inputs.grad.numpy().transpose(0, 2, 3, 1)
+
+
+def arrays(model: nn.Module) -> dict[str, np.ndarray]:
+    """The floating-point tensors of a model's state dict, for a safetensors file."""
+    return {
+        name: np.ascontiguousarray(value.detach().numpy())
+        for name, value in model.state_dict().items()
+        if value.is_floating_point()
+    }

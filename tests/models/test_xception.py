@@ -1,0 +1,45 @@
+"""Xception against Cadene's numbers (golden file), and One More Layer's variant of it."""
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from hpa_jax.models.xception import Xception
+from tests.models import pinned
+
+
+def test_logits_equal_cadenes(tmp_path):
+    model = pinned.loaded("xception", tmp_path)
+    ours = pinned.logits(model, pinned.pictures("xception"))
+    pinned.assert_close(ours, pinned.golden("xception")["logits"])
+
+
+def test_as_run_ends_at_the_last_convolution():
+    proper, as_run = (
+        Xception(width=1 / 16, depth=(1,), as_run=as_run, rngs=nnx.Rngs(0))
+        for as_run in (False, True)
+    )
+    images = np.random.RandomState(0).standard_normal((1, 75, 75, 3)).astype(np.float32)
+    maps = []
+    for model in (proper, as_run):
+        model.eval()
+        maps.append(np.asarray(nnx.jit(lambda m, x: m.features(x))(model, images)))
+    assert maps[0].shape == maps[1].shape
+    assert maps[0].min() >= 0 > maps[1].min()
+
+
+@pytest.mark.parametrize(("height", "width", "channels"), [(75, 75, 1), (101, 86, 5)])
+def test_any_size_and_number_of_channels(height, width, channels):
+    model = pinned.small("xception", in_channels=channels, depth=(1,))
+    assert pinned.feature_shape(model, height, width, channels) == (1, 3 if height == 75 else 4,
+                                                                    3, 128)  # fmt: skip
+
+
+def test_one_more_layers_twenty_five_groups():
+    model = pinned.small("xception")
+    groups = model.depth_groups(cuts=25)
+    assert len(groups) == 25
+    assert groups[2] == []  # the stem's ReLU, which fastai counted
+    assert groups[5] == ["block1"]
+    pinned.assert_groups_cover(model, groups)
+    pinned.assert_groups_cover(model, model.depth_groups())
