@@ -273,6 +273,12 @@ def shrunk(
     return np.where(count > 0, mixed, thresholds)
 
 
+def scaled(thresholds: np.ndarray, scale: float | np.ndarray = 1.0) -> np.ndarray:
+    """float[C]: thresholds times a factor; those above 1 ("never") stay what they are."""
+    cuts = np.asarray(thresholds, float)
+    return np.where(cuts > 1, cuts, cuts * scale)
+
+
 def decide(
     probs: np.ndarray, thresholds: np.ndarray, scale: float = 1.0, argmax: str = "off"
 ) -> np.ndarray:
@@ -287,7 +293,7 @@ def decide(
         InputError: NaN, thresholds of another length or NaN, unknown `argmax`.
     """
     probs = checked_scores(probs)
-    cuts = np.asarray(thresholds, float) * scale
+    cuts = scaled(thresholds, scale)
     if cuts.shape != (probs.shape[1],) or np.isnan(cuts).any():
         raise InputError(
             f"thresholds {cuts.shape} for {probs.shape[1]} classes (NaN: {np.isnan(cuts).sum()}); "

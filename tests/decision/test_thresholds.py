@@ -155,6 +155,8 @@ def test_decide_rules():
     assert empty[0].tolist() == [False, False, True]  # .1/.15 is the largest ratio
     out = thresholds.decide(probs, [0.6, 0.9, thresholds.never(0.4)], argmax="empty")
     assert out[0].tolist() == [False, True, False]  # never is never, whatever the ratio
+    never = thresholds.never(0.9)
+    assert thresholds.scaled([0.5, never], 0.48).tolist() == [0.24, never]
     always = thresholds.decide(probs, cuts, argmax="always")
     assert always[0].tolist() == [False, True, False]
     assert thresholds.decide(probs, cuts, scale=0.3).all()
