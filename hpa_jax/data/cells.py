@@ -165,12 +165,12 @@ def _place(
     middle = np.array([view, view]) / 2
     centers: list[np.ndarray] = []
     kinds, axes, bridges = [], [], []
-    if mitosis or rng.random() < 0.03:
+    if mitosis or rng.random() < 0.04:
         centers.append(middle + rng.uniform(-0.28, 0.28, 2) * view)
         kinds.append(METAPHASE)
         axes.append(rng.uniform(0, np.pi))
         bridges.append(centers[-1])
-    if bridge or rng.random() < 0.03:
+    if bridge or rng.random() < 0.06:
         point = middle + rng.uniform(-0.25, 0.25, 2) * view
         turn = rng.uniform(0, np.pi)
         apart = min(0.62 * radius, 9.5) + rng.uniform(1.2, 3.5)

@@ -14,6 +14,7 @@ from scipy import ndimage
 from hpa_jax.data import cells, drawing, patterns, stains
 
 BRIDGE, SPINDLE, JUNCTIONS = 16, 17, 22
+FILLS = (0, 6, 25)  # nucleoplasm, ER, cytosol
 COPIES = ("exact", "reencoded", "brightness", "both")
 
 
@@ -42,7 +43,11 @@ def photograph(
     )
     red, blue, yellow = stains.draw(np.random.default_rng([*seed, 2]), field)
     style = np.random.default_rng([*(antibody or seed), 3])
-    balance = style.uniform(0.55, 1.0, len(labels)) if len(labels) > 1 else np.ones(len(labels))
+    balance = np.ones(len(labels))
+    if len(labels) > 1:  # what fills whole compartments is spread thinner than what gathers
+        filling = np.isin(labels, FILLS)
+        balance = np.where(filling, style.uniform(0.3, 0.8, len(labels)), 1.0)
+        balance = np.where(filling, balance, style.uniform(0.6, 1.0, len(labels)))
     green = patterns.draw(np.random.default_rng([*seed, 4]), field, labels, balance)
     rng = np.random.default_rng([*seed, 5])
     unspecific = _unspecific(rng, field, red)
@@ -51,7 +56,9 @@ def photograph(
     peaks = np.exp(rng.normal(np.log([170, 150, 160, 150]), [0.3, 0.45, 0.3, 0.35]))
     out = np.empty((side, side, 4), np.uint8)
     noise = rng.uniform(0.0, 0.035)
-    for k, channel in enumerate((red, green + unspecific, blue, yellow)):
+    contrast = np.exp(rng.normal(0, 0.25))  # of the whole green channel, pattern and haze
+    protein = np.maximum(green + unspecific, 0) ** contrast
+    for k, channel in enumerate((red, protein, blue, yellow)):
         sharp = ndimage.gaussian_filter(channel, rng.uniform(0.25, 0.6))
         level = peaks[k] * brightness / max(float(np.quantile(sharp, 0.997)), 0.6)
         grain = rng.standard_normal((side, side)) * noise
@@ -65,7 +72,8 @@ def photograph(
 def _unspecific(rng: np.random.Generator, field: cells.Field, red: np.ndarray) -> np.ndarray:
     """What every antibody stains a little: grains all over the cell, and bleed-through of red."""
     grains = np.clip(0.5 + 0.4 * drawing.texture(rng, field.side, 0.5 * field.scale), 0, 1.5)
-    return rng.uniform(0.0, 0.1) * grains * (field.owner >= 0) + rng.uniform(0, 0.05) * red
+    haze, bleed = 0.3 * rng.random() ** 2, 0.2 * rng.random() ** 2
+    return haze * grains * (field.owner >= 0) + bleed * red
 
 
 def copy_of(picture: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:

@@ -23,7 +23,7 @@ def draw(
     field: cells.Field,
     labels: Sequence[int],
     balance: Sequence[float] | None = None,
-    varied: float = 0.25,
+    varied: float = 0.3,
 ) -> np.ndarray:
     """Superposition of the patterns of `labels` (class numbers), float32 [H, W], peak about 1.
 

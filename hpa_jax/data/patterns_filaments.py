@@ -123,7 +123,7 @@ def cytokinetic_bridge(rng: Rng, field: cells.Field) -> np.ndarray:
             radius = max(rng.uniform(0.8, 1.2) * scale, 1.2)
             out = np.maximum(out, drawing.discs(side, spot, np.array([radius]), 1.0, 0.7))
     net = drawing.lines(side, field.tubules, max(0.25 * scale, 1.0), field.tubule_ink)
-    weak = rng.uniform(0.0, 0.3) * np.tanh(0.6 * net) + rng.uniform(0.02, 0.15) * field.cytoplasm
+    weak = rng.uniform(0.0, 0.2) * np.tanh(0.6 * net) + rng.uniform(0.02, 0.15) * field.cytoplasm
     return np.minimum(out, 1.2) + weak
 
 
