@@ -1,0 +1,80 @@
+"""The table of networks: published sizes, errors at the door, depth groups."""
+
+import math
+
+import jax
+import pytest
+from flax import nnx
+
+from hpa_jax.errors import InputError
+from hpa_jax.models import create, list_models
+from hpa_jax.models.factory import ALIASES, BACKBONES
+
+
+def shapes(name, **options):
+    """The network without arrays."""
+    options = {"num_classes": 28, **options}
+    return nnx.eval_shape(lambda: create(name, rngs=nnx.Rngs(0), **options))
+
+
+def paths(model):
+    flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
+    return [".".join(map(str, path)) for path, _ in flat]
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_parameter_count_is_the_published_one(name):
+    model = shapes(name, num_classes=1000, in_channels=3, head="gap")
+    count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
+    assert count == BACKBONES[name].parameters
+    assert model.out_features == BACKBONES[name].out_features
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_depth_groups_cover_every_parameter_once(name):
+    model = shapes(name)
+    head = len(model.head_modules())
+    body, fine = len(model.body_groups()), len(model.fine_groups())
+    assert len(model.depth_groups()) == body + 1 >= 4
+    for cuts in (None, body + head, fine + 1, (1, 3)):
+        groups = model.depth_groups(cuts)
+        for path in paths(model):
+            hits = [
+                prefix
+                for group in groups
+                for prefix in group
+                if path == prefix or path.startswith(prefix + ".")
+            ]
+            assert len(hits) == 1, (cuts, path, hits)
+        assert groups[-1] and all(prefix.startswith("head.") for prefix in groups[-1])
+
+
+def test_depth_groups_of_one_more_layer():
+    assert len(shapes("se_resnext50").depth_groups(6)) == 6
+    assert len(shapes("se_resnext50").depth_groups(10)) == 10
+    assert len(shapes("se_resnext50", hidden=512).depth_groups(14)) == 14
+    with pytest.raises(InputError, match=r"cuts=8; this network and head give \[6, 8, 10, 12\]"):
+        shapes("se_resnext50", head="gap").depth_groups(8) and shapes("x")
+    with pytest.raises(InputError, match="must rise"):
+        shapes("resnet18").depth_groups((3, 2))
+
+
+def test_unknown_names_list_the_near_ones():
+    with pytest.raises(InputError, match="did you mean 'se_resnext50"):
+        create("se_resnet_50x", num_classes=2, rngs=nnx.Rngs(0))
+    for options, message in [
+        (dict(width=0), "width"),
+        (dict(depth=(1, 2)), "4 numbers"),
+        (dict(remat="all"), "remat"),
+        (dict(num_classes=0), "num_classes=0"),
+        (dict(hiden=3), "hiden"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            shapes("resnet18", **options)
+
+
+def test_the_list_has_a_row_for_each_and_aliases_lead_there():
+    table = list_models()
+    assert list(table.name) == list(BACKBONES)
+    assert (table.parameters > 0).all() and (table.gmacs_512 > 0).all()
+    assert set(ALIASES.values()) <= set(BACKBONES)

@@ -1,0 +1,84 @@
+"""Heads: shapes, the formulas of their papers, their layer groups."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hpa_jax.errors import InputError
+from hpa_jax.models.heads import HEADS, create_head
+
+
+def feature_map(features=6):
+    return np.random.default_rng(0).standard_normal((3, 4, 5, features)).astype(np.float32)
+
+
+def make(name, **options):
+    head = create_head(name, 6, 7, dropout=0.5, rngs=nnx.Rngs(0), **options)
+    head.eval()
+    return head
+
+
+@pytest.mark.parametrize(
+    ("name", "width"),
+    list(zip(HEADS, (12, 12, 6, 6, 512))),
+)
+def test_shapes_of_logits_and_embedding(name, width):
+    logits, embedding = make(name).embed(feature_map().astype(jnp.bfloat16))
+    assert logits.shape == (3, 7) and embedding.shape == (3, width)
+    assert logits.dtype == embedding.dtype == jnp.float32
+
+
+def test_pool_order_swaps_the_halves():
+    x = feature_map()
+    maximum, average = x.max((1, 2)), x.mean((1, 2))
+    first = make("adaptive_concat").embed(x)[1]
+    np.testing.assert_allclose(first, np.concatenate([maximum, average], 1), atol=1e-6)
+    other = make("bestfitting").embed(x)[1]
+    np.testing.assert_allclose(other, np.concatenate([average, maximum], 1), atol=1e-6)
+
+
+def test_two_layer_head_has_the_specs_units_and_dropouts():
+    head = create_head("adaptive_concat", 6, 7, dropout=0.5, hidden=512, rngs=nnx.Rngs(0))
+    assert head.fc1.kernel.shape == (12, 512) and head.fc.kernel.shape == (512, 7)
+    assert (head.drop1.rate, head.drop.rate) == (0.25, 0.5)
+    assert len(head.modules()) == 9 and len(make("adaptive_concat").modules()) == 5
+    both = create_head("bestfitting", 6, 7, dropout=0.5, rngs=nnx.Rngs(0))
+    assert both.fc1.kernel.shape == (12, 6) and both.drop1.rate == both.drop.rate == 0.5
+
+
+def test_attention_weighs_each_class_over_space():
+    head = make("attention")
+    x = feature_map()
+    scores, attention = np.asarray(head.logits(x)), np.asarray(head.attention(x))
+    weights = np.exp(attention) / np.exp(attention).sum((1, 2), keepdims=True)
+    np.testing.assert_allclose(head(x), (weights * scores).sum((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_embedding_logits_are_cosines_to_the_class_vectors():
+    head = make("embedding", size=8)
+    logits, embedding = head.embed(feature_map())
+    vectors = np.asarray(head.weight)
+    expected = (embedding / np.linalg.norm(embedding, axis=1, keepdims=True)) @ (
+        vectors / np.linalg.norm(vectors, axis=0)
+    )
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_modules_name_every_parameter(name):
+    head = make(name)
+    parts = {str(path[0]) for path, _ in nnx.to_flat_state(nnx.state(head, nnx.Param))}
+    assert parts == {module for module in head.modules() if module}
+
+
+def test_bad_heads_are_told():
+    for name, options, message in [
+        ("adaptive_conct", {}, "did you mean 'adaptive_concat'"),
+        ("gap", {"hidden": 5}, "no option 'hidden'"),
+        ("adaptive_concat", {"pool_order": "max"}, "one of max_avg, avg_max"),
+    ]:
+        with pytest.raises(InputError, match=message):
+            make(name, **options)
+    with pytest.raises(InputError, match="dropout=1"):
+        create_head("gap", 6, 7, dropout=1.0, rngs=nnx.Rngs(0))
