@@ -1,6 +1,10 @@
 """Prediction: equality with a plain loop over views, padding, ids, devices, tables."""
 
+import os
+import subprocess
+import sys
 import types
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -99,6 +103,29 @@ def test_rows_land_at_their_ids_whatever_the_order_and_batch(model, pictures):
     order = np.random.default_rng(1).permutation(N)
     other, _ = predict.predict(model, CONFIG, batches(pictures, order, 3), ids(), views=random)
     np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+_ON_THREE_DEVICES = """
+import sys
+import jax, numpy as np
+from flax import nnx
+from tests.inference import test_predict as t
+pictures = np.load(sys.argv[1])
+assert jax.local_device_count() == 3
+probs, _ = t.predict.predict(
+    t.Tiny(nnx.Rngs(0)), t.CONFIG, t.batches(pictures), t.ids(), views="d4"
+)
+np.save(sys.argv[2], probs)
+"""
+
+
+def test_several_devices_share_a_batch_that_does_not_divide(model, pictures, tmp_path):
+    want, _ = predict.predict(model, CONFIG, batches(pictures), ids(), views="d4")
+    np.save(tmp_path / "in.npy", pictures)
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}
+    command = [sys.executable, "-c", _ON_THREE_DEVICES, tmp_path / "in.npy", tmp_path / "out.npy"]
+    subprocess.run(command, env=environment, cwd=Path(__file__).parents[2], check=True)
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), want, atol=1e-6)
 
 
 def test_the_model_is_left_as_it_was(model, pictures):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from hpa_jax.errors import InputError
 from hpa_jax.inference import views
@@ -96,7 +97,10 @@ def test_random_views_belong_to_the_picture_not_to_the_batch(images):
 
 
 def test_oml_takes_the_transforms_of_the_models_training():
-    assert views.make({"name": "oml", "warp": 0.05}).options["warp"] == 0.05
+    for kind in (dict, ConfigDict):
+        made = views.make(kind({"name": "oml", "warp": 0.05, "aggregate": "max"}))
+        assert made.options["warp"] == 0.05 and made.aggregate == "max"
+    assert views.make("crops").aggregate == "max" and views.make("d4").aggregate == "mean"
     assert views.make("oml").options["brightness"] == augment.PRESETS["oml"]["brightness"]
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from hpa_jax.errors import InputError
 from hpa_jax.training import augment, lighting
@@ -78,8 +79,9 @@ def test_unknown_names_options_and_values_are_refused():
 
 
 def test_a_mapping_is_a_preset_with_differences():
-    options = augment.resolve({"name": "oml", "zoom": [1.0, 1.25], "warp": 0.05})
-    assert options["zoom"] == (1.0, 1.25) and options["rotate"] == 180.0
+    for kind in (dict, ConfigDict):
+        options = augment.resolve(kind({"name": "oml", "zoom": [1.0, 1.25], "warp": 0.05}))
+        assert options["zoom"] == (1.0, 1.25) and options["rotate"] == 180.0
 
 
 def test_bestfitting_shows_two_thirds_to_all_of_the_picture():
