@@ -51,7 +51,7 @@ def fit_joint(
         plan = _inner(y[rows] > 0, rows, None if groups is None else groups[rows], base, protocol)
         votes[held] = _outer_fold(fitters, booster, y, plan, held, protocol, gains)
     units = [
-        Unit(c, repeat, votes[:, k], fold, fitters[k].models, scales[k], gains if k == 0 else {})
+        Unit(c, repeat, votes[:, k], fold, fitters[k].models, scales[k], gains)
         for k, c in enumerate(fitted)
     ]
     if test is not None:
