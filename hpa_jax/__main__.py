@@ -18,7 +18,7 @@ USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns its exit code (0 done, 2 bad input, 75 stopped, call again)."""
+    """Runs one verb; returns its exit code (0 done, 2 bad input, 3 diverged, 75 call again)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
     _quiet()
@@ -35,6 +35,11 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except FloatingPointError as error:  # a loss that is no number: the message names step and ids
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 3
     except OSError as error:
         if debug:
             raise

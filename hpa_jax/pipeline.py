@@ -1,9 +1,11 @@
 """The stages in order.  `run` does what is not done; each stage is a verb of its own too.
 
 A stage is a list of tasks (one, or one for each network); a task whose stamp holds is skipped
-(`stamps.py`).  One process at a time works in a work directory.
+(`stamps.py`).  One process at a time works in a work directory; of several hosts (HPA_COORDINATOR,
+see `training/distributed.py`) the first does all but training, which they do together.
 """
 
+import contextlib
 import json
 import os
 import platform
@@ -37,6 +39,7 @@ STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "evaluate": decide.evaluate,
     "report": show.report,
 }
+STAGES_OF_ALL_HOSTS = ("train",)
 LAST_STAGE_OF_ONE_MODEL = "predict"  # `run --only=NAME` leaves the decision to a run of all
 
 
@@ -76,26 +79,33 @@ def _work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
     if not flags.get("workdir"):
         raise InputError("--workdir=DIR is missing: the folder for everything that is written")
     context = Context(config, _writable(Path(flags["workdir"]).expanduser().resolve()), flags)
+    leads = _joins_hosts_as_first()
     try:
-        with FileLock(context.path(".lock"), timeout=0):
+        with FileLock(context.path(".lock"), timeout=0) if leads else contextlib.nullcontext():
             started = time.monotonic()
             _say_what_comes(context, names)
             for name in names:
                 for task in STAGES[name](context):
-                    do(context, task, force=bool(flags.get("force")))
+                    if leads or task.stage in STAGES_OF_ALL_HOSTS:
+                        do(context, task, bool(flags.get("force")), leads)
+                    _wait_for_all(task.name)
             minutes, seconds_left = divmod(time.monotonic() - started, 60)
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
                 1 << 30 if sys.platform == "darwin" else 1 << 20
             )
-            print(f"done in {minutes:.0f} min {seconds_left:.0f} s, peak memory {peak:.1f} GiB")
-            record_provenance(context, names)
+            if leads:
+                print(f"done in {minutes:.0f} min {seconds_left:.0f} s, peak memory {peak:.1f} GiB")
+                record_provenance(context, names)
     except Timeout:
         raise InputError(f"{context.workdir}: another run is at work there; wait for it") from None
     return 0
 
 
-def do(context: Context, task: stamps.Task, force: bool = False) -> None:
-    """Runs one task unless its stamp holds; prints what it reads, what it writes and the time."""
+def do(context: Context, task: stamps.Task, force: bool = False, leads: bool = True) -> None:
+    """Runs one task unless its stamp holds; prints what it reads, what it writes and the time.
+
+    leads: False on all but the first of several hosts: works along, but writes no stamp.
+    """
     missing = [path for path in task.inputs if not path.exists()]
     if missing:
         raise InputError(
@@ -103,17 +113,53 @@ def do(context: Context, task: stamps.Task, force: bool = False) -> None:
             "it first (`run` does all in order)"
         )
     key = stamps.key(task)
-    if not force and stamps.is_done(context.workdir, task, key):
+    done = not force and stamps.is_done(context.workdir, task, key)
+    together = task.stage in STAGES_OF_ALL_HOSTS
+    if _first_says(done) if together else done:
         print(f"[{task.name}] done before, unchanged", flush=True)
         return
     print(f"[{task.name}] reads {_names(context, (*task.inputs, *task.listing))}", flush=True)
-    stamps.begin(context.workdir, task, key)
+    if leads:
+        stamps.begin(context.workdir, task, key)
+    if together:
+        _wait_for_all(f"{task.name} begins")
     start = time.monotonic()
     summary = task.work()
     seconds = time.monotonic() - start
+    if not leads:
+        return
     stamps.finish(context.workdir, task, key, seconds)
     writes = _names(context, task.outputs)
     print(f"[{task.name}] {summary} -> {writes} ({seconds:.1f} s)", flush=True)
+
+
+def _joins_hosts_as_first() -> bool:
+    """Joins the other hosts, if there are any; whether this is the first of them."""
+    if not os.environ.get("HPA_COORDINATOR"):
+        return True
+    import jax
+
+    from hpa_jax.training import distributed
+
+    distributed.initialize()
+    return jax.process_index() == 0
+
+
+def _wait_for_all(what: str) -> None:
+    """A barrier over all hosts; nothing where there is one."""
+    if os.environ.get("HPA_COORDINATOR"):
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(what)
+
+
+def _first_says(answer: bool) -> bool:
+    """The first host's answer, on all hosts."""
+    if not os.environ.get("HPA_COORDINATOR"):
+        return answer
+    from hpa_jax.training import distributed
+
+    return distributed.agree(answer)
 
 
 def record_provenance(context: Context, names: list[str]) -> None:

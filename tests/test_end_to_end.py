@@ -142,3 +142,30 @@ def test_only_what_changed_is_done_again(done):
         assert f"[{task}] done before" in out
     assert "[thresholds] reads" in out
     call("run", workdir)  # as the other tests expect it
+
+
+@pytest.mark.slow
+def test_two_hosts_give_one_submission(tmp_path):
+    import os
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "hpa_jax", "run", *CONFIG, f"--workdir={tmp_path}"]
+    hosts = [
+        subprocess.Popen(
+            command,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ
+            | {"HPA_COORDINATOR": address, "HPA_PROCESSES": "2", "HPA_PROCESS": str(number)},
+        )
+        for number in range(2)
+    ]
+    texts = [host.communicate(timeout=600)[0] for host in hosts]
+    assert [host.returncode for host in hosts] == [0, 0], texts[0][-3000:] + texts[1][-3000:]
+    assert len(pd.read_csv(tmp_path / "submission.csv")) == 30
+    assert "[submit]" in texts[0] and "[submit]" not in texts[1]

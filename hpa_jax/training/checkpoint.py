@@ -208,7 +208,12 @@ def load(
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (params, stats)
     )
-    manager = ocp.CheckpointManager(folder, options=ocp.CheckpointManagerOptions(read_only=True))
+    own = jax.process_index()  # opening waits for no other host: one alone may predict
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"load_{own}"
+    )
+    options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
+    manager = ocp.CheckpointManager(folder, options=options)
     network.assign(model, *restore_weights(manager, step, *placed))
     manager.close()
     model.eval()
