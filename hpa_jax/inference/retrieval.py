@@ -296,6 +296,7 @@ def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
 
 
 def _by_faiss(queries: np.ndarray, gallery: np.ndarray, k: int) -> Pairs:
+    """An HNSW graph: approximate, but its time hardly grows with the gallery."""
     try:
         import faiss
     except ImportError:

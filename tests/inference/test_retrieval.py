@@ -102,3 +102,11 @@ def test_agreement_and_report_name_what_was_taken(sets):
     rows = retrieval.report(["a", "b", "c"], ["x", "y", "z"], pairs, labels)
     assert rows["id"].tolist() == ["c", "a", "b"] and rows["neighbour"].tolist()[:2] == ["x", "y"]
     assert rows["labels"].tolist()[:2] == ["0", "0 1"] and rows["taken"].tolist()[2] is False
+
+
+def test_faiss_finds_what_the_exact_search_finds(sets):
+    pytest.importorskip("faiss")
+    _, gallery = sets
+    exact = retrieval.nearest(gallery[:50], gallery)
+    other = retrieval.nearest(gallery[:50], gallery, backend="faiss")
+    assert (exact.rows == other.rows).mean() > 0.95
