@@ -66,11 +66,9 @@ def main() -> None:
         command = [sys.executable, __file__, "--one", str(n)]
         row = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
         rate = row["pairs_compared_per_second"] / 1e9
-        found, peak = row["pairs_found"], row["peak_gib"]
-        print(
-            f"| {n:,} | {row['seconds']} | {row['cpu_seconds']} | {rate:.1f} | {found:,} | {peak} |",
-            flush=True,
-        )
+        cells = [f"{n:,}", row["seconds"], row["cpu_seconds"], f"{rate:.1f}"]
+        cells += [f"{row['pairs_found']:,}", row["peak_gib"]]
+        print("|", *(f"{cell} |" for cell in cells), flush=True)
 
 
 if __name__ == "__main__":
