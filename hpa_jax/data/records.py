@@ -117,29 +117,19 @@ def verify(folder: str | Path) -> None:
 
 
 def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
-    """Writes one shard, then its .json; returns (path, id, reason) of unusable pictures."""
-    from array_record.python.array_record_module import ArrayRecordWriter
+    """Writes one shard, then its .json; returns (path, id, reason) of unusable pictures.
 
-    features = encodings.features(shard.encoding, shard.image_size, shard.class_names)
-    written, bad = [], []
+    Raises:
+        InputError: the disk is full or not writable; the shard is not there then.
+    """
     with atomic(shard.path) as temporary:
-        writer = ArrayRecordWriter(str(temporary), encodings.ENCODINGS[shard.encoding].options)
         try:
-            for row in shard.rows:
-                try:
-                    image = pictures.resize(pictures.read(row), shard.image_size)
-                except pictures.BadPicture as error:
-                    bad.append((error.path, row["id"], error.what))
-                    continue
-                labels = [] if row["labels"] is None else [int(label) for label in row["labels"]]
-                stored = encodings.encode(shard.encoding, image)
-                example = dict(id=row["id"], source=row["source"], labels=labels, image=stored)
-                writer.write(features.serialize_example(example))
-                written.append(row)
-        finally:
-            writer.close()
-        if not written:
-            temporary.touch()
+            written, bad = _write_examples(shard, temporary)
+        except RuntimeError as error:  # what ArrayRecord's writer raises
+            reason = " ".join(str(error).split())
+            raise InputError(
+                f"{shard.path}: can't be written ({reason}); finished shards stay, call again"
+            ) from None
     if not written:
         remove(shard.path)
         return bad
@@ -152,6 +142,32 @@ def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
     )
     write_json(_beside(shard.path), about)
     return bad
+
+
+def _write_examples(
+    shard: Shard, path: Path
+) -> tuple[list[dict[str, Any]], list[tuple[str, str, str]]]:
+    """Rows that were written to `path`, and (path, id, reason) of those that could not be read."""
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    features = encodings.features(shard.encoding, shard.image_size, shard.class_names)
+    written, bad = [], []
+    writer = ArrayRecordWriter(str(path), encodings.ENCODINGS[shard.encoding].options)
+    try:
+        for row in shard.rows:
+            try:
+                image = pictures.resize(pictures.read(row), shard.image_size)
+            except pictures.BadPicture as error:
+                bad.append((error.path, row["id"], error.what))
+                continue
+            stored = encodings.encode(shard.encoding, image)
+            labels = _numbers(row["labels"]) or []
+            example = dict(id=row["id"], source=row["source"], labels=labels, image=stored)
+            writer.write(features.serialize_example(example))
+            written.append(row)
+    finally:
+        writer.close()
+    return written, bad
 
 
 def sha256(path: Path) -> str:

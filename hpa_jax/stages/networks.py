@@ -40,6 +40,8 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
             class_names=tuple(config.classes),
             settings=config.train,
             seed=config.seed,
+            # one weight for all is plain shuffling
+            train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
         )
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 

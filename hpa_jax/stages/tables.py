@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one split, in the order of the catalog. labels: bool[N, C]; groups: int[N]."""
+    """Rows of one split, in the order of the catalog.
+
+    labels: bool[N, C]; groups: int[N]; weights: float[N], how often training draws a picture.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
+    weights: np.ndarray
 
 
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
@@ -49,7 +53,8 @@ def _rows(table: "pd.DataFrame", num_classes: int) -> Rows:
     for row, numbers in enumerate(table["labels"]):
         if numbers is not None:
             labels[row, np.asarray(numbers, int)] = True
-    return Rows(table["id"].to_numpy(str), labels, table["group"].to_numpy(int))
+    weights = table["weight"].to_numpy(float) if "weight" in table else np.ones(len(table))
+    return Rows(table["id"].to_numpy(str), labels, table["group"].to_numpy(int), weights)
 
 
 def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:

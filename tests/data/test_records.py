@@ -162,6 +162,27 @@ def test_a_full_disk_is_said_before_the_work(root, tmp_path, monkeypatch):
         pack(table_of(root), tmp_path / "records")
 
 
+def test_a_disk_that_fills_up_while_packing_loses_only_that_shard(root, tmp_path):
+    import resource
+
+    folder = pack(table_of(root), tmp_path / "records", "raw", shard_images=2)
+    kept = sorted(folder.glob("hpa-train-*.array_record"))[0]
+    stamp = kept.stat().st_mtime_ns
+    for other in folder.glob("hpa-t*-0000[12].array_record"):
+        other.unlink()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(InputError, match=r"can't be written .* finished shards stay"):
+            pack(table_of(root), tmp_path / "records", "raw", shard_images=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(folder.glob(".partial-*"))
+    pack(table_of(root), tmp_path / "records", "raw", shard_images=2)
+    records.verify(folder)
+    assert kept.stat().st_mtime_ns == stamp and len(stored(folder)) == 6
+
+
 def test_sizes_lie_side_by_side_and_are_resized(root, tmp_path):
     small = pack(table_of(root), tmp_path / "records", image_size=8)
     pack(table_of(root), tmp_path / "records", image_size=16)
