@@ -82,11 +82,18 @@ def overhead(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
         loss.block_until_ready()
         bare.append((time.perf_counter() - start) / per_epoch)
         host["bare"].append((time.thread_time() - own) / per_epoch)
-        left_at[0] = time.thread_time()
         return {"loss": 0.0, "macro_f1": 0.0, "map": 0.0}
+
+    finish_epoch = loop._Run.finish_epoch
+
+    def then_note_the_time(run: Any, *args: Any) -> Any:
+        state = finish_epoch(run, *args)
+        left_at[0] = time.thread_time()
+        return state
 
     with (
         tempfile.TemporaryDirectory() as folder,
+        mock.patch.object(loop._Run, "finish_epoch", then_note_the_time),
         mock.patch.object(inputs, "train_batches", lambda *a, **k: in_memory(config)),
         mock.patch.object(loop._Run, "validate", timed_instead_of_validation),
     ):
@@ -110,8 +117,8 @@ def data_wait(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]
 
     with tempfile.TemporaryDirectory() as folder:
         packed = _packed(Path(folder), config, records, encodings)
-        with config.unlocked():
-            config.stages = (configs.stage(epochs=2, lr=1e-3),)
+        two = (configs.stage(epochs=2, lr=1e-3),)
+        config = configs.model(**{**stages.plain(config), "stages": two})
         train(config, Path(folder) / "model", packed, 16 * config.batch_size)
         rows = logs.read(Path(folder) / "model" / "metrics.jsonl")
     last = [row for row in rows if row["split"] == "train"][-1]
