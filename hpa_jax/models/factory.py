@@ -58,7 +58,7 @@ BACKBONES: dict[str, Row] = {
     ),
     "resnet34": Row(
         functools.partial(ResNet, Layout(bottleneck=False)),
-        21_797_672, 19.12, 512, 224, "imagenet",
+        21_797_672, 19.14, 512, 224, "imagenet",
         ("torchvision resnet34-333f7ec4.pth", "timm/resnet34.tv_in1k"),
         "He 2015, 1512.03385",
     ),
@@ -70,31 +70,31 @@ BACKBONES: dict[str, Row] = {
     ),
     "resnet101": Row(
         functools.partial(ResNet, Layout((3, 4, 23, 3))),
-        44_549_160, 40.79, 2048, 224, "imagenet",
+        44_549_160, 40.75, 2048, 224, "imagenet",
         ("torchvision resnet101-5d3b4d8f.pth", "timm/resnet101.tv_in1k"),
         "He 2015, 1512.03385",
     ),
     "se_resnet50": Row(
         functools.partial(ResNet, Layout(stride_first=True, **_SENET)),
-        28_088_024, 20.23, 2048, 224, "imagenet",
+        28_088_024, 20.15, 2048, 224, "imagenet",
         ("Cadene se_resnet50-ce0d4300.pth", "timm/legacy_seresnet50.in1k"),
         "Hu 2017, 1709.01507",
     ),
     "resnext50_32x4d": Row(
         functools.partial(ResNet, Layout(**_NEXT)),
-        25_028_904, 22.18, 2048, 224, "imagenet",
+        25_028_904, 22.09, 2048, 224, "imagenet",
         ("torchvision resnext50_32x4d-7cdf4587.pth", "timm/resnext50_32x4d.tv_in1k"),
         "Xie 2016, 1611.05431",
     ),
     "se_resnext50_32x4d": Row(
         functools.partial(ResNet, Layout(**_NEXT, **_SENET)),
-        27_559_896, 22.18, 2048, 224, "imagenet",
+        27_559_896, 22.09, 2048, 224, "imagenet",
         ("Cadene se_resnext50_32x4d-a260b3a4.pth", "timm/legacy_seresnext50_32x4d.in1k"),
         "Hu 2017, 1709.01507",
     ),
     "se_resnext101_32x4d": Row(
         functools.partial(ResNet, Layout((3, 4, 23, 3), **_NEXT, **_SENET)),
-        48_955_416, 41.83, 2048, 224, "imagenet",
+        48_955_416, 41.63, 2048, 224, "imagenet",
         ("Cadene se_resnext101_32x4d-3b2fe3d8.pth", "timm/legacy_seresnext101_32x4d.in1k"),
         "Hu 2017, 1709.01507",
     ),
@@ -104,7 +104,7 @@ BACKBONES: dict[str, Row] = {
             Layout((3, 8, 36, 3), groups=64, inner=4.0, reduce=2.0, stem="3x3",
                    wide_downsample=True, **_SENET),
         ),
-        115_088_984, 108.4, 2048, 224, "imagenet",
+        115_088_984, 108.05, 2048, 224, "imagenet",
         ("Cadene senet154-c7b49a05.pth", "timm/legacy_senet154.in1k"),
         "Hu 2017, 1709.01507",
     ),
@@ -162,7 +162,7 @@ BACKBONES: dict[str, Row] = {
             Layout((1, 1, 1, 1), groups=8, inner=2.0, planes=16, stem="light", stem_width=24,
                    squeeze=16),
         ),
-        0, 0.0, 512, 128, "hpa", (), "se_resnext50's blocks, made for a laptop's CPU",
+        1_096_348, 0.59, 512, 128, "hpa", (), "se_resnext50's blocks, made for a laptop's CPU",
     ),
 }  # fmt: skip
 
