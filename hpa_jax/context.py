@@ -24,7 +24,14 @@ class Context:
 
     @property
     def data_root(self) -> Path:
-        """Folder of the competition layout; the drawn set's lies in the workdir."""
+        """Folder of the competition layout; the drawn set's lies in the workdir.
+
+        With a list of sources: that of the first competition among them.
+        """
+        for kind in ("kaggle", None):
+            for source in self.config.data.sources:
+                if kind in (None, source.get("source")):
+                    return Path(source["root"]).expanduser()
         if self.config.data.root:
             return Path(self.config.data.root).expanduser()
         if self.config.data.source == "synthetic":
@@ -32,11 +39,19 @@ class Context:
         raise InputError(f"config.data.root: source {self.config.data.source!r} needs a folder")
 
     @property
+    def draws(self) -> bool:
+        """Whether the pictures are drawn by the run itself."""
+        data = self.config.data
+        return data.source == "synthetic" and not data.root and not data.sources
+
+    @property
     def truth(self) -> Path | None:
         """Table of the test part's labels (evaluate and report alone read it), None if unknown."""
         if self.config.data.truth:
             return Path(self.config.data.truth).expanduser()
-        return self.workdir / "data_truth.csv" if self.config.data.source == "synthetic" else None
+        data = self.config.data
+        drawn = data.source == "synthetic" and not data.sources
+        return self.workdir / "data_truth.csv" if drawn else None
 
     @property
     def records(self) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,9 +13,20 @@ from hpa_jax.errors import InputError
 from hpa_jax.stamps import Task
 
 
+def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
+    """The context of a verb that is no stage of `run`.
+
+    Raises:
+        InputError: no --workdir.
+    """
+    if not flags.get("workdir"):
+        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
+    return Context(config, Path(flags["workdir"]).expanduser().resolve(), flags)
+
+
 def data(context: Context) -> list[Task]:
     """Draws the synthetic competition; other sources are there already."""
-    if context.config.data.source != "synthetic" or context.config.data.root:
+    if not context.draws:
         return []
     settings = context.config.data.synthetic.to_dict()
 
@@ -163,7 +175,7 @@ def bytes_needed(context: Context) -> int:
     drawn = config.data.synthetic
     pictures = drawn.train + drawn.test + drawn.external
     total = 0
-    if config.data.source == "synthetic":
+    if context.draws:
         total += pictures * 4 * drawn.image_size**2
     elif (root := context.data_root / "train").is_dir():
         pictures = sum(1 for _ in root.iterdir()) // 3
