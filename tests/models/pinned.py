@@ -39,6 +39,11 @@ def tensors(name: str) -> dict[str, np.ndarray]:
 
 def network(name: str, **options: Any) -> nnx.Module:
     """Our network of the golden file's form, without arrays: for `load` to fill."""
+    return nnx.clone(_network(name, **options))
+
+
+@functools.cache
+def _network(name: str, **options: Any) -> nnx.Module:
     content = golden(name)
     arguments = {
         "num_classes": content["logits"].shape[1],

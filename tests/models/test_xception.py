@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax.models.xception import Xception
 from tests.models import pinned
 
 
@@ -14,16 +13,13 @@ def test_logits_equal_cadenes(tmp_path):
     pinned.assert_close(ours, pinned.golden("xception")["logits"])
 
 
-def test_as_run_ends_at_the_last_convolution():
-    proper, as_run = (
-        Xception(width=1 / 16, depth=(1,), as_run=as_run, rngs=nnx.Rngs(0))
-        for as_run in (False, True)
-    )
-    images = np.random.RandomState(0).standard_normal((1, 75, 75, 3)).astype(np.float32)
+def test_as_run_ends_at_the_last_convolution(tmp_path):
+    model = pinned.loaded("xception", tmp_path)
+    images = pinned.pictures("xception")[:1]
     maps = []
-    for model in (proper, as_run):
-        model.eval()
-        maps.append(np.asarray(nnx.jit(lambda m, x: m.features(x))(model, images)))
+    for as_run in (False, True):
+        model.as_run = as_run
+        maps.append(np.asarray(nnx.jit(lambda model, x: model.features(x))(model, images)))
     assert maps[0].shape == maps[1].shape
     assert maps[0].min() >= 0 > maps[1].min()
 
