@@ -19,7 +19,11 @@ def draw(seed=0, rows=300, shares=(0.4, 0.1, 0.03)):
 
 
 def best_of(labels, probs, cuts):
-    scores = [f1_score(labels, probs >= cut, zero_division=0) for cut in cuts]
+    scores = []
+    for cut in cuts:  # f1_score itself takes a millisecond a call; the first cut ties it to this
+        hit, said = np.sum(labels & (probs >= cut)), np.sum(probs >= cut)
+        scores.append(2 * hit / max(said + labels.sum(), 1))
+    assert scores[0] == f1_score(labels, probs >= cuts[0], zero_division=0)
     return cuts[int(np.argmax(scores))]
 
 
