@@ -51,8 +51,11 @@ def scan(
     table: str = "external.csv",
     url: str = URL,
     missing_yellow: str = "zeros",
+    not_only: Sequence[int] = (),
 ) -> "pd.DataFrame":
     """Rows of every downloaded picture; one that is not there is a finding. No network.
+
+    not_only: pictures that have no class beside these are left out (`fetch` does not fetch them).
 
     Raises:
         InputError: no table, or it lacks the columns.
@@ -64,6 +67,8 @@ def scan(
         raise InputError(f"data.atlas.missing_yellow={missing_yellow!r}: one of {names}")
     root, into = Path(root), Path(into)
     wanted = read_table(root / table, class_names, problems)
+    rare = [not not_only or not set(labels) <= set(not_only) for labels in wanted["labels"]]
+    wanted = wanted[np.array(rare, bool)]
     into.mkdir(parents=True, exist_ok=True)
 
     def convert(id: str) -> dict[str, str | None] | BadPicture:

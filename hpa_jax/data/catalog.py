@@ -111,6 +111,8 @@ def _scan(
         if imported is None:
             raise InputError(f"data.source={kind!r} converts pictures and needs a folder for them")
         options.setdefault("into", imported)
+    if "not_only" in known:  # it need not look for the files of what is left out
+        options["not_only"] = source.get("not_only", ())
     table = scan(root, class_names, problems, **options)
     if parts := source.get("parts"):
         table = table[table["source"].isin(parts)]

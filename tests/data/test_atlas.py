@@ -125,6 +125,9 @@ def test_pictures_of_common_classes_are_not_fetched(tmp_path, atlas_server):
     assert wanted == 4 and failed == {} and len(atlas_server) == 4
     atlas.fetch(tmp_path, classes.NAMES, not_only=(0, 25), **FAST)
     assert len(atlas_server) == 4  # they are there
+    source = dict(source="atlas", root=tmp_path, not_only=(0, 25))
+    table = catalog.build([source], classes.NAMES, imported=tmp_path / "imported")
+    assert table["id"].tolist() == ["10580_1610_C1_1"]
 
 
 def test_wrong_tables_and_options(tmp_path):
