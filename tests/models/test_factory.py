@@ -1,5 +1,6 @@
 """The table of networks: published sizes, errors at the door, depth groups."""
 
+import functools
 import math
 
 import jax
@@ -17,6 +18,12 @@ def shapes(name, **options):
     return nnx.eval_shape(lambda: create(name, rngs=nnx.Rngs(0), **options))
 
 
+@functools.cache
+def published(name):
+    """The published form, traced once: senet154 and nasnet_a_large take seconds."""
+    return shapes(name, num_classes=1000, in_channels=3, head="gap")
+
+
 def paths(model):
     flat = nnx.to_flat_state(nnx.state(model, nnx.Param))
     return [".".join(map(str, path)) for path, _ in flat]
@@ -24,7 +31,7 @@ def paths(model):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_parameter_count_is_the_published_one(name):
-    model = shapes(name, num_classes=1000, in_channels=3, head="gap")
+    model = published(name)
     count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert count == BACKBONES[name].parameters
     assert model.out_features == BACKBONES[name].out_features
@@ -32,7 +39,7 @@ def test_parameter_count_is_the_published_one(name):
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_depth_groups_cover_every_parameter_once(name):
-    model = shapes(name)
+    model = published(name)
     head = len(model.head_modules())
     body, fine = len(model.body_groups()), len(model.fine_groups())
     assert len(model.depth_groups()) == body + 1 >= 4
@@ -46,15 +53,15 @@ def test_depth_groups_cover_every_parameter_once(name):
                 if path == prefix or path.startswith(prefix + ".")
             ]
             assert len(hits) == 1, (cuts, path, hits)
-        assert groups[-1] and all(prefix.startswith("head.") for prefix in groups[-1])
+        assert groups[-1] and set(groups[-1]) <= set(model.head_modules())
 
 
 def test_depth_groups_of_one_more_layer():
     assert len(shapes("se_resnext50").depth_groups(6)) == 6
     assert len(shapes("se_resnext50").depth_groups(10)) == 10
     assert len(shapes("se_resnext50", hidden=512).depth_groups(14)) == 14
-    with pytest.raises(InputError, match=r"cuts=8; this network and head give \[6, 8, 10, 12\]"):
-        shapes("se_resnext50", head="gap").depth_groups(8) and shapes("x")
+    with pytest.raises(InputError, match=r"cuts=11; this network and head give \[6, 7, 8, 9\]"):
+        shapes("se_resnext50", head="gap").depth_groups(11)
     with pytest.raises(InputError, match="must rise"):
         shapes("resnet18").depth_groups((3, 2))
 
