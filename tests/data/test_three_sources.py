@@ -136,5 +136,6 @@ def test_from_three_sources_to_a_trained_network(tmp_path, server):
     records = Records(tmp_path / "work" / "records" / f"{SIDE}-zstd")
     assert len(records) == sum(counts.values())
     image = records.image(records.rows(["o5"])[0]).astype(int)
-    assert np.corrcoef(image.ravel(), drawn(20_005, 5).ravel())[0, 1] > 0.9
+    for k in range(4):  # 16 bits were stretched channel by channel
+        assert np.corrcoef(image[..., k].ravel(), drawn(20_005, 5)[..., k].ravel())[0, 1] > 0.99
     assert (tmp_path / "work" / "models" / "tiny" / "metrics.jsonl").stat().st_size > 0
