@@ -2,7 +2,7 @@
 
 Source: hpa_jax itself; the shape is One More Layer's (single hold-out, focal loss, one-cycle, D4
 views, cross-validated thresholds, a stack on probabilities and metafeatures).  Differences from the
-competition: 64 px, and at least 100 pictures of each class in train, so that a network trained from
+competition: 64 px, and at least 70 pictures of each class in train, so that a network trained from
 nothing for two minutes can learn the rare ones.
 Command: scripts/demo    Cost and scores: README.md, "The demo".
 """
@@ -13,7 +13,7 @@ from hpa_jax import config as base
 def get_config(arg: str = ""):
     config = base.default().unlock()
     config.data.synthetic.update(
-        train=2400, test=500, external=300, image_size=64, min_per_class=100
+        train=2400, test=500, external=300, image_size=64, min_per_class=70
     )
     config.records.update(image_size=64, encoding="raw")
     common = dict(

@@ -92,7 +92,10 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
         define(flag, default, text, flag_values=known)
     arguments = _with_absolute_config(arguments)
     _check_keys(arguments)
-    config_flags.DEFINE_config_file("config", flag_values=known)
+    if any(argument.startswith("--config=") for argument in arguments):
+        config_flags.DEFINE_config_file("config", flag_values=known)
+    else:
+        config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
     argv = sys.argv
     sys.argv = [name, *arguments]  # config_flags looks for its overrides there
     try:
@@ -111,7 +114,7 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
         sys.argv = argv
     if rest:
         raise InputError(f"{rest[0]!r} is no flag; {USAGE}")
-    config = known.config if known.config is not None else defaults.default()
+    config = known.config
     defaults.validate(config)
     return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
 
@@ -143,8 +146,6 @@ def _check_keys(arguments: list[str]) -> None:
     from hpa_jax import config as defaults
 
     tree = load_config(base.removeprefix("--config=")) if base else defaults.default()
-    if base is None:
-        raise InputError(f"{overrides[0]}: needs --config=FILE before it, e.g. configs/demo.py")
     for override in overrides:
         defaults.check_key(tree, override.removeprefix("--config.").partition("=")[0])
 

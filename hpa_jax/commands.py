@@ -78,8 +78,14 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline:predict",
         "probabilities and embeddings of the validation and test pictures",
         "models/NAME/checkpoints/, records/",
-        "models/NAME/predictions/{valid,test}.parquet, …_embeddings.parquet",
-        {**ONLY, **FORCE},
+        "models/NAME/predictions/{valid,test}.parquet, …_embeddings.parquet; with --bundle or "
+        "--checkpoint: predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        {
+            **ONLY,
+            **FORCE,
+            "bundle": (None, "what `export` wrote: label the pictures of config.data with it"),
+            "checkpoint": (None, "WORKDIR/models/NAME: the same with this one network"),
+        },
     ),
     "features": Verb(
         "hpa_jax.pipeline:features",
@@ -122,5 +128,54 @@ VERBS: dict[str, Verb] = {
         "all of the workdir",
         "report/index.html",
         FORCE,
+    ),
+    "export": Verb(
+        "hpa_jax.stages.own:run_export",
+        "networks, thresholds and stack in one folder for predict --bundle",
+        "models/, thresholds.json, stack/, features/",
+        "bundle/",
+    ),
+    "classes": Verb(
+        "hpa_jax.stages.tools:classes",
+        "class counts, pairs and graphs of the training labels",
+        "catalog.parquet, splits.parquet",
+        "classes/{counts,pairs}.csv, classes/graph_*.svg",
+    ),
+    "preview": Verb(
+        "hpa_jax.stages.tools:preview",
+        "a grid of pictures as each model's augmentation changes them",
+        "records/, splits.parquet",
+        "preview/NAME.png",
+        ONLY,
+    ),
+    "lr_find": Verb(
+        "hpa_jax.stages.tools:lr_find",
+        "sweeps the learning rate of each model; leaves the model as it is",
+        "records/, splits.parquet",
+        "models/NAME/lr_find.json, lr_find.png",
+        {**ONLY, "iterations": ("1000", "steps from 1e-7 to 10")},
+    ),
+    "import_weights": Verb(
+        "hpa_jax.stages.tools:import_weights",
+        "a published weight file (safetensors, torch) as a folder for init_from",
+        "--weights",
+        "--out (an Orbax folder)",
+        {
+            "model": (None, "backbone, as in the config"),
+            "weights": (None, "file, or hf:OWNER/REPO/FILE"),
+            "out": (None, "folder to write"),
+        },
+    ),
+    "adversarial": Verb(
+        "hpa_jax.stages.tools:adversarial",
+        "can train and test be told apart? AUC, and the training pictures most like test",
+        "records/, splits.parquet, groups.parquet",
+        "adversarial.json, adversarial.parquet",
+    ),
+    "label_noise": Verb(
+        "hpa_jax.stages.tools:label_noise",
+        "likely label errors among the validation pictures",
+        "models/*/predictions/valid.parquet, stack/, splits.parquet",
+        "label_noise.csv",
     ),
 }

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__, artifacts, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import decide, networks, prepare, show
+from hpa_jax.stages import decide, networks, own, prepare, show
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "data": prepare.data,
@@ -63,13 +63,22 @@ duplicates = _verb("duplicates")
 split = _verb("split")
 records = _verb("records")
 train = _verb("train")
-predict = _verb("predict")
+predict_recipe = _verb("predict")
 features = _verb("features")
 stack = _verb("stack")
 thresholds = _verb("thresholds")
 submit = _verb("submit")
 evaluate = _verb("evaluate")
 report = _verb("report")
+
+
+def predict(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The recipe's networks on its rows, or (--bundle, --checkpoint) some ones on own pictures."""
+    if not flags.get("bundle") and not flags.get("checkpoint"):
+        return predict_recipe(config, flags)
+    context = prepare.opened(config, flags)
+    print(f"[predict] {own.predict(context)}")
+    return 0
 
 
 def _work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:

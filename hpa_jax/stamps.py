@@ -139,8 +139,8 @@ def _code(room: str) -> str:
 
 
 def _sources(path: Path) -> str:
-    """Hash of the Python sources at a file or below a folder."""
-    files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+    """Hash of the sources and their tables at a file or below a folder."""
+    files = sorted((*path.rglob("*.py"), *path.rglob("*.csv"))) if path.is_dir() else [path]
     return _sha(b"".join(file.read_bytes() for file in files))
 
 

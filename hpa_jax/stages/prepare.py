@@ -38,8 +38,7 @@ def data(context: Context) -> list[Task]:
         synthetic.write(context.data_root, truth_path=truth, workers=workers, **settings)
         return f"{settings['train']:,} train and {settings['test']:,} test pictures drawn"
 
-    rooms = ("data/synthetic.py", "data/cells.py", "data/patterns.py", "data/drawing.py")
-    return [Task("data", "data", work, settings, (), (context.data_root,), rooms)]
+    return [Task("data", "data", work, settings, (), (context.data_root,), ("data",))]
 
 
 def sources(context: Context) -> list[dict]:
@@ -114,7 +113,7 @@ def duplicates(context: Context) -> list[Task]:
         )
 
     settings = context.config.duplicates.to_dict()
-    rooms = ("data/duplicates.py",)
+    rooms = ("data",)
     return [Task("duplicates", "duplicates", work, settings, (table_path,), outputs, rooms)]
 
 
@@ -139,7 +138,9 @@ def split(context: Context) -> list[Task]:
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
 
     settings = context.config.split.to_dict()
-    return [Task("split", "split", work, settings, inputs, (output,), ("data/splits.py",))]
+    lists = (settings["exclude"], settings["force_valid"], settings["force_train"])
+    files = tuple(Path(name) for name in lists if isinstance(name, str) and name)
+    return [Task("split", "split", work, settings, (*inputs, *files), (output,), ("data",))]
 
 
 def records(context: Context) -> list[Task]:

@@ -1,0 +1,175 @@
+"""`export` and `predict` on one's own pictures: what a user takes away, and its use.
+
+export: workdir -> bundle/.  predict --bundle=DIR (or --checkpoint=models/NAME): a folder of
+pictures -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax import artifacts
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
+from hpa_jax.stages import prepare, scores, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hpa_jax.data.input import Records
+    from hpa_jax.decision.bundle import Bundle, Member
+
+
+def export(context: Context) -> Path:
+    """Networks, thresholds and (if it was chosen) the stack in one folder -> bundle/.
+
+    Raises:
+        InputError: a stage before it has not run.
+    """
+    from hpa_jax.decision import bundle, stacking
+
+    method = scores.chosen_method(context)
+    cuts = artifacts.read_json(context.path("thresholds.json"))["thresholds"][method]
+    single = method in context.config.models
+    fits = [fit for fit in context.fits() if not single or fit[0] == method]
+    packed = bundle.Bundle(
+        class_names=tuple(context.config.classes),
+        members=[_member(context, *fit) for fit in fits],
+        cuts=np.array([np.inf if cut is None else cut for cut in cuts], float),
+        rule="stack" if method == scores.STACK else "mean",
+        argmax="empty" if context.config.submission.fill_empty else "off",
+        stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
+        features=context.config.features.to_dict(),
+        picture={"image_size": context.config.records.image_size, "method": method},
+    )
+    return bundle.write(context.path("bundle"), packed)
+
+
+def _member(
+    context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
+) -> "Member":
+    from hpa_jax.decision import bundle, unlike
+    from hpa_jax.inference.tables import read_embeddings
+    from hpa_jax.training import checkpoint
+
+    network, trained, names = checkpoint.load(folder, "best")
+    known = list(context.config.classes)
+    ids, embeddings = read_embeddings(folder / "predictions" / "valid_embeddings.parquet")
+    features = artifacts.read_table(context.path("features", "valid.parquet")).set_index("id")
+    features = features.loc[ids].select_dtypes("number").dropna(axis=1)
+    return bundle.Member(
+        name=name if fold is None else f"{name}-fold_{fold}",
+        model=name,
+        config=trained,
+        network=network,
+        class_numbers=tuple(known.index(own) for own in names),
+        views=model.views,
+        reference=unlike.fit(embeddings, features.to_numpy(float), list(features.columns)),
+    )
+
+
+def predict(context: Context) -> str:
+    """Labels, scores and embeddings of every picture of the config's sources.
+
+    Raises:
+        InputError: no bundle or checkpoint there, or unusable pictures.
+    """
+    from hpa_jax.data import catalog as catalogs
+    from hpa_jax.data import records as packing
+    from hpa_jax.data.input import Records, eval_batches
+    from hpa_jax.decision import bundle
+    from hpa_jax.inference.tables import write_embeddings
+
+    given = context.flags.get("bundle")
+    packed = bundle.read(given) if given else _of_checkpoint(context.flags["checkpoint"])
+    config = context.config
+    if not config.data.sources and not config.data.root:
+        raise InputError("config.data.root: the folder of pictures to label is missing")
+    sources = prepare.sources(context)
+    if config.data.source == "synthetic" and not config.data.sources:  # no source was named
+        sources = [{**config.data.folder.to_dict(), "source": "folder", "root": config.data.root}]
+    table = catalogs.build(
+        sources,
+        packed.class_names,
+        on_bad_image=config.data.on_bad_image,
+        bad_images=context.path("bad_images.csv"),
+        imported=context.path("imported"),
+    )
+    size = max(member.config.image_size for member in packed.members)
+    folder = packing.write(
+        table, context.path("records"), image_size=size, encoding="raw", classes=packed.class_names
+    )
+    records, ids = Records(folder), table["id"].to_numpy(str)
+
+    def batches(member: ConfigDict) -> Iterator[dict[str, np.ndarray]]:
+        return eval_batches(
+            records,
+            ids,
+            None,
+            batch_size=config.predict.batch_size,
+            channels=tuple(member.channels),
+            image_size=member.image_size,
+        )
+
+    probs, embeddings = packed.predict(batches, ids)
+    features = _metafeatures(records, ids, table, packed)
+    found, labels = packed.decide(probs, features)
+    odd, why = packed.judge(embeddings, features)
+    result = bundle.table(packed, ids, found, labels, odd, why)
+    with artifacts.atomic(context.path("predictions.csv")) as temporary:
+        result.to_csv(temporary, index=False, float_format="%.5f")
+    tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
+    for name, values in embeddings.items():
+        write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
+    unlike = f", {int(odd.sum())} unlike the training pictures" if odd.any() else ""
+    return f"{len(ids):,} pictures{unlike} -> {context.path('predictions.csv')}"
+
+
+def _metafeatures(
+    records: "Records", ids: np.ndarray, table: "pd.DataFrame", packed: "Bundle"
+) -> "pd.DataFrame":
+    from hpa_jax.data.input import eval_batches
+    from hpa_jax.decision.features import metafeature_table
+
+    batches = eval_batches(
+        records,
+        ids,
+        None,
+        batch_size=64,
+        channels=records.channels,
+        image_size=records.image_size,
+    )
+    images = (image for batch in batches for image in batch["image"][batch["mask"]])
+    sizes = table["original_size"].astype(float).to_numpy()
+    return metafeature_table(images, ids, sizes, **packed.features)
+
+
+def _of_checkpoint(folder: str) -> "Bundle":
+    """One trained model with its run's thresholds, or 0.5 where the run has none."""
+    from hpa_jax.decision import bundle
+    from hpa_jax.training import checkpoint
+
+    path = Path(folder).expanduser().resolve()
+    if not (path / "checkpoints").is_dir():
+        raise InputError(f"--checkpoint={folder}: no trained model (WORKDIR/models/NAME)")
+    network, trained, names = checkpoint.load(path, "best")
+    cuts, known = np.full(len(names), 0.5), path.parent.parent / "thresholds.json"
+    if known.is_file():
+        stored = artifacts.read_json(known)
+        own = stored["thresholds"].get(path.name)
+        if own is not None and stored["classes"] == list(names):
+            cuts = np.array([np.inf if cut is None else cut for cut in own], float)
+    member = bundle.Member(
+        path.name, path.name, trained, network, tuple(range(len(names))), trained.views
+    )
+    return bundle.Bundle(tuple(names), [member], cuts)
+
+
+def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The verb `export`."""
+    context = prepare.opened(config, flags)
+    print(f"bundle -> {export(context)}")
+    return 0
