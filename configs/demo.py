@@ -13,7 +13,7 @@ from hpa_jax import config as base
 def get_config(arg: str = ""):
     config = base.default().unlock()
     config.data.synthetic.update(
-        train=2400, test=500, external=300, image_size=64, min_per_class=70
+        train=3600, test=500, external=300, image_size=64, min_per_class=110
     )
     config.records.update(image_size=64, encoding="raw")
     common = dict(

@@ -2,7 +2,7 @@
 
 A stage is a list of tasks (one, or one for each network); a task whose stamp holds is skipped
 (`stamps.py`).  One process at a time works in a work directory; of several hosts (HPA_COORDINATOR,
-see `training/distributed.py`) the first does all but training, which they do together.
+see `training/distributed.py`) the first does all but the networks, which they run together.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "evaluate": decide.evaluate,
     "report": show.report,
 }
-STAGES_OF_ALL_HOSTS = ("train",)
+STAGES_OF_ALL_HOSTS = ("train", "predict")
 LAST_STAGE_OF_ONE_MODEL = "predict"  # `run --only=NAME` leaves the decision to a run of all
 
 

@@ -191,7 +191,7 @@ def _fit_and_nest(probs: np.ndarray, rows: Rows, settings: dict) -> tuple[np.nda
     fit = thresholds.fitter(method, **settings)
 
     def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        return scale * fit(labels, probs, groups)
+        return thresholds.scaled(fit(labels, probs, groups), scale)
 
     decided = nested.predictions(rows.labels, probs, scaled, groups=rows.groups)
     return scaled(rows.labels, probs, rows.groups), decided

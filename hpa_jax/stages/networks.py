@@ -73,33 +73,32 @@ def _predict(
     output = folder / "predictions"
 
     def work() -> str:
-        from hpa_jax.data.input import Records, eval_batches
-        from hpa_jax.inference import predict as inference
+        from hpa_jax.data.input import Records
+        from hpa_jax.inference import sweep
         from hpa_jax.training import checkpoint
 
-        network, trained, _ = checkpoint.load(folder, "best")
+        network, trained, _ = checkpoint.load(folder, "final")
         records = Records(context.records)
-        counts = []
-        with artifacts.atomic(output) as temporary:
-            temporary.mkdir()
-            for part in ("valid", "test"):
-                ids = tables.split_rows(context, part, fold if part == "valid" else None).ids
-                batches = eval_batches(
-                    records,
-                    ids,
-                    None,
-                    batch_size=context.config.predict.batch_size,
-                    channels=tuple(trained.channels),
-                    image_size=trained.image_size,
-                )
-                probs, embeddings = inference.predict(
-                    network, trained, batches, ids, views=model.views
-                )
-                inference.write_table(temporary / f"{part}.parquet", ids, probs)
-                inference.write_embeddings(
-                    temporary / f"{part}_embeddings.parquet", ids, embeddings
-                )
-                counts.append(len(ids))
+        parts = {
+            part: tables.split_rows(context, part, fold if part == "valid" else None).ids
+            for part in ("valid", "test")
+        }
+        found = {
+            part: sweep.predict_records(
+                network,
+                trained,
+                records,
+                ids,
+                batch_size=context.config.predict.batch_size,
+                views=model.views,
+                directory=folder / "predict_parts" / part,
+                title=f"{_task_name(name, fold)}, {part}",
+            )
+            for part, ids in parts.items()
+        }
+        _write_predictions(output, parts, found)
+        artifacts.remove(folder / "predict_parts")
+        counts = [len(ids) for ids in parts.values()]
         return f"{counts[0]:,} validation and {counts[1]:,} test pictures, views {model.views}"
 
     inputs = (folder / "checkpoints", context.records)
@@ -109,14 +108,34 @@ def _predict(
     return Task("predict", stamp, work, settings, inputs, (output,), rooms)
 
 
+def _write_predictions(
+    output: Path, parts: dict[str, np.ndarray], found: dict[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Tables of probabilities and embeddings; of several hosts the first writes."""
+    import jax
+
+    from hpa_jax.inference.tables import write_embeddings, write_table
+
+    if jax.process_index() != 0:
+        return
+    with artifacts.atomic(output) as temporary:
+        temporary.mkdir()
+        for part, (probs, embeddings) in found.items():
+            write_table(temporary / f"{part}.parquet", parts[part], probs)
+            write_embeddings(temporary / f"{part}_embeddings.parquet", parts[part], embeddings)
+
+
 def _join_folds(context: Context, name: str) -> Task:
     """valid = union of the folds' out-of-fold rows; test = mean over the folds' networks."""
     folders = [context.path("models", name, f"fold_{fold}") for fold in context.folds()]
     output = context.path("models", name, "predictions")
 
     def work() -> str:
+        import jax
         import pandas as pd
 
+        if jax.process_index() != 0:  # of several hosts the first joins
+            return ""
         with artifacts.atomic(output) as temporary:
             temporary.mkdir()
             for part in ("valid", "valid_embeddings"):
