@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__, artifacts, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import decide, networks, own, prepare, show
+from hpa_jax.stages import decide, forecast, networks, own, prepare, show
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "data": prepare.data,
@@ -198,16 +198,27 @@ def record_provenance(context: Context, names: list[str]) -> None:
 
 
 def _say_what_comes(context: Context, names: list[str]) -> None:
-    """Before long work: disk space, and how long it took last time."""
+    """Before long work: disk space and time.
+
+    Raises:
+        InputError: too little disk.
+    """
     free = shutil.disk_usage(context.workdir).free
     if "records" in names or "train" in names:
-        need = prepare.bytes_needed(context)
+        need = forecast.bytes_needed(context)
         if need > free:
             raise InputError(
                 f"{context.workdir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are "
                 "free; make room or name another --workdir"
             )
         print(f"disk: about {need / 1e9:.2f} GB needed, {free / 1e9:.0f} GB free")
+    if "train" in names:
+        minutes = forecast.training_seconds(context) / 60
+        print(
+            f"time: about {max(minutes, 0.1):.1f} min to train what is not trained yet, from this "
+            "machine's matrix speed (within a factor of two; the first steps tell better)",
+            flush=True,
+        )
 
 
 def _writable(workdir: Path) -> Path:

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
@@ -168,29 +167,3 @@ def records(context: Context) -> list[Task]:
     inputs, outputs = (table_path,), (output,)
     task = Task("records", "records", work, settings_and_classes, inputs, outputs, rooms, "always")
     return [task]
-
-
-def bytes_needed(context: Context) -> int:
-    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints."""
-    config = context.config
-    drawn = config.data.synthetic
-    pictures = drawn.train + drawn.test + drawn.external
-    total = 0
-    if context.draws:
-        total += pictures * 4 * drawn.image_size**2
-    elif (root := context.data_root / "train").is_dir():
-        pictures = sum(1 for _ in root.iterdir()) // 3
-    total += pictures * 4 * config.records.image_size**2
-    # parameters, two moments, in float32, for every checkpoint kept
-    fits = [_parameters(model, context.num_classes) for model in config.models.values()]
-    parameters = sum(fits) * len(context.folds())
-    return total + parameters * 12 * (config.train.keep + 1)
-
-
-def _parameters(model: ConfigDict, num_classes: int) -> int:
-    import jax
-
-    from hpa_jax.training import network
-
-    params, _ = network.shapes(network.from_config(model, num_classes, arrays=False))
-    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,91 @@
+"""What a run will need, before it starts: disk space, and minutes of training."""
+
+import time
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax.context import Context
+
+# A training step costs about three forward passes; it reaches this share of the speed of one large
+# float32 matrix product.  Measured on 2 CPU cores: .28 to .31 (the demo's networks, 64 px).
+PASSES, SHARE = 3, 0.3
+
+
+def bytes_needed(context: Context) -> int:
+    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints."""
+    config = context.config
+    pictures, total = _pictures(context), 0
+    if context.draws:
+        total += pictures * 4 * config.data.synthetic.image_size**2
+    total += pictures * 4 * config.records.image_size**2
+    # parameters, two moments, in float32, for every checkpoint kept
+    fits = [_parameters(model, context.num_classes) for model in config.models.values()]
+    parameters = sum(fits) * len(context.folds())
+    return total + parameters * 12 * (config.train.keep + 1)
+
+
+def training_seconds(context: Context) -> float:
+    """Rough time of training, within a factor of two on a CPU: operations over the machine's speed.
+
+    Compiling (half a minute a network on a laptop) and validation are left out.
+    """
+    speed = _operations_per_second() * SHARE
+    operations = 0.0
+    for model in context.models().values():
+        epochs = sum(stage.epochs for stage in model.stages)
+        passes = epochs * _pictures(context) * len(context.folds()) * PASSES
+        operations += passes * _operations(model, context.num_classes)
+    return operations / speed
+
+
+def _pictures(context: Context) -> int:
+    """About how many pictures there are, before the catalog is made."""
+    drawn = context.config.data.synthetic
+    if context.draws:
+        return drawn.train + drawn.test + drawn.external
+    root = context.data_root
+    folder = root / "train" if (root / "train").is_dir() else root
+    return sum(1 for _ in folder.iterdir()) // 4 if folder.is_dir() else 0
+
+
+def _operations(model: ConfigDict, num_classes: int) -> float:
+    """Floating-point operations of one forward pass of one picture, by XLA's count."""
+    import jax
+    from flax import nnx
+
+    from hpa_jax.training import network
+
+    graph, state = nnx.split(network.from_config(model, num_classes, arrays=False))
+    shape = (1, model.image_size, model.image_size, len(model.channels))
+    image = jax.ShapeDtypeStruct(shape, np.float32)
+
+    def forward(state: nnx.State, image: jax.Array) -> jax.Array:
+        network_ = nnx.merge(graph, state)
+        network_.eval()
+        return network_(image)
+
+    return jax.jit(forward).lower(state, image).cost_analysis()["flops"]
+
+
+def _operations_per_second(side: int = 1500, repeats: int = 5) -> float:
+    """Measured on one matrix product after a first call that compiles."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(jnp.matmul)
+    matrix = jnp.ones((side, side))
+    product(matrix, matrix).block_until_ready()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        product(matrix, matrix).block_until_ready()
+    return repeats * 2 * side**3 / (time.perf_counter() - start)
+
+
+def _parameters(model: ConfigDict, num_classes: int) -> int:
+    import jax
+
+    from hpa_jax.training import network
+
+    params, _ = network.shapes(network.from_config(model, num_classes, arrays=False))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

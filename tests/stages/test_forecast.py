@@ -1,0 +1,31 @@
+"""Forecasts grow with what causes them; they need no data but the number of pictures."""
+
+import pytest
+
+from hpa_jax import config as configs
+from hpa_jax.context import Context
+from hpa_jax.stages import forecast
+
+
+def context(tmp_path, epochs=2, train=100, size=32):
+    config = configs.default().unlock()
+    config.data.synthetic.update(train=train, test=0, external=0, image_size=size)
+    stages = (configs.stage(epochs=epochs),)
+    tiny = configs.model(backbone="se_resnext_tiny", width=0.25, image_size=size, stages=stages)
+    config.models = {"m": tiny}
+    return Context(config.lock(), tmp_path)
+
+
+def test_time_grows_with_epochs_and_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(forecast, "_operations_per_second", lambda: 1e9)
+    once = forecast.training_seconds(context(tmp_path))
+    assert once > 0
+    assert forecast.training_seconds(context(tmp_path, epochs=6)) == pytest.approx(3 * once)
+    assert forecast.training_seconds(context(tmp_path, train=200)) == pytest.approx(2 * once)
+
+
+def test_disk_counts_pictures_records_and_checkpoints(tmp_path):
+    small, large = context(tmp_path), context(tmp_path, train=200)
+    pictures = forecast.bytes_needed(large) - forecast.bytes_needed(small)
+    assert pictures == 100 * 4 * (32**2 + large.config.records.image_size**2)
+    assert forecast.bytes_needed(small) > 100 * 4 * 32**2
