@@ -145,6 +145,23 @@ def test_only_what_changed_is_done_again(done):
 
 
 @pytest.mark.slow
+def test_a_run_killed_twice_ends_in_the_same_files(done, tmp_path):
+    import time
+
+    workdir, _ = done
+    command = [sys.executable, "-m", "hpa_jax", "run", *CONFIG, f"--workdir={tmp_path}"]
+    for until in ("models/tiny/metrics.jsonl", "stack/stack.json"):
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        while not (tmp_path / until).exists() and process.poll() is None:
+            time.sleep(0.02)
+        process.kill()  # SIGKILL, in the middle of the stage that writes the file
+        process.wait()
+    call("run", tmp_path)
+    for name in ("submission.csv", "metrics.json", "models/tiny/predictions/test.parquet"):
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_two_hosts_give_one_submission(tmp_path):
     import os
     import socket
