@@ -211,6 +211,7 @@ def _solve(
 
 
 def checked(labels: np.ndarray, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels [N, C] as bool and groups [N]; InputError if their shapes don't fit."""
     labels, groups = np.asarray(labels), np.asarray(groups)
     if labels.ndim != 2 or groups.shape != labels.shape[:1]:
         raise InputError(f"labels {labels.shape} and groups {groups.shape}: need [N, C] and [N]")
