@@ -78,7 +78,8 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline:predict",
         "probabilities and embeddings of the validation and test pictures",
         "models/NAME/checkpoints/, records/",
-        "models/NAME/predictions/{valid,test}.parquet, …_embeddings.parquet; with --bundle or "
+        "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
+        "…_embeddings.parquet; with --bundle or "
         "--checkpoint: predictions.csv, predictions.parquet, embeddings/NAME.parquet",
         {
             **ONLY,

@@ -1,11 +1,12 @@
 """A network x views -> probabilities and embeddings.
 
 All views of a batch run in one compiled call that scans over them, so memory does not grow with
-their number.  A batch is spread over all local devices.
+their number.  A batch is spread over all local devices.  The view that is the picture as it is is
+kept beside the result, so that what the others add can be told without another forward pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,7 @@ from hpa_jax.inference.tables import (
 from hpa_jax.models.normalization import normalizer
 
 __all__ = [
+    "Seen",
     "compiled",
     "predict",
     "read_embeddings",
@@ -37,8 +39,20 @@ __all__ = [
 
 AGGREGATES = ("mean", "max", "geometric", "mean_logit")
 
-# (images uint8[B, H, W, K], rows int[B]) -> (probs [B, C], embeddings [B, E]), on the device
-Forward = Callable[[np.ndarray, np.ndarray], tuple[jax.Array, jax.Array]]
+
+class Seen(NamedTuple):
+    """What a network says of N pictures, on the device or on the host.
+
+    probs [N, C] and embeddings [N, E] over all views; plain [N, C]: the probabilities of the one
+    view that is the picture as it is, NaN if the views hold none.
+    """
+
+    probs: Any
+    embeddings: Any
+    plain: Any
+
+
+Forward = Callable[[np.ndarray, np.ndarray], Seen]  # (images uint8[B, H, W, K], rows int[B])
 
 
 def predict(
@@ -76,16 +90,16 @@ def predict(
         raise InputError("no pictures to predict: the list of ids is empty")
     forward = compiled(model, model_config, views=views, aggregate=aggregate, seed=seed)
     probs = embeddings = None
-    seen = np.zeros(len(ids), int)
-    for rows, one, other in stream(forward, batches):
+    times = np.zeros(len(ids), int)
+    for rows, seen in stream(forward, batches):
         if probs is None:
-            probs = np.zeros((len(ids), one.shape[1]), np.float32)
-            embeddings = np.zeros((len(ids), other.shape[1]), np.float32)
-        probs[rows], embeddings[rows] = one, other
-        np.add.at(seen, rows, 1)
+            probs = np.zeros((len(ids), seen.probs.shape[1]), np.float32)
+            embeddings = np.zeros((len(ids), seen.embeddings.shape[1]), np.float32)
+        probs[rows], embeddings[rows] = seen.probs, seen.embeddings
+        np.add.at(times, rows, 1)
         if on_batch:
-            on_batch(int((seen > 0).sum()), len(ids))
-    check_seen(seen, ids)
+            on_batch(int((times > 0).sum()), len(ids))
+    check_seen(times, ids)
     check_finite(probs, ids)
     return probs, embeddings
 
@@ -94,8 +108,8 @@ def stream(
     forward: Forward,
     batches: Iterable[Mapping[str, np.ndarray]],
     rows: np.ndarray | None = None,
-) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yields (rows[n], probs[n, C], embeddings[n, E]) of each batch, without its padding.
+) -> Iterator[tuple[np.ndarray, Seen]]:
+    """Yields (rows[n], what is seen of them) of each batch, without its padding.
 
     The device works on one batch while the host takes home the one before.
 
@@ -110,8 +124,8 @@ def stream(
             index = index if rows is None else rows[index]
             started = (index, np.asarray(batch["mask"], bool), forward(batch["image"], index))
         if waiting is not None:
-            index, mask, (probs, embeddings) = waiting
-            yield index[mask], np.asarray(probs)[mask], np.asarray(embeddings)[mask]
+            index, mask, seen = waiting
+            yield index[mask], Seen(*(np.asarray(array)[mask] for array in seen))
         waiting = started
 
 
@@ -138,58 +152,63 @@ def compiled(
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     state = jax.device_put(state, whole)
 
-    def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> Seen:
         network = nnx.merge(graph, state)
         network.eval()
         pictures = images.astype(jnp.float32) / 255.0
         key = jax.random.key(seed)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
-        def look(group: views_module.Group, view: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def look(group: views_module.Group, view: jax.Array) -> Seen:
             logits, embedding = network.embed(normalise(group.show(keys, view, pictures)))
-            weight = jnp.asarray(group.weights)[view]
-            return _enter(logits.astype(jnp.float32), weight, aggregate), weight * embedding
+            logits, weight = logits.astype(jnp.float32), jnp.asarray(group.weights)[view]
+            plain = jnp.where(view == group.plain, jax.nn.sigmoid(logits), 0.0)
+            return Seen(_enter(logits, weight, aggregate), weight * embedding, plain)
 
-        total = None
-        for group in shown.groups(*images.shape[1:3]):
+        total, groups = None, shown.groups(*images.shape[1:3])
+        for group in groups:
             total = _scan(group, look, total, aggregate)
-        return _leave(total[0], aggregate), total[1].astype(jnp.float32)
+        held = any(group.plain >= 0 for group in groups)
+        plain = total.plain if held else jnp.full_like(total.plain, jnp.nan)
+        return Seen(_leave(total.probs, aggregate), total.embeddings.astype(jnp.float32), plain)
 
     jitted = jax.jit(pass_all, in_shardings=(whole, split, split), out_shardings=split)
 
-    def forward(images: np.ndarray, rows: np.ndarray) -> tuple[jax.Array, jax.Array]:
+    def forward(images: np.ndarray, rows: np.ndarray) -> Seen:
         count = len(images)
         missing = -count % jax.local_device_count()
         images, rows = _padded(images, missing), _padded(rows, missing)
-        probs, embeddings = jitted(state, images, rows)
-        return (probs[:count], embeddings[:count]) if missing else (probs, embeddings)
+        seen = jitted(state, images, rows)
+        return Seen(*(array[:count] for array in seen)) if missing else seen
 
     return forward
 
 
 def _scan(
     group: views_module.Group,
-    look: Callable[..., tuple[jax.Array, jax.Array]],
-    total: tuple[jax.Array, jax.Array] | None,
+    look: Callable[..., Seen],
+    total: Seen | None,
     aggregate: str,
-) -> tuple[jax.Array, jax.Array]:
+) -> Seen:
     """Adds the views of a group to the running total, one after the other."""
 
-    def add(
-        total: tuple[jax.Array, jax.Array], seen: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def add(total: Seen, seen: Seen) -> Seen:
         join = jnp.maximum if aggregate == "max" else jnp.add
-        return join(total[0], seen[0]), total[1] + seen[1]
+        return Seen(
+            join(total.probs, seen.probs),
+            total.embeddings + seen.embeddings,
+            total.plain + seen.plain,
+        )
 
     if group.count == 1:
         seen = look(group, 0)
         return seen if total is None else add(total, seen)
     if total is None:
         shapes = jax.eval_shape(lambda: look(group, 0))
-        start = -jnp.inf if aggregate == "max" else 0.0
-        total = (jnp.full(shapes[0].shape, start), jnp.zeros(shapes[1].shape))
+        zeros = Seen(*(jnp.zeros(shape.shape) for shape in shapes))
+        total = zeros._replace(probs=zeros.probs - jnp.inf) if aggregate == "max" else zeros
 
-    def step(total: tuple[jax.Array, jax.Array], view: jax.Array) -> tuple[Any, None]:
+    def step(total: Seen, view: jax.Array) -> tuple[Seen, None]:
         return add(total, look(group, view)), None
 
     return jax.lax.scan(step, total, jnp.arange(group.count))[0]

@@ -41,8 +41,8 @@ def predict_records(
     seed: int = 0,
     directory: str | Path | None = None,
     title: str = "predict",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities float32[N, C] and embeddings float32[N, E] of packed pictures.
+) -> predict.Seen:
+    """What a network says of packed pictures: float32 arrays on the host.
 
     Args:
       model, model_config, views, aggregate, seed: as predict.predict; `model_config.image_size`
@@ -63,8 +63,8 @@ def predict_records(
         parts = Parts(directory, _fingerprint(model, model_config, made, aggregate, seed, ids))
     result = _Result(len(ids))
     if parts is not None:
-        for rows, probs, embeddings in parts.read():
-            result.put(rows, probs, embeddings)
+        for rows, seen in parts.read():
+            result.put(rows, seen)
     missing = np.flatnonzero(~result.done)[jax.process_index() :: jax.process_count()]
     if len(missing):
         forward = predict.compiled(model, model_config, views=made, aggregate=aggregate, seed=seed)
@@ -80,14 +80,14 @@ def predict_records(
         _collect(found, result, parts, _Progress(title, len(ids), int(result.done.sum())))
     if jax.process_count() > 1:
         _gather(result, parts)
-    check_finite(result.probs, ids)
+    check_finite(result.found.probs, ids)
     if parts is not None and jax.process_index() == 0:
         parts.remove()
-    return result.probs, result.embeddings
+    return result.found
 
 
 class Parts:
-    """Part files of an unfinished prediction: rows, probabilities, embeddings, and whose they are.
+    """Part files of an unfinished prediction: rows, what was seen of them, and whose they are.
 
     A part of another fingerprint (another network, other views, other ids) is no part of this one.
     """
@@ -96,24 +96,21 @@ class Parts:
         self.directory = Path(directory)
         self.fingerprint = fingerprint
 
-    def read(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def read(self) -> Iterator[tuple[np.ndarray, predict.Seen]]:
         """All parts that belong here; a damaged one counts as missing."""
         for path in sorted(self.directory.glob("part-*.npz")):
             try:
                 with np.load(path, allow_pickle=False) as part:
                     if str(part["fingerprint"]) == self.fingerprint:
-                        yield part["rows"], part["probs"], part["embeddings"]
+                        yield part["rows"], predict.Seen(*(part[n] for n in predict.Seen._fields))
             except (OSError, ValueError, KeyError, EOFError):
                 continue
 
-    def write(self, rows: np.ndarray, probs: np.ndarray, embeddings: np.ndarray) -> None:
+    def write(self, rows: np.ndarray, seen: predict.Seen) -> None:
         """Writes rows that are done."""
         name = f"part-{self.fingerprint[:8]}-{int(rows[0]):08d}.npz"
         with artifacts.atomic(self.directory / name) as temporary:
-            np.savez(
-                temporary, fingerprint=self.fingerprint, rows=rows, probs=probs,
-                embeddings=embeddings,
-            )  # fmt: skip
+            np.savez(temporary, fingerprint=self.fingerprint, rows=rows, **seen._asdict())
 
     def remove(self) -> None:
         """Removes all parts, also those of other networks."""
@@ -148,17 +145,18 @@ def predict_pictures(
         raise InputError(f"aggregate {aggregate!r} over tiles; known: max, mean")
     forward = predict.compiled(model, model_config, views=views)
     result, counts = _Result(len(ids)), np.zeros(len(ids), int)
-    for rows, probs, embeddings in predict.stream(
+    for rows, seen in predict.stream(
         forward, _tile_batches(pictures, counts, tile, overlap, batch_size)
     ):
-        result.add(rows, probs, embeddings, aggregate)
+        result.add(rows, seen, aggregate)
     if (counts == 0).any():
         raise InputError(f"{(counts > 0).sum()} pictures for {len(ids)} ids")
+    probs, embeddings, _ = result.found
     if aggregate == "mean":
-        result.probs /= counts[:, None]
-    result.embeddings /= counts[:, None]
-    check_finite(result.probs, ids)
-    return result.probs, result.embeddings
+        probs /= counts[:, None]
+    embeddings /= counts[:, None]
+    check_finite(probs, ids)
+    return probs, embeddings
 
 
 def tiles_of(picture: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
@@ -203,50 +201,55 @@ def _batch(held: list[tuple[np.ndarray, int]], batch_size: int) -> dict[str, np.
 
 
 class _Result:
-    """Probabilities and embeddings of N rows as they come."""
+    """What is seen of N rows, as it comes."""
 
     def __init__(self, count: int) -> None:
         self.done = np.zeros(count, bool)
-        self.probs = self.embeddings = np.zeros((count, 0), np.float32)
+        self.found: predict.Seen | None = None
 
-    def put(self, rows: np.ndarray, probs: np.ndarray, embeddings: np.ndarray) -> None:
-        self._make(probs, embeddings)
-        self.probs[rows], self.embeddings[rows] = probs, embeddings
+    def put(self, rows: np.ndarray, seen: predict.Seen) -> None:
+        self._make(seen)
+        for whole, part in zip(self.found, seen, strict=True):
+            whole[rows] = part
         self.done[rows] = True
 
-    def add(
-        self, rows: np.ndarray, probs: np.ndarray, embeddings: np.ndarray, aggregate: str
-    ) -> None:
-        self._make(probs, embeddings)
+    def add(self, rows: np.ndarray, seen: predict.Seen, aggregate: str) -> None:
+        self._make(seen)
         join = np.maximum if aggregate == "max" else np.add
-        join.at(self.probs, rows, probs)
-        np.add.at(self.embeddings, rows, embeddings)
+        join.at(self.found.probs, rows, seen.probs)
+        np.add.at(self.found.embeddings, rows, seen.embeddings)
 
-    def _make(self, probs: np.ndarray, embeddings: np.ndarray) -> None:
-        if not self.probs.shape[1]:
-            self.probs = np.zeros((len(self.done), probs.shape[1]), np.float32)
-            self.embeddings = np.zeros((len(self.done), embeddings.shape[1]), np.float32)
+    def _make(self, seen: predict.Seen) -> None:
+        if self.found is None:
+            shapes = [(len(self.done), part.shape[1]) for part in seen]
+            self.found = predict.Seen(*(np.zeros(shape, np.float32) for shape in shapes))
 
 
 def _collect(
-    found: Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    found: Iterator[tuple[np.ndarray, predict.Seen]],
     result: _Result,
     parts: Parts | None,
     progress: "_Progress",
 ) -> None:
     """Takes in all that comes; writes a part every SAVE_SECONDS."""
-    held: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+    held: list[tuple[np.ndarray, predict.Seen]] = []
     saved = time.monotonic()
     with progress:
-        for rows, probs, embeddings in found:
-            result.put(rows, probs, embeddings)
+        for rows, seen in found:
+            result.put(rows, seen)
             progress.add(len(rows))
-            held.append((rows, probs, embeddings))
+            held.append((rows, seen))
             if parts is not None and time.monotonic() - saved > SAVE_SECONDS:
-                parts.write(*(np.concatenate(column) for column in zip(*held, strict=True)))
+                parts.write(*_joined(held))
                 held, saved = [], time.monotonic()
     if parts is not None and held and jax.process_count() > 1:
-        parts.write(*(np.concatenate(column) for column in zip(*held, strict=True)))
+        parts.write(*_joined(held))
+
+
+def _joined(held: list[tuple[np.ndarray, predict.Seen]]) -> tuple[np.ndarray, predict.Seen]:
+    rows, seen = zip(*held, strict=True)
+    columns = (np.concatenate(column) for column in zip(*seen, strict=True))
+    return np.concatenate(rows), predict.Seen(*columns)
 
 
 def _gather(result: _Result, parts: Parts | None) -> None:
@@ -256,8 +259,8 @@ def _gather(result: _Result, parts: Parts | None) -> None:
     if parts is None:
         raise InputError("prediction by several processes needs a shared folder for its parts")
     multihost_utils.sync_global_devices("predicted")
-    for rows, probs, embeddings in parts.read():
-        result.put(rows, probs, embeddings)
+    for rows, seen in parts.read():
+        result.put(rows, seen)
     multihost_utils.sync_global_devices("gathered")
     if not result.done.all():
         raise InputError(

@@ -27,10 +27,14 @@ Show = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Views of one output shape; `weights`[count] are their shares in a mean (all groups: 1)."""
+    """Views of one output shape; `weights`[count] are their shares in a mean (all groups: 1).
+
+    plain: number of the view that is the picture as it is (but for its size), -1 if none is.
+    """
 
     show: Show
     weights: np.ndarray
+    plain: int = -1
 
     @property
     def count(self) -> int:
@@ -54,7 +58,10 @@ class Views:
         if self.weights:
             groups = self._weighted(groups)
         total = sum(float(group.weights.sum()) for group in groups)
-        return [Group(group.show, np.float32(group.weights / total)) for group in groups]
+        return [
+            dataclasses.replace(group, weights=np.float32(group.weights / total))
+            for group in groups
+        ]
 
     def _weighted(self, groups: list[Group]) -> list[Group]:
         count = sum(group.count for group in groups)
@@ -65,7 +72,10 @@ class Views:
             )
         ends = np.cumsum([group.count for group in groups])[:-1]
         parts = np.split(np.array(self.weights, float), ends)
-        return [Group(group.show, part) for group, part in zip(groups, parts, strict=True)]
+        return [
+            dataclasses.replace(group, weights=part)
+            for group, part in zip(groups, parts, strict=True)
+        ]
 
     def count(self, height: int, width: int) -> int:
         """Number of forward passes a picture."""
@@ -98,7 +108,7 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
 
 
 def _identity(height: int, width: int, output_size: int) -> list[Group]:
-    return [Group(lambda keys, view, images: _resized(images, output_size), np.ones(1))]
+    return [Group(lambda keys, view, images: _resized(images, output_size), np.ones(1), 0)]
 
 
 def _d4(height: int, width: int, output_size: int) -> list[Group]:
@@ -106,7 +116,7 @@ def _d4(height: int, width: int, output_size: int) -> list[Group]:
         images = _resized(images, output_size)
         return warp.d4(images, jnp.full(len(images), view, jnp.int32))
 
-    return [Group(show, np.ones(8))]
+    return [Group(show, np.ones(8), 0)]
 
 
 def _oml(
@@ -133,7 +143,7 @@ def _oml(
         light_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         return augment.light(light_keys, seen, options)
 
-    plain = Group(lambda keys, view, images: images, np.full(1, beta))
+    plain = Group(lambda keys, view, images: images, np.full(1, beta), 0)
     corners = Group(show, np.full(8 * rounds, (1.0 - beta) / (8 * rounds)))
     return [plain, corners]
 
@@ -172,7 +182,7 @@ def _crops(
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
         return jax.vmap(show_one, (0, None, None, 0))(keys, view // turns, view % turns, images)
 
-    return [Group(show, np.ones((count + 1) * turns))]
+    return [Group(show, np.ones((count + 1) * turns), 0)]
 
 
 def _lattice(count: int) -> np.ndarray:
@@ -193,7 +203,8 @@ def _scales(height: int, width: int, factors: tuple[float, ...], d4: bool) -> li
     groups = []
     for factor in factors:
         size = max(32, round(height * factor / 32) * 32)
-        groups += (_d4 if d4 else _identity)(height, width, size)
+        (group,) = (_d4 if d4 else _identity)(height, width, size)
+        groups.append(group if factor == 1.0 else dataclasses.replace(group, plain=-1))
     return groups
 
 

@@ -1,6 +1,7 @@
 """Stages of the networks: train and predict, a task for each model and fold."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -9,6 +10,9 @@ from hpa_jax import artifacts
 from hpa_jax.context import Context
 from hpa_jax.stages import tables
 from hpa_jax.stamps import Task
+
+if TYPE_CHECKING:
+    from hpa_jax.inference.predict import Seen
 
 TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py")
 SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
@@ -109,9 +113,13 @@ def _predict(
 
 
 def _write_predictions(
-    output: Path, parts: dict[str, np.ndarray], found: dict[str, tuple[np.ndarray, np.ndarray]]
+    output: Path, parts: dict[str, np.ndarray], found: "dict[str, Seen]"
 ) -> None:
-    """Tables of probabilities and embeddings; of several hosts the first writes."""
+    """Tables of probabilities, of those without test-time views, and of embeddings.
+
+    Of several hosts the first writes.  Views that do not hold the picture as it is give no table
+    of it.
+    """
     import jax
 
     from hpa_jax.inference.tables import write_embeddings, write_table
@@ -120,9 +128,12 @@ def _write_predictions(
         return
     with artifacts.atomic(output) as temporary:
         temporary.mkdir()
-        for part, (probs, embeddings) in found.items():
-            write_table(temporary / f"{part}.parquet", parts[part], probs)
-            write_embeddings(temporary / f"{part}_embeddings.parquet", parts[part], embeddings)
+        for part, seen in found.items():
+            ids = parts[part]
+            write_table(temporary / f"{part}.parquet", ids, seen.probs)
+            write_embeddings(temporary / f"{part}_embeddings.parquet", ids, seen.embeddings)
+            if not np.isnan(seen.plain).any():
+                write_table(temporary / f"{part}_{tables.PLAIN}.parquet", ids, seen.plain)
 
 
 def _join_folds(context: Context, name: str) -> Task:
@@ -138,18 +149,17 @@ def _join_folds(context: Context, name: str) -> Task:
             return ""
         with artifacts.atomic(output) as temporary:
             temporary.mkdir()
-            for part in ("valid", "valid_embeddings"):
-                parts = [
-                    artifacts.read_table(f / "predictions" / f"{part}.parquet") for f in folders
-                ]
+            for file in sorted((folders[0] / "predictions").glob("*.parquet")):
+                if file.name == "test_embeddings.parquet":  # each fold's network has its own space
+                    continue
+                parts = [artifacts.read_table(f / "predictions" / file.name) for f in folders]
                 joined = pd.concat(parts, ignore_index=True)
-                if joined["id"].duplicated().any():
+                if file.name.startswith("test"):
+                    means = joined.groupby("id", sort=False).mean()
+                    joined = means.astype(np.float32).reset_index()
+                elif joined["id"].duplicated().any():
                     raise ValueError(f"{name}: a validation id stands in two folds")
-                artifacts.write_table(temporary / f"{part}.parquet", joined)
-            test = [artifacts.read_table(f / "predictions" / "test.parquet") for f in folders]
-            stacked = pd.concat(test, ignore_index=True)
-            mean = stacked.groupby("id", sort=False).mean().astype(np.float32).reset_index()
-            artifacts.write_table(temporary / "test.parquet", mean)
+                artifacts.write_table(temporary / file.name, joined)
         return f"{len(folders)} folds joined"
 
     inputs = tuple(folder / "predictions" for folder in folders)

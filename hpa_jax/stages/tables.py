@@ -14,6 +14,8 @@ from hpa_jax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the picture as it is, no other views
+
 
 @dataclass(frozen=True)
 class Rows:
@@ -75,7 +77,7 @@ def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def predictions(context: Context, name: str, split: str) -> Path:
-    """Where a model's probabilities of one split lie."""
+    """Where a model's probabilities of one split lie (split_PLAIN: of the plain view alone)."""
     return context.path("models", name, "predictions", f"{split}.parquet")
 
 

@@ -33,6 +33,15 @@ class Tiny(nnx.Module):
         return self.linear(self.dropout(flat)) / 10, flat[:, :5]
 
 
+class Corner(nnx.Module):
+    """A network that sees the top left quarter and takes pictures of any size."""
+
+    def embed(self, images):
+        height, width = images.shape[1] // 2, images.shape[2] // 2
+        means = images[:, :height, :width].mean((1, 2))
+        return means[:, :C], means
+
+
 @pytest.fixture
 def model():
     return Tiny(nnx.Rngs(0))  # left in training mode: predict must not care
@@ -95,6 +104,32 @@ def test_equals_a_loop_over_views(model, pictures, name, aggregate):
     assert probs.dtype == embeddings.dtype == np.float32
     np.testing.assert_allclose(probs, want, atol=2e-5)
     np.testing.assert_allclose(embeddings, want_embeddings, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "name, held",
+    [
+        ("identity", True),
+        ("d4", True),
+        ({"name": "oml", "rounds": 1}, True),
+        ({"name": "crops", "count": 1}, True),
+        ("scales", True),
+        ({"name": "scales", "factors": (0.5, 2.0)}, False),
+        ({"name": "tiles", "tile": 8}, False),
+    ],
+)
+def test_the_plain_view_is_kept_beside_the_others(pictures, name, held):
+    """Equal to predicting with the one view; NaN where no view is the picture as it is."""
+    model = Corner()  # takes pictures of any size
+    (batch,) = batches(pictures, size=N)
+    pictures = pictures.repeat(4, axis=1).repeat(4, axis=2)
+    batch["image"] = pictures
+    seen = predict.compiled(model, CONFIG, views=name)(pictures, batch["index"])
+    want = predict.compiled(model, CONFIG, views="identity")(pictures, batch["index"]).probs
+    if held:
+        np.testing.assert_allclose(seen.plain, want, atol=1e-6)
+    else:
+        assert np.isnan(seen.plain).all()
 
 
 def test_rows_land_at_their_ids_whatever_the_order_and_batch(model, pictures):

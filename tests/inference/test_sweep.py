@@ -46,13 +46,14 @@ def run(packed, ids, **options):
 
 def test_equals_predict_and_keeps_the_order_of_ids(packed):
     ids = list(packed.ids[::-1][:5])
-    probs, embeddings = run(packed, ids, views="d4")
+    probs, embeddings, plain = run(packed, ids, views="d4")
     batches = input.eval_batches(
         packed, ids, None, batch_size=3, channels=CHANNELS, image_size=SIZE
     )
     want = predict.predict(Tiny(), CONFIG, batches, ids, views="d4")
     np.testing.assert_allclose(probs, want[0], atol=1e-6)
     np.testing.assert_allclose(embeddings, want[1], atol=1e-5)
+    np.testing.assert_allclose(plain, run(packed, ids, views="identity").probs, atol=1e-6)
 
 
 def test_a_stopped_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
@@ -82,17 +83,21 @@ def test_a_stopped_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "stream", counts)
     again = run(packed, ids, views=views, directory=parts)
     assert batches_read == [[4]]
-    for one, other in zip(whole, again, strict=True):
+    for one, other in zip(whole, again, strict=True):  # probs, embeddings, plain
         np.testing.assert_allclose(one, other, atol=1e-5)
     assert not parts.exists()
 
 
 def test_parts_of_another_network_and_damaged_parts_do_not_count(tmp_path):
     mine = sweep.Parts(tmp_path, "mine")
-    mine.write(np.array([0, 1]), np.ones((2, 3)), np.ones((2, 4)))
-    sweep.Parts(tmp_path, "other").write(np.array([2]), np.ones((1, 3)), np.ones((1, 4)))
+    seen = predict.Seen(np.ones((2, 3)), np.ones((2, 4)), np.zeros((2, 3)))
+    mine.write(np.array([0, 1]), seen)
+    sweep.Parts(tmp_path, "other").write(np.array([2, 3]), seen)
     (tmp_path / "part-mine-9.npz").write_bytes(b"PK cut short")
-    assert [rows.tolist() for rows, _, _ in mine.read()] == [[0, 1]]
+    ((rows, read),) = mine.read()
+    assert rows.tolist() == [0, 1]
+    for one, other in zip(seen, read, strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_another_network_is_another_fingerprint():
