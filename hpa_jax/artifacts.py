@@ -64,7 +64,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text())
     except FileNotFoundError:
         raise InputError(f"{path}: not there; run the stage that writes it first") from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no UTF-8, or no JSON
         raise InputError(f"{path}: no valid JSON ({error})") from None
 
 
@@ -87,7 +87,11 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     except FileNotFoundError:
         raise InputError(f"{path}: not there; run the stage that writes it first") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable Parquet table ({error})") from None
+        raise InputError(f"{path}: no readable Parquet table ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ the same (If-Range).  It is renamed to its name only when size, checksum and con
 
 import hashlib
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -198,7 +199,7 @@ def _retry_after(text: str | None) -> float | None:
 
     if not text:
         return None
-    if text.strip().isdigit():
+    if re.fullmatch(r"\s*[0-9]{1,9}\s*", text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())

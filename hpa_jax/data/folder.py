@@ -176,7 +176,8 @@ def read_labels(path: Path, class_names: Sequence[str], problems: Problems) -> d
             tokens = " ".join(tokens).split()
         labels = set()
         for token in tokens:
-            number = int(token) if token.isdigit() else numbers.get(token.casefold(), -1)
+            digits = re.fullmatch("[0-9]{1,9}", token)
+            number = int(token) if digits else numbers.get(token.casefold(), -1)
             if not 0 <= number < len(class_names):
                 hint = near(token, class_names)
                 problems.add(place, id, f"{token!r} is no class name or number{hint}")

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # antibody_plate_well_sample, as the external table's ids have it; some carry a gene before it.
 _SPECIMEN = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<plate>[a-z\d]+)_(?P<well>[A-P]\d+)_\d+")
+_COUNT = re.compile("[0-9]{1,12}")
 # The archive's uncompressed TIFFs: side² bytes and a header of a few kB.
 ORIGINAL_SIDES = (1728, 2048, 3072, 4096)
 
@@ -208,7 +209,7 @@ def _specimen(record: dict[str, str]) -> dict[str, str | int | None]:
         plate = plate or match["plate"]
         sample = sample or f"{match['plate']}_{match['well']}"
     size = record.get("original_size", "")
-    original = int(size) if size.isdigit() else None
-    if original is None and record.get("file_size", "").isdigit():
+    original = int(size) if _COUNT.fullmatch(size) else None
+    if original is None and _COUNT.fullmatch(record.get("file_size", "")):
         original = original_side(int(record["file_size"]))
     return {"original_size": original, "antibody": antibody, "plate": plate, "sample": sample}

@@ -1,0 +1,166 @@
+"""Damaged and hostile files: every reader answers with its value or with one InputError.
+
+Pictures, tables and weight files are valid ones with bytes changed, cut out or put in, so that the
+damage lies deep inside the decoders.  Anything but an InputError is what the tests look for.
+"""
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+import safetensors.numpy
+import tifffile
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from hpa_jax import artifacts, classes
+from hpa_jax.data import atlas, fields, folder, kaggle, pictures
+from hpa_jax.data.problems import Problems
+from hpa_jax.decision import submission
+from hpa_jax.errors import InputError
+from hpa_jax.models import weight_files
+
+from .layouts import competition, picture
+
+# Decoders warn of what they repair; what they can't is what counts here.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")
+PIXELS = picture(0, side=24, channels=1)[..., 0]
+FEW = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+DAMAGE = st.lists(
+    st.tuples(
+        st.sampled_from(["change", "cut", "insert"]),
+        st.floats(0, 1, exclude_max=True),  # where
+        st.binary(min_size=1, max_size=8),
+    ),
+    min_size=1,
+    max_size=4,
+)
+TEXTS = st.text(st.sampled_from("aI0129 ,;|\"'\n\r\t-.²٣é\0x/\\\ufeff"), max_size=30)
+
+
+def damaged(content: bytes, damage: list[tuple[str, float, bytes]]) -> bytes:
+    for kind, where, piece in damage:
+        at = int(where * len(content))
+        rest = {"change": at + len(piece), "cut": len(content), "insert": at}[kind]
+        content = content[:at] + (b"" if kind == "cut" else piece) + content[rest:]
+    return content
+
+
+def encoded(kind: str) -> bytes:
+    file = io.BytesIO()
+    if kind == "ome":
+        planes = np.stack([PIXELS.astype(np.uint16) * 200] * 3)
+        about = {"axes": "CYX", "Channel": {"Name": ["red", "green", "blue"]}}
+        tifffile.imwrite(file, planes, metadata=about, ome=True)
+    else:
+        Image.fromarray(PIXELS).save(file, format=kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
+@given(damage=DAMAGE)
+@FEW
+def test_a_damaged_picture_is_read_or_refused(tmp_path, kind, damage):
+    path = tmp_path / f"p_green.{kind}"
+    path.write_bytes(damaged(encoded(kind), damage))
+    try:
+        assert pictures.size(path) == pictures.decode(path).shape[:2]
+        assert pictures.read_channel(path, "green").dtype == np.uint8
+    except InputError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", ["tiff", "ome"])
+@given(damage=DAMAGE)
+@FEW
+def test_a_damaged_microscope_file_is_read_or_refused(tmp_path, kind, damage):
+    path = tmp_path / "p.tif"
+    path.write_bytes(damaged(encoded(kind), damage))
+    try:
+        assert fields.read(path).planes.ndim == 3
+    except InputError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+
+
+READERS = {
+    "kaggle": lambda path: kaggle.read_table(path, labelled=True),
+    "atlas": lambda path: atlas.read_table(path, classes.NAMES, Problems()),
+    "folder": lambda path: folder.read_labels(path, classes.NAMES, Problems()),
+    "submission": submission.sample_ids,
+    "parquet": artifacts.read_table,
+    "json": artifacts.read_json,
+    "safetensors": weight_files.read,
+}
+
+
+def table(kind: str) -> bytes:
+    if kind == "parquet":
+        file = io.BytesIO()
+        pd.DataFrame({"id": ["a", "b"], "p00": [0.25, 0.75]}).to_parquet(file)
+        return file.getvalue()
+    if kind == "safetensors":
+        return safetensors.numpy.save({"conv1.weight": np.ones((2, 3, 1, 1), np.float32)})
+    text = {
+        "kaggle": "Id,Target\na,0 25\nb,16\n",
+        "atlas": "Id,Target,GotYellow\n1_A_A1_1,0 25,1\n2_A_A1_2,Golgi apparatus,0\n",
+        "folder": "id,labels\na,Cytosol;Nucleoplasm\nb,0 16\n",
+        "submission": "Id,Predicted\na,0\nb,0 1\n",
+        "json": '{"thresholds": [0.5, 0.25], "names": ["a"]}',
+    }
+    return text[kind].encode()
+
+
+@pytest.mark.parametrize("kind", READERS)
+@given(damage=DAMAGE)
+@FEW
+def test_a_damaged_table_is_read_or_refused(tmp_path, kind, damage):
+    path = tmp_path / ("w.safetensors" if kind == "safetensors" else f"table.{kind}")
+    path.write_bytes(damaged(table(kind), damage))
+    try:
+        READERS[kind](path)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("kind", ["kaggle", "atlas", "folder", "submission"])
+@given(cells=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
+@example(cells=[("a", "²")])
+@example(cells=[("a", "9" * 5000)])
+@FEW
+def test_any_text_in_the_cells_is_read_or_refused(tmp_path, kind, cells):
+    path = tmp_path / "table.csv"
+    columns = {"folder": ["id", "labels"], "submission": ["Id", "Predicted"]}
+    names = columns.get(kind, ["Id", "Target"])
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        pd.DataFrame(cells, columns=names).to_csv(file, index=False)
+    try:
+        READERS[kind](path)
+    except InputError as error:
+        assert "\n" not in str(error)
+
+
+@given(id=TEXTS, target=TEXTS, size=TEXTS)
+@example(id="t0", target="²", size="")
+@example(id="t0", target="0", size="²")
+@FEW
+def test_a_competition_with_any_row_is_scanned_or_refused(tmp_path, id, target, size):
+    root = tmp_path / "root"
+    if not root.exists():
+        competition(root)
+    row = pd.DataFrame([(id, target, size)], columns=["Id", "Target", "file_size"])
+    with open(root / "train.csv", "w", newline="", encoding="utf-8") as file:
+        row.to_csv(file, index=False)
+    problems = Problems()
+    try:
+        found = kaggle.scan(root, classes.NAMES, problems)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    for path in found["green"].dropna():
+        assert pictures.inside(root, path)
+    for labels in found["labels"].dropna():
+        assert all(0 <= number < len(classes.NAMES) for number in labels)
