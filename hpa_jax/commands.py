@@ -106,7 +106,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline:thresholds",
         "per-class thresholds of each model, their mean and the stack, and nested scores",
         "models/*/predictions/valid.parquet, stack/, splits.parquet",
-        "thresholds.json, metrics.json",
+        "thresholds.json, metrics.json, decisions.parquet",
         FORCE,
     ),
     "submit": Verb(

@@ -46,13 +46,16 @@ def f1_intervals(
     draws: int = 1000,
     level: float = 0.95,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> F1Intervals:
     """Intervals of class F1 and macro-F1 of fixed decisions (take nested ones, to stay honest).
 
-    labels, decided: [N, C] in {0, 1}; groups: [N] or None; level: e.g. 0.95.
+    labels, decided: [N, C] in {0, 1}; groups: [N] or None; level: e.g. 0.95; weights: of
+    `resamples`, to draw once for several decisions on the same rows, which are then paired.
     """
     labels, decided = checked_labels(labels), checked_labels(decided, "decisions")
-    weights = resamples(len(labels), draws, seed, groups).astype(np.float32)
+    weights = resamples(len(labels), draws, seed, groups) if weights is None else weights
+    weights = weights.astype(np.float32)
     hits, predicted, positives = (
         weights @ array.astype(np.float32) for array in (labels & decided, decided, labels)
     )

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from hpa_jax.decision import confidence, metrics
 from hpa_jax.decision import folds as folding
-from hpa_jax.decision import metrics
 
 Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
@@ -39,13 +39,20 @@ def predictions(
     return decided
 
 
-def summary(labels: np.ndarray, scores: np.ndarray, decided: np.ndarray) -> dict[str, Any]:
+def summary(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    decided: np.ndarray,
+    weights: np.ndarray | None = None,
+) -> dict[str, Any]:
     """The published numbers of one way to score: macro-F1 (nested), average precision, by class.
 
-    `macro_f1_present` leaves out classes without positives on these rows.
+    `macro_f1_present` leaves out classes without positives on these rows; weights: of
+    `confidence.resamples`, shared by all that is compared.
     """
     return {
         "macro_f1": metrics.macro_f1(labels, decided),
+        "macro_f1_interval": confidence.f1_intervals(labels, decided, weights=weights).macro,
         "macro_f1_present": metrics.macro_f1(labels, decided, present_only=True),
         "macro_average_precision": metrics.macro_average_precision(labels, scores),
         "class_f1": metrics.class_f1(labels, decided),

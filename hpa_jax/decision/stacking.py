@@ -23,6 +23,7 @@ import numpy as np
 from hpa_jax import artifacts
 from hpa_jax.decision import (
     baselines,
+    confidence,
     nested,
     stack_files,
     stack_inputs,
@@ -37,6 +38,7 @@ from hpa_jax.decision.stack_runner import Data
 from hpa_jax.errors import InputError
 
 FORMAT = 2
+BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
 
 
 @dataclass
@@ -248,8 +250,9 @@ def fit(
     test_votes = None if test is None else _votes(test, where, labels, units, "test_votes")
     cut = cutter(protocol)
     decided = nested.predictions(labels, oof, cut, seed=protocol.seed, groups=groups)
-    scores = {"stack": nested.summary(labels, oof, decided)}
-    scores.update(_baselines(features, where, labels, groups, cut, protocol.seed))
+    weights = confidence.resamples(len(labels), BOOTSTRAP, groups=groups)
+    scores = {"stack": nested.summary(labels, oof, decided, weights)}
+    scores.update(_baselines(features, where, labels, groups, cut, protocol.seed, weights))
     return Stack(
         protocol,
         names,
@@ -297,6 +300,7 @@ def _baselines(
     groups: np.ndarray | None,
     cut: nested.Fitter,
     seed: int,
+    weights: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
     found = {}
     if where.named:
@@ -307,7 +311,10 @@ def _baselines(
     )
     return {
         name: nested.summary(
-            labels, scores, nested.predictions(labels, scores, cut, seed=seed, groups=groups)
+            labels,
+            scores,
+            nested.predictions(labels, scores, cut, seed=seed, groups=groups),
+            weights,
         )
         for name, scores in found.items()
     }

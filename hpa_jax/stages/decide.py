@@ -79,13 +79,15 @@ def stack(context: Context) -> list[Task]:
 def thresholds(context: Context) -> list[Task]:
     """Per-class thresholds of each model, their mean and the stack; nested scores."""
     settings = context.config.thresholds.to_dict()
-    outputs = (context.path("thresholds.json"), context.path("metrics.json"))
+    names = ("thresholds.json", "metrics.json", "decisions.parquet")
+    outputs = tuple(context.path(name) for name in names)
 
     def work() -> str:
         from hpa_jax.decision import stacking
 
         rows = tables.split_rows(context, "valid")
-        cuts, found = {}, {}
+        weights = scores.resamples(rows)
+        cuts, found, nested = {}, {}, {}
         for name, probs in scores.of_methods(context, "valid", rows.ids).items():
             if name == scores.STACK:  # it brings its own cuts, nested in its outer folds
                 fitted = stacking.load(context.path("stack"))
@@ -93,7 +95,8 @@ def thresholds(context: Context) -> list[Task]:
             else:
                 own, decided = _fit_and_nest(probs, rows, settings)
             cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
-            found[name] = scores.score(rows.labels, decided) | {
+            nested[name] = decided
+            found[name] = scores.score(rows.labels, decided, weights) | {
                 "macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]
             }
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
@@ -101,18 +104,20 @@ def thresholds(context: Context) -> list[Task]:
         artifacts.write_json(
             outputs[1],
             {
-                "rows": f"{len(rows.ids)} validation pictures; each scored by thresholds (and a "
-                "stack) fitted without its fold; the networks' checkpoints were chosen on them",
+                "rows": f"{len(rows.ids):,} validation pictures; each scored by thresholds (and a "
+                f"stack) fitted without its fold; {scores.checkpoint_choice(context)}",
                 "support": rows.labels.sum(axis=0),
                 "classes_without_positives": scores.absent_classes(context, rows.labels),
                 "scores": found,
                 "best": max(found, key=lambda name: found[name]["macro_f1"]),
             },
         )
+        scores.write_decisions(outputs[2], rows.ids, nested)
         return f"macro-F1 on validation, nested: {scores.summary(found)}"
 
     inputs = (*_predictions(context, "valid"), *_files(context, "stack", *SPLIT_TABLES))
-    return [Task("thresholds", "thresholds", work, settings, inputs, outputs, ROOMS)]
+    said = {**settings, "weights": scores.checkpoint_choice(context)}
+    return [Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)]
 
 
 def submit(context: Context) -> list[Task]:
@@ -151,11 +156,11 @@ def evaluate(context: Context) -> list[Task]:
 
     def work() -> str:
         test = tables.split_rows(context, "test")
-        labels = tables.truth(path, test.ids, context)
+        labels, weights = tables.truth(path, test.ids, context), scores.resamples(test)
         decided = scores.decisions(context, test.ids)
         chosen = scores.chosen_method(context)
         found = {
-            name: scores.score(labels, decided[name])
+            name: scores.score(labels, decided[name], weights)
             | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
             | scores.ranking(labels, probs)
             for name, probs in scores.of_methods(context, "test", test.ids).items()
@@ -163,15 +168,15 @@ def evaluate(context: Context) -> list[Task]:
         leaked, _ = _overlay_leak(context, test.ids, decided[chosen])
         submitted = scores.read_submission(context.path("submission.csv"), test.ids, context)
         report = {
-            "rows": f"{len(test.ids)} test pictures; nothing was fitted or chosen on them",
+            "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
             "support": labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, labels),
             "scores": found,
             "best": max(found, key=lambda name: found[name]["macro_f1"]),
             "chosen": chosen,
-            "leak_off": scores.score(labels, decided[chosen]),
-            "leak_on": scores.score(labels, leaked),
-            "submission": scores.score(labels, submitted),
+            "leak_off": scores.score(labels, decided[chosen], weights),
+            "leak_on": scores.score(labels, leaked, weights),
+            "submission": scores.score(labels, submitted, weights),
         }
         artifacts.write_json(output, report)
         final = report["submission"]["macro_f1"]

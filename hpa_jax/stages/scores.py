@@ -1,5 +1,6 @@
 """Scores and decisions of every method (each model, their mean, the stack) on one set of rows."""
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ from hpa_jax import artifacts, classes
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
 from hpa_jax.stages import tables
+from hpa_jax.stages.tables import Rows
 
+DRAWS = 1000  # resamples behind every published interval
 MEAN, STACK = "mean of models", "stack"
 
 
@@ -59,15 +62,31 @@ def chosen_method(context: Context) -> str:
     return method
 
 
-def score(labels: np.ndarray, predicted: np.ndarray) -> dict[str, Any]:
-    """Macro-F1 over all classes and over those with positives, and each class' F1."""
-    from hpa_jax.decision import metrics
+def score(
+    labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+) -> dict[str, Any]:
+    """Macro-F1 over all classes and over those with positives, and each class' F1.
 
-    return {
+    weights: of `confidence.resamples`; adds the 95 % bootstrap interval of macro-F1.
+    """
+    from hpa_jax.decision import confidence, metrics
+
+    found = {
         "macro_f1": metrics.macro_f1(labels, predicted),
         "macro_f1_classes_present": metrics.macro_f1(labels, predicted, present_only=True),
         "class_f1": metrics.class_f1(labels, predicted),
     }
+    if weights is not None:
+        around = confidence.f1_intervals(labels, predicted, weights=weights)
+        found["macro_f1_interval"] = list(around.macro)
+    return found
+
+
+def resamples(rows: Rows) -> np.ndarray:
+    """Bootstrap weights of one split's rows, twins together: the same for every method."""
+    from hpa_jax.decision import confidence
+
+    return confidence.resamples(len(rows.ids), DRAWS, groups=rows.groups)
 
 
 def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
@@ -93,10 +112,47 @@ def summary(scores: dict[str, dict[str, Any]]) -> str:
     return ", ".join(f"{name} {value['macro_f1']:.3f}" for name, value in scores.items())
 
 
+def checkpoint_choice(context: Context) -> str:
+    """Whether, and how, the networks' weights were chosen on the validation rows."""
+    averages = {name: model.average.kind for name, model in context.config.models.items()}
+    chosen = [name for name, kind in averages.items() if kind == "none"]
+    parts = [
+        f"the weights of {name} are an average of epochs ({kind}), not chosen on these rows"
+        for name, kind in averages.items()
+        if kind != "none"
+    ]
+    monitor = f"{context.config.train.monitor} on these rows"
+    if chosen:
+        parts.insert(0, f"the epoch of {' and '.join(chosen)} was chosen by the best {monitor}")
+    if context.config.train.patience:
+        parts.append(f"the end of training was chosen by the {monitor}")
+    return "; ".join(parts)
+
+
+def write_decisions(path: Path, ids: np.ndarray, decided: dict[str, np.ndarray]) -> None:
+    """Writes the table id, METHOD, ...: class numbers as text, as in a submission."""
+    import pandas as pd
+
+    columns = {name: [classes.decode(row) for row in array] for name, array in decided.items()}
+    artifacts.write_table(path, pd.DataFrame({"id": ids, **columns}))
+
+
+def read_decisions(
+    path: Path, names: Sequence[str], ids: np.ndarray, context: Context
+) -> dict[str, np.ndarray]:
+    """bool[N, C] of each named method in a table of `write_decisions`, in the order of `ids`."""
+    table = artifacts.read_table(path).set_index("id").loc[ids]
+    return {name: _encoded(table[name], context) for name in names}
+
+
 def read_submission(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
     """bool[N, C] of a submission file in the order of `ids`."""
     import pandas as pd
 
     table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("Id")
-    rows = [classes.encode(text, context.num_classes) for text in table.loc[ids, "Predicted"]]
-    return np.array(rows, bool).reshape(len(ids), context.num_classes)
+    return _encoded(table.loc[ids, "Predicted"], context)
+
+
+def _encoded(texts: Iterable[str], context: Context) -> np.ndarray:
+    rows = [classes.encode(text, context.num_classes) for text in texts]
+    return np.array(rows, bool).reshape(len(rows), context.num_classes)

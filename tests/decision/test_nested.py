@@ -57,4 +57,6 @@ def test_summary_has_what_is_published():
     decided = nested.predictions(labels, scores, fit)
     found = nested.summary(labels, scores, decided)
     assert found["macro_f1"] == pytest.approx(metrics.macro_f1(labels, decided))
+    low, high = found["macro_f1_interval"]
+    assert low < found["macro_f1"] < high
     assert found["rows"] == 300 and len(found["class_average_precision"]) == 3

@@ -116,3 +116,34 @@ def test_scores_beside_classes_that_are_absent(context):
     ranked = scores.ranking(labels, probs)
     assert ranked["mean_average_precision"] == 1
     assert ranked["mean_average_precision_of_chance"] == pytest.approx(0.75)
+
+
+def test_scores_have_an_interval_of_rows_drawn_anew(context):
+    rng = np.random.default_rng(0)
+    labels = rng.random((200, 3)) < 0.3
+    decided = labels ^ (rng.random((200, 3)) < 0.1)
+    rows = tables.Rows(np.arange(200).astype(str), labels, np.arange(200) // 2, np.ones(200))
+    found = scores.score(labels, decided, scores.resamples(rows))
+    low, high = found["macro_f1_interval"]
+    assert low < found["macro_f1"] < high < low + 0.15
+    assert "macro_f1_interval" not in scores.score(labels, decided)
+
+
+def test_decisions_come_back_in_the_asked_order(context):
+    path = context.path("decisions.parquet")
+    decided = {"m": np.eye(3, dtype=bool), "stack": np.zeros((3, 3), bool)}
+    scores.write_decisions(path, np.array(["x", "y", "z"]), decided)
+    found = scores.read_decisions(path, ["stack", "m"], np.array(["z", "x"]), context)
+    assert found["m"].tolist() == decided["m"][[2, 0]].tolist()
+    assert not found["stack"].any() and found["stack"].shape == (2, 3)
+
+
+def test_how_weights_were_chosen_is_said():
+    config = configs.default().unlock()
+    config.models = {"a": configs.model(), "b": configs.model(), "c": configs.model()}
+    config.models.c.average.kind = "swa"
+    text = scores.checkpoint_choice(Context(config, None))
+    assert "epoch of a and b was chosen by the best loss on these rows" in text
+    assert "c are an average of epochs (swa), not chosen" in text and "end of training" not in text
+    config.train.patience = 3
+    assert "end of training" in scores.checkpoint_choice(Context(config, None))
