@@ -179,4 +179,10 @@ VERBS: dict[str, Verb] = {
         "models/*/predictions/valid.parquet, stack/, splits.parquet",
         "label_noise.csv",
     ),
+    "ablate": Verb(
+        "hpa_jax.ablate:ablate",
+        "what each variation of a recipe does to its score, over several seeds",
+        "config.ablate: seeds and variations (configs/ablation.py)",
+        "ablation.json, ablation.md, ablate/NAME/seed_K/ (a workdir each)",
+    ),
 }

@@ -14,6 +14,9 @@ from ml_collections.config_dict import placeholder
 from hpa_jax import classes
 from hpa_jax.errors import InputError, near
 
+# Options of a model that change nothing in its training.
+OF_PREDICTION = ("views", "checkpoint")
+
 
 def default() -> ConfigDict:
     """The whole default configuration, locked."""
@@ -68,7 +71,8 @@ def default() -> ConfigDict:
                 fraction=0.2,
                 folds=5,
                 matches_test="valid",  # labelled twins of test pictures: valid | excluded
-                external="split",  # split | train (all but the twins of test pictures)
+                # split | train (all but the twins of test pictures) | excluded
+                external="split",
                 group_by="",  # antibody | plate | sample: stay on one side too
                 audit=0.0,  # share of labelled pictures on which nothing is ever fitted
                 exclude="",  # a file with ids, as the two below
@@ -149,6 +153,12 @@ def default() -> ConfigDict:
                 fill_empty=True,  # the best class where nothing passes its threshold
             ),
             report=dict(examples=24),
+            ablate=dict(
+                seeds=(0, 1, 2),  # each variation runs once a seed, paired with the base's run
+                method="mean of models",  # whose score is compared: a model's name, or "stack"
+                # dict(name, set={key: value}, method, at (thresholds | half), about, talk)
+                variations=(),
+            ),
         )
     )
     return config.lock()
@@ -233,6 +243,9 @@ def model(**differences: Any) -> ConfigDict:
             ),
             stages=(stage(),),
             augment="d4",
+            # of prediction: final (the average if one is made, else the best) | best | last |
+            # snapshots (the mean of what the ends of all stages and cycles predict)
+            checkpoint="final",
             views="d4",
         ),
         differences,

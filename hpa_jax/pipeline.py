@@ -48,12 +48,12 @@ def run(config: ConfigDict, flags: dict[str, Any]) -> int:
     names = list(STAGES)
     if flags.get("only"):
         names = names[: names.index(LAST_STAGE_OF_ONE_MODEL) + 1]
-    return _work(names, config, flags)
+    return work(names, config, flags)
 
 
 def _verb(*names: str) -> Callable[[ConfigDict, dict[str, Any]], int]:
     def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
-        return _work(list(names), config, flags)
+        return work(list(names), config, flags)
 
     return verb
 
@@ -81,7 +81,7 @@ def predict(config: ConfigDict, flags: dict[str, Any]) -> int:
     return 0
 
 
-def _work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
+def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
     """Runs stages under the workdir's lock."""
     from filelock import FileLock, Timeout
 

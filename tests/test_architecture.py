@@ -12,7 +12,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room imports itself and what stands left of it.
 ROOMS = ("data", "models", "training", "inference", "decision", "report", "stages")
 BELOW_ALL = ("__init__", "errors", "classes", "config", "artifacts", "host_memory")
-ABOVE_ALL = ("context", "stamps", "pipeline", "commands", "__main__")
+ABOVE_ALL = ("context", "stamps", "pipeline", "commands", "ablate", "__main__")
 LONG_FUNCTIONS = {
     "config.default": "states every option once",
     "config.model": "states every option once",

@@ -66,7 +66,7 @@ def assign(
         group_by: "antibody", "plate" or "sample": rows that share it stay together too.
         external: "split" deals external pictures as the others (their classes get their shares
             separately), "train" keeps all but matches of test in training and `fraction` is of
-            the others; they then have no fold.
+            the others; they then have no fold; "excluded" leaves them out.
         audit: share of the labelled rows set apart first, on which nothing is ever fitted.
         exclude, force_valid, force_train: ids, or a file that holds them (any column, any header).
 
@@ -80,6 +80,8 @@ def assign(
     _check_options(scheme, matches_test, external, group_by, fraction, audit, catalog)
     rows = _Rows(catalog, groups, pairs, group_by)
     rows.exclude(_ids(exclude, rows.ids), "exclusion list")
+    if external == "excluded":
+        rows.exclude(rows.external, "external pictures")
     rows.exclude_unlabelled()
     rows.place_matches(matches_test, scheme)
     rows.force(_ids(force_valid, rows.ids), 1, "validation list")
@@ -321,7 +323,7 @@ def _check_options(
     choices = {
         "scheme": (scheme, SCHEMES),
         "matches_test": (matches_test, ("valid", "excluded")),
-        "external": (external, ("split", "train")),
+        "external": (external, ("split", "train", "excluded")),
         "group_by": (group_by, ("", "antibody", "plate", "sample")),
     }
     for name, (value, allowed) in choices.items():

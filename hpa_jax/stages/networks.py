@@ -7,6 +7,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
+from hpa_jax.config import OF_PREDICTION
 from hpa_jax.context import Context
 from hpa_jax.stages import tables
 from hpa_jax.stamps import Task
@@ -50,7 +51,7 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
     settings = {
-        "model": model.to_json_best_effort(),
+        "model": {key: value for key, value in model.to_dict().items() if key not in OF_PREDICTION},
         "train": config.train.to_dict(),
         "classes": config.classes,
         "seed": config.seed,
@@ -73,32 +74,17 @@ def predict(context: Context) -> list[Task]:
 def _predict(
     context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
 ) -> Task:
-    settings = {**context.config.predict.to_dict(), "views": model.views}
+    settings = {**context.config.predict.to_dict(), **{key: model[key] for key in OF_PREDICTION}}
     output = folder / "predictions"
 
     def work() -> str:
-        from hpa_jax.data.input import Records
-        from hpa_jax.inference import sweep
-        from hpa_jax.training import checkpoint
-
-        network, trained, _ = checkpoint.load(folder, "final")
-        records = Records(context.records)
         parts = {
             part: tables.split_rows(context, part, fold if part == "valid" else None).ids
             for part in ("valid", "test")
         }
+        title = _task_name(name, fold)
         found = {
-            part: sweep.predict_records(
-                network,
-                trained,
-                records,
-                ids,
-                batch_size=context.config.predict.batch_size,
-                views=model.views,
-                directory=folder / "predict_parts" / part,
-                title=f"{_task_name(name, fold)}, {part}",
-            )
-            for part, ids in parts.items()
+            part: _seen(context, model, folder, ids, part, title) for part, ids in parts.items()
         }
         _write_predictions(output, parts, found)
         artifacts.remove(folder / "predict_parts")
@@ -110,6 +96,34 @@ def _predict(
     stamp = f"predict-{_task_name(name, fold)}"
     rooms = (*TRAIN_ROOMS, "inference")
     return Task("predict", stamp, work, settings, inputs, (output,), rooms)
+
+
+def _seen(
+    context: Context, model: ConfigDict, folder: Path, ids: np.ndarray, part: str, title: str
+) -> "Seen":
+    """What the chosen weights say of some rows: of snapshots the mean, with the last embeddings."""
+    from hpa_jax.data.input import Records
+    from hpa_jax.inference import sweep
+    from hpa_jax.training import checkpoint
+
+    found = []
+    for step in checkpoint.chosen(folder, model.checkpoint):
+        network, trained, _ = checkpoint.load(folder, step)
+        found.append(
+            sweep.predict_records(
+                network,
+                trained,
+                Records(context.records),
+                ids,
+                batch_size=context.config.predict.batch_size,
+                views=model.views,
+                directory=folder / "predict_parts" / f"{part}-{step}",
+                title=f"{title}, {part}",
+            )
+        )
+    probs = np.mean([seen.probs for seen in found], axis=0)
+    plain = np.mean([seen.plain for seen in found], axis=0)
+    return found[-1]._replace(probs=probs, plain=plain)
 
 
 def _write_predictions(

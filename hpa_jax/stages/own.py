@@ -37,7 +37,7 @@ def export(context: Context) -> Path:
     fits = [fit for fit in context.fits() if not single or fit[0] == method]
     packed = bundle.Bundle(
         class_names=tuple(context.config.classes),
-        members=[_member(context, *fit) for fit in fits],
+        members=[member for fit in fits for member in _members(context, *fit)],
         cuts=np.array([np.inf if cut is None else cut for cut in cuts], float),
         rule="stack" if method == scores.STACK else "mean",
         argmax="empty" if context.config.submission.fill_empty else "off",
@@ -48,27 +48,33 @@ def export(context: Context) -> Path:
     return bundle.write(context.path("bundle"), packed)
 
 
-def _member(
+def _members(
     context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
-) -> "Member":
+) -> "Iterator[Member]":
+    """A fit's networks: one, or one a snapshot; the bundle averages those of one model."""
     from hpa_jax.decision import bundle, unlike
     from hpa_jax.inference.tables import read_embeddings
     from hpa_jax.training import checkpoint
 
-    network, trained, names = checkpoint.load(folder, "best")
     known = list(context.config.classes)
     ids, embeddings = read_embeddings(folder / "predictions" / "valid_embeddings.parquet")
     features = artifacts.read_table(context.path("features", "valid.parquet")).set_index("id")
     features = features.loc[ids].select_dtypes("number").dropna(axis=1)
-    return bundle.Member(
-        name=name if fold is None else f"{name}-fold_{fold}",
-        model=name,
-        config=trained,
-        network=network,
-        class_numbers=tuple(known.index(own) for own in names),
-        views=model.views,
-        reference=unlike.fit(embeddings, features.to_numpy(float), list(features.columns)),
-    )
+    reference = unlike.fit(embeddings, features.to_numpy(float), list(features.columns))
+    title = name if fold is None else f"{name}-fold_{fold}"
+    steps = checkpoint.chosen(folder, model.checkpoint)
+    for step in steps:
+        network, trained, names = checkpoint.load(folder, step)
+        yield bundle.Member(
+            name=title if len(steps) == 1 else f"{title}-{step}",
+            model=name,
+            config=trained,
+            network=network,
+            class_numbers=tuple(known.index(own) for own in names),
+            views=model.views,
+            # The stored embeddings are the last network's.
+            reference=reference if step == steps[-1] else None,
+        )
 
 
 def predict(context: Context) -> str:
@@ -155,7 +161,7 @@ def _of_checkpoint(folder: str) -> "Bundle":
     path = Path(folder).expanduser().resolve()
     if not (path / "checkpoints").is_dir():
         raise InputError(f"--checkpoint={folder}: no trained model (WORKDIR/models/NAME)")
-    network, trained, names = checkpoint.load(path, "best")
+    network, trained, names = checkpoint.load(path, "final")
     cuts, known = np.full(len(names), 0.5), path.parent.parent / "thresholds.json"
     if known.is_file():
         stored = artifacts.read_json(known)

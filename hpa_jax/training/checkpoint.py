@@ -251,6 +251,17 @@ def find(folder: Path, which: str | int) -> int:
     return found[str(which)]
 
 
+def chosen(directory: str | Path, which: str) -> list[int]:
+    """Steps that a model predicts with: all of its snapshots, or the one that `load` would take.
+
+    Raises:
+        InputError: no checkpoint there or none of that kind.
+    """
+    if which == "snapshots":
+        return snapshots(directory)
+    return [find(Path(directory).resolve() / "checkpoints", which)]
+
+
 def snapshots(directory: str | Path) -> list[int]:
     """Steps of the ends of stages and cycles, rising: what a snapshot ensemble predicts with."""
     folder = Path(directory).resolve() / "checkpoints"

@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
+from hpa_jax import config as configs
 from hpa_jax.training import averaging, checkpoint, distributed, network, stages
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
@@ -396,10 +397,9 @@ class _Run:
 def _identity(setup: Setup) -> dict[str, Any]:
     """What makes a run the same run: a restart with any of it changed is refused."""
     config = stages.plain(setup.config)
-    free = ("views",)  # of inference alone
     return {
         "classes": list(setup.class_names),
         "data": setup.data.fingerprint(),
         "seeds": setup.seed,  # the run's and the model's, mixed
-        **{key: value for key, value in config.items() if key not in free},
+        **{key: value for key, value in config.items() if key not in configs.OF_PREDICTION},
     }

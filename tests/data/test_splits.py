@@ -100,6 +100,15 @@ def test_external_pictures_can_all_train():
     assert 0.15 < (competition == "valid").mean() < 0.45
 
 
+def test_external_pictures_can_stay_out():
+    catalog, groups = table()
+    result = sides(catalog, groups, external="excluded", fraction=0.3)
+    external = catalog["source"] == "external"
+    assert (result["split"][external] == "excluded").all()
+    assert (result["reason"][external] == "external pictures").all()
+    assert set(result["split"][catalog["source"] == "train"]) == {"train", "valid"}
+
+
 def test_sources_get_their_shares_separately():
     catalog, groups = table(n=2000, tests=0)
     result = sides(catalog, groups, fraction=0.25)

@@ -1,0 +1,98 @@
+"""What worked and what did not, asked anew: the talk's list as variations of the demo.
+
+Source: One More Layer's talk (spec 9): each row's `talk` is that team's verdict on real pictures
+with large networks; ours is measured on the config's data, drawn cells by default.
+Command: python -m hpa_jax ablate --config=configs/ablation.py --workdir=runs/ablation
+Cost: about 5 hours on 2 CPU cores; `--config=configs/ablation.py:smoke`, with networks and pictures
+enough to see large effects only: docs/ablation.md.
+Own data: --config.data.source=kaggle --config.data.root=FOLDER --config.data.truth=TABLE
+"""
+
+import runpy
+from pathlib import Path
+
+from hpa_jax import config as base
+
+DEMO = Path(__file__).with_name("demo.py")
+WORKED, FAILED = "worked", "did not work"
+
+
+def get_config(arg: str = ""):
+    config = runpy.run_path(str(DEMO))["get_config"]().unlock()
+    # Drawn larger than stored: larger inputs then hold more, not only more pixels.
+    config.data.synthetic.image_size = 128
+    epochs = {"tiny": 44, "tiny_wide": 32}
+    if arg == "smoke":
+        config.data.synthetic.update(train=1200, test=600, external=200, min_per_class=40)
+        epochs = {"tiny": 14, "tiny_wide": 14}
+        config.models.tiny_wide.width = 0.5
+        config.thresholds.repeats = 5
+    elif arg:
+        raise ValueError(f"configs/ablation.py: no variant {arg!r}; there is smoke")
+    for name, count in epochs.items():
+        # The whole of the drawn set's recipes differ in their epochs alone.
+        config.models[name].stages = (base.stage(epochs=count, lr=5e-3),)
+    config.split.external = "train"
+    config.ablate.variations = variations(epochs["tiny"])
+    return config.lock()
+
+
+def variations(epochs: int) -> tuple[dict, ...]:
+    """The talk's list, and what every recipe decides."""
+    one_cycle = dict(epochs=epochs, lr=5e-3)
+    snapshots = base.stage(**one_cycle, schedule="cyclic_cosine", cycles=2)
+    return (
+        change("RGB", "without the yellow channel", FAILED + " (RGBY)", channels=RGB),
+        change("BCE", "binary cross-entropy in place of focal loss", loss=dict(bce=1.0)),
+        change("LSEP", "log-sum-exp pairwise loss", loss=dict(lsep=1.0)),
+        change(
+            "focal + Lovász + hard-log",
+            "bestfitting's loss",
+            loss=dict(focal=0.5, lovasz=0.5, hard_log=0.5),
+        ),
+        change("D4 only", "no zoom, lighting or channel drop", WORKED + " (strong)", augment="d4"),
+        change("mixup", "Beta(.4, .4)", FAILED, augment=dict(name="demo", mixup=0.4)),
+        change("sample pairing", "half", FAILED, augment=dict(name="demo", sample_pairing=0.5)),
+        change(
+            "protein gain",
+            "green channel alone brighter or darker by up to 30 %",
+            FAILED + " (green domain)",
+            augment=dict(name="demo", protein_gain=0.3),
+        ),
+        change(
+            "snapshots",
+            "two cosine cycles, mean of both ends",
+            FAILED,
+            stages=(snapshots,),
+            checkpoint="snapshots",
+        ),
+        change("half the width", "small networks", FAILED, width=0.35),
+        change("twice the width", "large networks", FAILED, width=1.5),
+        at_size("half the size", 32, ""),
+        at_size("twice the size", 128, FAILED + " (1024)"),
+        dict(
+            name="no external",
+            about="external pictures left out",
+            set={"split.external": "excluded"},
+            talk=WORKED + " (external)",
+        ),
+        change("no views", "the picture as it is, no TTA", WORKED + " (TTA)", views="identity"),
+        dict(name="cut at 0.5", about="no thresholds fitted", at="half"),
+        dict(name="stack", about="in place of the mean", method="stack", talk=WORKED),
+        dict(name="one network", about="tiny in place of the mean", method="tiny"),
+    )
+
+
+RGB = ("red", "green", "blue")
+
+
+def change(name: str, about: str, talk: str = "", **options) -> dict:
+    """A variation of options of all models."""
+    changes = {f"models.*.{key}": value for key, value in options.items()}
+    return dict(name=name, about=about, talk=talk, set=changes)
+
+
+def at_size(name: str, side: int, talk: str) -> dict:
+    """A variation of the pictures' side in pixels."""
+    changes = {"records.image_size": side, "models.*.image_size": side}
+    return dict(name=name, about=f"{side} px in place of 64", talk=talk, set=changes)

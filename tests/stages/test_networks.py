@@ -1,0 +1,35 @@
+"""Prediction with the weights that the config names."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hpa_jax import config as configs
+from hpa_jax.context import Context
+from hpa_jax.inference import predict, sweep
+from hpa_jax.stages import networks
+from hpa_jax.training import checkpoint
+
+
+@pytest.mark.parametrize(("which", "mean"), [("snapshots", 0.6), ("best", 0.3)])
+def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
+    """Three ends of cycles, of which one is the best; a network's step is what it predicts."""
+    probabilities = {8: 0.3, 16: 0.6, 20: 0.9}
+    monkeypatch.setattr(checkpoint, "snapshots", lambda folder: list(probabilities))
+    monkeypatch.setattr(checkpoint, "find", lambda folder, which: 8)
+    monkeypatch.setattr(checkpoint, "load", lambda folder, step: (step, SimpleNamespace(), ()))
+    monkeypatch.setattr("hpa_jax.data.input.Records", lambda folder: None)
+
+    def seen(step, *rest, **options):
+        table = np.full((2, 3), probabilities[step], np.float32)
+        return predict.Seen(table, np.full((2, 4), step), table / 3)
+
+    monkeypatch.setattr(sweep, "predict_records", seen)
+    config = configs.default().unlock()
+    config.models = {"m": configs.model(checkpoint=which)}
+    context = Context(config.lock(), tmp_path)
+    found = networks._seen(context, config.models.m, tmp_path, np.array(["a", "b"]), "test", "m")
+    np.testing.assert_allclose(found.probs, mean, rtol=1e-6)
+    np.testing.assert_allclose(found.plain, mean / 3, rtol=1e-6)
+    assert (found.embeddings == (20 if which == "snapshots" else 8)).all()

@@ -1,0 +1,112 @@
+"""The verb `ablate`: variations of a recipe, several seeds, one table."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hpa_jax import ablate
+from hpa_jax import config as configs
+from hpa_jax.errors import InputError
+
+from .test_end_to_end import CONFIG, ROOT
+
+
+def recipe(*variations, **options):
+    config = configs.default().unlock()
+    config.models = {"a": configs.model(), "b": configs.model()}
+    config.ablate.update(variations=variations, **options)
+    return config.lock()
+
+
+def test_changes_reach_one_model_or_all_and_leave_the_base_alone():
+    config = recipe()
+    new = ablate.changed(
+        config, {"models.*.loss": {"bce": 1.0}, "models.b.views": "identity", "leak": "off"}
+    )
+    assert [new.models[name].loss.to_dict() for name in "ab"] == [{"bce": 1.0}] * 2
+    assert (new.models.a.views, new.models.b.views, new.leak) == ("d4", "identity", "off")
+    assert config.models.a.loss.to_dict() == {"focal": 1.0} and config.leak == "on"
+
+
+@pytest.mark.parametrize(
+    ("variation", "said"),
+    [
+        ({"name": "x", "set": {"models.*.wiews": "d4"}}, "wiews"),
+        ({"name": "x", "sett": {}}, "sett"),
+        ({"name": "base"}, "name of its own"),
+        ({"name": "a/b"}, "name of its own"),
+        ({"name": "x", "at": "third"}, "third"),
+        ({"name": "x", "set": {"leak": "maybe"}}, "maybe"),
+    ],
+)
+def test_a_wrong_variation_is_refused_by_name(variation, said):
+    with pytest.raises(InputError, match=said):
+        ablate.checked(recipe(variation))
+
+
+def test_without_variations_or_seeds_nothing_begins():
+    with pytest.raises(InputError, match="empty"):
+        ablate.checked(recipe())
+    with pytest.raises(InputError, match="seeds"):
+        ablate.checked(recipe({"name": "x"}, seeds=(1, 1)))
+
+
+def test_the_interval_is_that_of_the_paired_t_test():
+    rng = np.random.default_rng(0)
+    base, other = rng.normal(0.6, 0.01, 5), rng.normal(0.63, 0.01, 5)
+    found = ablate.paired(list(other - base))
+    expected = stats.ttest_rel(other, base).confidence_interval(0.95)
+    np.testing.assert_allclose(found["interval"], expected)
+    assert found["verdict"] == ("better" if expected.low > 0 else "no evidence")
+    assert ablate.paired([-0.1, -0.11, -0.1])["verdict"] == "worse"
+    assert ablate.paired([0.1, -0.1, 0.0])["verdict"] == "no evidence"
+    assert ablate.paired([0.1])["interval"] is None
+
+
+@pytest.mark.slow
+def test_only_what_a_variation_changes_is_done_again(tmp_path):
+    """Two seeds, one variation of prediction and one of the data; then the same call once more."""
+    recipe_file = tmp_path / "recipe.py"
+    recipe_file.write_text(RECIPE)
+    options = [f"--config={recipe_file}", *CONFIG[1:], f"--workdir={tmp_path / 'w'}"]
+    command = [sys.executable, "-m", "hpa_jax", "ablate", *options]
+    out = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    parts = out.split("== ")[1:]
+    told = {part.split(" ==")[0]: part for part in parts}
+    assert list(told) == [
+        f"{name}, seed {seed}" for seed in (0, 1) for name in ("base", "plain", "alone", "half")
+    ]
+    assert "[train-tiny] reads" in told["base, seed 1"]
+    assert "[train-tiny] done before" in told["plain, seed 0"]
+    assert "[predict-tiny] reads" in told["plain, seed 0"]
+    assert "[train-tiny] reads" in told["alone, seed 0"]
+    assert "[predict-tiny] done before" in told["half, seed 1"]
+    rows = json.loads((tmp_path / "w" / "ablation.json").read_text())["variations"]
+    base = json.loads(
+        (tmp_path / "w" / "ablate" / "base" / "seed_1" / "evaluation.json").read_text()
+    )
+    assert rows[0]["test"]["values"][1] == base["scores"]["mean of models"]["macro_f1"]
+    assert rows[3]["test"]["values"][1] == base["scores"]["mean of models"]["macro_f1_at_half"]
+    first = (tmp_path / "w" / "ablation.json").read_bytes()
+    again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
+    assert "reads" not in again
+    assert (tmp_path / "w" / "ablation.json").read_bytes() == first
+
+
+RECIPE = """
+import runpy
+
+def get_config(arg=""):
+    config = runpy.run_path("configs/demo.py")["get_config"]().unlock()
+    config.ablate.seeds = (0, 1)
+    config.ablate.variations = (
+        dict(name="plain", set={"models.*.views": "identity"}),
+        dict(name="alone", set={"split.external": "excluded"}),
+        dict(name="half", at="half"),
+    )
+    return config.lock()
+"""
