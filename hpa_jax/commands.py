@@ -104,16 +104,16 @@ VERBS: dict[str, Verb] = {
     ),
     "thresholds": Verb(
         "hpa_jax.pipeline:thresholds",
-        "per-class thresholds of each model, their mean and the stack, and nested scores",
-        "models/*/predictions/valid.parquet, stack/, splits.parquet",
-        "thresholds.json, metrics.json, decisions.parquet",
+        "blends of the models; per-class thresholds of every model, blend and the stack, scored",
+        "models/*/predictions/, stack/, splits.parquet",
+        "ensemble/ (the blends), thresholds.json, metrics.json, decisions.parquet",
         FORCE,
     ),
     "submit": Verb(
         "hpa_jax.pipeline:submit",
         "decides the labels of the test pictures",
-        "predictions, stack/, thresholds.json, leak.parquet, sample_submission.csv",
-        "submission.csv",
+        "predictions, stack/, ensemble/, thresholds.json, leak.parquet, sample_submission.csv",
+        "leak_overlay.parquet, leak_conflicts.csv, submission.csv",
         FORCE,
     ),
     "evaluate": Verb(
@@ -133,7 +133,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb(
         "hpa_jax.stages.own:run_export",
         "networks, thresholds and stack in one folder for predict --bundle",
-        "models/, thresholds.json, stack/, features/",
+        "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/",
     ),
     "classes": Verb(
@@ -176,7 +176,7 @@ VERBS: dict[str, Verb] = {
     "label_noise": Verb(
         "hpa_jax.stages.tools:label_noise",
         "likely label errors among the validation pictures",
-        "models/*/predictions/valid.parquet, stack/, splits.parquet",
+        "models/*/predictions/valid.parquet, splits.parquet",
         "label_noise.csv",
     ),
     "ablate": Verb(

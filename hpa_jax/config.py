@@ -18,6 +18,10 @@ from hpa_jax.errors import InputError, near
 OF_PREDICTION = ("views", "checkpoint")
 
 
+# Beside each model: the ways to decide, all scored in one table; submission.method can name them.
+METHODS = ("mean of models", "weighted mean", "logistic regression", "ensemble", "stack")
+
+
 def default() -> ConfigDict:
     """The whole default configuration, locked."""
     config = ConfigDict(
@@ -70,6 +74,7 @@ def default() -> ConfigDict:
                 scheme="holdout",
                 fraction=0.2,
                 folds=5,
+                trained_folds=(),  # which of them; (): all (bestfitting trained 0, 1, 2 of 5)
                 matches_test="valid",  # labelled twins of test pictures: valid | excluded
                 # split | train (all but the twins of test pictures) | excluded
                 external="split",
@@ -104,6 +109,12 @@ def default() -> ConfigDict:
                 legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
                 extra=False,  # yellow, all channel pairs, foreground shares, green texture
             ),
+            ensemble=dict(  # scored as "ensemble", beside "mean of models" and "weighted mean"
+                # mean | geometric | max | rank_mean | likelihood, greedy (weights by validation)
+                method="mean",
+                weights=dict(),  # of the first four: model -> weight (others 0); {}: all the same
+                average_duplicates=False,  # twins among the test pictures share their mean
+            ),
             thresholds=dict(
                 # cross_validated | exact | match_proportions (bestfitting) |
                 # match_proportions_pudae | fixed
@@ -115,7 +126,8 @@ def default() -> ConfigDict:
                 shrink=0.0,  # positives at which a class counts as much as the pooled cut; 0: off
                 value=0.5,  # of method fixed
                 proportions=(),  # of match_proportions: a share a class; (): those of validation
-                scale=1.0,  # factor on all thresholds (One More Layer used 0.48 once)
+                match_on="valid",  # whose predictions are matched: valid | test (bestfitting)
+                scale=(1.0,),  # a factor on all (One More Layer: 0.48 once), or one a class
                 seed=0,
             ),
             stack=dict(
@@ -148,9 +160,11 @@ def default() -> ConfigDict:
             ),
             leak="on",  # on | off: labels of matched external pictures overwrite the prediction
             submission=dict(
-                method="auto",  # a model's name, "mean of models", "stack", or auto: the best on
-                # validation by nested macro-F1
-                fill_empty=True,  # the best class where nothing passes its threshold
+                method="auto",  # a model, a name of METHODS, or auto: the best by nested validation
+                argmax="empty",  # off | empty: the best class where none passes | always: added
+                # to every row (bestfitting); on validation as on test
+                # ascending order of trust: CSV files (Id,Target) and "matches" (twins found here)
+                leak_tables=("matches",),
             ),
             report=dict(examples=24),
             ablate=dict(
@@ -304,6 +318,7 @@ def validate(config: ConfigDict) -> None:
     _choice(config, "split.scheme", ("holdout", "folds", "listed"))
     _choice(config, "split.matches_test", ("valid", "excluded"))
     _choice(config, "leak", ("on", "off"))
+    _validate_decision(config)
     if not 0 < config.split.fraction < 1:
         raise InputError(f"config.split.fraction={config.split.fraction}: must lie between 0 and 1")
     if config.split.scheme == "folds" and config.split.folds < 2:
@@ -317,6 +332,44 @@ def validate(config: ConfigDict) -> None:
         for key in settings:
             if key not in model():
                 raise InputError(f"config.models.{name}.{key}: no such option{near(key, model())}")
+
+
+def has_ensemble(config: ConfigDict) -> bool:
+    """Whether config.ensemble is another than the mean and the weighted mean, scored anyway."""
+    own = config.ensemble
+    return own.method not in ("mean", "likelihood") or bool(own.weights)
+
+
+def _validate_decision(config: ConfigDict) -> None:
+    """What would else fail after the networks are trained."""
+    means = ("mean", "geometric", "max", "rank_mean")
+    _choice(config, "ensemble.method", (*means, "likelihood", "greedy"))
+    matching = ("match_proportions", "match_proportions_pudae")
+    _choice(config, "thresholds.method", ("cross_validated", "exact", *matching, "fixed"))
+    _choice(config, "thresholds.match_on", ("valid", "test"))
+    _choice(config, "thresholds.search", ("grid", "exact"))
+    _choice(config, "submission.argmax", ("off", "empty", "always"))
+    _choice(config, "stack.protocol", ("quick", "talk", "main", "by_frequency"))
+    methods = ("auto", *METHODS, *config.models)
+    _choice(config, "submission.method", methods)
+    if config.submission.method == "ensemble" and not has_ensemble(config):
+        raise InputError('config.submission.method="ensemble": config.ensemble names none')
+    weights, cuts = config.ensemble.weights, config.thresholds
+    for name in weights:
+        if name not in config.models:
+            raise InputError(f"config.ensemble.weights.{name}: no model{near(name, config.models)}")
+    if weights and config.ensemble.method not in means:
+        raise InputError(f"config.ensemble.weights: method {config.ensemble.method} finds its own")
+    for key, counts in (("proportions", (0,)), ("scale", (1,))):
+        if len(cuts[key]) not in (*counts, len(config.classes)):
+            raise InputError(
+                f"config.thresholds.{key}: {len(cuts[key])} numbers, {len(config.classes)} classes"
+            )
+    if cuts.match_on == "test" and (cuts.method not in matching or cuts.shrink):
+        raise InputError("config.thresholds.match_on=test: for match_proportions without shrink")
+    trained = config.split.trained_folds
+    if not set(trained) <= set(range(config.split.folds)):
+        raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
 
 
 def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:

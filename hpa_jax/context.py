@@ -63,6 +63,10 @@ class Context:
         """A file of the workdir."""
         return self.workdir.joinpath(*parts)
 
+    def paths(self, *names: str) -> tuple[Path, ...]:
+        """Files of the workdir, each by its path in it."""
+        return tuple(self.path(name) for name in names)
+
     def models(self) -> dict[str, ConfigDict]:
         """The recipe's models by name; with --only the one named.
 
@@ -82,7 +86,9 @@ class Context:
     def folds(self) -> list[int | None]:
         """Folds to train, or [None] for the one hold-out."""
         split = self.config.split
-        return list(range(split.folds)) if split.scheme == "folds" else [None]
+        if split.scheme != "folds":
+            return [None]
+        return sorted(split.trained_folds) or list(range(split.folds))
 
     def fits(self) -> Iterator[tuple[str, ConfigDict, int | None, Path]]:
         """Every network to fit: (model name, its config, fold or None, its folder)."""

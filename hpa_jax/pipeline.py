@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__, artifacts, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import decide, forecast, networks, own, prepare, show
+from hpa_jax.stages import decide, finish, forecast, networks, own, prepare, show
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "data": prepare.data,
@@ -35,8 +35,8 @@ STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "features": decide.features,
     "stack": decide.stack,
     "thresholds": decide.thresholds,
-    "submit": decide.submit,
-    "evaluate": decide.evaluate,
+    "submit": finish.submit,
+    "evaluate": finish.evaluate,
     "report": show.report,
 }
 STAGES_OF_ALL_HOSTS = ("train", "predict")

@@ -24,3 +24,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             for item in items:
                 if mark in item.keywords:
                     item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """(workdir, what it printed) of one whole small run; tests leave it as they found it."""
+    from tests.small_run import call
+
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, call("run", workdir)

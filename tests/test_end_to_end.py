@@ -1,40 +1,20 @@
 """The whole way through the command line on about a hundred small drawn pictures.
 
-One run serves all tests of the file (module-scoped); it checks contracts and promises, not scores:
-a network trained for seconds knows little.
+One run serves all tests of the session; they check contracts and promises, not scores: a network
+trained for seconds knows little.
 """
 
 import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-ROOT = Path(__file__).parent.parent
-CONFIG = ["--config=configs/demo.py"]
-CONFIG += [f"--config.data.synthetic.{key}" for key in ("train=90", "test=30", "external=12")]
-CONFIG += ["--config.data.synthetic.image_size=64", "--config.data.synthetic.min_per_class=2"]
-CONFIG += ["--config.records.image_size=64", "--config.split.fraction=0.35"]
-for model in ("tiny", "tiny_wide"):
-    CONFIG += [f"--config.models.{model}.{key}" for key in ("image_size=64", "batch_size=16")]
-    CONFIG += [f"--config.models.{model}.stages[0].epochs=1", f"--config.models.{model}.width=0.25"]
-
-
-def call(verb: str, workdir: Path, *extra: str, code: int = 0) -> str:
-    command = [sys.executable, "-m", "hpa_jax", verb, *CONFIG, f"--workdir={workdir}", *extra]
-    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert result.returncode == code, result.stdout[-2000:] + result.stderr[-4000:]
-    return result.stdout + result.stderr
-
-
-@pytest.fixture(scope="module")
-def done(tmp_path_factory):
-    workdir = tmp_path_factory.mktemp("run")
-    return workdir, call("run", workdir)
+from hpa_jax.config import METHODS
+from tests.small_run import CONFIG, ROOT, call
 
 
 def test_submission_has_the_ids_and_order_of_the_sample(done):
@@ -68,12 +48,30 @@ def test_no_group_of_twins_spans_train_and_validation(done):
 
 def test_scores_are_tables_of_every_method(done):
     workdir, _ = done
-    methods = {"tiny", "tiny_wide", "mean of models", "stack"}
+    methods = {"tiny", "tiny_wide", *METHODS} - {"ensemble"}
     for name in ("metrics.json", "evaluation.json"):
         table = json.loads((workdir / name).read_text())
         assert set(table["scores"]) == methods
         assert all(0 <= score["macro_f1"] <= 1 for score in table["scores"].values())
         assert "picture" in table["rows"]
+    weights = json.loads((workdir / "metrics.json").read_text())["blends"]["weighted mean"]
+    assert set(weights["weights"]) == {"tiny", "tiny_wide"}
+
+
+def test_the_overlay_on_and_off_are_both_reported(done):
+    workdir, out = done
+    overlay = pd.read_parquet(workdir / "leak_overlay.parquet")
+    assert f"labels of {len(overlay)} test pictures" in out and "the leak table changes" in out
+    assert re.search(r"submission \d\.\d+ \(leak table off \d\.\d+, on \d\.\d+\)", out)
+    submission = pd.read_csv(workdir / "submission.csv", dtype=str).set_index("Id")["Predicted"]
+    lent = [" ".join(map(str, numbers)) for numbers in overlay["labels"]]
+    assert submission[overlay["id"]].tolist() == lent
+    off = call("submit", workdir, "--config.leak=off")
+    assert "is off, would change" in off
+    plain = pd.read_csv(workdir / "submission.csv", dtype=str).set_index("Id")["Predicted"]
+    changed = int(re.search(r"would change (\d+)", off)[1])
+    assert (plain != submission).sum() == changed > 0
+    call("submit", workdir)  # as the other tests expect it
 
 
 def test_evaluation_scores_the_written_submission(done):
@@ -126,7 +124,8 @@ def test_nothing_before_evaluate_reads_the_truth(done, tmp_path):
     assert "not known" in out and not (tmp_path / "evaluation.json").exists()
     names = ["catalog", "duplicates", "groups", "leak", "splits", "features/valid", "features/test"]
     names += [f"models/tiny/predictions/{part}" for part in ("valid", "test")]
-    names += ["stack/valid", "stack/test"]
+    names += ["stack/valid", "stack/test", "decisions", "leak_overlay"]
+    names += [f"ensemble/{blend}/test" for blend in ("weighted_mean", "logistic_regression")]
     files = [f"{name}.parquet" for name in names] + ["thresholds.json", "metrics.json"]
     for name in [*files, "submission.csv"]:
         same = (tmp_path / name).read_bytes() == (workdir / name).read_bytes()

@@ -20,15 +20,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import __version__, artifacts, classes
-from hpa_jax.decision import stacking, thresholds, unlike
+from hpa_jax.decision import blends, stacking, thresholds, unlike
 from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
     from flax import nnx
 
-FORMAT = 1
-STACK = "stack"
+FORMAT = 2
+STACK, BLEND = "stack", "blend"
 _LIBRARIES = ("jax", "flax", "xgboost", "xgboost-cpu", "numpy", "safetensors")
 
 
@@ -38,7 +38,7 @@ class Member:
 
     name: file name, unique; model: the name its probabilities have in the stack's columns (the
     folds of one model share it and are averaged); config: its model config; network: in evaluation
-    mode; class_numbers: which classes its outputs are; views: as views.make; weight: in the mean.
+    mode; class_numbers: which classes its outputs are; views: as views.make.
     """
 
     name: str
@@ -47,7 +47,6 @@ class Member:
     network: "nnx.Module"
     class_numbers: tuple[int, ...]
     views: Any
-    weight: float = 1.0
     reference: unlike.Reference | None = None
 
 
@@ -55,7 +54,7 @@ class Member:
 class Bundle:
     """Networks and the decision part.
 
-    rule: "stack", or "mean" (weighted mean of the members); cuts: float[C], inf = never; argmax: as
+    rule: "stack", or "blend" (of the models, by `blend`); cuts: float[C], inf = never; argmax: as
     thresholds.decide; stack: for the rule "stack"; features: options of features.metafeatures;
     picture: what the training pictures were (image_size, original_size, ...), for the user.
     """
@@ -63,7 +62,8 @@ class Bundle:
     class_names: tuple[str, ...]
     members: list[Member]
     cuts: np.ndarray
-    rule: str = "mean"
+    rule: str = BLEND
+    blend: blends.Blend = dataclasses.field(default_factory=blends.Formula)
     argmax: str = "empty"
     stack: stacking.Stack | None = None
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
@@ -103,15 +103,17 @@ class Bundle:
         missing = [member.name for member in self.members if member.name not in probs]
         if missing:
             raise InputError(f"no probabilities of the bundle's network {missing[0]!r}")
+        by_model = self._by_model(probs)
         if self.rule == STACK:
-            scores = self._votes(probs, metafeatures)
+            scores = self._votes(by_model, metafeatures)
         else:
-            from hpa_jax.inference import ensemble
-
-            weights = np.array([member.weight for member in self.members])
-            full = np.stack([self._full(member, probs[member.name]) for member in self.members])
-            scores = ensemble.mean(full, weights)
+            scores = np.nan_to_num(self.blend(np.stack(list(by_model.values()))))
         return scores, thresholds.decide(scores, self.cuts, argmax=self.argmax)
+
+    @property
+    def models(self) -> list[str]:
+        """The models of the members, each once, as they come."""
+        return list(dict.fromkeys(member.model for member in self.members))
 
     def judge(
         self,
@@ -137,24 +139,26 @@ class Bundle:
         reasons = [max(own, key=len) for own in zip(*(why for _, why in judged), strict=True)]
         return odd, [why if flag else "" for flag, why in zip(odd, reasons, strict=True)]
 
-    def _full(self, member: Member, probs: np.ndarray) -> np.ndarray:
-        """[N, C] with NaN in classes that the member does not know."""
-        full = np.full((len(probs), len(self.class_names)), np.nan)
-        full[:, list(member.class_numbers)] = probs
-        return full
+    def _by_model(self, probs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Probabilities [N, C] of each model, the mean of its folds; NaN: it lacks the class."""
+        folds: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
+        for member in self.members:
+            own = probs[member.name]
+            full = np.full((len(own), len(self.class_names)), np.nan)
+            full[:, list(member.class_numbers)] = own
+            folds[member.model].append(full)
+        return {name: np.mean(own, axis=0) for name, own in folds.items()}
 
     def _votes(
-        self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None"
+        self, by_model: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None"
     ) -> np.ndarray:
         """The stack's votes on columns "meta/NAME" and "MODEL/pNN"."""
         assert self.stack is not None and self.stack.names is not None
-        columns: dict[str, list[np.ndarray]] = {}
-        for member in self.members:
-            for place, number in enumerate(member.class_numbers):
-                columns.setdefault(f"{member.model}/p{number:02d}", []).append(
-                    probs[member.name][:, place]
-                )
-        joined = {name: np.mean(own, axis=0) for name, own in columns.items()}
+        joined = {
+            f"{model}/p{number:02d}": own[:, number]
+            for model, own in by_model.items()
+            for number in np.flatnonzero(~np.isnan(own).any(axis=0))
+        }
         for name in self.stack.names:
             if name.startswith("meta/"):
                 if metafeatures is None or name[5:] not in metafeatures:
@@ -201,6 +205,7 @@ def read(directory: str | Path) -> Bundle:
         members=[_read_member(directory, one) for one in stored["members"]],
         cuts=np.array([np.inf if cut is None else cut for cut in stored["cuts"]], float),
         rule=stored["rule"],
+        blend=blends.from_json(stored["blend"], _models(stored)),
         argmax=stored["argmax"],
         stack=stacking.load(directory / "stack") if stored["rule"] == STACK else None,
         features=stored["features"],
@@ -235,6 +240,10 @@ def table(
     return pd.DataFrame(columns)
 
 
+def _models(stored: Mapping[str, Any]) -> list[str]:
+    return list(dict.fromkeys(member["model"] for member in stored["members"]))
+
+
 def _contents(bundle: Bundle) -> dict[str, Any]:
     return dict(
         format=FORMAT,
@@ -246,13 +255,13 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
                 config=json.loads(member.config.to_json_best_effort()),
                 class_numbers=member.class_numbers,
                 views=member.views if isinstance(member.views, str) else dict(member.views),
-                weight=member.weight,
                 reference=member.reference is not None,
             )
             for member in bundle.members
         ],
         cuts=[float(cut) if np.isfinite(cut) else None for cut in bundle.cuts],
         rule=bundle.rule,
+        blend=bundle.blend.as_json(bundle.models),
         argmax=bundle.argmax,
         features=bundle.features,
         picture=bundle.picture,
@@ -278,8 +287,13 @@ def _check(bundle: Bundle) -> None:
         raise InputError("a bundle of no networks; name at least one")
     if len(set(names)) != len(names):
         raise InputError(f"two networks of the bundle have the same name: {sorted(names)}")
-    if bundle.rule not in (STACK, "mean"):
-        raise InputError(f"bundle rule {bundle.rule!r}; known: {STACK}, mean")
+    if bundle.rule not in (STACK, BLEND):
+        raise InputError(f"bundle rule {bundle.rule!r}; known: {STACK}, {BLEND}")
+    if bundle.blend.as_json(bundle.models)["method"] == "rank_mean":
+        raise InputError(
+            "a bundle can't rank: the ranks of a few own pictures mean nothing; decide by another "
+            "method (config.submission.method)"
+        )
     if bundle.rule == STACK and (bundle.stack is None or bundle.stack.names is None):
         raise InputError('the bundle rule "stack" needs a stack fitted with named columns')
     if np.shape(bundle.cuts) != (len(bundle.class_names),) or np.isnan(bundle.cuts).any():
@@ -337,6 +351,5 @@ def _read_member(directory: Path, stored: Mapping[str, Any]) -> Member:
         network=model,
         class_numbers=tuple(stored["class_numbers"]),
         views=stored["views"],
-        weight=stored["weight"],
         reference=reference,
     )

@@ -1,7 +1,7 @@
 """The leak: test pictures that also lie in the external collection take the labels found there.
 
-In: pairs of matching pictures (as `duplicates.parquet` has them) and the labels of the catalog, or
-ready tables (id, labels).  Out: one table, one row a test picture, the conflicts, and the overlay.
+In: matches of test pictures with labelled ones (leak.parquet), or tables that others made (id,
+labels).  Out: one table, one row a test picture, the conflicts, and the overlay.
 Source: all three teams overlay whole predictions, last of all steps.
 
 Order of trust, least first: a later table wins over an earlier one (pudae's rule).  Inside the
@@ -10,6 +10,7 @@ of equal ones the first id.  Whatever loses with other labels is listed as a con
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,40 +24,48 @@ if TYPE_CHECKING:
 COLUMNS = ("id", "labels", "origin", "distance", "table")
 
 
-def from_matches(
-    pairs: "pd.DataFrame", labels: Mapping[str, Sequence[int]], test_ids: Sequence[str]
-) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """(leak table, conflicts) from matching pairs between test pictures and labelled ones.
+def of_matches(matches: "pd.DataFrame") -> "pd.DataFrame":
+    """A leak table for `combine`: the most trusted match of a test picture comes last.
 
-    pairs: columns id_a, id_b and distance_* (any number of channels); labels: id -> class numbers
-    of pictures that may lend theirs (train and external); test_ids: pictures that may borrow.
-    Pairs inside one side are left out.  Columns of both tables: `COLUMNS`; in conflicts, the row
-    that lost.
+    matches: columns test_id, match_id, labels and distance_* (any number of channels).
+    """
+    channels = [name for name in matches.columns if name.startswith("distance")]
+    table = matches.assign(distance=matches[channels].fillna(0).sum(axis=1).astype(float))
+    table = table.sort_values(["test_id", "distance", "match_id"], ascending=[True, False, False])
+    return table.rename(columns={"test_id": "id", "match_id": "origin"})[
+        ["id", "labels", "origin", "distance"]
+    ]
+
+
+def read(path: str | Path) -> "pd.DataFrame":
+    """A leak table that others made: a CSV file with the columns Id and Target ("16 0").
+
+    Raises:
+        InputError: no such file, or without these columns.
     """
     import pandas as pd
 
-    wanted = set(test_ids)
-    channels = [name for name in pairs.columns if name.startswith("distance")]
-    distance = pairs[channels].sum(axis=1) if channels else pd.Series(0, index=pairs.index)
-    rows = []
-    for a, b, d in zip(pairs["id_a"], pairs["id_b"], distance):
-        for test, origin in ((a, b), (b, a)):
-            if test in wanted and origin not in wanted and labels.get(origin) is not None:
-                numbers = sorted({int(number) for number in labels[origin]})
-                rows.append((test, numbers, origin, float(d), "matches"))
-    rows.sort(key=lambda row: (row[0], row[3], row[2]))
-    return _first_wins(rows)
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (OSError, ValueError) as error:
+        raise InputError(f"leak table {path}: can't be read ({error})") from None
+    if not {"Id", "Target"} <= set(table.columns):
+        raise InputError(f"leak table {path}: needs the columns Id,Target")
+    return table.rename(columns={"Id": "id", "Target": "labels"})[["id", "labels"]]
 
 
 def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """(leak table, conflicts) of several tables, given in ascending order of trust.
+    """(leak table, conflicts) of several tables, given in ascending order of trust, sorted by id.
 
     tables: name -> columns id, labels (list of class numbers or text "16 0"), optionally origin and
-    distance.  Inside one table the last row of an id wins, as in the teams' code.
+    distance.  Inside one table the last row of an id wins, as in the teams' code.  Conflicts: the
+    rows that lost with other labels.  Columns of both: `COLUMNS`.
 
     Raises:
         InputError: a table without these columns, or a label that is no number.
     """
+    import pandas as pd
+
     rows = []
     for name, table in reversed(list(tables.items())):
         for column in ("id", "labels"):
@@ -65,16 +74,11 @@ def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.D
         for position in reversed(range(len(table))):
             row = table.iloc[position]
             numbers = _numbers(row["labels"], f"leak table {name}, row {position}")
+            if not numbers:  # knows nothing: a less trusted table may
+                continue
             origin = str(row["origin"]) if "origin" in table.columns else ""
             distance = float(row["distance"]) if "distance" in table.columns else 0.0
-            own = str(row["table"]) if "table" in table.columns else name
-            rows.append((str(row["id"]), numbers, origin, distance, own))
-    return _first_wins(rows)
-
-
-def _first_wins(rows: list[tuple]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    import pandas as pd
-
+            rows.append((str(row["id"]), numbers, origin, distance, name))
     best: dict[str, tuple] = {}
     conflicts = []
     for row in rows:
@@ -82,9 +86,8 @@ def _first_wins(rows: list[tuple]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
             best[row[0]] = row
         elif best[row[0]][1] != row[1]:
             conflicts.append(row)
-    return pd.DataFrame(list(best.values()), columns=COLUMNS), pd.DataFrame(
-        conflicts, columns=COLUMNS
-    )
+    won, lost = (pd.DataFrame(found, columns=COLUMNS) for found in (list(best.values()), conflicts))
+    return won.sort_values("id", ignore_index=True), lost.sort_values("id", ignore_index=True)
 
 
 def _numbers(labels: "str | Sequence[int]", where: str) -> list[int]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hpa_jax.decision import confidence, metrics
+from hpa_jax.decision import confidence, metrics, thresholds
 from hpa_jax.decision import folds as folding
 
 Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
@@ -22,10 +22,15 @@ def predictions(
     folds: int = 5,
     seed: int = 0,
     groups: np.ndarray | None = None,
+    *,
+    argmax: str = "off",
+    on_held: bool = False,
 ) -> np.ndarray:
     """bool[N, C]: `scores >= fit(all rows but those of the fold)`, fold by fold.
 
-    labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides.
+    labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides;
+    argmax: as thresholds.decide; on_held: `fit` gets the labels of the other folds and the scores
+    of the fold itself, as a rule does that matches its cuts to the rows it decides.
     """
     labels = metrics.checked_labels(labels)
     scores = metrics.checked_scores(scores, labels.shape)
@@ -34,8 +39,11 @@ def predictions(
     decided = np.zeros(labels.shape, bool)
     for number in range(folds):
         rest = fold != number
-        cuts = fit(labels[rest], scores[rest], None if groups is None else groups[rest])
-        decided[~rest] = scores[~rest] >= cuts
+        if on_held:
+            cuts = fit(labels[rest], scores[~rest], None)
+        else:
+            cuts = fit(labels[rest], scores[rest], None if groups is None else groups[rest])
+        decided[~rest] = thresholds.decide(scores[~rest], cuts, argmax=argmax)
     return decided
 
 

@@ -142,6 +142,20 @@ def layout(names: Sequence[str] | None, columns: int, num_classes: int) -> Layou
     return Layout(columns, tuple(tuple(c) for c in own), tuple(meta))
 
 
+def by_model(features: np.ndarray, names: Sequence[str], num_classes: int) -> np.ndarray:
+    """Probabilities [M, N, C] of the columns "MODEL/pNN", models as they first come.
+
+    NaN: the model lacks the class.
+    """
+    found = [_PROBABILITY.match(name) for name in names]
+    models = list(dict.fromkeys(match["model"] for match in found if match))
+    probs = np.full((len(models), len(features), num_classes), np.nan)
+    for column, match in enumerate(found):
+        if match:
+            probs[models.index(match["model"]), :, int(match["number"])] = features[:, column]
+    return probs
+
+
 def conventional_names(features: np.ndarray, num_classes: int) -> tuple[str, ...] | None:
     """Names for a table that came without: the team's layout, if the table can be that.
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from hpa_jax import artifacts
 from hpa_jax.decision import (
-    baselines,
+    blends,
     confidence,
     nested,
     stack_files,
@@ -36,6 +36,7 @@ from hpa_jax.decision.stack_class import Unit
 from hpa_jax.decision.stack_protocols import Protocol, resolve
 from hpa_jax.decision.stack_runner import Data
 from hpa_jax.errors import InputError
+from hpa_jax.inference import ensemble
 
 FORMAT = 2
 BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
@@ -45,9 +46,10 @@ BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
 class Stack:
     """A fitted stack. oof: votes [N, C]; thresholds [C]; test_votes [T, C] if `test` was given.
 
-    scores: macro-F1 and more, nested (each row decided by cuts fitted without it), of "stack",
-    "mean", "weighted_mean" and "logistic_regression"; nested_decisions: bool[N, C] behind the
-    first; gains: class -> column -> total gain of its trees.
+    scores: macro-F1 and more, nested (each row decided by cuts fitted without it), of "stack" and,
+    if names tell the models, of "mean", "weighted_mean" and "logistic_regression";
+    nested_decisions: bool[N, C] behind the first; gains: class -> column -> total gain of its
+    trees.
     """
 
     protocol: Protocol
@@ -252,7 +254,9 @@ def fit(
     decided = nested.predictions(labels, oof, cut, seed=protocol.seed, groups=groups)
     weights = confidence.resamples(len(labels), BOOTSTRAP, groups=groups)
     scores = {"stack": nested.summary(labels, oof, decided, weights)}
-    scores.update(_baselines(features, where, labels, groups, cut, protocol.seed, weights))
+    if names is not None:
+        probs = stack_inputs.by_model(features, names, labels.shape[1])
+        scores.update(_baselines(probs, labels, groups, cut, protocol.seed, weights))
     return Stack(
         protocol,
         names,
@@ -294,21 +298,23 @@ def _votes(
 
 
 def _baselines(
-    features: np.ndarray,
-    where: stack_inputs.Layout,
+    probs: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
     cut: nested.Fitter,
     seed: int,
     weights: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
-    found = {}
-    if where.named:
-        found["mean"] = baselines.mean(features, where)
-        found["weighted_mean"] = baselines.weighted_mean(features, where, labels, groups, 5, seed)
-    found["logistic_regression"] = baselines.logistic_regression(
-        features, where, labels, groups, 5, seed
-    )
+    """Nested scores of what the stack must beat. probs: [M, N, C], NaN where unknown."""
+    if not len(probs):
+        return {}
+    found = {"mean": ensemble.mean(probs)}
+    for name, fit in (
+        ("weighted_mean", blends.likelihood),
+        ("logistic_regression", blends.logistic),
+    ):
+        found[name] = blends.out_of_fold(fit, probs, labels, groups, seed=seed)
+    found = {name: np.nan_to_num(scores) for name, scores in found.items()}
     return {
         name: nested.summary(
             labels,

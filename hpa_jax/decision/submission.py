@@ -128,5 +128,5 @@ def _no_empty(ids: list[str], texts: list[str], allow_empty: bool) -> None:
     if empty and not allow_empty:
         raise InputError(
             f"submission: {len(empty)} predictions are empty, first {empty[0]!r}; "
-            "set submission.fill_empty or allow empty ones"
+            "set submission.argmax to empty, or allow empty ones"
         )

@@ -273,27 +273,32 @@ def shrunk(
     return np.where(count > 0, mixed, thresholds)
 
 
-def scaled(thresholds: np.ndarray, scale: float | np.ndarray = 1.0) -> np.ndarray:
-    """float[C]: thresholds times a factor; those above 1 ("never") stay what they are."""
-    cuts = np.asarray(thresholds, float)
+def scaled(thresholds: np.ndarray, scale: float | Sequence[float] = 1.0) -> np.ndarray:
+    """float[C]: thresholds times a factor, or one a class; those above 1 ("never") stay.
+
+    Raises:
+        InputError: a factor that is not above 0, or their number is neither 1 nor C.
+    """
+    cuts, scale = np.asarray(thresholds, float), np.asarray(scale, float)
+    if scale.size not in (1, len(cuts)) or not (scale > 0).all():
+        raise InputError(
+            f"threshold scale {scale.tolist()}: one factor above 0, or one for each of "
+            f"{len(cuts)} classes"
+        )
     return np.where(cuts > 1, cuts, cuts * scale)
 
 
-def decide(
-    probs: np.ndarray, thresholds: np.ndarray, scale: float = 1.0, argmax: str = "off"
-) -> np.ndarray:
-    """bool[N, C]: `probs >= scale * thresholds`.
+def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np.ndarray:
+    """bool[N, C]: `probs >= thresholds`.
 
-    scale: a factor, or one a class (One More Layer's single models used 0.48); argmax: "off",
-    "empty" (a row without any prediction gets the class with the largest p / threshold, of those
-    whose threshold is not above 1) or "always" (the most probable class is added to every row,
-    bestfitting's rule).
+    argmax: "off", "empty" (a row without any prediction gets the class with the largest
+    p / threshold, of those whose threshold is not above 1) or "always" (the most probable class is
+    added to every row, bestfitting's rule).
 
     Raises:
         InputError: NaN, thresholds of another length or NaN, unknown `argmax`.
     """
-    probs = checked_scores(probs)
-    cuts = scaled(thresholds, scale)
+    probs, cuts = checked_scores(probs), np.asarray(thresholds, float)
     if cuts.shape != (probs.shape[1],) or np.isnan(cuts).any():
         raise InputError(
             f"thresholds {cuts.shape} for {probs.shape[1]} classes (NaN: {np.isnan(cuts).sum()}); "
@@ -329,6 +334,7 @@ def fitter(
 
     method: "cross_validated", "exact", "match_proportions" (to `proportions`, or else to the
     share of positives in `labels`; bestfitting's grid), "match_proportions_pudae", or "fixed".
+    The last three never compare labels with probabilities: these may be of other rows.
     """
 
     def target(labels: np.ndarray) -> np.ndarray:

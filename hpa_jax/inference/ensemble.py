@@ -1,6 +1,6 @@
 """Several models' probabilities to one: means, maximum, ranks, weights, greedy selection.
 
-In: tables `id, p00, p01, ...` by model name, or arrays [M, N, C].  Out: one table or array [N, C].
+In: tables `id, p00, p01, ...` by model name, joined to an array [M, N, C].  Out: an array [N, C].
 Sources: bestfitting (mean over folds, maximum over crops, mean over duplicates of the test set),
 pudae (weighted mean 1/5 x 5, 1, 1), greedy selection of Caruana et al. 2004.
 
@@ -72,34 +72,6 @@ def _rows(own: list[str], ids: list[str], model: str, exact: bool) -> list[int]:
     return [place[name] for name in ids]
 
 
-def combine(
-    tables: Mapping[str, "pd.DataFrame"],
-    method: str = "mean",
-    weights: Mapping[str, float] | None = None,
-    ids: Sequence[str] | None = None,
-) -> "pd.DataFrame":
-    """One table `id, p00..` (float32) from those of several models.
-
-    method: "mean", "geometric", "max", "rank_mean"; weights: model -> weight for the means
-    (missing models count 0), normalised here.
-
-    Raises:
-        InputError: unknown method or model, and what `joined` raises.
-    """
-    import pandas as pd
-
-    if method not in METHODS:
-        raise InputError(f"ensemble method {method!r}; known: {', '.join(METHODS)}")
-    for name in weights or {}:
-        if name not in tables:
-            raise InputError(f"ensemble weight for {name!r}, which is no model of the ensemble")
-    probs, ids, columns = joined(tables, ids)
-    vector = None if weights is None else np.array([weights.get(name, 0.0) for name in tables])
-    result = pd.DataFrame(METHODS[method](probs, vector).astype(np.float32), columns=columns)
-    result.insert(0, "id", ids)
-    return result
-
-
 def mean(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """(Weighted) mean over models: [M, N, C] -> [N, C]; NaN: the model (or all) lacks the class."""
     probs = np.asarray(probs)
@@ -121,7 +93,7 @@ def maximum(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Largest probability of any model (bestfitting over crops): [M, N, C] -> [N, C]."""
     if weights is not None:
         probs = probs[np.asarray(weights) > 0]
-    return np.nanmax(probs, axis=0)
+    return np.fmax.reduce(probs, axis=0)
 
 
 def rank_mean(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -144,19 +116,15 @@ METHODS: dict[str, Callable[[np.ndarray, np.ndarray | None], np.ndarray]] = {
 }
 
 
-def greedy(
-    probs: np.ndarray, score: Callable[[np.ndarray], float], steps: int = 30, start: int = 1
-) -> np.ndarray:
+def greedy(probs: np.ndarray, score: Callable[[np.ndarray], float], steps: int = 30) -> np.ndarray:
     """Weights float[M] by forward selection with repetition (Caruana et al. 2004).
 
-    probs: [M, N, C] of labelled rows; score: mean probabilities [N, C] -> number to maximise (for
-    example macro average precision); start: so many best single models begin together.  The best
-    set on the way is returned, so more steps never make it worse on these rows; judge it on others.
+    probs: [M, N, C] of labelled rows; score: mean probabilities [N, C] -> number to maximise.  The
+    first model is the best single one.  The best set on the way is returned, so more steps never
+    make it worse on these rows; judge it on others.
     """
     count = np.zeros(len(probs), int)
-    singles = [score(own) for own in probs]
-    count[np.argsort(-np.array(singles), kind="stable")[:start]] = 1
-    best_score, best = score(mean(probs, count)), count.copy()
+    best_score, best = -np.inf, count
     for _ in range(steps):
         tries = [
             score(mean(probs, count + (np.arange(len(probs)) == m))) for m in range(len(probs))

@@ -1,11 +1,8 @@
-"""Stages from probabilities to labels: features, stack, thresholds, submit, evaluate.
+"""Stages from probabilities to cuts: features, stack, thresholds (with the blends of the models).
 
-Rows: thresholds and stack are fitted on the validation rows; every score in metrics.json is nested
-(each row scored by thresholds of the other folds, groups together).  The test truth is read by
-`evaluate` (and the report) alone.
+Rows: blends, thresholds and stack are fitted on the validation rows; every score in metrics.json is
+nested (each row scored by thresholds of the other folds, groups together).
 """
-
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +13,6 @@ from hpa_jax.stages.tables import Rows
 from hpa_jax.stamps import Task
 
 ROOMS = ("decision", "inference/ensemble.py", "stages")
-SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
 
 
 def features(context: Context) -> list[Task]:
@@ -37,7 +33,7 @@ def features(context: Context) -> list[Task]:
             counts.append(len(ids))
         return f"15 features of {counts[0]:,} validation and {counts[1]:,} test pictures"
 
-    inputs = (context.records, *_files(context, *SPLIT_TABLES))
+    inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
     settings = context.config.features.to_dict()
     return [
         Task("features", "features", work, settings, inputs, outputs, (*ROOMS, "data/input.py"))
@@ -71,32 +67,68 @@ def stack(context: Context) -> list[Task]:
         tables.write_probabilities(output / "test.parquet", test.ids, fitted.test_votes)
         return f"{len(names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
 
-    inputs = _predictions(context, "valid", "test") + _files(context, *SPLIT_TABLES)
-    inputs += _files(context, "features/valid.parquet", "features/test.parquet")
+    inputs = tables.all_predictions(context, "valid", "test") + context.paths(*tables.SPLIT_TABLES)
+    inputs += context.paths("features/valid.parquet", "features/test.parquet")
     return [Task("stack", "stack", work, settings, inputs, (output,), ROOMS, resume="same")]
 
 
 def thresholds(context: Context) -> list[Task]:
-    """Per-class thresholds of each model, their mean and the stack; nested scores."""
-    settings = context.config.thresholds.to_dict()
-    names = ("thresholds.json", "metrics.json", "decisions.parquet")
-    outputs = tuple(context.path(name) for name in names)
+    """Blends of the models; per-class thresholds of every method, with nested scores."""
+    return [_ensemble(context), _thresholds(context)]
+
+
+def _ensemble(context: Context) -> Task:
+    """Blends, fitted on validation (and scored out of fold there), of the test part too."""
+    settings = context.config.ensemble.to_dict()
+    settings.pop("average_duplicates")  # only of what is decided later
+    output = context.path("ensemble")
 
     def work() -> str:
-        from hpa_jax.decision import stacking
+        from hpa_jax.decision import blends
 
+        rows, test = tables.split_rows(context, "valid"), tables.split_rows(context, "test")
+        models = list(context.config.models)
+        probs = tables.of_models(context, "valid", rows.ids)
+        test_probs = tables.of_models(context, "test", test.ids)
+        given = context.config.ensemble.weights
+        weights = [given.get(name, 0.0) for name in models] if given else None
+        stored = {}
+        for name, method in scores.blends(context).items():
+            own = weights if name == scores.ENSEMBLE else None
+            blend, found = blends.made(method, probs, rows.labels, rows.groups, own)
+            stored[name] = blend.as_json(models)
+            for part, ids, value in (
+                ("valid", rows.ids, found),
+                ("test", test.ids, blend(test_probs)),
+            ):
+                tables.write_probabilities(scores.blend_path(context, name, part), ids, value)
+        artifacts.write_json(output / "blends.json", stored)
+        return f"{', '.join(stored)} of {len(models)} models"
+
+    inputs = tables.all_predictions(context, "valid", "test") + context.paths(*tables.SPLIT_TABLES)
+    return Task("thresholds", "ensemble", work, settings, inputs, (output,), ROOMS)
+
+
+def _thresholds(context: Context) -> Task:
+    settings = {**context.config.thresholds.to_dict(), "argmax": context.config.submission.argmax}
+    names = ("thresholds.json", "metrics.json", "decisions.parquet")
+    outputs = tuple(context.path(name) for name in names)
+    on_test = settings["match_on"] == "test"
+
+    def work() -> str:
         rows = tables.split_rows(context, "valid")
         weights = scores.resamples(rows)
-        cuts, found, nested = {}, {}, {}
-        for name, probs in scores.of_methods(context, "valid", rows.ids).items():
-            if name == scores.STACK:  # it brings its own cuts, nested in its outer folds
-                fitted = stacking.load(context.path("stack"))
-                own, decided = fitted.thresholds, fitted.nested_decisions
-            else:
-                own, decided = _fit_and_nest(probs, rows, settings)
+        found = scores.of_methods(context, "valid", rows.ids)
+        matched = dict.fromkeys(found)
+        if on_test:
+            test = tables.split_rows(context, "test")
+            matched = scores.of_methods(context, "test", test.ids)
+        cuts, scored, nested = {}, {}, {}
+        for name, probs in found.items():
+            own, decided = _fit_and_nest(context, name, probs, rows, matched[name])
             cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
             nested[name] = decided
-            found[name] = scores.score(rows.labels, decided, weights) | {
+            scored[name] = scores.score(rows.labels, decided, weights) | {
                 "macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]
             }
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
@@ -105,117 +137,64 @@ def thresholds(context: Context) -> list[Task]:
             outputs[1],
             {
                 "rows": f"{len(rows.ids):,} validation pictures; each scored by thresholds (and a "
-                f"stack) fitted without its fold; {scores.checkpoint_choice(context)}",
+                "stack, and weights of models) fitted without its fold; "
+                f"{scores.checkpoint_choice(context)}",
                 "support": rows.labels.sum(axis=0),
                 "classes_without_positives": scores.absent_classes(context, rows.labels),
-                "scores": found,
-                "best": max(found, key=lambda name: found[name]["macro_f1"]),
+                "scores": scored,
+                "best": max(scored, key=lambda name: scored[name]["macro_f1"]),
+                "blends": artifacts.read_json(context.path("ensemble", "blends.json")),
             },
         )
         scores.write_decisions(outputs[2], rows.ids, nested)
-        return f"macro-F1 on validation, nested: {scores.summary(found)}"
+        return f"macro-F1 on validation, nested: {scores.summary(scored)}"
 
-    inputs = (*_predictions(context, "valid"), *_files(context, "stack", *SPLIT_TABLES))
-    said = {**settings, "weights": scores.checkpoint_choice(context)}
-    return [Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)]
-
-
-def submit(context: Context) -> list[Task]:
-    """Labels of the test pictures -> submission.csv, in the order of sample_submission.csv."""
-    settings = {"leak": context.config.leak, **context.config.submission.to_dict()}
-    sample = context.data_root / "sample_submission.csv"
-    output = context.path("submission.csv")
-
-    def work() -> str:
-        from hpa_jax.decision import submission
-
-        test = tables.split_rows(context, "test")
-        name = scores.chosen_method(context)
-        final = scores.decisions(context, test.ids)[name]
-        changed = 0
-        if context.config.leak == "on":
-            final, changed = _overlay_leak(context, test.ids, final)
-        order = submission.sample_ids(sample)
-        fill = context.config.submission.fill_empty
-        submission.write(output, test.ids, final, order, allow_empty=not fill)
-        return f"{len(test.ids):,} rows by the {name}, {changed} of them by the leak table"
-
-    inputs = (*_predictions(context, "test"), sample)
-    inputs += _files(context, "stack", "thresholds.json", "metrics.json", "leak.parquet")
-    inputs += _files(context, *SPLIT_TABLES)
-    return [Task("submit", "submit", work, settings, inputs, (output,), ROOMS)]
+    inputs = tables.all_predictions(context, "valid", *(["test"] if on_test else []))
+    inputs += context.paths("stack", "ensemble", "duplicates.parquet", *tables.SPLIT_TABLES)
+    said = {
+        **settings,
+        "twins": context.config.ensemble.average_duplicates if on_test else False,
+        "weights": scores.checkpoint_choice(context),
+    }
+    return Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)
 
 
-def evaluate(context: Context) -> list[Task]:
-    """Scores on the test truth -> evaluation.json. No truth, no task."""
-    path, output = context.truth, context.path("evaluation.json")
-    if path is None or not path.is_file():
-        print("[evaluate] the truth of the test part is not known (config.data.truth): skipped")
-        artifacts.remove(output)
-        return []
+def _fit_and_nest(
+    context: Context, name: str, probs: np.ndarray, rows: Rows, matched: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Thresholds [C] fitted on all rows, bool[N, C] decided fold by fold without the own.
 
-    def work() -> str:
-        test = tables.split_rows(context, "test")
-        labels, weights = tables.truth(path, test.ids, context), scores.resamples(test)
-        decided = scores.decisions(context, test.ids)
-        chosen = scores.chosen_method(context)
-        found = {
-            name: scores.score(labels, decided[name], weights)
-            | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
-            | scores.ranking(labels, probs)
-            for name, probs in scores.of_methods(context, "test", test.ids).items()
-        }
-        leaked, _ = _overlay_leak(context, test.ids, decided[chosen])
-        submitted = scores.read_submission(context.path("submission.csv"), test.ids, context)
-        report = {
-            "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
-            "support": labels.sum(axis=0),
-            "classes_without_positives": scores.absent_classes(context, labels),
-            "scores": found,
-            "best": max(found, key=lambda name: found[name]["macro_f1"]),
-            "chosen": chosen,
-            "leak_off": scores.score(labels, decided[chosen], weights),
-            "leak_on": scores.score(labels, leaked, weights),
-            "submission": scores.score(labels, submitted, weights),
-        }
-        artifacts.write_json(output, report)
-        final = report["submission"]["macro_f1"]
-        return f"macro-F1 on the test truth: {scores.summary(found)}; submission {final:.3f}"
+    matched: the method's scores of the rows whose predictions are matched to proportions, None: of
+    `rows` themselves.  The stack brings its own rule, and votes that are out of fold.
+    """
+    from hpa_jax.decision import nested, stacking, thresholds
 
-    inputs = (path, *_predictions(context, "test"), *_files(context, *SPLIT_TABLES))
-    inputs += _files(context, "submission.csv", "thresholds.json", "metrics.json", "stack")
-    return [Task("evaluate", "evaluate", work, {}, inputs, (output,), ROOMS)]
-
-
-def _fit_and_nest(probs: np.ndarray, rows: Rows, settings: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [C] fitted on all rows, bool[N, C] decided fold by fold without the own."""
-    from hpa_jax.decision import nested, thresholds
-
-    settings = dict(settings)
+    argmax, settings = context.config.submission.argmax, context.config.thresholds.to_dict()
+    if name == scores.STACK:
+        fitted = stacking.load(context.path("stack"))
+        cut, seed = stacking.cutter(fitted.protocol), fitted.protocol.seed
+        decided = nested.predictions(
+            rows.labels, fitted.oof, cut, seed=seed, groups=rows.groups, argmax=argmax
+        )
+        return fitted.thresholds, decided
     method, scale = settings.pop("method"), settings.pop("scale")
+    settings.pop("match_on")
     fit = thresholds.fitter(method, **settings)
+    unknown = np.isnan(probs).all(axis=0)
 
     def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        return thresholds.scaled(fit(labels, probs, groups), scale)
+        cuts = thresholds.scaled(fit(labels, probs, groups), scale)
+        return np.where(unknown, np.inf, cuts)
 
-    decided = nested.predictions(rows.labels, probs, scaled, groups=rows.groups)
-    return scaled(rows.labels, probs, rows.groups), decided
-
-
-def _overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
-    """The decision with the labels of leaked twins written over it, and how many rows changed."""
-    from hpa_jax.decision import leak
-
-    matches = artifacts.read_table(context.path("leak.parquet"))
-    nearest = matches.drop_duplicates("test_id").rename(columns={"test_id": "id"})
-    overlaid, changed = leak.overlay(decided, ids, nearest)
-    return overlaid, len(changed)
-
-
-def _files(context: Context, *names: str) -> tuple[Path, ...]:
-    return tuple(context.path(name) for name in names)
-
-
-def _predictions(context: Context, *splits: str) -> tuple[Path, ...]:
-    names = context.config.models
-    return tuple(tables.predictions(context, name, split) for name in names for split in splits)
+    probs = np.nan_to_num(probs)
+    decided = nested.predictions(
+        rows.labels,
+        probs,
+        scaled,
+        groups=rows.groups,
+        argmax=argmax,
+        on_held=matched is not None,
+    )
+    if matched is None:
+        return scaled(rows.labels, probs, rows.groups), decided
+    return scaled(rows.labels, np.nan_to_num(matched), None), decided

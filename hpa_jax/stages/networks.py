@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from hpa_jax.inference.predict import Seen
 
 TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py")
-SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
 
 
 def train(context: Context) -> list[Task]:
@@ -57,7 +56,7 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
         "seed": config.seed,
         "fold": fold,
     }
-    inputs = (context.records, *(context.path(table) for table in SPLIT_TABLES))
+    inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
     stamp = f"train-{_task_name(name, fold)}"
     return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
@@ -92,7 +91,7 @@ def _predict(
         return f"{counts[0]:,} validation and {counts[1]:,} test pictures, views {model.views}"
 
     inputs = (folder / "checkpoints", context.records)
-    inputs += tuple(context.path(table) for table in SPLIT_TABLES)
+    inputs += context.paths(*tables.SPLIT_TABLES)
     stamp = f"predict-{_task_name(name, fold)}"
     rooms = (*TRAIN_ROOMS, "inference")
     return Task("predict", stamp, work, settings, inputs, (output,), rooms)

@@ -29,18 +29,22 @@ def export(context: Context) -> Path:
     Raises:
         InputError: a stage before it has not run.
     """
-    from hpa_jax.decision import bundle, stacking
+    from hpa_jax.decision import blends, bundle, stacking
 
     method = scores.chosen_method(context)
     cuts = artifacts.read_json(context.path("thresholds.json"))["thresholds"][method]
-    single = method in context.config.models
+    single, stored = method in context.config.models, context.path("ensemble", "blends.json")
+    blend = blends.Formula()
+    if method in scores.blends(context):
+        blend = blends.from_json(artifacts.read_json(stored)[method], list(context.config.models))
     fits = [fit for fit in context.fits() if not single or fit[0] == method]
     packed = bundle.Bundle(
         class_names=tuple(context.config.classes),
         members=[member for fit in fits for member in _members(context, *fit)],
         cuts=np.array([np.inf if cut is None else cut for cut in cuts], float),
-        rule="stack" if method == scores.STACK else "mean",
-        argmax="empty" if context.config.submission.fill_empty else "off",
+        rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
+        blend=blend,
+        argmax=context.config.submission.argmax,
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
         picture={"image_size": context.config.records.image_size, "method": method},

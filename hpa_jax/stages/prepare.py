@@ -126,7 +126,7 @@ def split(context: Context) -> list[Task]:
         from hpa_jax.data import splits
 
         table, pairs, groups = (artifacts.read_table(path) for path in inputs)
-        result = splits.assign(table, groups, pairs, **context.config.split)
+        result = splits.assign(table, groups, pairs, **settings)
         artifacts.write_table(output, result)
         counts = result["split"].value_counts()
         for needed in ("train", "valid", "test"):
@@ -137,6 +137,7 @@ def split(context: Context) -> list[Task]:
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
 
     settings = context.config.split.to_dict()
+    settings.pop("trained_folds")  # the split is the same, whichever are trained
     lists = (settings["exclude"], settings["force_valid"], settings["force_train"])
     files = tuple(Path(name) for name in lists if isinstance(name, str) and name)
     return [Task("split", "split", work, settings, (*inputs, *files), (output,), ("data",))]

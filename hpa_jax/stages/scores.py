@@ -1,4 +1,8 @@
-"""Scores and decisions of every method (each model, their mean, the stack) on one set of rows."""
+"""Scores and decisions of every method on one set of rows.
+
+Methods: each model; the blends of the models (their mean, weighted mean, logistic regression, and
+the config's ensemble if it is another); the stack.
+"""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -7,25 +11,43 @@ from typing import Any
 import numpy as np
 
 from hpa_jax import artifacts, classes
+from hpa_jax.config import METHODS, has_ensemble
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
 from hpa_jax.stages import tables
 from hpa_jax.stages.tables import Rows
 
 DRAWS = 1000  # resamples behind every published interval
-MEAN, STACK = "mean of models", "stack"
+MEAN, WEIGHTED, LOGISTIC, ENSEMBLE, STACK = METHODS
+
+
+def blends(context: Context) -> dict[str, str]:
+    """The blends of this run: name -> method of decision/blends.py."""
+    found = {MEAN: "mean", WEIGHTED: "likelihood", LOGISTIC: "logistic"}
+    if has_ensemble(context.config):
+        found[ENSEMBLE] = context.config.ensemble.method
+    return found
+
+
+def blend_path(context: Context, name: str, split: str) -> Path:
+    """Where a blend's scores of one split lie; those of validation are out of fold."""
+    return context.path("ensemble", name.replace(" ", "_"), f"{split}.parquet")
 
 
 def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores [N, C] of every method: each model, the mean of models, the stack's votes."""
-    from hpa_jax.inference import ensemble
+    """Scores [N, C] of every method; NaN in classes that it does not know.
 
-    found = {
-        name: tables.probabilities(tables.predictions(context, name, split), ids, context)
-        for name in context.config.models
-    }
-    found[MEAN] = ensemble.mean(list(found.values()))
-    found[STACK] = tables.probabilities(context.path("stack", f"{split}.parquet"), ids, context)
+    With config.ensemble.average_duplicates, test pictures that are twins share their mean.
+    """
+    paths = {name: tables.predictions(context, name, split) for name in context.config.models}
+    paths |= {name: blend_path(context, name, split) for name in blends(context)}
+    paths[STACK] = context.path("stack", f"{split}.parquet")
+    found = {name: tables.probabilities(path, ids, context) for name, path in paths.items()}
+    if split == "test" and context.config.ensemble.average_duplicates:
+        from hpa_jax.inference import ensemble
+
+        twins = tables.twins(context, ids)
+        found = {name: ensemble.average_duplicates(probs, twins) for name, probs in found.items()}
     return found
 
 
@@ -45,7 +67,7 @@ def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
         if name not in table["thresholds"]:
             raise InputError(f"thresholds.json: has no {name!r}; run the stage thresholds again")
         cuts = np.array([np.inf if cut is None else cut for cut in table["thresholds"][name]])
-        argmax = "empty" if context.config.submission.fill_empty else "off"
+        argmax = context.config.submission.argmax
         decided[name] = thresholds.decide(np.nan_to_num(probs), cuts, argmax=argmax)
     return decided
 

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the picture as it is, no other views
 
 
+SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
+
+
 @dataclass(frozen=True)
 class Rows:
     """Rows of one split, in the order of the catalog.
@@ -33,20 +36,20 @@ class Rows:
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
     """The rows of `split` ("train", "valid" or "test").
 
-    With folds, valid is every row that has a fold (or the given fold's), train all others of them.
+    With folds: valid is the given fold, or all that are trained; train is all that the given fold
+    trains on, or all labelled rows.
     """
     table = artifacts.read_table(context.path("catalog.parquet"))
     table = table.merge(artifacts.read_table(context.path("splits.parquet")), on="id")
     table = table.merge(artifacts.read_table(context.path("groups.parquet")), on="id")
-    return _rows(table[_chosen(table, split, fold)], context.num_classes)
+    return _rows(table[_chosen(context, table, split, fold)], context.num_classes)
 
 
-def _chosen(table: "pd.DataFrame", split: str, fold: int | None) -> np.ndarray:
-    folds = table["fold"].notna().to_numpy()
-    if split == "test" or not folds.any():
+def _chosen(context: Context, table: "pd.DataFrame", split: str, fold: int | None) -> np.ndarray:
+    if split == "test" or table["fold"].isna().all():
         return (table["split"] == split).to_numpy()
     if split == "valid":
-        return folds & ((table["fold"] == fold).to_numpy() if fold is not None else True)
+        return table["fold"].isin(context.folds() if fold is None else [fold]).to_numpy()
     return (table["split"].isin(["train", "valid"]).to_numpy()) & (table["fold"] != fold).to_numpy()
 
 
@@ -81,12 +84,18 @@ def predictions(context: Context, name: str, split: str) -> Path:
     return context.path("models", name, "predictions", f"{split}.parquet")
 
 
-def write_probabilities(path: Path, ids: np.ndarray, probs: np.ndarray) -> None:
-    """Writes float32 [N, C] as the table id, p00, p01, ... (design §3)."""
-    import pandas as pd
+def all_predictions(context: Context, *splits: str) -> tuple[Path, ...]:
+    """Where the probabilities of all models lie."""
+    names = context.config.models
+    return tuple(predictions(context, name, split) for name in names for split in splits)
 
-    columns = {f"p{number:02d}": probs[:, number] for number in range(probs.shape[1])}
-    artifacts.write_table(path, pd.DataFrame({"id": ids, **columns}))
+
+def write_probabilities(path: Path, ids: np.ndarray, probs: np.ndarray) -> None:
+    """Writes [N, C] as the table id, p00, ... (design §3); a class of NaN is an absent column."""
+    from hpa_jax.inference.tables import write_table
+
+    known = np.flatnonzero(~np.isnan(probs).all(axis=0))
+    write_table(path, ids, probs[:, known], known)
 
 
 def probabilities(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
@@ -95,23 +104,29 @@ def probabilities(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
     Raises:
         InputError: an id is missing or doubled in the table, or a value is not finite.
     """
-    table = artifacts.read_table(path)
-    doubled = table["id"][table["id"].duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: id {doubled.iloc[0]!r} is doubled; predict again")
-    table = table.set_index("id")
-    absent = np.setdiff1d(ids, table.index.to_numpy(str))
-    if len(absent):
-        raise InputError(f"{path}: no row for id {absent[0]!r} (of {len(absent)}); predict again")
+    from hpa_jax.inference import ensemble
+
+    found, _, columns = ensemble.joined({str(path): artifacts.read_table(path)}, ids.tolist())
     probs = np.full((len(ids), context.num_classes), np.nan, np.float32)
-    for number in range(context.num_classes):
-        column = f"p{number:02d}"
-        if column in table:
-            probs[:, number] = table.loc[ids, column]
-            if not np.isfinite(probs[:, number]).all():
-                row = ids[~np.isfinite(probs[:, number])][0]
-                raise InputError(f"{path}: {column} of id {row!r} is no finite number")
+    probs[:, [int(name[1:]) for name in columns]] = found[0]
     return probs
+
+
+def of_models(context: Context, split: str, ids: np.ndarray) -> np.ndarray:
+    """float32[M, N, C] of the recipe's models, in its order; NaN: the model lacks the class."""
+    paths = (predictions(context, name, split) for name in context.config.models)
+    return np.stack([probabilities(path, ids, context) for path in paths])
+
+
+def twins(context: Context, ids: np.ndarray) -> np.ndarray:
+    """int[N]: groups of the pictures `ids` that match each other, by duplicates.parquet."""
+    from hpa_jax.data import duplicates
+
+    place = {name: row for row, name in enumerate(ids)}
+    pairs = artifacts.read_table(context.path("duplicates.parquet"))
+    inside = pairs["id_a"].isin(place) & pairs["id_b"].isin(place)
+    rows = [(place[a], place[b]) for a, b in pairs.loc[inside, ["id_a", "id_b"]].to_numpy(str)]
+    return duplicates.groups(len(ids), np.array(rows, int).reshape(-1, 2))
 
 
 def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -119,21 +134,19 @@ def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.nd
 
     A metafeature that is unknown (NaN) for any validation or test picture is left out.
     """
+    from hpa_jax.decision import stack_inputs
+
     both = {
-        part: artifacts.read_table(context.path("features", f"{part}.parquet")).set_index("id")
+        part: artifacts.read_table(context.path("features", f"{part}.parquet"))
         for part in ("valid", "test")
     }
-    known = [name for name in both["valid"] if not any(t[name].isna().any() for t in both.values())]
-    names, columns = (
-        [f"meta/{name}" for name in known],
-        [both[split].loc[ids, known].to_numpy(float)],
-    )
-    for model in context.config.models:
-        probs = probabilities(predictions(context, model, split), ids, context)
-        own = np.flatnonzero(~np.isnan(probs).all(axis=0))
-        names += [f"{model}/p{number:02d}" for number in own]
-        columns.append(probs[:, own])
-    return np.concatenate(columns, axis=1), names
+    columns = both["valid"].columns.drop("id")
+    known = [name for name in columns if not any(t[name].isna().any() for t in both.values())]
+    found = {
+        name: artifacts.read_table(predictions(context, name, split))
+        for name in context.config.models
+    }
+    return stack_inputs.assemble(found, both[split][["id", *known]], ids)
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:

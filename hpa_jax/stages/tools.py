@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError
-from hpa_jax.stages import scores, tables
+from hpa_jax.stages import tables
 from hpa_jax.stages.prepare import opened
 
 
@@ -91,10 +91,11 @@ def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
 def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Likely label errors among the validation pictures -> label_noise.csv."""
     from hpa_jax.decision import label_noise as noise
+    from hpa_jax.inference import ensemble
 
     context = opened(config, flags)
     rows = tables.split_rows(context, "valid")
-    probs = scores.of_methods(context, "valid", rows.ids)[scores.MEAN]
+    probs = ensemble.mean(tables.of_models(context, "valid", rows.ids))
     found = noise.table(rows.ids, rows.labels, probs, config.classes)
     with artifacts.atomic(context.path("label_noise.csv")) as temporary:
         found.to_csv(temporary, index=False)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from hpa_jax import config
-from hpa_jax.decision import bundle, stacking, unlike
+from hpa_jax.decision import blends, bundle, stacking, unlike
 from hpa_jax.errors import InputError
 from hpa_jax.training import network
 from tests.training import tiny
@@ -48,9 +48,13 @@ def ids():
 def exported(tmp_path_factory):
     rng = np.random.default_rng(0)
     first = member("tiny/fold_0", "tiny", reference=unlike.fit(rng.normal(size=(20, 4))))
-    second = member("worst", class_numbers=(2,), seed=1, weight=3.0)
+    second = member("worst", class_numbers=(2,), seed=1)
     made = bundle.Bundle(
-        NAMES, [first, second], np.array([0.4, np.inf, 0.3]), picture=dict(original_size=2048)
+        NAMES,
+        [first, second],
+        np.array([0.4, np.inf, 0.3]),
+        blend=blends.Formula("mean", (1.0, 3.0)),
+        picture=dict(original_size=2048),
     )
     folder = bundle.write(tmp_path_factory.mktemp("b") / "bundle", made)
     return made, folder
@@ -122,6 +126,9 @@ def test_broken_bundles_are_refused(exported, tmp_path):
         bundle.write(tmp_path / "x", bundle.Bundle(NAMES, [made.members[0]] * 2, made.cuts))
     with pytest.raises(InputError, match="thresholds"):
         bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.cuts[:2]))
+    ranks = bundle.Bundle(NAMES, made.members, made.cuts, blend=blends.Formula("rank_mean"))
+    with pytest.raises(InputError, match="can't rank"):
+        bundle.write(tmp_path / "x", ranks)
     with pytest.raises(InputError, match="stack"):
         bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.cuts, rule="stack"))
     weights = folder / "models" / "worst.safetensors"

@@ -11,22 +11,35 @@ from hpa_jax.errors import InputError
 
 
 def test_matches_take_the_nearest_and_list_the_rest():
-    pairs = pd.DataFrame(
+    matches = pd.DataFrame(
         {
-            "id_a": ["t1", "e2", "t1", "e1", "t2", "t3"],
-            "id_b": ["e1", "t1", "t2", "e2", "e3", "e4"],
-            "distance_r": [4, 0, 0, 0, 1, 0],
-            "distance_g": [0, 1, 0, 0, 0, 0],
+            "test_id": ["t1", "t1", "t1", "t2"],
+            "match_id": ["e1", "e3", "e2", "e4"],
+            "distance_r": [4, 0, 0, 1],
+            "distance_g": [0, 1, 1, np.nan],  # a channel that one of them lacks
+            "labels": [[0], [25, 2], [2, 25], [7]],
         }
     )
-    labels = {"e1": [0], "e2": [25, 2], "e3": [7], "e4": None}
-    table, conflicts = leak.from_matches(pairs, labels, ["t1", "t2", "t3"])
-    found = dict(zip(table["id"], table["labels"]))
-    assert found == {
-        "t1": [2, 25],
-        "t2": [7],
-    }  # e2 is nearer than e1; t-t and e-e pairs don't count
-    assert conflicts["origin"].tolist() == ["e1"] and conflicts["labels"].tolist() == [[0]]
+    for order in ([0, 1, 2, 3], [3, 2, 1, 0]):
+        table, conflicts = leak.combine({"matches": leak.of_matches(matches.iloc[order])})
+        assert dict(zip(table["id"], table["labels"])) == {"t1": [2, 25], "t2": [7]}
+        assert table["origin"].tolist() == ["e2", "e4"]  # of equal ones the first id
+        assert table["distance"].tolist() == [1.0, 1.0]
+        assert conflicts["origin"].tolist() == ["e1"] and conflicts["labels"].tolist() == [[0]]
+
+
+def test_tables_of_others_are_read_and_refused(tmp_path):
+    path = tmp_path / "leak.csv"
+    path.write_text("Id,Target\na,16 0\nb,\n")
+    weak = pd.DataFrame({"id": ["b"], "labels": ["3"]})
+    table, conflicts = leak.combine({"weak": weak, "file": leak.read(path)})
+    assert dict(zip(table["id"], table["labels"])) == {"a": [0, 16], "b": [3]}  # no labels: no word
+    assert not len(conflicts)
+    with pytest.raises(InputError, match="nothing"):
+        leak.read(tmp_path / "nothing.csv")
+    path.write_text("id,labels\na,0\n")
+    with pytest.raises(InputError, match="Id,Target"):
+        leak.read(path)
 
 
 def test_later_tables_win_and_conflicts_are_listed():

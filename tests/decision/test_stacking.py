@@ -153,7 +153,7 @@ def test_names_are_not_needed(data):
     features, labels, _ = data
     odd = features[:300, :22]  # 22 columns are no known layout of 5 classes
     found = stacking.fit(odd, labels[:300], workers=1)
-    assert found.names is None and set(found.scores) == {"stack", "logistic_regression"}
+    assert found.names is None and set(found.scores) == {"stack"}
     constant = np.concatenate([odd, np.ones((300, 1))], axis=1)
     again = stacking.fit(constant, labels[:300], workers=1)
     assert np.isfinite(again.oof).all()

@@ -163,7 +163,11 @@ def test_decide_rules():
     assert thresholds.scaled([0.5, never], 0.48).tolist() == [0.24, never]
     always = thresholds.decide(probs, cuts, argmax="always")
     assert always[0].tolist() == [False, True, False]
-    assert thresholds.decide(probs, cuts, scale=0.3).all()
+    assert thresholds.decide(probs, thresholds.scaled(cuts, 0.3)).all()
+    assert thresholds.scaled([0.5, 0.4], [0.5, 2.0]).tolist() == [0.25, 0.8]
+    for wrong in ((), (1.0, 2.0, 3.0), 0.0):
+        with pytest.raises(InputError, match="threshold scale"):
+            thresholds.scaled([0.5, 0.4], wrong)
 
 
 def test_fitter_serves_every_method():

@@ -22,9 +22,12 @@ def tables():
 
 
 def test_formulas_and_join(tables):
+    probs, ids, columns = ensemble.joined(tables)
     a = tables["a"].set_index("id")
     b = tables["b"].set_index("id").loc[a.index]
     stacked = np.stack([a, b])
+    assert ids == ["x", "y", "z"] and columns == ["p00", "p01"]
+    np.testing.assert_array_equal(probs, stacked)
     expected = {
         "mean": stacked.mean(axis=0),
         "geometric": gmean(stacked, axis=0),
@@ -32,25 +35,35 @@ def test_formulas_and_join(tables):
         "rank_mean": rankdata(stacked, axis=1).mean(axis=0) / 3,
     }
     for method, values in expected.items():
-        found = ensemble.combine(tables, method)
-        assert found["id"].tolist() == ["x", "y", "z"]
-        np.testing.assert_allclose(found[["p00", "p01"]], values, atol=1e-6)
-    weighted = ensemble.combine(tables, weights={"a": 3, "b": 1})
-    np.testing.assert_allclose(weighted[["p00", "p01"]], 0.75 * a + 0.25 * b, atol=1e-6)
-    some = ensemble.combine(tables, ids=["z", "x"])
-    np.testing.assert_allclose(some["p00"], [0.6, 0.2], atol=1e-6)
+        np.testing.assert_allclose(ensemble.METHODS[method](probs, None), values, atol=1e-6)
+    weighted = ensemble.mean(probs, np.array([3.0, 1.0]))
+    np.testing.assert_allclose(weighted, 0.75 * a + 0.25 * b, atol=1e-6)
+    only_a = ensemble.maximum(probs, np.array([1.0, 0.0]))
+    np.testing.assert_array_equal(only_a, a)
+    some, _, _ = ensemble.joined(tables, ids=["z", "x"])
+    np.testing.assert_allclose(some.mean(axis=0)[:, 0], [0.6, 0.2], atol=1e-6)
+
+
+def test_pudaes_weights_are_those_of_seven_networks():
+    rng = np.random.default_rng(0)
+    folds, others = rng.random((5, 20, 3)), rng.random((2, 20, 3))
+    flat = ensemble.mean(np.concatenate([folds, others]), np.array([*[1 / 5] * 5, 1, 1]))
+    joined = np.stack([ensemble.mean(folds), *others])  # folds of one model are joined first
+    np.testing.assert_allclose(ensemble.mean(joined, np.ones(3)), flat)
 
 
 def test_a_class_one_model_lacks_comes_from_the_others(tables):
     tables["c"] = tables["a"].drop(columns="p01")
-    found = ensemble.combine(tables, weights={"a": 1, "b": 2, "c": 1})
+    probs, _, _ = ensemble.joined(tables)
+    found = ensemble.mean(probs, np.array([1.0, 2.0, 1.0]))
     np.testing.assert_allclose(
-        found["p01"], (tables["a"]["p01"] + 2 * np.array([0.2, 0.3, 0.1])) / 3, atol=1e-6
+        found[:, 1], (tables["a"]["p01"] + 2 * np.array([0.2, 0.3, 0.1])) / 3, atol=1e-6
     )
     unknown = np.stack([np.full((2, 1), np.nan)] * 2)
     assert np.isnan(ensemble.mean(unknown)).all()  # a class that no model knows stays unknown
+    assert np.isnan(ensemble.maximum(unknown)).all()
     with pytest.raises(InputError, match="weight 0"):
-        ensemble.combine(tables, weights={"c": 1})
+        ensemble.mean(probs, np.array([0.0, 0.0, 1.0]))
 
 
 @pytest.mark.parametrize(
@@ -65,18 +78,16 @@ def test_a_class_one_model_lacks_comes_from_the_others(tables):
 def test_bad_tables_are_named(tables, change, message):
     tables["b"] = change(tables["b"])
     with pytest.raises(InputError, match=message):
-        ensemble.combine(tables)
+        ensemble.joined(tables)
 
 
 def test_bad_settings_are_named(tables):
-    with pytest.raises(InputError, match="known: mean"):
-        ensemble.combine(tables, "median")
-    with pytest.raises(InputError, match="'q', which is no model"):
-        ensemble.combine(tables, weights={"q": 1})
-    with pytest.raises(InputError, match="not all 0"):
-        ensemble.combine(tables, weights={"a": -1})
+    probs, _, _ = ensemble.joined(tables)
+    for weights in ([1.0], [-1.0, 2.0], [0.0, 0.0]):
+        with pytest.raises(InputError, match="not all 0"):
+            ensemble.mean(probs, np.array(weights))
     with pytest.raises(InputError, match="no models"):
-        ensemble.combine({})
+        ensemble.joined({})
 
 
 def test_greedy_finds_the_good_models():

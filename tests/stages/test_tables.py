@@ -49,12 +49,25 @@ def test_rows_of_a_hold_out(context):
 
 
 def test_rows_of_folds(context):
-    rows = [(f"i{n}", [n % 3], "train", n % 2, n) for n in range(4)]
+    context.config.split.update(scheme="folds", folds=3)
+    rows = [(f"i{n}", [n % 3], "train", n % 3, n) for n in range(6)]
     write_catalog(context, [*rows, ("t", None, "test", None, 9)])
-    assert tables.split_rows(context, "valid", 0).ids.tolist() == ["i0", "i2"]
-    assert tables.split_rows(context, "train", 0).ids.tolist() == ["i1", "i3"]
-    assert tables.split_rows(context, "valid").ids.tolist() == ["i0", "i1", "i2", "i3"]
+    assert tables.split_rows(context, "valid", 0).ids.tolist() == ["i0", "i3"]
+    assert tables.split_rows(context, "train", 0).ids.tolist() == ["i1", "i2", "i4", "i5"]
+    assert len(tables.split_rows(context, "valid").ids) == 6
     assert tables.split_rows(context, "test").ids.tolist() == ["t"]
+    context.config.split.trained_folds = (1, 0)  # the third is only ever trained on
+    assert context.folds() == [0, 1]
+    assert tables.split_rows(context, "valid").ids.tolist() == ["i0", "i1", "i3", "i4"]
+    assert len(tables.split_rows(context, "train").ids) == 6
+
+
+def test_twins_of_test_pictures_by_their_own_matches(context):
+    pairs = [("a", "b"), ("b", "c"), ("d", "train"), ("e", "train")]
+    pd.DataFrame(pairs, columns=["id_a", "id_b"]).to_parquet(context.path("duplicates.parquet"))
+    found = tables.twins(context, np.array(["e", "c", "d", "a", "b"]))
+    assert found[1] == found[3] == found[4]
+    assert len(set(found)) == 3  # d and e match one train picture, not each other
 
 
 def test_probabilities_come_in_the_asked_order_with_nan_for_unknown_classes(context):
@@ -68,8 +81,8 @@ def test_probabilities_come_in_the_asked_order_with_nan_for_unknown_classes(cont
     ("ids", "values", "word"),
     [
         (["x"], [0.1], "'y'"),
-        (["x", "y", "x"], [0.1, 0.2, 0.3], "doubled"),
-        (["x", "y"], [0.1, np.nan], "finite"),
+        (["x", "y", "x"], [0.1, 0.2, 0.3], "more than once"),
+        (["x", "y"], [0.1, np.nan], "nan for id 'y', p00"),
         (["x", "y"], [np.inf, 0.2], "'x'"),
     ],
 )

@@ -1,0 +1,134 @@
+"""Stages from decisions to the end: leak table, submission, scores on the test truth.
+
+The test truth is read by `evaluate` (and the report) alone.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from hpa_jax import artifacts
+from hpa_jax.context import Context
+from hpa_jax.stages import scores, tables
+from hpa_jax.stamps import Task
+
+ROOMS = ("decision", "inference/ensemble.py", "stages")
+MATCHES = "matches"  # in submission.leak_tables: twins found by the stage duplicates
+
+
+def submit(context: Context) -> list[Task]:
+    """Labels of the test pictures -> submission.csv, in the order of sample_submission.csv."""
+    return [_leak(context), _submit(context)]
+
+
+def _leak(context: Context) -> Task:
+    """Who lends a test picture its labels -> leak_overlay.parquet, leak_conflicts.csv."""
+    named = tuple(context.config.submission.leak_tables)
+    files = tuple(Path(name).expanduser() for name in named if name != MATCHES)
+    outputs = (context.path("leak_overlay.parquet"), context.path("leak_conflicts.csv"))
+
+    def work() -> str:
+        from hpa_jax.decision import leak
+
+        own = leak.of_matches(artifacts.read_table(context.path("leak.parquet")))
+        found = {name: own if name == MATCHES else leak.read(name) for name in named}
+        overlay, conflicts = leak.combine(found)
+        artifacts.write_table(outputs[0], overlay)
+        with artifacts.atomic(outputs[1]) as temporary:
+            texts = [" ".join(map(str, numbers)) for numbers in conflicts["labels"]]
+            conflicts.assign(labels=texts).to_csv(temporary, index=False)
+        trust = " < ".join(named) or "none"
+        return (
+            f"labels of {len(overlay):,} test pictures, {len(conflicts):,} conflicts "
+            f"(trust: {trust}; nearest match first)"
+        )
+
+    inputs = (*context.paths("leak.parquet"), *files)
+    return Task("submit", "leak", work, {"tables": named}, inputs, outputs, ROOMS)
+
+
+def _submit(context: Context) -> Task:
+    settings = {
+        "leak": context.config.leak,
+        "twins": context.config.ensemble.average_duplicates,
+        **context.config.submission.to_dict(),
+    }
+    sample = context.data_root / "sample_submission.csv"
+    output = context.path("submission.csv")
+
+    def work() -> str:
+        from hpa_jax.decision import submission
+
+        test = tables.split_rows(context, "test")
+        name = scores.chosen_method(context)
+        off = scores.decisions(context, test.ids)[name]
+        on, changed = _overlay_leak(context, test.ids, off)
+        used = context.config.leak == "on"
+        order = submission.sample_ids(sample)
+        allowed = context.config.submission.argmax == "off"
+        submission.write(output, test.ids, on if used else off, order, allow_empty=allowed)
+        would = "changes" if used else "is off, would change"
+        return f"{len(test.ids):,} rows by the {name}; the leak table {would} {changed} of them"
+
+    inputs = (*tables.all_predictions(context, "test"), sample)
+    inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
+    inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
+    return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
+
+
+def evaluate(context: Context) -> list[Task]:
+    """Scores on the test truth -> evaluation.json. No truth, no task."""
+    path, output = context.truth, context.path("evaluation.json")
+    if path is None or not path.is_file():
+        print("[evaluate] the truth of the test part is not known (config.data.truth): skipped")
+        artifacts.remove(output)
+        return []
+
+    def work() -> str:
+        test = tables.split_rows(context, "test")
+        labels, weights = tables.truth(path, test.ids, context), scores.resamples(test)
+        decided = scores.decisions(context, test.ids)
+        chosen = scores.chosen_method(context)
+        found = {
+            name: scores.score(labels, decided[name], weights)
+            | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
+            | scores.ranking(labels, probs)
+            for name, probs in scores.of_methods(context, "test", test.ids).items()
+        }
+        leaked, _ = _overlay_leak(context, test.ids, decided[chosen])
+        submitted = scores.read_submission(context.path("submission.csv"), test.ids, context)
+        report = {
+            "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
+            "support": labels.sum(axis=0),
+            "classes_without_positives": scores.absent_classes(context, labels),
+            "scores": found,
+            "best": max(found, key=lambda name: found[name]["macro_f1"]),
+            "chosen": chosen,
+            "leak_off": scores.score(labels, decided[chosen], weights),
+            "leak_on": scores.score(labels, leaked, weights),
+            "submission": scores.score(labels, submitted, weights),
+        }
+        artifacts.write_json(output, report)
+        final, off, on = (report[key]["macro_f1"] for key in ("submission", "leak_off", "leak_on"))
+        return (
+            f"macro-F1 on the test truth: {scores.summary(found)}; submission {final:.3f} "
+            f"(leak table off {off:.3f}, on {on:.3f})"
+        )
+
+    inputs = (path, *tables.all_predictions(context, "test"), *context.paths(*tables.SPLIT_TABLES))
+    inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
+    inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
+    settings = {
+        "twins": context.config.ensemble.average_duplicates,
+        **context.config.submission.to_dict(),
+    }
+    return [Task("evaluate", "evaluate", work, settings, inputs, (output,), ROOMS)]
+
+
+def _overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
+    """The decision with the labels of leaked twins written over it, and how many rows changed."""
+    from hpa_jax.decision import leak
+
+    table = artifacts.read_table(context.path("leak_overlay.parquet"))
+    overlaid, changed = leak.overlay(decided, ids, table)
+    return overlaid, len(changed)
