@@ -39,6 +39,15 @@ class Context:
         raise InputError(f"config.data.root: source {self.config.data.source!r} needs a folder")
 
     @property
+    def sample_submission(self) -> Path | None:
+        """The competition's sample_submission.csv; None where no source is a competition."""
+        data = self.config.data
+        kinds = [source.get("source") for source in data.sources] or [data.source]
+        if not {"kaggle", "synthetic"} & set(kinds):
+            return None
+        return self.data_root / "sample_submission.csv"
+
+    @property
     def draws(self) -> bool:
         """Whether the pictures are drawn by the run itself."""
         data = self.config.data

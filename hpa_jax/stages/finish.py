@@ -17,7 +17,11 @@ MATCHES = "matches"  # in submission.leak_tables: twins found by the stage dupli
 
 
 def submit(context: Context) -> list[Task]:
-    """Labels of the test pictures -> submission.csv, in the order of sample_submission.csv."""
+    """Labels of the test pictures -> submission.csv.
+
+    Rows in the order of sample_submission.csv; without a competition among the sources, in the
+    catalog's.
+    """
     return [_leak(context), _submit(context)]
 
 
@@ -53,7 +57,7 @@ def _submit(context: Context) -> Task:
         "twins": context.config.ensemble.average_duplicates,
         **context.config.submission.to_dict(),
     }
-    sample = context.data_root / "sample_submission.csv"
+    sample = context.sample_submission
     output = context.path("submission.csv")
 
     def work() -> str:
@@ -64,13 +68,13 @@ def _submit(context: Context) -> Task:
         off = scores.decisions(context, test.ids)[name]
         on, changed = _overlay_leak(context, test.ids, off)
         used = context.config.leak == "on"
-        order = submission.sample_ids(sample)
+        order = submission.sample_ids(sample) if sample else list(test.ids)
         allowed = context.config.submission.argmax == "off"
         submission.write(output, test.ids, on if used else off, order, allow_empty=allowed)
         would = "changes" if used else "is off, would change"
         return f"{len(test.ids):,} rows by the {name}; the leak table {would} {changed} of them"
 
-    inputs = (*tables.all_predictions(context, "test"), sample)
+    inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
     return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)

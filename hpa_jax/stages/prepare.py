@@ -11,6 +11,12 @@ from hpa_jax.context import Context
 from hpa_jax.errors import InputError
 from hpa_jax.stamps import Task
 
+_MISSING = {
+    "train": "more labelled pictures or another config.split",
+    "valid": "more labelled pictures or another config.split",
+    "test": 'name a folder of pictures to label, part="test", in config.data.sources',
+}
+
 
 def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
     """The context of a verb that is no stage of `run`.
@@ -131,9 +137,7 @@ def split(context: Context) -> list[Task]:
         counts = result["split"].value_counts()
         for needed in ("train", "valid", "test"):
             if not counts.get(needed):
-                raise InputError(
-                    f"split: no picture in {needed}; more data or another config.split"
-                )
+                raise InputError(f"split: no picture in {needed}; {_MISSING[needed]}")
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
 
     settings = context.config.split.to_dict()
