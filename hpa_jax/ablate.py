@@ -32,7 +32,7 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
     """Runs the base and all variations that are not finished; writes and prints the table."""
     context = prepare.opened(config, flags)
     variations = checked(config)
-    config = _with_shared_data(config, context)
+    config = _with_shared_folders(config, context)
     _draw(config, flags)
     runs = {}
     for seed in config.ablate.seeds:
@@ -110,12 +110,15 @@ def _matching(config: ConfigDict, pattern: str) -> list[str]:
     return [pattern]
 
 
-def _with_shared_data(config: ConfigDict, context: Context) -> ConfigDict:
-    """All runs read one data set: a drawn one lies in the ablation's workdir."""
-    if not context.draws:
-        return config
-    root, truth = str(context.data_root), str(context.truth)
-    return changed(config, {"data.root": root, "data.truth": truth})
+def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
+    """All runs read one data set, drawn in the ablation's workdir, and share what was compiled:
+    the seeds of a variation run the same programs."""
+    changes = {}
+    if not config.train.compilation_cache:
+        changes["train.compilation_cache"] = str(context.path("ablate", "compiled"))
+    if context.draws:
+        changes["data.root"], changes["data.truth"] = str(context.data_root), str(context.truth)
+    return changed(config, changes)
 
 
 def _draw(config: ConfigDict, flags: dict[str, Any]) -> None:
