@@ -293,7 +293,7 @@ def check_key(config: ConfigDict, key: str) -> None:
         done = f"{done}.{name}" if done else name
         if index:
             position = index.rstrip("]")
-            if not position.isdigit() or int(position) >= len(node):
+            if not position.isdecimal() or int(position) >= len(node):
                 raise InputError(
                     f"--config.{key}: {done} has {len(node)} items, [0] to [{len(node) - 1}]"
                 )
@@ -326,12 +326,11 @@ def validate(config: ConfigDict) -> None:
     for name, settings in config.models.items():
         if not name.isidentifier():
             raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
-        if settings.get("head_init") not in ("kaiming", "prior"):
-            value = settings.get("head_init")
-            raise InputError(f"config.models.{name}.head_init={value!r}: one of kaiming, prior")
         for key in settings:
             if key not in model():
                 raise InputError(f"config.models.{name}.{key}: no such option{near(key, model())}")
+        _choice(config, f"models.{name}.head_init", ("kaiming", "prior"))
+        _choice(config, f"models.{name}.checkpoint", ("final", "best", "last", "snapshots"))
 
 
 def has_ensemble(config: ConfigDict) -> bool:

@@ -45,6 +45,10 @@ def test_every_verb_says_what_it_reads_and_writes(capsys, verb):
             ["fractoin", "fraction"],
         ),
         (["run", "--config=configs/demo.py", "--config.seed=x"], ["seed", "x"]),
+        (
+            ["run", "--config=configs/demo.py", "--config.models.tiny.checkpoint=bst"],
+            ["checkpoint", "best"],
+        ),
         (["run", "--config=configs/demo.py", "--config.split.fraction=2.0"], ["fraction", "2.0"]),
         (["run", "--config=configs/demo.py", "--config.models.tiny.stages[3].lr=1"], ["stages"]),
         (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir"]),
