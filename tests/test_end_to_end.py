@@ -71,7 +71,7 @@ def test_the_overlay_on_and_off_are_both_reported(done):
     plain = pd.read_csv(workdir / "submission.csv", dtype=str).set_index("Id")["Predicted"]
     changed = int(re.search(r"would change (\d+)", off)[1])
     assert (plain != submission).sum() == changed > 0
-    call("submit", workdir)  # as the other tests expect it
+    call("run", workdir)  # as the other tests expect it
 
 
 def test_evaluation_scores_the_written_submission(done):
@@ -95,9 +95,23 @@ def test_evaluation_scores_the_written_submission(done):
 def test_report_is_whole_and_offline(done):
     workdir, _ = done
     html = (workdir / "report" / "index.html").read_text()
-    for section in ("result", "classes", "training", "examples", "graph", "twins", "run"):
-        assert f'id="{section}"' in html
+    sections = "result steps classes curves calibration mixups missed wrong importance training "
+    sections += "examples graph leak twins cost"
+    for section in sections.split():
+        assert f'<h2 id="{section}"' in html and f'href="#{section}"' in html
+    assert ", no test-time views" in html and "+ test-time views (d4)" in html
     assert not re.findall(r'(?:src|href)="(?!data:|#)', html)
+
+
+@pytest.mark.browser
+def test_report_opens_in_a_browser(done, tmp_path):
+    from tests.report import browser
+
+    workdir, _ = done
+    seen, console = browser.opened(workdir / "report" / "index.html", tmp_path)
+    assert seen["images"] > 40 and seen["links"] >= 15
+    assert seen["broken"] == seen["lost"] == seen["hidden"] == [] and seen["wide"] == 0
+    assert console == ""
 
 
 def test_the_run_can_be_traced(done):

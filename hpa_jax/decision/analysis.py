@@ -15,6 +15,8 @@ from hpa_jax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+CUT_DRAWS = 200  # a search for cuts costs more than a count of hits
+
 
 def class_table(
     labels: np.ndarray,
@@ -26,8 +28,11 @@ def class_table(
     *,
     draws: int = 500,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> "pd.DataFrame":
     """One row a class: what the report's table shows.
+
+    weights: of `confidence.resamples`, if they are drawn already.
 
     Columns: class, name, support, predicted, average_precision, f1, f1_low, f1_high (95 %,
     bootstrap over rows or groups), threshold, threshold_low, threshold_high (95 % of the best cut
@@ -41,10 +46,10 @@ def class_table(
         raise InputError(
             f"{len(class_names)} names and {len(cuts)} thresholds for {labels.shape[1]} classes"
         )
-    f1 = confidence.f1_intervals(labels, decided, groups, draws=draws, seed=seed).classes
-    around = confidence.threshold_intervals(
-        labels, scores, groups, draws=min(draws, 200), seed=seed
-    )
+    if weights is None:
+        weights = confidence.resamples(len(labels), draws, seed, groups)
+    f1 = confidence.f1_intervals(labels, decided, weights=weights).classes
+    around = confidence.threshold_intervals(labels, scores, weights=weights[:CUT_DRAWS])
     return pd.DataFrame(
         {
             "class": np.arange(labels.shape[1]),
@@ -67,23 +72,35 @@ def class_table(
 
 
 def calibration(
-    labels: np.ndarray, probs: np.ndarray, bins: int = 10
+    labels: np.ndarray, probs: np.ndarray, bins: int = 10, spacing: str = "rows"
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(mean probability, share of positives, rows) of bins with equally many rows: float[bins].
+    """(mean probability, share of positives, rows) of the bins that hold rows.
 
-    labels, probs: [N] of one class, or [N, C] of all together.  Bins are cut between different
-    probabilities only, so there may be fewer than asked for.
+    labels, probs: [N] of one class, or [N, C] of all together; spacing: "rows" (bins with equally
+    many rows, cut between different probabilities only) or "probability" (bins of equal width).
     """
     y, p = np.asarray(labels, bool).ravel(), np.asarray(probs, np.float64).ravel()
     if y.shape != p.shape or not len(y):
         raise InputError(f"calibration of {p.size} probabilities and {y.size} labels")
-    edges = np.unique(np.quantile(p, np.linspace(0, 1, bins + 1)[1:-1]))
+    inner = np.linspace(0, 1, bins + 1)[1:-1]
+    if spacing not in ("rows", "probability"):
+        raise InputError(f"calibration spacing {spacing!r}; known: 'rows', 'probability'")
+    edges = np.unique(np.quantile(p, inner)) if spacing == "rows" else inner
     place = np.searchsorted(edges, p, side="right")
     rows = np.bincount(place, minlength=len(edges) + 1)
     full = rows > 0
     mean = np.bincount(place, weights=p, minlength=len(rows))[full] / rows[full]
     share = np.bincount(place, weights=y, minlength=len(rows))[full] / rows[full]
     return mean, share, rows[full]
+
+
+def calibration_error(labels: np.ndarray, probs: np.ndarray, bins: int = 10) -> float:
+    """Expected calibration error: mean of |probability - share of positives| over equal bins.
+
+    Bins of equal width, weighted by their rows (Naeini et al. 2015); 0 is best.
+    """
+    mean, share, rows = calibration(labels, probs, bins, "probability")
+    return float((rows * np.abs(mean - share)).sum() / rows.sum())
 
 
 def confusions(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
@@ -102,16 +119,19 @@ def confusions(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
 
 
 def largest_errors(
-    labels: np.ndarray, probs: np.ndarray, count: int = 24
+    labels: np.ndarray, probs: np.ndarray, count: int = 24, among: np.ndarray | None = None
 ) -> list[tuple[int, int, float]]:
     """(row, class, log loss) of the most confident mistakes, worst first, one a row.
 
-    A label error of the data shows up here first.
+    among: bool[N, C], the entries to look at (e.g. the missed ones); default: all.  A label error
+    of the data shows up here first.
     """
     labels = metrics.checked_labels(labels)
     p = np.clip(metrics.checked_scores(probs, labels.shape), 1e-7, 1 - 1e-7)
     loss = -np.where(labels, np.log(p), np.log1p(-p))
+    if among is not None:
+        loss = np.where(among, loss, 0.0)
     worst = loss.argmax(axis=1)
     of_row = loss[np.arange(len(loss)), worst]
-    order = np.argsort(-of_row, kind="stable")[:count]
+    order = np.argsort(-of_row, kind="stable")[: min(count, int((of_row > 0).sum()))]
     return [(int(row), int(worst[row]), float(of_row[row])) for row in order]

@@ -77,14 +77,16 @@ def threshold_intervals(
     draws: int = 200,
     level: float = 0.95,
     seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> np.ndarray:
     """[C, 2]: interval of the best cut (`thresholds.exact`) over resampled rows.
 
     NaN for a class without positives.  Resamples that draw no positive of a class are left out.
+    weights: as in `f1_intervals`.
     """
     labels = checked_labels(labels)
     probs = checked_scores(probs, labels.shape)
-    weights = resamples(len(labels), draws, seed, groups)
+    weights = resamples(len(labels), draws, seed, groups) if weights is None else weights
     bounds = np.full((labels.shape[1], 2), np.nan)
     for c in range(labels.shape[1]):
         found = _cuts(labels[:, c], probs[:, c], weights)

@@ -4,6 +4,7 @@ Everything is inside the file (figures as data URIs, no script, no font), so it 
 can be mailed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,11 +13,17 @@ from hpa_jax import artifacts
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ready texts; `chosen` is the row to set off, -1 for none."""
+    """A table of ready texts.
+
+    chosen: the row to set off, -1 for none; text: columns that are no numbers; groups: (title,
+    number of columns) of a line above the columns' names.
+    """
 
     columns: list[str]
     rows: list[list[str]]
     chosen: int = -1
+    text: tuple[int, ...] = (0,)
+    groups: list[tuple[str, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A line under a picture; kind: "", "good" or "bad"."""
+    """A line under a picture; kind: "", "good", "bad" or "id"."""
 
     text: str
     kind: str = ""
@@ -74,3 +81,16 @@ def number(value: float | None, digits: int = 3) -> str:
     if value is None or value != value:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
+
+
+def span(bounds: Sequence[float] | None, digits: int = 2) -> str:
+    """An interval for a table; a dash for None and NaN."""
+    if bounds is None or any(bound != bound for bound in bounds):
+        return "–"
+    low, high = bounds
+    return f"{low:.{digits}f}–{high:.{digits}f}"
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A change with its sign, the minus as wide as the plus."""
+    return f"{value:+.{digits}f}".replace("-", "−")

@@ -125,12 +125,14 @@ def _thresholds(context: Context) -> Task:
             matched = scores.of_methods(context, "test", test.ids)
         cuts, scored, nested = {}, {}, {}
         for name, probs in found.items():
-            own, decided = _fit_and_nest(context, name, probs, rows, matched[name])
+            own, decided = fit_and_nest(context, name, probs, rows, matched[name])
             cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
             nested[name] = decided
-            scored[name] = scores.score(rows.labels, decided, weights) | {
-                "macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]
-            }
+            scored[name] = (
+                scores.score(rows.labels, decided, weights)
+                | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
+                | scores.ranking(rows.labels, probs)
+            )
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
         artifacts.write_json(outputs[0], table)
         artifacts.write_json(
@@ -159,7 +161,7 @@ def _thresholds(context: Context) -> Task:
     return Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)
 
 
-def _fit_and_nest(
+def fit_and_nest(
     context: Context, name: str, probs: np.ndarray, rows: Rows, matched: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds [C] fitted on all rows, bool[N, C] decided fold by fold without the own.

@@ -66,7 +66,7 @@ def _submit(context: Context) -> Task:
         test = tables.split_rows(context, "test")
         name = scores.chosen_method(context)
         off = scores.decisions(context, test.ids)[name]
-        on, changed = _overlay_leak(context, test.ids, off)
+        on, changed = overlay_leak(context, test.ids, off)
         used = context.config.leak == "on"
         order = submission.sample_ids(sample) if sample else list(test.ids)
         allowed = context.config.submission.argmax == "off"
@@ -99,7 +99,7 @@ def evaluate(context: Context) -> list[Task]:
             | scores.ranking(labels, probs)
             for name, probs in scores.of_methods(context, "test", test.ids).items()
         }
-        leaked, _ = _overlay_leak(context, test.ids, decided[chosen])
+        leaked, _ = overlay_leak(context, test.ids, decided[chosen])
         submitted = scores.read_submission(context.path("submission.csv"), test.ids, context)
         report = {
             "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
@@ -129,7 +129,7 @@ def evaluate(context: Context) -> list[Task]:
     return [Task("evaluate", "evaluate", work, settings, inputs, (output,), ROOMS)]
 
 
-def _overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
+def overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
     """The decision with the labels of leaked twins written over it, and how many rows changed."""
     from hpa_jax.decision import leak
 

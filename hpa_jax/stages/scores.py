@@ -57,8 +57,6 @@ def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
     Raises:
         InputError: the thresholds were made for other classes or methods.
     """
-    from hpa_jax.decision import thresholds
-
     table = artifacts.read_json(context.path("thresholds.json"))
     if table["classes"] != list(context.config.classes):
         raise InputError("thresholds.json: made for other classes; run the stage thresholds again")
@@ -67,9 +65,16 @@ def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
         if name not in table["thresholds"]:
             raise InputError(f"thresholds.json: has no {name!r}; run the stage thresholds again")
         cuts = np.array([np.inf if cut is None else cut for cut in table["thresholds"][name]])
-        argmax = context.config.submission.argmax
-        decided[name] = thresholds.decide(np.nan_to_num(probs), cuts, argmax=argmax)
+        decided[name] = decide(context, probs, cuts)
     return decided
+
+
+def decide(context: Context, probs: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+    """bool[N, C] of test rows by the submission's rule."""
+    from hpa_jax.decision import thresholds
+
+    argmax = context.config.submission.argmax
+    return thresholds.decide(np.nan_to_num(probs), cuts, argmax=argmax)
 
 
 def chosen_method(context: Context) -> str:

@@ -1,17 +1,36 @@
 """The stage `report`: reads the whole workdir, writes report/index.html."""
 
+import functools
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from hpa_jax import artifacts, stamps
 from hpa_jax.context import Context
-from hpa_jax.report import figures, page
-from hpa_jax.report.page import Card, Figure, Line, Section, Table, number
-from hpa_jax.stages import scores, tables
+from hpa_jax.report import (
+    classes,
+    cost,
+    curves,
+    figures,
+    importance,
+    leaks,
+    mistakes,
+    mixups,
+    page,
+    reliability,
+    result,
+    steps,
+)
+from hpa_jax.report.findings import Findings
+from hpa_jax.report.page import Card, Figure, Line, Section
+from hpa_jax.stages import findings, scores, tables
 from hpa_jax.stamps import Task
+
+# In which the page lists times; a stage that is not named comes last.
+STAGES = (
+    *("data", "catalog", "duplicates", "split", "records", "train", "predict", "features"),
+    *("stack", "ensemble", "thresholds", "leak", "submit", "evaluate"),
+)
 
 
 def report(context: Context) -> list[Task]:
@@ -19,14 +38,26 @@ def report(context: Context) -> list[Task]:
     output = context.path("report", "index.html")
 
     def work() -> str:
+        found = findings.gather(context)
+        scored = findings.evaluation(context)
+        gains = artifacts.read_json(context.path("stack", "stack.json"))["gains"]
+        train = tables.split_rows(context, "train").labels.sum(axis=0)
+        pictures = functools.partial(tables.images, context)
         sections = [
-            _result(context),
-            _classes(context),
+            result.section(found, scored, findings.weights(context)),
+            steps.section(found, *findings.steps(context, found)),
+            classes.section(found, train),
+            curves.section(found),
+            reliability.section(found),
+            mixups.section(found),
+            *mistakes.sections(found, pictures, context.config.report.examples // 2),
+            importance.section({int(c): own for c, own in gains.items()}, found.classes),
             _training(context),
             _examples(context),
             _graph(context),
+            _leak(context, found),
             _twins(context),
-            _provenance(context),
+            cost.section(seconds, STAGES),
         ]
         config = context.config
         subtitle = (
@@ -36,88 +67,21 @@ def report(context: Context) -> list[Task]:
         page.write(output, "Where is the protein?", subtitle, sections)
         return f"{len(sections)} sections, {output.stat().st_size / 1e6:.1f} MB"
 
-    names = ("submission.csv", "metrics.json", "thresholds.json", "duplicates.parquet")
-    names += ("catalog.parquet", "splits.parquet", "stack")
+    names = ("submission.csv", "metrics.json", "thresholds.json", "decisions.parquet")
+    names += ("catalog.parquet", "splits.parquet", "groups.parquet")
+    names += ("duplicates.parquet", "leak_overlay.parquet", "leak_conflicts.csv")
+    names += ("stack", "ensemble")
     inputs = (context.records, *(context.path(name) for name in names))
     evaluation, truth = context.path("evaluation.json"), context.truth
-    inputs += tuple(path for path in (evaluation, truth) if path and path.is_file())
+    maybe = (evaluation, truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
+    inputs += tuple(path for path in maybe if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
-    settings = context.config.report.to_dict()
-    rooms = ("report", "stages", "data/statistics.py")
+    seconds = stamps.seconds(context.workdir)
+    seconds.pop("report", None)  # its own time is known when it is written
+    settings = {"config": context.config.to_json_best_effort(), "seconds": seconds}
+    rooms = ("report", "report/page.html.j2", "stages", "decision", "inference/ensemble.py")
+    rooms += ("data/statistics.py", "data/input.py", "classes.py")
     return [Task("report", "report", work, settings, inputs, (output,), rooms)]
-
-
-def _result(context: Context) -> Section:
-    """The table of methods on validation and on the test truth, and which one was submitted."""
-    metrics = artifacts.read_json(context.path("metrics.json"))
-    test = _evaluation(context)
-    columns = ["method", "validation: at 0.5", "with thresholds (nested)"]
-    columns += ["test: at 0.5", "with thresholds", "mean average precision"] if test else []
-    rows = []
-    for name, value in metrics["scores"].items():
-        cells = [name, number(value["macro_f1_at_half"]), number(value["macro_f1"])]
-        if test:
-            found = test["scores"][name]
-            cells += [number(found["macro_f1_at_half"]), number(found["macro_f1"])]
-            cells += [number(found["mean_average_precision"])]
-        rows.append(cells)
-    chosen = scores.chosen_method(context)
-    notes = [f"Macro-F1 over {context.num_classes} classes. Submitted: {chosen}."]
-    if test:
-        final = test["submission"]
-        notes.append(
-            f"The submission scores {number(final['macro_f1'])} on the test truth "
-            f"({number(final['macro_f1_classes_present'])} over the classes that occur there); "
-            f"leak table off {number(test['leak_off']['macro_f1'])}, "
-            f"on {number(test['leak_on']['macro_f1'])}."
-        )
-        notes.append(_verdict(test["scores"]))
-    feet = [f"Validation: {metrics['rows']}."] + ([f"Test: {test['rows']}."] if test else [])
-    table = Table(columns, rows, list(metrics["scores"]).index(chosen))
-    return Section("result", "Result", notes, table, feet=feet)
-
-
-def _verdict(found: dict[str, Any]) -> str:
-    """Whether the stack paid on the test truth."""
-    stack = found[scores.STACK]["macro_f1"]
-    others = {name: value["macro_f1"] for name, value in found.items() if name != scores.STACK}
-    best = max(others, key=others.get)
-    word = "beats" if stack > others[best] else "does not beat"
-    return (
-        f"On the test truth the stack ({number(stack)}) {word} the best of the others, "
-        f"{best} ({number(others[best])}), each with its thresholds."
-    )
-
-
-def _classes(context: Context) -> Section:
-    """Per class: support, F1 and threshold of the submitted method."""
-    metrics = artifacts.read_json(context.path("metrics.json"))
-    cuts = artifacts.read_json(context.path("thresholds.json"))["thresholds"]
-    chosen, test = scores.chosen_method(context), _evaluation(context)
-    train = tables.split_rows(context, "train").labels.sum(axis=0)
-    columns = ["class", "train", "validation", "F1", "threshold"]
-    columns += ["test", "F1 on test"] if test else []
-    rows = []
-    for i, name in enumerate(context.config.classes):
-        support = metrics["support"][i]
-        cells = [f"{i} {name}", number(int(train[i])), number(support)]
-        cells += [number(metrics["scores"][chosen]["class_f1"][i] if support else None)]
-        cells += [number(cuts[chosen][i])]
-        if test:
-            there = test["support"][i]
-            value = test["scores"][chosen]["class_f1"][i] if there else None
-            cells += [number(there), number(value)]
-        rows.append(cells)
-    notes = [f"Method: {chosen}. A dash: no positive there, or never predicted."]
-    absent = metrics["classes_without_positives"]
-    if absent:
-        notes.append(f"Without a positive in validation, so never predicted: {', '.join(absent)}.")
-    shown = test or metrics
-    where = "test" if test else "validation"
-    by_method = {name: np.array(v["class_f1"], float) for name, v in shown["scores"].items()}
-    uri = figures.class_scores(context.config.classes, by_method, np.array(shown["support"]))
-    image = Figure(uri, f"F1 of each class on {where}, by method")
-    return Section("classes", "Classes", notes, Table(columns, rows), [image])
 
 
 def _training(context: Context) -> Section:
@@ -149,9 +113,9 @@ def _examples(context: Context) -> Section:
         guess = ", ".join(names[n] for n in np.flatnonzero(decided[row])) or "nothing"
         lines = [Line(f"predicted: {guess}")]
         if labels is not None:
-            kind = "good" if (labels[row] == decided[row]).all() else "bad"
+            kind, sign = ("good", "✓") if (labels[row] == decided[row]).all() else ("bad", "✗")
             right = ", ".join(names[n] for n in np.flatnonzero(labels[row])) or "nothing"
-            lines = [Line(f"truth: {right}"), Line(lines[0].text, kind)]
+            lines = [Line(f"truth: {right}"), Line(f"{sign} {lines[0].text}", kind)]
         cards.append(Card(figures.picture(image[..., :3]), str(rows.ids[row]), lines))
     notes = ["Red microtubules, green the protein, blue nucleus; brightness stretched."]
     return Section("examples", "Examples from the test part", notes, cards=cards)
@@ -197,13 +161,18 @@ def _twins(context: Context) -> Section:
     return Section("twins", "Twins", notes, cards=cards)
 
 
-def _provenance(context: Context) -> Section:
-    """Time of each task and what the run was made of."""
-    rows = [[name, number(value, 1)] for name, value in stamps.seconds(context.workdir).items()]
-    notes = ["The resolved config, command, versions and devices are in run.json of the workdir."]
-    return Section("run", "This run", notes, Table(["task", "seconds"], rows))
+def _leak(context: Context, found: Findings) -> Section:
+    """Test pictures whose labels are known, and how far these can be trusted."""
+    import pandas as pd
 
-
-def _evaluation(context: Context) -> dict[str, Any] | None:
-    path: Path = context.path("evaluation.json")
-    return artifacts.read_json(path) if path.is_file() else None
+    overlay = artifacts.read_table(context.path("leak_overlay.parquet"))
+    conflicts = pd.read_csv(
+        context.path("leak_conflicts.csv"),
+        dtype={"id": str, "labels": str, "origin": str, "table": str},
+        keep_default_na=False,
+    )
+    conflicts["labels"] = [text.split() for text in conflicts["labels"]]
+    tests = tables.split_rows(context, "test").ids
+    truth = dict(zip(found.test.ids, found.test.labels)) if found.test else None
+    used = context.config.leak == "on"
+    return leaks.section(overlay, conflicts, found.classes, tests, used, truth)

@@ -29,19 +29,13 @@ def test_curves_name_every_model():
         assert "one" in svg(uri)
 
 
-def test_class_scores_leave_out_classes_without_positives():
-    names = ["Alpha", "Beta"]
-    uri = figures.class_scores(names, {"m": np.array([0.5, 0.0])}, np.array([3, 0]))
-    assert "Alpha" in svg(uri) and "Beta" not in svg(uri)
-
-
-def test_picture_is_a_stretched_png_of_the_asked_size():
+def test_picture_is_stretched_and_of_the_asked_size():
     image = np.zeros((10, 10, 3), np.uint8)
     image[5:, :, 1] = 100
     data = base64.b64decode(figures.picture(image, side=20).split(",")[1])
     found = np.asarray(Image.open(io.BytesIO(data)))
     assert found.shape == (20, 20, 3)
-    assert found[..., 1].max() >= 254 and found[..., 0].max() == 0
+    assert found[..., 1].max() >= 250 and found[..., 0].max() < 10
 
 
 def test_class_graph_draws_names_and_is_the_same_twice():

@@ -1,0 +1,138 @@
+"""What the report is about, read from the workdir: scored rows, and the chain of steps."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax import artifacts
+from hpa_jax.context import Context
+from hpa_jax.report.findings import Findings, Scored
+from hpa_jax.report.steps import Step
+from hpa_jax.stages import decide, finish, scores, tables
+
+
+def gather(context: Context) -> Findings:
+    """Validation rows by nested decisions; the test rows too if their truth is known."""
+    stored = artifacts.read_json(context.path("thresholds.json"))["thresholds"]
+    cuts = {
+        name: np.array([np.inf if cut is None else cut for cut in own], float)
+        for name, own in stored.items()
+    }
+    return Findings(
+        classes=list(context.config.classes),
+        chosen=scores.chosen_method(context),
+        stack=scores.STACK,
+        valid=_valid(context),
+        test=_test(context),
+        cuts=cuts,
+    )
+
+
+def evaluation(context: Context) -> dict[str, Any] | None:
+    """evaluation.json, None if the test truth is not known."""
+    path: Path = context.path("evaluation.json")
+    return artifacts.read_json(path) if path.is_file() else None
+
+
+def weights(context: Context) -> dict[str, dict[str, float]]:
+    """Weights of the models in every blend that is a mean with weights."""
+    blends = artifacts.read_json(context.path("metrics.json"))["blends"]
+    return {
+        name: blend["weights"]
+        for name, blend in blends.items()
+        if blend["weights"] and blend["method"] != "logistic"
+    }
+
+
+def _valid(context: Context) -> Scored:
+    metrics = artifacts.read_json(context.path("metrics.json"))
+    rows = tables.split_rows(context, "valid")
+    path = context.path("decisions.parquet")
+    return Scored(
+        "validation",
+        metrics["rows"],
+        rows.ids,
+        rows.labels,
+        rows.groups,
+        scores.of_methods(context, "valid", rows.ids),
+        scores.read_decisions(path, list(metrics["scores"]), rows.ids, context),
+        scores.resamples(rows),
+        metrics["scores"],
+    )
+
+
+def _test(context: Context) -> Scored | None:
+    found = evaluation(context)
+    if found is None or context.truth is None or not context.truth.is_file():
+        return None
+    rows = tables.split_rows(context, "test")
+    return Scored(
+        "test",
+        found["rows"],
+        rows.ids,
+        tables.truth(context.truth, rows.ids, context),
+        rows.groups,
+        scores.of_methods(context, "test", rows.ids),
+        scores.decisions(context, rows.ids),
+        scores.resamples(rows),
+        found["scores"],
+    )
+
+
+def steps(context: Context, found: Findings) -> tuple[list[Step], str]:
+    """The chain single -> test-time views -> mean -> stack -> thresholds -> leak, and a remark.
+
+    The single network is the best one on validation.
+    """
+    single = max(context.config.models, key=lambda name: found.valid.scores[name]["macro_f1"])
+    views = context.config.models[single].views
+    name = views if isinstance(views, str) else views.get("name", "identity")
+    chain, remark = [], ""
+    if name != "identity":
+        plain = _plain(context, found, single)
+        if plain is None:
+            remark = f"The views {name} do not hold the picture as it is: no step without them."
+        else:
+            chain = [plain, _step(found, f"+ test-time views ({name})", single)]
+    if not chain:
+        chain = [_step(found, f"{single} alone", single)]
+    if len(context.config.models) > 1:
+        chain.append(_step(found, "+ mean of all networks", scores.MEAN))
+    chain.append(_step(found, "+ stack", scores.STACK))
+    chain.append(_step(found, "+ thresholds", scores.STACK, cut=True))
+    if found.test:
+        cut = found.test.decided[scores.STACK]
+        leaked, changed = finish.overlay_leak(context, found.test.ids, cut)
+        chain.append(Step(f"+ leak table ({changed} rows)", {"test": leaked}, {}))
+    return chain, remark
+
+
+def _step(found: Findings, title: str, method: str, cut: bool = False) -> Step:
+    """The step at which `method` decides: at 0.5, or by its own cuts."""
+    decided = {part.name: part.decided[method] for part in found.parts}
+    if cut:
+        return Step(title, decided, {})
+    at_half = {part.name: part.probs[method] >= 0.5 for part in found.parts}
+    return Step(title, at_half, decided)
+
+
+def _plain(context: Context, found: Findings, model: str) -> Step | None:
+    """The network without test-time views; None if prediction has not kept that."""
+    paths = {
+        part.name: tables.predictions(context, model, f"{split}_{tables.PLAIN}")
+        for part, split in zip(found.parts, ("valid", "test"))
+    }
+    if not all(path.is_file() for path in paths.values()):
+        return None
+    probs = {
+        part.name: tables.probabilities(paths[part.name], part.ids, context) for part in found.parts
+    }
+    rows = tables.split_rows(context, "valid")
+    matched = probs.get("test") if context.config.thresholds.match_on == "test" else None
+    cuts, nested = decide.fit_and_nest(context, model, probs["validation"], rows, matched)
+    decided = {"validation": nested}
+    if found.test:
+        decided["test"] = scores.decide(context, probs["test"], cuts)
+    at_half = {name: array >= 0.5 for name, array in probs.items()}
+    return Step(f"{model}, no test-time views", at_half, decided)

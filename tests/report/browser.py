@@ -1,0 +1,45 @@
+"""Chromium without a window: what a page holds once it is open, and what it complained about."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+PROBE = """
+<script>
+window.addEventListener("load", () => {
+  const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt);
+  const lost = [...document.querySelectorAll('a[href^="#"]')]
+    .filter(a => !document.getElementById(a.getAttribute("href").slice(1))).map(a => a.href);
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const hidden = [...document.querySelectorAll("h2")].filter(h => !h.offsetHeight).map(h => h.id);
+  const found = {images: document.images.length, broken, lost, wide, hidden,
+    links: document.querySelectorAll("nav a").length};
+  const out = document.createElement("pre");
+  out.id = "probe";
+  out.textContent = JSON.stringify(found);
+  document.body.append(out);
+});
+</script>
+"""
+
+
+def opened(page: Path, folder: Path, width: int = 1366) -> tuple[dict, str]:
+    """(what the probe found, chromium's console) of a page in a window of a laptop's width.
+
+    The probe is added to a copy of the page: images that did not load, links that lead nowhere,
+    pixels by which the page is wider than its window.
+    """
+    copy = folder / "probed.html"
+    copy.write_text(page.read_text().replace("</head>", PROBE + "</head>"))
+    command = [
+        *(shutil.which("chromium"), "--headless", "--no-sandbox", "--disable-gpu"),
+        *("--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"),
+        *(f"--window-size={width},768", "--virtual-time-budget=10000", "--dump-dom"),
+        copy.as_uri(),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout).group(1)
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    return json.loads(probe), console

@@ -1,0 +1,197 @@
+"""Each section tells what its arrays hold: texts are read back from the finished section."""
+
+import base64
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score, precision_recall_curve
+
+from hpa_jax.decision import leak
+from hpa_jax.report import (
+    classes,
+    cost,
+    curves,
+    importance,
+    leaks,
+    mistakes,
+    mixups,
+    reliability,
+    result,
+    steps,
+)
+from tests.report.example import CLASSES, findings
+
+
+def svg(section, number=0):
+    kind, data = section.images[number].uri.split(",")
+    assert kind == "data:image/svg+xml;base64"
+    return base64.b64decode(data).decode()
+
+
+def evaluation(found, submitted=0.9):
+    score = {"macro_f1": submitted, "macro_f1_interval": [0.8, 0.95]}
+    score["macro_f1_classes_present"] = submitted
+    return {"submission": score, "leak_off": {"macro_f1": 0.7}, "leak_on": {"macro_f1": 0.9}}
+
+
+def row_of(section, name):
+    return next(row for row in section.table.rows if row[0].endswith(name))
+
+
+def test_result_shows_every_method_on_both_sets_of_rows():
+    found = findings()
+    weights = {"weighted mean": {"tiny": 0.25, "wide": 0.75}}
+    section = result.section(found, evaluation(found), weights)
+    assert "Weights of the weighted mean: tiny 0.25, wide 0.75." in section.feet
+    assert [row[0] for row in section.table.rows] == ["tiny", "stack"]
+    assert section.table.rows[section.table.chosen][0] == "stack"
+    row = row_of(section, "tiny")
+    assert row[2] == f"{found.valid.scores['tiny']['macro_f1']:.3f}"
+    low, high = found.test.scores["tiny"]["macro_f1_interval"]
+    assert row[7] == f"{low:.2f}–{high:.2f}"
+    assert any("0.900 (0.80–0.95) on the test truth" in note for note in section.notes)
+    assert found.valid.note in section.feet[2] and found.test.note in section.feet[3]
+    assert {"tiny", "stack"} <= set(svg(section).replace("<", ">").split(">"))
+
+
+@pytest.mark.parametrize(("stack", "word"), [(0.9, "beats"), (0.1, "does not beat")])
+def test_result_says_whether_the_stack_paid(stack, word):
+    found = findings()
+    found.test.scores["stack"]["macro_f1"] = stack
+    section = result.section(found, evaluation(found), {})
+    assert f"the stack ({stack:.3f}) {word} the best of the others, tiny" in section.notes[-1]
+
+
+def test_without_truth_there_is_no_test_column():
+    found = findings(test=False)
+    section = result.section(found, None, {})
+    assert len(section.table.rows[0]) == 5 and "not known" in section.notes[1]
+    assert len(classes.section(found, np.ones(3, int)).table.rows[0]) == 9
+    for other in (curves.section(found), reliability.section(found), mixups.section(found)):
+        assert "test" not in svg(other)
+
+
+def test_classes_state_support_scores_and_cuts():
+    found = findings()
+    section = classes.section(found, np.array([7, 1234, 0]))
+    row = row_of(section, "Golgi apparatus")
+    valid = found.valid
+    f1 = f1_score(valid.labels[:, 1], valid.decided["stack"][:, 1])
+    assert row[1] == "1,234" and row[2] == str(valid.labels[:, 1].sum())
+    assert row[4] == f"{f1:.3f}" and row[6] == "0.500"
+    absent = row_of(section, "Rods & rings")
+    assert absent[3:] == ["–"] * 6 + ["0"] + ["–"] * 3
+    assert any("validation, so never predicted: Rods & rings" in note for note in section.notes)
+    assert "Rods" not in svg(section)
+    assert sum(count for _, count in section.table.groups) == len(section.table.columns)
+
+
+def test_curve_points_equal_scikit_learn():
+    rng = np.random.default_rng(0)
+    labels, scores = rng.random(200) < 0.3, np.round(rng.random(200), 1)
+    recall, precision = curves.points(labels, scores)
+    expected = precision_recall_curve(labels, scores)
+    np.testing.assert_allclose(precision, expected[0][-2::-1])
+    np.testing.assert_allclose(recall, expected[1][-2::-1])
+
+
+def test_every_class_has_a_panel():
+    text = svg(curves.section(findings()))
+    assert "Nucleoplasm" in text and "Rods &amp; rings" in text and "– | –" in text
+
+
+def test_calibration_error_is_that_of_the_rows():
+    found = findings()
+    sure = np.where(found.valid.labels, 1.0, 0.0)
+    found.valid.probs["tiny"] = sure
+    found.valid.probs["stack"] = np.where(found.valid.labels, 0.8, 0.2)
+    section = reliability.section(found)
+    assert row_of(section, "tiny")[1:4] == ["0.0 %", "0.0 %", "+0.0 %"]
+    assert row_of(section, "stack")[1] == "20.0 %"
+
+
+def test_mixups_name_pairs_and_counts():
+    found = findings(test=False)
+    labels, decided = found.valid.labels, found.valid.decided["stack"]
+    labels[:], decided[:] = False, False
+    labels[:6, 1] = True
+    decided[:3, 0] = True  # Golgi was missed, Nucleoplasm predicted
+    section = mixups.section(found)
+    assert section.table.rows == [["Golgi apparatus", "Nucleoplasm", "3", "50 %"]]
+
+
+def test_mistakes_show_the_worst_pictures_first():
+    found = findings(test=False)
+    valid = found.valid
+    valid.labels[7], valid.decided["stack"][7] = [True, False, False], False
+    valid.probs["stack"][7] = [1e-6, 0.1, 0.1]
+    asked = []
+
+    def pictures(ids):
+        asked.append(list(ids))
+        return iter(np.zeros((len(ids), 8, 8, 4), np.uint8))
+
+    missed, wrong = mistakes.sections(found, pictures, 5)
+    assert len(missed.cards) == 5 and asked[0][0] == missed.cards[0].alt == "validation7"
+    texts = [line.text for line in missed.cards[0].lines]
+    assert texts[0] == "missed: Nucleoplasm" and texts[3] == "predicted: nothing"
+    assert texts[1] == "score 0.000, cut 0.45, loss 13.8"
+    assert all(card.lines[0].text.startswith("wrong: ") for card in wrong.cards)
+    for card in wrong.cards:
+        row = list(valid.ids).index(card.alt)
+        assert (valid.decided["stack"][row] & ~valid.labels[row]).any()
+
+
+def test_steps_measure_change_on_paired_rows():
+    found = findings()
+    worse = {part.name: ~part.labels for part in found.parts}
+    right = {part.name: part.labels for part in found.parts}
+    chain = [
+        steps.Step("all wrong", worse, right),
+        steps.Step("all right", right, {}),
+        steps.Step("leak", {"test": right["test"]}, {}),
+    ]
+    section = steps.section(found, chain, "a remark")
+    first, second, third = section.table.rows
+    present = f1_score(found.valid.labels, right["validation"], average="macro", zero_division=0)
+    assert first[:5] == ["all wrong", "0.000", "0.00–0.00", "–", "–"]
+    assert first[5] == second[1] == f"{present:.3f}" and second[3] == f"{present:+.3f}"
+    assert third[1:6] == ["–"] * 5 and third[8:10] == ["+0.000", "+0.000 to +0.000"]
+    assert "a remark" in section.notes
+
+
+def test_importance_sums_gain_by_kind_and_names_columns():
+    gains = {1: {"own/mean": 0.5, "meta/green_mean": 0.3, "mean/p00": 0.15, "tiny/p01": 0.05}}
+    section = importance.section(gains, CLASSES)
+    (row,) = section.table.rows
+    assert row[1].startswith("own class (mean of networks) 50 %; green mean 30 %; Nucleoplasm (m")
+    assert [importance.kind(name) for name in gains[1]] == [0, 2, 1, 0]
+    assert "Nucleoplasm, Rods & rings" in section.notes[-1]
+    assert "No class got trees" in importance.section({}, CLASSES).notes[0]
+
+
+def test_cost_lists_tasks_in_order_with_their_share():
+    section = cost.section({"train-b": 30.0, "train-a": 60.0, "data": 10.0}, ("data", "train"))
+    assert section.table.rows == [
+        ["data", "10 s", "10.0 %"],
+        ["train-a", "1 min 0 s", "60.0 %"],
+        ["train-b", "30 s", "30.0 %"],
+        ["all", "1 min 40 s", "100.0 %"],
+    ]
+    assert "1 min 30 s, 90.0 %" in svg(section)
+    assert cost.clock(0.44) == "0.4 s" and cost.clock(11_000) == "3 h 3 min"
+
+
+def test_leak_lists_lenders_that_disagree_with_the_one_that_won():
+    rows = [("t1", [0], "a", 1.0, "matches"), ("t2", [1], "", 0.0, "known.csv")]
+    overlay = pd.DataFrame(rows, columns=leak.COLUMNS)
+    conflicts = pd.DataFrame([("t1", ["1"], "b", 5.0, "matches")], columns=leak.COLUMNS)
+    tests = [f"t{number}" for number in range(10)]
+    truth = {name: np.array([True, False, False]) for name in tests}
+    section = leaks.section(overlay, conflicts, CLASSES, tests, True, truth)
+    assert section.table.rows == [["t1", "a", "Nucleoplasm", "1", "b", "Golgi apparatus", "5"]]
+    assert "2 of 10 test pictures (20.0 %); they replace" in section.notes[0]
+    assert "for 1 of 2" in section.notes[1]
+    agree = leaks.section(overlay, conflicts.iloc[:0], CLASSES, tests, False, None)
+    assert agree.table is None and "No conflicts" in agree.notes[-1] and "off" in agree.notes[0]
