@@ -88,6 +88,13 @@ VERBS: dict[str, Verb] = {
             "checkpoint": (None, "WORKDIR/models/NAME: the same with this one network"),
         },
     ),
+    "retrieve": Verb(
+        "hpa_jax.pipeline:retrieve",
+        "metric learning on antibodies, and each picture's nearest labelled neighbour",
+        "records/, splits.parquet, catalog.parquet (antibodies)",
+        "retrieval/ (network, embeddings, neighbours, recall)",
+        FORCE,
+    ),
     "features": Verb(
         "hpa_jax.pipeline:features",
         "the 15 metafeatures of every validation and test picture",

@@ -158,6 +158,16 @@ def default() -> ConfigDict:
                     min_positives=int,
                 ),
             ),
+            # Metric learning: embeddings of antibodies, and the nearest labelled picture
+            retrieval=dict(
+                # off | replace (the decision of a row within tau) | boost (its probabilities)
+                mode="off",
+                tau=0.65,  # smallest cosine that counts
+                model=embedding_model(),
+                holdout=0.05,  # share of the pictures kept out to measure recall on
+                pictures=1,  # antibodies with fewer are left out
+                backend="exact",  # exact | faiss (approximate, for galleries beyond a million)
+            ),
             leak="on",  # on | off: labels of matched external pictures overwrite the prediction
             submission=dict(
                 method="auto",  # a model, a name of METHODS, or auto: the best by nested validation
@@ -267,6 +277,28 @@ def model(**differences: Any) -> ConfigDict:
     )
 
 
+def embedding_model(**differences: Any) -> ConfigDict:
+    """The network of metric learning, bestfitting's by default (spec bestfitting_pudae A).
+
+    ResNet50 on the whole 768 px picture, D4, 512-d embedding after BatchNorm; ArcFace with s 30 and
+    m .5, half with the margin and half plain; Adam 1e-4, 50 epochs; antibodies drawn evenly.
+    """
+    defaults = dict(
+        backbone="resnet50",
+        head="embedding",
+        head_options=dict(size=512),
+        dropout=0.0,
+        image_size=768,
+        batch_size=32,
+        sampling="balanced",
+        augment="d4",
+        loss=dict(arcface=dict(weight=1.0, scale=30.0, margin=0.5, plain=0.5)),
+        stages=(stage(epochs=50, lr=1e-4, schedule="constant"),),
+        views="identity",
+    )
+    return model(**{**defaults, **differences})
+
+
 def _with(defaults: dict, differences: Mapping[str, Any], what: str) -> ConfigDict:
     for name in differences:
         if name not in defaults:
@@ -318,6 +350,8 @@ def validate(config: ConfigDict) -> None:
     _choice(config, "split.scheme", ("holdout", "folds", "listed"))
     _choice(config, "split.matches_test", ("valid", "excluded"))
     _choice(config, "leak", ("on", "off"))
+    _choice(config, "retrieval.mode", ("off", "replace", "boost"))
+    _choice(config, "retrieval.backend", ("exact", "faiss"))
     _validate_decision(config)
     if not 0 < config.split.fraction < 1:
         raise InputError(f"config.split.fraction={config.split.fraction}: must lie between 0 and 1")

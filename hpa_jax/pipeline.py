@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__, artifacts, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import decide, finish, forecast, networks, own, prepare, show
+from hpa_jax.stages import decide, finish, forecast, networks, own, prepare, retrieval, show
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "data": prepare.data,
@@ -32,6 +32,7 @@ STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "records": prepare.records,
     "train": networks.train,
     "predict": networks.predict,
+    "retrieve": retrieval.retrieve,
     "features": decide.features,
     "stack": decide.stack,
     "thresholds": decide.thresholds,
@@ -65,6 +66,15 @@ records = _verb("records")
 train = _verb("train")
 predict_recipe = _verb("predict")
 features = _verb("features")
+
+
+def retrieve(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The stage `retrieve`; `run` passes it over where it is switched off, the verb says so."""
+    if config.retrieval.mode == "off":
+        raise InputError("config.retrieval.mode=off: nothing to do; replace or boost switch it on")
+    return work(["retrieve"], config, flags)
+
+
 stack = _verb("stack")
 thresholds = _verb("thresholds")
 submit = _verb("submit")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 TAU = 0.65  # bestfitting's cut on the cosine
 MODES = ("replace", "boost")
 BACKENDS = ("exact", "faiss")
+SPARE = 16  # neighbours of faiss beyond k, in place of those that codes rule out
 
 
 class Pairs(NamedTuple):
@@ -69,7 +70,7 @@ def nearest(
       query_codes, gallery_codes: int[Q], int[G]; rows of the same code are no neighbours (the
         picture itself, its duplicates).
       backend: "exact" (on the device), or "faiss" (an index of its own, for galleries beyond 1e6;
-        needs faiss installed, takes no codes).
+        needs faiss installed; of rows of the same code, at most 16 are skipped).
       query_block, gallery_block: rows at a time.
 
     Raises:
@@ -85,9 +86,7 @@ def nearest(
     if backend not in BACKENDS:
         raise InputError(f"retrieval backend {backend!r} is unknown{near(backend, BACKENDS)}")
     if backend == "faiss":
-        if query_codes is not None:
-            raise InputError("retrieval backend 'faiss' takes no codes; use 'exact'")
-        return _by_faiss(queries, gallery, k)
+        return _by_faiss(queries, gallery, k, query_codes, gallery_codes)
     codes = np.arange(len(queries)), -1 - np.arange(len(gallery))  # all differ
     if query_codes is not None:
         # Small numbers of the same meaning: the device counts in 32 bits.
@@ -149,7 +148,10 @@ def transfer(
 
 
 def recall_at_1(
-    embeddings: np.ndarray, antibodies: Sequence[object], groups: np.ndarray | None = None
+    embeddings: np.ndarray,
+    antibodies: Sequence[object],
+    groups: np.ndarray | None = None,
+    asked: np.ndarray | None = None,
 ) -> dict[str, float]:
     """How often the nearest other picture shows the same antibody.
 
@@ -157,6 +159,7 @@ def recall_at_1(
       embeddings: [N, E], not yet standardised.
       antibodies: N names; None or "" = unknown, never a query (but in the gallery).
       groups: int[N] duplicate groups: a copy of the picture is no proof (default: the row itself).
+      asked: bool[N], the pictures to find a partner for (default: all that have one).
 
     Returns:
       recall, queries (pictures whose antibody has another picture outside their group), and chance
@@ -167,7 +170,7 @@ def recall_at_1(
     pictures = _counts(names)
     same_group = _counts(np.char.add(names, np.char.add("|", groups.astype(str))))
     others = len(names) - _counts(groups)
-    asked = (names != "") & (pictures > same_group)
+    asked = (names != "") & (pictures > same_group) & (True if asked is None else asked)
     if not asked.any():
         return dict(recall=float("nan"), queries=0, chance=float("nan"))
     unit = standardised(embeddings)
@@ -295,7 +298,13 @@ def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
     return jnp.stack(places, axis=1), jnp.stack(found, axis=1)
 
 
-def _by_faiss(queries: np.ndarray, gallery: np.ndarray, k: int) -> Pairs:
+def _by_faiss(
+    queries: np.ndarray,
+    gallery: np.ndarray,
+    k: int,
+    query_codes: np.ndarray | None,
+    gallery_codes: np.ndarray | None,
+) -> Pairs:
     """An HNSW graph: approximate, but its time hardly grows with the gallery."""
     try:
         import faiss
@@ -303,5 +312,14 @@ def _by_faiss(queries: np.ndarray, gallery: np.ndarray, k: int) -> Pairs:
         raise InputError("retrieval backend 'faiss': faiss is not installed; use 'exact'") from None
     index = faiss.index_factory(gallery.shape[1], "HNSW32", faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(gallery))
-    similarity, rows = index.search(np.ascontiguousarray(queries), k)
-    return Pairs(rows, similarity)
+    spare = 0 if query_codes is None else SPARE
+    wanted = min(k + spare, len(gallery))
+    similarity, rows = index.search(np.ascontiguousarray(queries), wanted)
+    if query_codes is not None:
+        same = np.asarray(gallery_codes)[rows] == np.asarray(query_codes)[:, None]
+        similarity = np.where(same, -np.inf, similarity)
+        order = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        similarity = np.take_along_axis(similarity, order, axis=1)
+        rows = np.take_along_axis(rows, order, axis=1)
+    similarity = np.where(rows >= 0, similarity, -np.inf)
+    return Pairs(np.where(np.isfinite(similarity), rows, -1), similarity)

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
-from hpa_jax.stages import scores, tables
+from hpa_jax.stages import retrieval, scores, tables
 from hpa_jax.stages.tables import Rows
 from hpa_jax.stamps import Task
 
@@ -133,6 +133,10 @@ def _thresholds(context: Context) -> Task:
                 | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
                 | scores.ranking(rows.labels, probs)
             )
+            near, count = retrieval.replaced(context, "valid", rows.ids, decided)
+            if count:
+                with_near = scores.score(rows.labels, near, weights)
+                scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
         artifacts.write_json(outputs[0], table)
         artifacts.write_json(
@@ -157,7 +161,9 @@ def _thresholds(context: Context) -> Task:
         **settings,
         "twins": context.config.ensemble.average_duplicates if on_test else False,
         "weights": scores.checkpoint_choice(context),
+        **retrieval.settings(context),
     }
+    inputs += retrieval.files(context)
     return Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)
 
 
@@ -175,10 +181,12 @@ def fit_and_nest(
     if name == scores.STACK:
         fitted = stacking.load(context.path("stack"))
         cut, seed = stacking.cutter(fitted.protocol), fitted.protocol.seed
+        votes = retrieval.boosted(context, "valid", rows.ids, fitted.oof)
         decided = nested.predictions(
-            rows.labels, fitted.oof, cut, seed=seed, groups=rows.groups, argmax=argmax
+            rows.labels, votes, cut, seed=seed, groups=rows.groups, argmax=argmax
         )
-        return fitted.thresholds, decided
+        as_fitted = votes is fitted.oof
+        return fitted.thresholds if as_fitted else cut(rows.labels, votes, rows.groups), decided
     method, scale = settings.pop("method"), settings.pop("scale")
     settings.pop("match_on")
     fit = thresholds.fitter(method, **settings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
-from hpa_jax.stages import scores, tables
+from hpa_jax.stages import retrieval, scores, tables
 from hpa_jax.stamps import Task
 
 ROOMS = ("decision", "inference/ensemble.py", "stages")
@@ -56,6 +56,7 @@ def _submit(context: Context) -> Task:
         "leak": context.config.leak,
         "twins": context.config.ensemble.average_duplicates,
         **context.config.submission.to_dict(),
+        **retrieval.settings(context),
     }
     sample = context.sample_submission
     output = context.path("submission.csv")
@@ -66,17 +67,20 @@ def _submit(context: Context) -> Task:
         test = tables.split_rows(context, "test")
         name = scores.chosen_method(context)
         off = scores.decisions(context, test.ids)[name]
+        off, near = retrieval.replaced(context, "test", test.ids, off)
         on, changed = overlay_leak(context, test.ids, off)
         used = context.config.leak == "on"
         order = submission.sample_ids(sample) if sample else list(test.ids)
         allowed = context.config.submission.argmax == "off"
         submission.write(output, test.ids, on if used else off, order, allow_empty=allowed)
         would = "changes" if used else "is off, would change"
-        return f"{len(test.ids):,} rows by the {name}; the leak table {would} {changed} of them"
+        by = f"{name}, {near} by their neighbours" if near else name
+        return f"{len(test.ids):,} rows by the {by}; the leak table {would} {changed} of them"
 
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
+    inputs += retrieval.files(context)
     return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
 
 
@@ -99,7 +103,8 @@ def evaluate(context: Context) -> list[Task]:
             | scores.ranking(labels, probs)
             for name, probs in scores.of_methods(context, "test", test.ids).items()
         }
-        leaked, _ = overlay_leak(context, test.ids, decided[chosen])
+        off, _ = retrieval.replaced(context, "test", test.ids, decided[chosen])
+        leaked, _ = overlay_leak(context, test.ids, off)
         submitted = scores.read_submission(context.path("submission.csv"), test.ids, context)
         report = {
             "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
@@ -108,7 +113,8 @@ def evaluate(context: Context) -> list[Task]:
             "scores": found,
             "best": max(found, key=lambda name: found[name]["macro_f1"]),
             "chosen": chosen,
-            "leak_off": scores.score(labels, decided[chosen], weights),
+            "retrieval_off": scores.score(labels, decided[chosen], weights),
+            "leak_off": scores.score(labels, off, weights),
             "leak_on": scores.score(labels, leaked, weights),
             "submission": scores.score(labels, submitted, weights),
         }
@@ -122,9 +128,11 @@ def evaluate(context: Context) -> list[Task]:
     inputs = (path, *tables.all_predictions(context, "test"), *context.paths(*tables.SPLIT_TABLES))
     inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
     inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
+    inputs += retrieval.files(context)
     settings = {
         "twins": context.config.ensemble.average_duplicates,
         **context.config.submission.to_dict(),
+        **retrieval.settings(context),
     }
     return [Task("evaluate", "evaluate", work, settings, inputs, (output,), ROOMS)]
 

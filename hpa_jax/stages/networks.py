@@ -50,7 +50,7 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
     settings = {
-        "model": {key: value for key, value in model.to_dict().items() if key not in OF_PREDICTION},
+        "model": trained_by(model),
         "train": config.train.to_dict(),
         "classes": config.classes,
         "seed": config.seed,
@@ -60,6 +60,11 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
     stamp = f"train-{_task_name(name, fold)}"
     return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
+
+
+def trained_by(model: ConfigDict) -> dict:
+    """The options of a model that its training depends on."""
+    return {key: value for key, value in model.to_dict().items() if key not in OF_PREDICTION}
 
 
 def predict(context: Context) -> list[Task]:

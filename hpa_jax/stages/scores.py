@@ -14,7 +14,7 @@ from hpa_jax import artifacts, classes
 from hpa_jax.config import METHODS, has_ensemble
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
-from hpa_jax.stages import tables
+from hpa_jax.stages import retrieval, tables
 from hpa_jax.stages.tables import Rows
 
 DRAWS = 1000  # resamples behind every published interval
@@ -42,7 +42,10 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
     paths = {name: tables.predictions(context, name, split) for name in context.config.models}
     paths |= {name: blend_path(context, name, split) for name in blends(context)}
     paths[STACK] = context.path("stack", f"{split}.parquet")
-    found = {name: tables.probabilities(path, ids, context) for name, path in paths.items()}
+    found = {
+        name: retrieval.boosted(context, split, ids, tables.probabilities(path, ids, context))
+        for name, path in paths.items()
+    }
     if split == "test" and context.config.ensemble.average_duplicates:
         from hpa_jax.inference import ensemble
 

@@ -10,34 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 from ml_collections import ConfigDict
 
-from hpa_jax import config as configs
 from hpa_jax.errors import InputError
-from hpa_jax.training import loop
-
-
-def model_config(**differences: Any) -> ConfigDict:
-    """bestfitting's: ResNet50 on the whole 768 px picture, D4, 512-d embedding after BatchNorm.
-
-    ArcFace with s 30 and m .5, half with the margin and half plain; Adam 1e-4, 50 epochs; every
-    antibody is shown as often as any other.
-    """
-    defaults = dict(
-        backbone="resnet50",
-        head="embedding",
-        head_options=dict(size=512),
-        dropout=0.0,
-        image_size=768,
-        batch_size=32,
-        sampling="balanced",
-        augment="d4",
-        loss=dict(arcface=dict(weight=1.0, scale=30.0, margin=0.5, plain=0.5)),
-        stages=(configs.stage(epochs=50, lr=1e-4, schedule="constant"),),
-        views="identity",
-    )
-    return configs.model(**{**defaults, **differences})
+from hpa_jax.training import checkpoint, loop
 
 
 def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[str], np.ndarray]:
@@ -98,7 +77,7 @@ def train(
     """Trains (or goes on with) an embedding network; (directory, bool[N] rows held out).
 
     Args:
-      config: `model_config(...)`.
+      config: `config.embedding_model(...)`.
       ids: N ids; antibodies: their names, None = unknown (left out).
       groups: int[N] duplicate groups, which stay on one side.
       settings: config.train.
@@ -133,3 +112,18 @@ def train(
         seed=seed,
     )
     return Path(directory), held
+
+
+def load(directory: str | Path) -> tuple[nnx.Module, ConfigDict]:
+    """The trained network and its config, without the vectors of the antibodies.
+
+    They are of no use to an embedding, and cosines to thousands of them for each picture would fill
+    the memory.
+
+    Raises:
+        InputError: as checkpoint.load.
+    """
+    network, config, _ = checkpoint.load(directory, "final")
+    vectors = network.head.weight
+    network.head.weight = nnx.Param(jnp.zeros_like(vectors[...][:, :1]))
+    return network, config

@@ -68,7 +68,7 @@ def test_held_out_groups_leave_a_partner_behind():
 
 
 def test_arcface_is_a_term_of_the_config():
-    loss = losses.from_config(dict(metric_learning.model_config().loss))
+    loss = losses.from_config(dict(configs.embedding_model().loss))
     cosines = jnp.array([[0.9, 0.1, -0.2], [0.3, 0.2, 0.1]])
     labels, mask = jnp.array([[1, 0, 0], [0, 0, 1]]), jnp.array([True, False])
     want = losses.arcface(cosines[:1], jnp.array([0]))[0]
@@ -77,7 +77,7 @@ def test_arcface_is_a_term_of_the_config():
 
 def test_training_brings_pictures_of_an_antibody_together(tmp_path):
     atlas = Atlas()
-    config = metric_learning.model_config(
+    config = configs.embedding_model(
         backbone="tiny", image_size=8, batch_size=16, dtype="float32",
         stages=(configs.stage(epochs=6, lr=1e-2, schedule="constant"),),
     )  # fmt: skip
@@ -88,7 +88,8 @@ def test_training_brings_pictures_of_an_antibody_together(tmp_path):
             config, name="metric", directory=tmp_path, records=atlas, ids=atlas.ids,
             antibodies=atlas.antibodies, settings=settings, seed=0, share=0.1,
         )  # fmt: skip
-        model, trained, names = checkpoint.load(folder, "last")
+        names = checkpoint.load(folder, "final")[2]
+        model, trained = metric_learning.load(folder)
         assert len(names) == 10 and held.sum() == 24
         batches = tiny.eval_batches(
             atlas, atlas.ids, np.zeros((240, 1)), batch_size=80, channels=trained.channels,
