@@ -85,6 +85,7 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     from ml_collections import config_flags
 
     from hpa_jax import config as defaults
+    from hpa_jax import config_check
 
     known = flags.FlagValues()
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
@@ -115,7 +116,7 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     if rest:
         raise InputError(f"{rest[0]!r} is no flag; {USAGE}")
     config = known.config
-    defaults.validate(config)
+    config_check.validate(config)
     return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
 
 
@@ -144,10 +145,11 @@ def _check_keys(arguments: list[str]) -> None:
         return
     base = next((a for a in arguments if a.startswith("--config=")), None)
     from hpa_jax import config as defaults
+    from hpa_jax import config_check
 
     tree = load_config(base.removeprefix("--config=")) if base else defaults.default()
     for override in overrides:
-        defaults.check_key(tree, override.removeprefix("--config.").partition("=")[0])
+        config_check.check_key(tree, override.removeprefix("--config.").partition("=")[0])
 
 
 def load_config(file: str) -> object:

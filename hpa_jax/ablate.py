@@ -15,8 +15,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hpa_jax import artifacts, pipeline, stamps
-from hpa_jax import config as defaults
+from hpa_jax import artifacts, config_check, pipeline, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
 from hpa_jax.stages import prepare
@@ -92,14 +91,14 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     copy = ConfigDict(config.to_dict()).unlock()
     for pattern, value in changes.items():
         for key in _matching(config, pattern):
-            defaults.check_key(config, key)
+            config_check.check_key(config, key)
             *path, leaf = key.split(".")
             node = copy
             for part in path:
                 node = node[part]
             with node.ignore_type():
                 node[leaf] = value
-    defaults.validate(copy)
+    config_check.validate(copy)
     return copy.lock()
 
 

@@ -199,3 +199,32 @@ def test_two_hosts_give_one_submission(tmp_path):
     assert [host.returncode for host in hosts] == [0, 0], texts[0][-3000:] + texts[1][-3000:]
     assert len(pd.read_csv(tmp_path / "submission.csv")) == 30
     assert "[submit]" in texts[0] and "[submit]" not in texts[1]
+
+
+@pytest.mark.slow
+def test_near_labelled_pictures_replace_decisions(tmp_path):
+    model = "--config.retrieval.model"
+    extra = ["--config.retrieval.mode=replace", "--config.retrieval.tau=0.5"]
+    extra += [f"{model}.backbone=se_resnext_tiny", f"{model}.stages[0].epochs=2"]
+    extra += [f"{model}.image_size=64", f"{model}.batch_size=16"]
+    extra += ["--config.data.synthetic.external=60", "--config.split.external=train"]
+    extra += ["--config.models.tiny_wide.stages[0].epochs=1"]
+    out = call("run", tmp_path, *extra)
+    assert re.search(r"\[retrieve\] recall@1 \d\.\d+ \(chance", out)
+    taken = int(re.search(r"(\d+) by their neighbours", out)[1])
+    pairs = pd.read_parquet(tmp_path / "retrieval" / "test.parquet")
+    assert taken == (pairs["similarity"] >= 0.5).sum() > 0
+    catalog = pd.read_parquet(tmp_path / "catalog.parquet").set_index("id")["labels"]
+    near = pairs[pairs["similarity"] >= 0.5].iloc[-1]
+    submission = pd.read_csv(tmp_path / "submission.csv", dtype=str).set_index("Id")["Predicted"]
+    lent = pd.read_parquet(tmp_path / "leak_overlay.parquet").set_index("id")
+    if near["id"] not in lent.index:
+        want = " ".join(str(number) for number in catalog[near["neighbour"]])
+        assert submission[near["id"]] == want
+    assert "Nearest labelled pictures" in (tmp_path / "report" / "index.html").read_text()
+    scored = json.loads((tmp_path / "metrics.json").read_text())["scores"]
+    assert all("macro_f1_with_neighbours" in score for score in scored.values())
+    assert "retrieval_off" in json.loads((tmp_path / "evaluation.json").read_text())
+    assert "[retrieve] done before" in call("retrieve", tmp_path, *extra)
+    off = call("retrieve", tmp_path, "--config.retrieval.mode=off", code=2)
+    assert "retrieval.mode=off" in off

@@ -22,6 +22,7 @@ from hpa_jax.errors import InputError, near
 if TYPE_CHECKING:
     import pandas as pd
 
+CUTS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
 TAU = 0.65  # bestfitting's cut on the cosine
 MODES = ("replace", "boost")
 BACKENDS = ("exact", "faiss")
@@ -190,7 +191,7 @@ def agreement(
     labels: np.ndarray,
     neighbour_labels: np.ndarray,
     similarity: np.ndarray,
-    cuts: Sequence[float] = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9),
+    cuts: Sequence[float] = CUTS,
 ) -> "pd.DataFrame":
     """On labelled queries: for each cut, how many rows it takes and how often the labels agree.
 
@@ -209,34 +210,6 @@ def agreement(
         shares = (same[taken].mean(), overlap[taken].mean()) if taken.any() else (np.nan, np.nan)
         rows.append(dict(tau=tau, taken=taken.mean(), same=shares[0], jaccard=shares[1]))
     return pd.DataFrame(rows)
-
-
-def report(
-    query_ids: Sequence[str],
-    gallery_ids: Sequence[str],
-    pairs: Pairs,
-    gallery_labels: np.ndarray,
-    *,
-    tau: float = TAU,
-) -> "pd.DataFrame":
-    """The retrieved pairs: id, neighbour, similarity, the neighbour's labels, taken; best first."""
-    import pandas as pd
-
-    from hpa_jax import classes
-
-    first = pairs.rows[:, 0]
-    known = first >= 0
-    ids = np.asarray(gallery_ids, object)
-    table = pd.DataFrame(
-        {
-            "id": np.asarray(query_ids, object),
-            "neighbour": np.where(known, ids[first], None),
-            "similarity": pairs.similarity[:, 0],
-            "labels": [classes.decode(gallery_labels[row]) if row >= 0 else "" for row in first],
-            "taken": pairs.similarity[:, 0] >= tau,
-        }
-    )
-    return table.sort_values("similarity", ascending=False, kind="stable", ignore_index=True)
 
 
 def _blocks(

@@ -20,8 +20,9 @@ def bytes_needed(context: Context) -> int:
         total += pictures * 4 * config.data.synthetic.image_size**2
     total += pictures * 4 * config.records.image_size**2
     # parameters, two moments, in float32, for every checkpoint kept
-    fits = [_parameters(model, context.num_classes) for model in config.models.values()]
-    parameters = sum(fits) * len(context.folds())
+    parameters = sum(
+        fits * _parameters(model, context.num_classes) for model, fits in _networks(context)
+    )
     return total + parameters * 12 * (config.train.keep + 1)
 
 
@@ -32,11 +33,18 @@ def training_seconds(context: Context) -> float:
     """
     speed = _operations_per_second() * SHARE
     operations = 0.0
-    for model in context.models().values():
+    for model, fits in _networks(context):
         epochs = sum(stage.epochs for stage in model.stages)
-        passes = epochs * _pictures(context) * len(context.folds()) * PASSES
+        passes = epochs * _pictures(context) * fits * PASSES
         operations += passes * _operations(model, context.num_classes)
     return operations / speed
+
+
+def _networks(context: Context) -> list[tuple[ConfigDict, int]]:
+    """Every network that a run trains, and how often."""
+    found = [(model, len(context.folds())) for model in context.models().values()]
+    retrieval = context.config.retrieval
+    return found + ([] if retrieval.mode == "off" else [(retrieval.model, 1)])
 
 
 def _pictures(context: Context) -> int:

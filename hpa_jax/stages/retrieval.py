@@ -128,7 +128,10 @@ def _neighbours(context: Context) -> Task:
         scores = {
             "recall_at_1": _recall(context),
             "validation": retrieval.agreement(
-                rows.labels, other, found["valid"]["similarity"].to_numpy()
+                rows.labels,
+                other,
+                found["valid"]["similarity"].to_numpy(),
+                sorted({*retrieval.CUTS, settings.tau}),
             ).to_dict("records"),
             "tau": settings.tau,
             "taken": {part: float((t["similarity"] >= settings.tau).mean())

@@ -16,6 +16,7 @@ from hpa_jax.report import (
     leaks,
     mistakes,
     mixups,
+    neighbours,
     page,
     reliability,
     result,
@@ -23,13 +24,13 @@ from hpa_jax.report import (
 )
 from hpa_jax.report.findings import Findings
 from hpa_jax.report.page import Card, Figure, Line, Section
-from hpa_jax.stages import findings, scores, tables
+from hpa_jax.stages import findings, retrieval, scores, tables
 from hpa_jax.stamps import Task
 
 # In which the page lists times; a stage that is not named comes last.
 STAGES = (
-    *("data", "catalog", "duplicates", "split", "records", "train", "predict", "features"),
-    *("stack", "ensemble", "thresholds", "leak", "submit", "evaluate"),
+    *("data", "catalog", "duplicates", "split", "records", "train", "predict", "retrieve"),
+    *("features", "stack", "ensemble", "thresholds", "leak", "submit", "evaluate"),
 )
 
 
@@ -55,6 +56,7 @@ def report(context: Context) -> list[Task]:
             _training(context),
             _examples(context),
             _graph(context),
+            *_neighbours(context, found),
             _leak(context, found),
             _twins(context),
             cost.section(seconds, STAGES),
@@ -76,6 +78,7 @@ def report(context: Context) -> list[Task]:
     maybe = (evaluation, truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
     inputs += tuple(path for path in maybe if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
+    inputs += retrieval.files(context)
     seconds = stamps.seconds(context.workdir)
     seconds.pop("report", None)  # its own time is known when it is written
     settings = {"config": context.config.to_json_best_effort(), "seconds": seconds}
@@ -159,6 +162,19 @@ def _twins(context: Context) -> Section:
         cards.append(Card(figures.picture(image[..., :3]), own, lines))
     notes = [f"{len(pairs):,} pairs within the radius on each of red, green and blue."]
     return Section("twins", "Twins", notes, cards=cards)
+
+
+def _neighbours(context: Context, found: Findings) -> list[Section]:
+    """Which test pictures have a near labelled one; nothing if retrieval is off."""
+    if context.config.retrieval.mode == "off":
+        return []
+    pairs = artifacts.read_table(context.path("retrieval", "test.parquet"))
+    scored = artifacts.read_json(context.path("retrieval", "scores.json"))
+    pictures = functools.partial(tables.images, context)
+    truth = dict(zip(found.test.ids, found.test.labels)) if found.test else None
+    count, classes = context.config.report.examples // 4, found.classes
+    lent = retrieval.labels_of(context, pairs)
+    return [neighbours.section(pairs, lent, classes, scored, pictures, count, truth)]
 
 
 def _leak(context: Context, found: Findings) -> Section:

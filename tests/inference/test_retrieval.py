@@ -92,16 +92,12 @@ def test_recall_counts_pictures_whose_antibody_has_another():
     assert retrieval.recall_at_1(close, names)["queries"] == 57
 
 
-def test_agreement_and_report_name_what_was_taken(sets):
+def test_agreement_tells_what_a_cut_takes_and_how_often_it_is_right():
     labels = np.array([[1, 0], [1, 1], [0, 1]], bool)
     other = np.array([[1, 0], [1, 0], [1, 0]], bool)
     table = retrieval.agreement(labels, other, np.array([0.9, 0.7, 0.1]), cuts=(0.65, 0.95))
     assert table["taken"].tolist() == pytest.approx([2 / 3, 0])
     assert table["same"][0] == 0.5 and table["jaccard"][0] == 0.75 and np.isnan(table["same"][1])
-    pairs = retrieval.Pairs(np.array([[1], [-1], [0]]), np.array([[0.7], [-np.inf], [0.9]]))
-    rows = retrieval.report(["a", "b", "c"], ["x", "y", "z"], pairs, labels)
-    assert rows["id"].tolist() == ["c", "a", "b"] and rows["neighbour"].tolist()[:2] == ["x", "y"]
-    assert rows["labels"].tolist()[:2] == ["0", "0 1"] and rows["taken"].tolist()[2] is False
 
 
 def test_faiss_finds_what_the_exact_search_finds(sets):

@@ -16,6 +16,7 @@ from hpa_jax.report import (
     leaks,
     mistakes,
     mixups,
+    neighbours,
     reliability,
     result,
     steps,
@@ -195,3 +196,31 @@ def test_leak_lists_lenders_that_disagree_with_the_one_that_won():
     assert "for 1 of 2" in section.notes[1]
     agree = leaks.section(overlay, conflicts.iloc[:0], CLASSES, tests, False, None)
     assert agree.table is None and "No conflicts" in agree.notes[-1] and "off" in agree.notes[0]
+
+
+def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
+    pairs = pd.DataFrame(
+        {"id": ["x", "y", "z"], "neighbour": ["a", "b", None], "similarity": [0.7, 0.9, -np.inf]}
+    )
+    lent = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
+    truth = {"x": lent[0], "y": lent[2], "z": lent[0]}
+    scored = {
+        "tau": 0.65,
+        "recall_at_1": {"recall": 0.25, "queries": 8, "chance": 0.125},
+        "validation": [{"tau": 0.65, "taken": 0.5, "same": 0.75, "jaccard": float("nan")}],
+    }
+    seen = []
+
+    def pictures(ids):
+        seen.extend(ids)
+        return iter(np.zeros((len(ids), 4, 4, 4), np.uint8))
+
+    section = neighbours.section(pairs, lent, CLASSES, scored, pictures, 5, truth)
+    assert seen == ["y", "b", "x", "a"]
+    assert section.notes[0].startswith("For 2 of 3 test pictures")
+    assert "0.250 on 8 held-out pictures, by chance 0.125" in section.notes[1]
+    assert section.notes[2].endswith("for 1 of 2.")
+    assert section.table.rows == [["0.65", "50.0 %", "0.750", "–"]] and section.table.chosen == 0
+    first = [line.text for line in section.cards[0].lines]
+    assert first == ["pair 1, cosine 0.90", "truth: nothing", "y"]
+    assert section.cards[1].lines[0].text == f"lends: {CLASSES[1]}"

@@ -1,0 +1,121 @@
+"""What a config may hold: its keys and choices are checked before any work is done."""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax import config as configs
+from hpa_jax.errors import InputError, near
+
+
+def check_key(config: ConfigDict, key: str) -> None:
+    """Checks that a dotted key ("models.a.stages[0].lr") names something in the config.
+
+    Raises:
+        InputError: it does not; the message names the nearest key.
+    """
+    node: Any = config
+    done = ""
+    for part in key.split("."):
+        name, _, index = part.partition("[")
+        if not isinstance(node, ConfigDict) or name not in node:
+            known = list(node) if isinstance(node, ConfigDict) else []
+            raise InputError(
+                f"--config.{key}: {done or 'the config'} has no {name!r}{near(name, known)}"
+            )
+        node = node[name]
+        done = f"{done}.{name}" if done else name
+        if index:
+            position = index.rstrip("]")
+            if not position.isdecimal() or int(position) >= len(node):
+                raise InputError(
+                    f"--config.{key}: {done} has {len(node)} items, [0] to [{len(node) - 1}]"
+                )
+            node = node[int(position)]
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks names and ranges that no later stage should trip over.
+
+    Raises:
+        InputError: names the key, its value, and what it can be.
+    """
+    expected = configs.default()
+    for name in config:
+        if name not in expected:
+            raise InputError(f"config.{name}: no such option{near(name, expected)}")
+    if len(config.classes) < 1 or len(set(config.classes)) != len(config.classes):
+        raise InputError("config.classes: needs at least one name, each once")
+    _choice(config, "data.source", ("synthetic", "kaggle", "atlas", "folder"))
+    _choice(config, "data.on_bad_image", ("error", "skip"))
+    _choice(config, "data.check", ("decode", "header"))
+    _choice(config, "split.scheme", ("holdout", "folds", "listed"))
+    _choice(config, "split.matches_test", ("valid", "excluded"))
+    _choice(config, "leak", ("on", "off"))
+    _choice(config, "retrieval.mode", ("off", "replace", "boost"))
+    _choice(config, "retrieval.backend", ("exact", "faiss"))
+    _validate_decision(config)
+    if not 0 < config.split.fraction < 1:
+        raise InputError(f"config.split.fraction={config.split.fraction}: must lie between 0 and 1")
+    if config.split.scheme == "folds" and config.split.folds < 2:
+        raise InputError(f"config.split.folds={config.split.folds}: at least 2")
+    for name in config.models:
+        if not name.isidentifier():
+            raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
+        _validate_model(config, f"models.{name}")
+    _validate_model(config, "retrieval.model")
+    _choice(config, "retrieval.model.head", ("embedding",))
+
+
+def _validate_model(config: ConfigDict, where: str) -> None:
+    settings: Any = config
+    for part in where.split("."):
+        settings = settings[part]
+    known = configs.model()
+    for key in settings:
+        if key not in known:
+            raise InputError(f"config.{where}.{key}: no such option{near(key, known)}")
+    _choice(config, f"{where}.head_init", ("kaiming", "prior"))
+    _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots"))
+
+
+def _validate_decision(config: ConfigDict) -> None:
+    """What would else fail after the networks are trained."""
+    means = ("mean", "geometric", "max", "rank_mean")
+    _choice(config, "ensemble.method", (*means, "likelihood", "greedy"))
+    matching = ("match_proportions", "match_proportions_pudae")
+    _choice(config, "thresholds.method", ("cross_validated", "exact", *matching, "fixed"))
+    _choice(config, "thresholds.match_on", ("valid", "test"))
+    _choice(config, "thresholds.search", ("grid", "exact"))
+    _choice(config, "submission.argmax", ("off", "empty", "always"))
+    _choice(config, "stack.protocol", ("quick", "talk", "main", "by_frequency"))
+    methods = ("auto", *configs.METHODS, *config.models)
+    _choice(config, "submission.method", methods)
+    if config.submission.method == "ensemble" and not configs.has_ensemble(config):
+        raise InputError('config.submission.method="ensemble": config.ensemble names none')
+    weights, cuts = config.ensemble.weights, config.thresholds
+    for name in weights:
+        if name not in config.models:
+            raise InputError(f"config.ensemble.weights.{name}: no model{near(name, config.models)}")
+    if weights and config.ensemble.method not in means:
+        raise InputError(f"config.ensemble.weights: method {config.ensemble.method} finds its own")
+    for key, counts in (("proportions", (0,)), ("scale", (1,))):
+        if len(cuts[key]) not in (*counts, len(config.classes)):
+            raise InputError(
+                f"config.thresholds.{key}: {len(cuts[key])} numbers, {len(config.classes)} classes"
+            )
+    if cuts.match_on == "test" and (cuts.method not in matching or cuts.shrink):
+        raise InputError("config.thresholds.match_on=test: for match_proportions without shrink")
+    trained = config.split.trained_folds
+    if not set(trained) <= set(range(config.split.folds)):
+        raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
+
+
+def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
+    value: Any = config
+    for part in key.split("."):
+        value = value[part]
+    if value not in choices:
+        raise InputError(
+            f"config.{key}={value!r}: one of {', '.join(choices)}{near(str(value), choices)}"
+        )
