@@ -93,13 +93,13 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
         define(flag, default, text, flag_values=known)
     arguments = _with_absolute_config(arguments)
     _check_keys(arguments)
-    if any(argument.startswith("--config=") for argument in arguments):
-        config_flags.DEFINE_config_file("config", flag_values=known)
-    else:
-        config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
     argv = sys.argv
     sys.argv = [name, *arguments]  # config_flags looks for its overrides there
     try:
+        if any(argument.startswith("--config=") for argument in arguments):
+            config_flags.DEFINE_config_file("config", flag_values=known)
+        else:
+            config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
         rest = known(sys.argv)[1:]
     except flags.Error as error:
         raise InputError(str(error).replace("\n", " ")) from error

@@ -104,7 +104,12 @@ def default() -> ConfigDict:
                 tensorboard=True,
                 profile=False,  # writes a jax.profiler trace of 5 steps
             ),
-            predict=dict(batch_size=64),
+            predict=dict(
+                batch_size=64,
+                tile=0,  # own pictures: side of the squares they are cut into, in their pixels; 0:
+                # each is looked at whole, scaled, and loses its longer ends
+                tile_aggregate="max",  # max | mean over the tiles of a picture
+            ),
             features=dict(
                 legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
                 extra=False,  # yellow, all channel pairs, foreground shares, green texture

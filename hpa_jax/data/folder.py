@@ -122,11 +122,13 @@ def find(
     expression = re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)")
     expression = expression.replace(r"\{channel\}", f"(?P<channel>{choices})")
     found: dict[str, dict[str, str]] = defaultdict(dict)
+    strange = ""
     for path in sorted(root.rglob("*")):
         name = path.relative_to(root).as_posix()
         suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), None)
         match = re.fullmatch(expression, name[: -len(suffix)]) if suffix else None
         if match is None:
+            strange = strange or (name if suffix else "")
             continue
         id = match["id"]
         channel = channel_of[match["channel"]] if "channel" in match.groupdict() else ""
@@ -141,7 +143,9 @@ def find(
     found = {id: files for id, files in found.items() if files}
     if not found:
         raise InputError(
-            f"{root}: no picture fits pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
+            f"{root}: no picture fits the pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
+            + (f"; {strange} does not: --config.data.folder.pattern says how" if strange else "")
+            + " ({id} alone: one file with all channels)"
         )
     return found
 
@@ -228,7 +232,9 @@ def _convert(id: str, files: dict[str, str], into: Path, settings: tuple) -> dic
     if [c for c in missing if c != "yellow"]:
         raise BadPicture(path, f"channel {missing[0]} is missing")
     if missing and missing_yellow == "error":
-        raise BadPicture(path, "no yellow channel; set data.folder.missing_yellow to zeros or mean")
+        raise BadPicture(
+            path, "no yellow channel; --config.data.folder.missing_yellow=zeros (or mean)"
+        )
     original = max(first.shape)
     if field_um:
         size_unknown = micrometres is None
@@ -268,7 +274,8 @@ def _named(field: fields.Field, order: Sequence[str], path: str) -> dict[str, np
             raise BadPicture(
                 path,
                 f"planes named {', '.join(repr(n) for n in field.names)}: which are red, green, "
-                "blue, yellow? Set data.folder.planes",
+                "blue, yellow? Set data.folder.planes (in the order of the file: "
+                "--config.data.folder.planes=\"('blue', 'green', 'red', 'yellow')\")",
             )
         planes[channel] = plane
     return planes

@@ -5,14 +5,14 @@
     references/NAME.npz            what ordinary pictures look like to it (unlike.py)
     stack/                         the boosted stack, if the rule is "stack"
 
-Weights are read as data (safetensors), never unpickled.  Use: `read`, `Bundle.predict` for each
-network's probabilities, `Bundle.decide` for the labels, `table` for what is written to disk.
+Weights are read as data (safetensors), never unpickled.  Use: `read`, the members' networks for
+probabilities, `Bundle.decide` for the labels, `table` for what is written to disk.
 """
 
 import dataclasses
 import json
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,26 +69,6 @@ class Bundle:
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
     picture: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
-
-    def predict(
-        self,
-        batches: Callable[[ConfigDict], Iterable[Mapping[str, np.ndarray]]],
-        ids: Sequence[str],
-        on_batch: Callable[[int, int], None] | None = None,
-    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """Probabilities {name: [N, C_m]} and embeddings {name: [N, E]} of each member.
-
-        batches: member's config -> batches of data/input.py at its size and channels.
-        """
-        from hpa_jax.inference import predict
-
-        probs, embeddings = {}, {}
-        for member in self.members:
-            probs[member.name], embeddings[member.name] = predict.predict(
-                member.network, member.config, batches(member.config), ids,
-                views=member.views, on_batch=on_batch,
-            )  # fmt: skip
-        return probs, embeddings
 
     def decide(
         self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None" = None

@@ -82,8 +82,15 @@ def aligned(
     return table[list(columns)].to_numpy(np.float64)[rows]
 
 
-def checked(features: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
-    """features as float32 [N, F] without NaN: unknown `size` filled, everything else an error."""
+def checked(
+    features: np.ndarray,
+    names: Sequence[str] | None,
+    usual: Mapping[str, float] | None = None,
+) -> np.ndarray:
+    """features as float32 [N, F] without NaN: unknown `size` filled, everything else an error.
+
+    usual: column -> what fills it; the median of its known values where it is not named.
+    """
     array = np.array(features, np.float32)
     if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):
         count = "" if names is None else f" for {len(names)} names"
@@ -92,7 +99,8 @@ def checked(features: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
         name = names[column] if names is not None else f"column {column}"
         if name.rpartition("/")[2] in _UNKNOWN_ALLOWED and not np.isinf(array[:, column]).any():
             known = array[np.isfinite(array[:, column]), column]
-            array[np.isnan(array[:, column]), column] = np.median(known) if len(known) else 0.0
+            median = float(np.median(known)) if len(known) else 0.0
+            array[np.isnan(array[:, column]), column] = (usual or {}).get(name, median)
             continue
         row = np.flatnonzero(~np.isfinite(array[:, column]))[0]
         raise InputError(
@@ -100,6 +108,15 @@ def checked(features: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
             "predict (or measure) that picture again, or leave the column out"
         )
     return array
+
+
+def usual_sizes(features: np.ndarray, names: Sequence[str] | None) -> dict[str, float]:
+    """Medians of the columns that may be unknown, by name: what fills them in new rows."""
+    return {
+        name: float(np.median(features[:, column]))
+        for column, name in enumerate(names or ())
+        if name.rpartition("/")[2] in _UNKNOWN_ALLOWED
+    }
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ from hpa_jax.decision.stack_runner import Data
 from hpa_jax.errors import InputError
 from hpa_jax.inference import ensemble
 
-FORMAT = 2
+FORMAT = 3
 BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
 
 
@@ -48,8 +48,8 @@ class Stack:
 
     scores: macro-F1 and more, nested (each row decided by cuts fitted without it), of "stack" and,
     if names tell the models, of "mean", "weighted_mean" and "logistic_regression";
-    nested_decisions: bool[N, C] behind the first; gains: class -> column -> total gain of its
-    trees.
+    nested_decisions: bool[N, C] behind the first; usual: what fills unknown sizes of new rows;
+    gains: class -> column -> total gain of its trees.
     """
 
     protocol: Protocol
@@ -61,6 +61,7 @@ class Stack:
     scores: dict[str, dict[str, Any]]
     nested_decisions: np.ndarray
     units: list[Unit] = field(default_factory=list)
+    usual: dict[str, float] = field(default_factory=dict)
     test_votes: np.ndarray | None = None
 
     @property
@@ -120,7 +121,7 @@ class Stack:
                 f"features of shape {np.shape(features)}; this stack was fitted on "
                 f"{self.columns} columns"
             )
-        return stack_inputs.checked(features, self.names)
+        return stack_inputs.checked(features, self.names, self.usual)
 
     def save(self, directory: str | Path) -> None:
         """Writes the stack: `stack.json` last, so that a folder with it is complete."""
@@ -150,6 +151,7 @@ class Stack:
                 "thresholds": self.thresholds,
                 "scores": self.scores,
                 "gains": self.gains,
+                "usual": self.usual,
                 "units": [[unit.c, unit.repeat] for unit in self.units],
             },
         )
@@ -182,6 +184,7 @@ def load(directory: str | Path) -> Stack:
         scores=stored["scores"],
         nested_decisions=arrays["nested"],
         units=units,
+        usual=stored["usual"],
         test_votes=arrays.get("test_votes"),
     )
 
@@ -225,7 +228,8 @@ def fit(
         groups = np.unique(np.asarray(groups), return_inverse=True)[1]
         if groups.shape != (len(labels),):
             raise InputError(f"{groups.size} groups for {len(labels)} rows")
-    test = None if test is None else stack_inputs.checked(test, names)
+    usual = stack_inputs.usual_sizes(features, names)
+    test = None if test is None else stack_inputs.checked(test, names, usual)
     if test is not None and test.shape[1] != features.shape[1]:
         raise InputError(f"test features have {test.shape[1]} columns, not {features.shape[1]}")
     where = stack_inputs.layout(names, features.shape[1], labels.shape[1])
@@ -267,6 +271,7 @@ def fit(
         scores,
         decided,
         units,
+        usual,
         test_votes,
     )
 

@@ -20,6 +20,7 @@ from flax import nnx
 
 from hpa_jax import artifacts
 from hpa_jax.data.input import Records, eval_batches
+from hpa_jax.data.pictures import resize
 from hpa_jax.errors import InputError
 from hpa_jax.inference import predict
 from hpa_jax.inference import views as views_module
@@ -124,10 +125,12 @@ def predict_pictures(
     ids: Sequence[str],
     *,
     tile: int,
+    image_size: int = 0,
     overlap: float = 0.25,
     batch_size: int = 8,
     views: str | Mapping[str, Any] | views_module.Views = "identity",
     aggregate: str = "max",
+    title: str = "predict",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and embeddings of pictures uint8[h, w, K] of any sizes, cut into tiles.
 
@@ -135,6 +138,8 @@ def predict_pictures(
     is compiled; a side shorter than a tile is mirrored up to it.
 
     Args:
+      image_size: side that tiles are scaled to; 0: as they are.
+      title: of the progress line.
       aggregate: over the tiles of a picture: "max" (a compartment is where any cell shows it) or
         "mean".  Views of one tile are averaged.
 
@@ -145,10 +150,13 @@ def predict_pictures(
         raise InputError(f"aggregate {aggregate!r} over tiles; known: max, mean")
     forward = predict.compiled(model, model_config, views=views)
     result, counts = _Result(len(ids)), np.zeros(len(ids), int)
-    for rows, seen in predict.stream(
-        forward, _tile_batches(pictures, counts, tile, overlap, batch_size)
-    ):
-        result.add(rows, seen, aggregate)
+    batches = _tile_batches(pictures, counts, tile, overlap, batch_size, image_size or tile)
+    with _Progress(title, len(ids), 0) as progress:
+        begun = 0
+        for rows, seen in predict.stream(forward, batches):
+            result.add(rows, seen, aggregate)
+            progress.add(int(rows[-1]) + 1 - begun)
+            begun = int(rows[-1]) + 1
     if (counts == 0).any():
         raise InputError(f"{(counts > 0).sum()} pictures for {len(ids)} ids")
     probs, embeddings, _ = result.found
@@ -175,15 +183,16 @@ def _tile_batches(
     tile: int,
     overlap: float,
     batch_size: int,
+    side: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of tiles with the row of their picture; counts[N] is filled on the way."""
+    """Batches of tiles of `side` with the row of their picture; counts[N] is filled on the way."""
     held: list[tuple[np.ndarray, int]] = []
     for row, picture in enumerate(pictures):
         if row >= len(counts):
             raise InputError(f"more pictures than ids ({len(counts)})")
         for piece in tiles_of(picture, tile, overlap):
             counts[row] += 1
-            held.append((piece, row))
+            held.append((resize(piece, side), row))
             if len(held) == batch_size:
                 yield _batch(held, batch_size)
                 held = []

@@ -78,7 +78,8 @@ def predict(context: Context) -> list[Task]:
 def _predict(
     context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
 ) -> Task:
-    settings = {**context.config.predict.to_dict(), **{key: model[key] for key in OF_PREDICTION}}
+    settings = {key: model[key] for key in OF_PREDICTION}
+    settings["batch_size"] = context.config.predict.batch_size
     output = folder / "predictions"
 
     def work() -> str:

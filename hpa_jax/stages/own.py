@@ -16,6 +16,8 @@ from hpa_jax.context import Context
 from hpa_jax.errors import InputError
 from hpa_jax.stages import prepare, scores, tables
 
+COMPETITION_FIELD = 163.84  # µm: 2048 pixels of 0.08
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -47,9 +49,21 @@ def export(context: Context) -> Path:
         argmax=context.config.submission.argmax,
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
-        picture={"image_size": context.config.records.image_size, "method": method},
+        picture={
+            "image_size": context.config.records.image_size,
+            "field_um": _field(context),
+            "method": method,
+        },
     )
     return bundle.write(context.path("bundle"), packed)
+
+
+def _field(context: Context) -> float | None:
+    """Side of a training picture in µm, where it is known."""
+    kinds = {source["source"] for source in prepare.sources(context)}
+    if not context.draws and kinds & {"kaggle", "atlas"}:
+        return COMPETITION_FIELD
+    return context.config.data.folder.field_um or None
 
 
 def _members(
@@ -87,44 +101,21 @@ def predict(context: Context) -> str:
     Raises:
         InputError: no bundle or checkpoint there, or unusable pictures.
     """
-    from hpa_jax.data import catalog as catalogs
     from hpa_jax.data import records as packing
-    from hpa_jax.data.input import Records, eval_batches
+    from hpa_jax.data.input import Records
     from hpa_jax.decision import bundle
     from hpa_jax.inference.tables import write_embeddings
 
-    given = context.flags.get("bundle")
-    packed = bundle.read(given) if given else _of_checkpoint(context.flags["checkpoint"])
-    config = context.config
-    if not config.data.sources and not config.data.root:
-        raise InputError("config.data.root: the folder of pictures to label is missing")
-    sources = prepare.sources(context)
-    if config.data.source == "synthetic" and not config.data.sources:  # no source was named
-        sources = [{**config.data.folder.to_dict(), "source": "folder", "root": config.data.root}]
-    table = catalogs.build(
-        sources,
-        packed.class_names,
-        on_bad_image=config.data.on_bad_image,
-        bad_images=context.path("bad_images.csv"),
-        imported=context.path("imported"),
-    )
-    size = max(member.config.image_size for member in packed.members)
+    packed = _packed(context)
+    table = _catalog(context, packed)
+    size = packed.picture.get("image_size") or max(m.config.image_size for m in packed.members)
     folder = packing.write(
         table, context.path("records"), image_size=size, encoding="raw", classes=packed.class_names
     )
     records, ids = Records(folder), table["id"].to_numpy(str)
-
-    def batches(member: ConfigDict) -> Iterator[dict[str, np.ndarray]]:
-        return eval_batches(
-            records,
-            ids,
-            None,
-            batch_size=config.predict.batch_size,
-            channels=tuple(member.channels),
-            image_size=member.image_size,
-        )
-
-    probs, embeddings = packed.predict(batches, ids)
+    probs, embeddings = {}, {}
+    for member in packed.members:
+        probs[member.name], embeddings[member.name] = _look(context, member, table, records)
     features = _metafeatures(records, ids, table, packed)
     found, labels = packed.decide(probs, features)
     odd, why = packed.judge(embeddings, features)
@@ -134,8 +125,96 @@ def predict(context: Context) -> str:
     tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
     for name, values in embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
-    unlike = f", {int(odd.sum())} unlike the training pictures" if odd.any() else ""
-    return f"{len(ids):,} pictures{unlike} -> {context.path('predictions.csv')}"
+    return _said(context, packed, ids, odd)
+
+
+def _packed(context: Context) -> "Bundle":
+    """What --bundle or --checkpoint names."""
+    from hpa_jax.decision import bundle
+
+    given, trained = context.flags.get("bundle"), context.flags.get("checkpoint")
+    if given and trained:
+        raise InputError("--bundle and --checkpoint: give one of them")
+    if trained:
+        return _of_checkpoint(trained)
+    if not (Path(given).expanduser() / "bundle.json").is_file():
+        raise InputError(f"--bundle={given}: no bundle (a folder that the verb export wrote)")
+    return bundle.read(Path(given).expanduser())
+
+
+def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
+    """The pictures of the config's sources; a root alone is a folder of own pictures."""
+    from hpa_jax.data import catalog
+
+    config = context.config.data
+    if not config.sources and not config.root:
+        raise InputError("config.data.root: the folder of pictures to label is missing")
+    sources = prepare.sources(context)
+    if config.source == "synthetic" and not config.sources:  # no source was named
+        sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
+    return catalog.build(
+        sources,
+        packed.class_names,
+        on_bad_image=config.on_bad_image,
+        bad_images=context.path("bad_images.csv"),
+        imported=context.path("imported"),
+    )
+
+
+def _look(
+    context: Context, member: "Member", table: "pd.DataFrame", records: "Records"
+) -> tuple[np.ndarray, np.ndarray]:
+    """A network's probabilities and embeddings: of whole packed pictures, or tile by tile."""
+    from hpa_jax.data import pictures
+    from hpa_jax.inference import sweep
+
+    settings, ids = context.config.predict, table["id"].to_numpy(str)
+    if settings.tile:
+        channels = tuple(member.config.channels)
+        rows = table.to_dict("records")
+        return sweep.predict_pictures(
+            member.network,
+            member.config,
+            (pictures.read(row, channels) for row in rows),
+            ids,
+            tile=settings.tile,
+            image_size=member.config.image_size,
+            batch_size=settings.batch_size,
+            views=member.views,
+            aggregate=settings.tile_aggregate,
+            title=member.name,
+        )
+    seen = sweep.predict_records(
+        member.network,
+        member.config,
+        records,
+        ids,
+        batch_size=settings.batch_size,
+        views=member.views,
+        directory=context.path("predict_parts", member.name),
+        title=member.name,
+    )
+    return seen.probs, seen.embeddings
+
+
+def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) -> str:
+    """The summary: how many, which are odd, where it lies."""
+    import pandas as pd
+
+    parts = [f"{len(ids):,} pictures"]
+    bad = context.path("bad_images.csv")
+    if bad.is_file():
+        parts.append(f"{pd.read_csv(bad)['id'].nunique()} left out ({bad})")
+    if odd.any():
+        parts.append(f"{int(odd.sum())} unlike the training pictures")
+    text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
+    field = packed.picture.get("field_um")
+    if field and not context.config.data.folder.field_um:
+        text += (
+            f"\nthe training pictures show {field:g} µm a side; if yours show another field and "
+            f"their files know the pixel size, add --config.data.folder.field_um={field:g}"
+        )
+    return text
 
 
 def _metafeatures(

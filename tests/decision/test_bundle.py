@@ -7,6 +7,7 @@ import pytest
 from hpa_jax import config
 from hpa_jax.decision import blends, bundle, stacking, unlike
 from hpa_jax.errors import InputError
+from hpa_jax.inference import predict
 from hpa_jax.training import network
 from tests.training import tiny
 
@@ -35,9 +36,12 @@ def member(name, model=None, class_numbers=(0, 1, 2), seed=0, **options):
     )  # fmt: skip
 
 
-def batches(settings):
+def seen(made):
+    """Probabilities and embeddings of each network for N pictures."""
     pictures = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 4), np.uint8)
-    yield dict(image=pictures, mask=np.ones(N, bool), index=np.arange(N))
+    batches = [dict(image=pictures, mask=np.ones(N, bool), index=np.arange(N))]
+    found = {m.name: predict.predict(m.network, m.config, batches, ids()) for m in made.members}
+    return tuple({name: both[k] for name, both in found.items()} for k in (0, 1))
 
 
 def ids():
@@ -65,8 +69,8 @@ def test_what_is_read_predicts_what_was_written(exported):
     again = bundle.read(folder)
     assert again.class_names == NAMES and again.picture["original_size"] == 2048
     assert again.versions["hpa_jax"] and np.isinf(again.cuts[1])
-    probs, embeddings = made.predict(batches, ids())
-    probs_again, embeddings_again = again.predict(batches, ids())
+    probs, embeddings = seen(made)
+    probs_again, embeddings_again = seen(again)
     for name in probs:
         np.testing.assert_array_equal(probs[name], probs_again[name])
         np.testing.assert_array_equal(embeddings[name], embeddings_again[name])

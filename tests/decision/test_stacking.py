@@ -159,6 +159,17 @@ def test_names_are_not_needed(data):
     assert np.isfinite(again.oof).all()
 
 
+def test_an_unknown_size_is_the_usual_one(data, tmp_path):
+    features, labels, names = data
+    size = names.index("meta/size")
+    made = stacking.fit(features[:300], labels[:300], names=names, workers=1)
+    made.save(tmp_path)
+    usual, unknown = features[400:500].copy(), features[400:500].copy()
+    usual[:, size], unknown[:, size] = np.median(features[:300, size]), np.nan
+    votes = stacking.load(tmp_path).predict(unknown)  # of none of the new rows is it known
+    np.testing.assert_array_equal(votes, made.predict(usual))
+
+
 def test_bad_input_is_named(stack, data):
     features, labels, names = data
     bad = features[:50].copy()

@@ -1,0 +1,178 @@
+"""export and predict on own pictures: the bundle decides as the run did; odd input is told."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+import tifffile
+from PIL import Image
+
+from hpa_jax.__main__ import main
+from hpa_jax.decision import bundle
+from hpa_jax.inference.tables import read_table
+from tests.small_run import CONFIG
+
+CHANNELS = ("red", "green", "blue", "yellow")
+
+
+@pytest.fixture(scope="module")
+def exported(done, tmp_path_factory):
+    """(the run's workdir, its bundle, workdir of a prediction of the test pictures by it, text)."""
+    workdir, _ = done
+    assert main(["export", *CONFIG, f"--workdir={workdir}"]) == 0
+    own = tmp_path_factory.mktemp("own")
+    arguments = [f"--bundle={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
+    assert main(["predict", *arguments, f"--workdir={own}"]) == 0
+    return workdir, workdir / "bundle", own
+
+
+def chosen(workdir):
+    return json.loads((workdir / "metrics.json").read_text())["best"]
+
+
+def scores_of(workdir, method, ids):
+    """The run's scores [N, C] of a method for its test pictures."""
+    folder = workdir / "models" / method / "predictions"
+    if method == "stack":
+        folder = workdir / "stack"
+    elif not folder.exists():
+        folder = workdir / "ensemble" / method.replace(" ", "_")
+    names, probs, _ = read_table(folder / "test.parquet")
+    return pd.DataFrame(probs, index=names).loc[ids].to_numpy()
+
+
+def test_the_bundle_decides_as_the_run(exported, done):
+    workdir, _, own = exported
+    found = pd.read_csv(own / "predictions.csv", dtype={"class_numbers": str})
+    ids, probs, _ = read_table(own / "predictions.parquet")
+    np.testing.assert_allclose(probs, scores_of(workdir, chosen(workdir), ids), atol=2e-3)
+    submission = pd.read_csv(workdir / "submission.csv", dtype=str).set_index("Id")["Predicted"]
+    leaked = pd.read_parquet(workdir / "leak_overlay.parquet")["id"]
+    honest = ~found["id"].isin(leaked)
+    same = found["class_numbers"][honest] == submission[found["id"][honest]].to_numpy()
+    assert same.mean() > 0.9  # a score within rounding of its cut may fall on the other side
+    assert len(found) == 30 and "Nucleoplasm" in found.columns
+
+
+def test_embeddings_are_those_of_the_run(exported, done):
+    workdir, _, own = exported
+    theirs = pd.read_parquet(workdir / "models/tiny/predictions/test_embeddings.parquet")
+    found = pd.read_parquet(own / "embeddings" / "tiny.parquet")
+    found = found.set_index("id").loc[theirs["id"]]
+    np.testing.assert_allclose(found, theirs.set_index("id"), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["tiny", "weighted mean", "logistic regression", "greedy"])
+def test_every_method_is_exported_with_its_weights(exported, tmp_path, method):
+    """Joined from the run's own probabilities, so no picture is looked at again."""
+    workdir, _, _ = exported
+    settings = [f"--config.submission.method={method}"]
+    if method == "greedy":
+        settings = ["--config.ensemble.method=greedy", "--config.submission.method=ensemble"]
+        assert main(["thresholds", *CONFIG, *settings, f"--workdir={workdir}"]) == 0
+    try:
+        assert main(["export", *CONFIG, *settings, f"--workdir={workdir}"]) == 0
+        packed = bundle.read(workdir / "bundle")
+        ids, _, _ = read_table(workdir / "models/tiny/predictions/test.parquet")
+        given = {member.name: scores_of(workdir, member.name, ids) for member in packed.members}
+        found, _ = packed.decide(given)
+        name = "ensemble" if method == "greedy" else method
+        np.testing.assert_allclose(found, scores_of(workdir, name, ids), atol=1e-6)
+        cuts = json.loads((workdir / "thresholds.json").read_text())["thresholds"][name]
+        expected = [np.inf if cut is None else cut for cut in cuts]
+        np.testing.assert_array_equal(packed.cuts, expected)
+    finally:  # as the other tests expect it
+        assert main(["thresholds", *CONFIG, f"--workdir={workdir}"]) == 0
+        assert main(["export", *CONFIG, f"--workdir={workdir}"]) == 0
+
+
+def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
+    workdir, _, _ = exported
+    arguments = [f"--checkpoint={workdir}/models/tiny", f"--config.data.root={workdir}/data/test"]
+    arguments += ["--config.data.source=folder", f"--workdir={tmp_path}"]
+    assert main(["predict", *arguments]) == 0
+    assert "30 pictures" in capsys.readouterr().out
+    ids, probs, _ = read_table(tmp_path / "predictions.parquet")
+    np.testing.assert_allclose(probs, scores_of(workdir, "tiny", ids), atol=2e-3)
+    cuts = json.loads((workdir / "thresholds.json").read_text())["thresholds"]["tiny"]
+    decided = probs >= [np.inf if cut is None else cut for cut in cuts]
+    texts = pd.read_csv(tmp_path / "predictions.csv", dtype={"class_numbers": str})["class_numbers"]
+    expected = [" ".join(map(str, np.flatnonzero(row))) for row in decided]
+    agree = [a == b for a, b in zip(texts, expected) if b]  # empty rows get their best class
+    assert np.mean(agree) > 0.9 and not texts.isna().any()
+
+
+def write_tiffs(folder, name, picture):
+    """A picture uint8[h, w, 4] as four 16-bit TIFFs, brighter than 8 bits hold."""
+    folder.mkdir(exist_ok=True)
+    for plane, channel in enumerate(CHANNELS):
+        values = picture[..., plane].astype(np.uint16) * 150 + 90
+        tifffile.imwrite(folder / f"{name}_{channel}.tif", values)
+
+
+def test_strange_pictures_are_flagged_with_a_reason(exported, tmp_path, capsys):
+    _, packed, own = exported
+    ordinary = pd.read_csv(own / "predictions.csv")
+    assert ordinary["unlike_training"].mean() < 0.4  # of 35 reference pictures; they are alike
+    rng = np.random.default_rng(0)
+    write_tiffs(tmp_path / "in", "noise", rng.integers(0, 256, (90, 70, 4), np.uint8))
+    write_tiffs(tmp_path / "in", "dots", 255 * rng.integers(0, 2, (64, 64, 4)).astype(np.uint8))
+    arguments = [f"--bundle={packed}", f"--config.data.root={tmp_path}/in"]
+    assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
+    assert "2 pictures, 2 unlike the training pictures" in capsys.readouterr().out
+    found = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert found["unlike_training"].all()
+    assert found["why"].str.contains("above all reference|no similar picture").all()
+
+
+def test_tiles_see_the_ends_of_a_long_picture(exported, tmp_path):
+    workdir, _, _ = exported
+    test = workdir / "data" / "test"
+    ids = sorted({path.name.rsplit("_", 1)[0] for path in test.glob("*_green.png")})[:2]
+    (tmp_path / "in").mkdir()
+    for channel in CHANNELS:
+        pair = [np.asarray(Image.open(test / f"{name}_{channel}.png")) for name in ids]
+        Image.fromarray(np.concatenate(pair, axis=1)).save(tmp_path / "in" / f"long_{channel}.png")
+        Image.fromarray(pair[0]).save(tmp_path / "in" / f"one_{channel}.png")
+    arguments = [f"--checkpoint={workdir}/models/tiny", f"--config.data.root={tmp_path}/in"]
+    arguments += ["--config.predict.tile=64", f"--workdir={tmp_path}/out"]
+    assert main(["predict", *arguments]) == 0
+    names, probs, _ = read_table(tmp_path / "out" / "predictions.parquet")
+    found = dict(zip(names, probs))
+    left, right = scores_of(workdir, "tiny", ids)
+    np.testing.assert_allclose(found["one"], left, atol=2e-3)  # one tile is the picture itself
+    assert (found["long"] >= np.maximum(left, right) - 2e-3).all()
+
+
+def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
+    workdir, packed, _ = exported
+    (tmp_path / "empty").mkdir()
+    rng = np.random.default_rng(0)
+    write_tiffs(tmp_path / "cut", "a", rng.integers(0, 256, (64, 64, 4), np.uint8))
+    write_tiffs(tmp_path / "cut", "b", rng.integers(0, 256, (64, 64, 4), np.uint8))
+    whole = (tmp_path / "cut" / "b_green.tif").read_bytes()
+    (tmp_path / "cut" / "b_green.tif").write_bytes(whole[:2000])
+    here = f"--config.data.root={tmp_path}"
+    cases = [
+        ([f"--bundle={tmp_path}", here], "no bundle"),
+        ([f"--bundle={packed}"], "folder of pictures to label is missing"),
+        ([f"--bundle={packed}", f"{here}/nowhere"], "no such folder"),
+        ([f"--bundle={packed}", f"{here}/empty"], "no picture fits"),
+        ([f"--bundle={packed}", f"{here}/cut"], "b_green.tif"),
+        ([f"--bundle={packed}", f"{here}/cut", f"--checkpoint={workdir}/models/tiny"], "one of"),
+        ([f"--checkpoint={workdir}/models/none", f"{here}/cut"], "no trained model"),
+    ]
+    for arguments, words in cases:
+        assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 2, words
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+    arguments = [f"--bundle={packed}", f"{here}/cut", "--config.data.on_bad_image=skip"]
+    assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
+    assert re.search(r"1 pictures, 1 left out \(.*bad_images\.csv\)", capsys.readouterr().out)
+
+
+def test_export_needs_a_finished_run(tmp_path, capsys):
+    assert main(["export", *CONFIG, f"--workdir={tmp_path}"]) == 2
+    assert "metrics.json" in capsys.readouterr().err

@@ -1,0 +1,102 @@
+"""Verbs beside the stages, each on the small run's workdir: they write what they say."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+from hpa_jax.__main__ import main
+from hpa_jax.models import pretrained, weight_files
+from tests.models import pinned
+from tests.small_run import CONFIG
+
+
+@pytest.fixture
+def verb(done, capsys):
+    """Calls a verb on the small run; returns (workdir, what it printed)."""
+
+    def call(name, *arguments):
+        workdir, _ = done
+        assert main([name, *CONFIG, f"--workdir={workdir}", *arguments]) == 0
+        return workdir, capsys.readouterr().out
+
+    return call
+
+
+def test_classes_counts_the_labels_of_the_split(verb):
+    workdir, out = verb("classes")
+    counts = pd.read_csv(workdir / "classes" / "counts.csv")
+    catalog = pd.read_parquet(workdir / "catalog.parquet")
+    splits = pd.read_parquet(workdir / "splits.parquet")
+    labels = catalog.merge(splits, on="id").query("split == 'train'")["labels"]
+    expected = np.bincount(np.concatenate(labels.tolist()), minlength=28)
+    assert counts["train"].tolist() == expected.tolist()
+    assert "Nucleoplasm" in out
+    for kind in ("kamada_kawai", "circular"):
+        assert "<svg" in (workdir / "classes" / f"graph_{kind}.svg").read_text()
+    assert len(pd.read_csv(workdir / "classes" / "pairs.csv"))
+
+
+def test_preview_shows_changed_pictures(verb):
+    workdir, _ = verb("preview", "--only=tiny")
+    grid = np.asarray(Image.open(workdir / "preview" / "tiny.png"))
+    assert grid.min() != grid.max() and not (workdir / "preview" / "tiny_wide.png").exists()
+
+
+def test_lr_find_sweeps_and_leaves_the_model_alone(verb, done):
+    before = {
+        file: file.stat().st_mtime_ns
+        for file in (done[0] / "models" / "tiny" / "checkpoints").rglob("*")
+    }
+    workdir, out = verb("lr_find", "--only=tiny", "--iterations=10")
+    found = json.loads((workdir / "models" / "tiny" / "lr_find.json").read_text())
+    assert 1e-7 <= found["steepest"] <= 10 and f"{found['steepest']:.2g}" in out
+    assert (workdir / "models" / "tiny" / "lr_find.png").stat().st_size > 1000
+    after = (done[0] / "models" / "tiny" / "checkpoints").rglob("*")
+    assert {file: file.stat().st_mtime_ns for file in after} == before
+
+
+def test_label_noise_lists_pictures_that_the_models_contradict(verb):
+    workdir, out = verb("label_noise")
+    found = pd.read_csv(workdir / "label_noise.csv")
+    valid = pd.read_parquet(workdir / "splits.parquet").query("split == 'valid'")["id"]
+    assert set(found["id"]) <= set(valid) and f"{len(found)} of {len(valid)}" in out
+
+
+def test_adversarial_cannot_tell_drawn_train_from_drawn_test(verb):
+    workdir, out = verb("adversarial")
+    found = json.loads((workdir / "adversarial.json").read_text())
+    assert found["auc_low"] < found["auc"] < found["auc_high"] and found["auc_low"] < 0.6
+    table = pd.read_parquet(workdir / "adversarial.parquet")
+    assert table["is_test"].sum() == 30 and len(table) == found["rows"]
+    # a quarter of what is not test, the upper half's every second
+    assert table["test_like"].sum() == pytest.approx((~table["is_test"]).sum() / 4, abs=1)
+    assert not table.query("is_test")["test_like"].any() and f"{found['auc']:.3f}" in out
+
+
+def test_import_weights_names_what_is_missing(verb, done, tmp_path, capsys):
+    arguments = ["import_weights", *CONFIG, f"--workdir={done[0]}", f"--out={tmp_path}/out"]
+    assert main([*arguments, "--model=resnet18"]) == 2
+    assert "--weights is missing" in capsys.readouterr().err
+    assert main([*arguments, "--model=resnet18", f"--weights={tmp_path}/no.safetensors"]) == 2
+    assert "no.safetensors" in capsys.readouterr().err
+
+
+def test_import_weights_makes_a_folder_for_init_from(verb, tmp_path, monkeypatch):
+    small = pinned.network("resnet18")  # narrow, so that no gigabytes are written
+    monkeypatch.setattr(pretrained.factory, "create", lambda *a, **k: small)
+    monkeypatch.setattr(pretrained.nnx, "eval_shape", lambda make: make())
+    save_file(pinned.tensors("resnet18"), tmp_path / "w.safetensors")
+    arguments = ["--model=resnet18", f"--weights={tmp_path}/w.safetensors"]
+    _, out = verb("import_weights", *arguments, f"--out={tmp_path}/out")
+    tensors, ours = weight_files.read(tmp_path / "out")
+    assert ours and "conv1.kernel" in tensors and out.strip()
+
+
+@pytest.mark.parametrize("name", ["classes", "preview", "label_noise", "adversarial", "lr_find"])
+def test_before_the_run_each_names_the_file_it_lacks(name, tmp_path, capsys):
+    assert main([name, *CONFIG, f"--workdir={tmp_path}"]) == 2
+    assert "catalog.parquet" in capsys.readouterr().err
