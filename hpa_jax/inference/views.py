@@ -108,12 +108,12 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
 
 
 def _identity(height: int, width: int, output_size: int) -> list[Group]:
-    return [Group(lambda keys, view, images: _resized(images, output_size), np.ones(1), 0)]
+    return [Group(lambda keys, view, images: warp.resized(images, output_size), np.ones(1), 0)]
 
 
 def _d4(height: int, width: int, output_size: int) -> list[Group]:
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
-        images = _resized(images, output_size)
+        images = warp.resized(images, output_size)
         return warp.d4(images, jnp.full(len(images), view, jnp.int32))
 
     return [Group(show, np.ones(8), 0)]
@@ -231,13 +231,6 @@ def cover(side: int, tile: int, overlap: float) -> list[int]:
     """Evenly spaced starts of tiles that cover 0..side, overlapping by at least a share."""
     count = 1 + int(np.ceil((side - tile) / (tile * (1.0 - overlap))))
     return [round(start) for start in np.linspace(0, side - tile, count)]
-
-
-def _resized(images: jax.Array, size: int) -> jax.Array:
-    if not size or images.shape[1:3] == (size, size):
-        return images
-    shape = (images.shape[0], size, size, images.shape[3])
-    return jax.image.resize(images, shape, "linear", antialias=True)
 
 
 _OML_TRANSFORMS = {

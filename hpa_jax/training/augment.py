@@ -159,12 +159,15 @@ def _check(options: dict[str, Any]) -> None:
         low, high = options[key]
         if not 0.0 < low <= high:
             raise InputError(f"augmentation.{key} is {low}, {high}; needs 0 < low <= high")
-    if options["policies"] and (_resamples(options) or options["output_size"]):
-        raise InputError(
-            "augmentation.policies stands alone: no rotate, zoom, crop, output_size .."
-        )
+    if options["policies"] and _resamples(options):
+        raise InputError("augmentation.policies stands alone: no rotate, zoom, crop ..")
     if not 0.0 <= options["contrast"] < 1.0 or not 0.0 <= options["brightness"] < 1.0:
         raise InputError("augmentation.brightness and .contrast must lie in [0, 1)")
+
+
+def output_size(name: str | Mapping[str, Any]) -> int:
+    """Side of what a preset with differences puts out, in pixels; 0: that of the input."""
+    return int(resolve(name)["output_size"])
 
 
 def picture_keys(key: jax.Array, count: int) -> jax.Array:
@@ -180,7 +183,7 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
     keys = picture_keys(key, len(images))
     if options["policies"]:
         turns = jax.vmap(lambda one: draw_d4(jax.random.fold_in(one, 1), options["d4"]))(keys)
-        return policies.apply(keys, images, turns, options["scale_zooms"])
+        return warp.resized(policies.apply(keys, images, turns, options["scale_zooms"]), size)
     if not _resamples(options) and size == images.shape[1]:
         if options["d4"] == "none":
             return images

@@ -18,7 +18,16 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from hpa_jax.errors import InputError, near
-from hpa_jax.training import averaging, checkpoint, losses, network, optimizer, sampling, stages
+from hpa_jax.training import (
+    augment,
+    averaging,
+    checkpoint,
+    losses,
+    network,
+    optimizer,
+    sampling,
+    stages,
+)
 from hpa_jax.training import step as steps
 from hpa_jax.training.distributed import Layout
 from hpa_jax.training.preemption import Preemption
@@ -141,6 +150,7 @@ class Setup:
                 network.skeleton(self.model, train=False),
                 losses.from_config(stages.plain(self.config.loss)),
                 normalize=self.normalize,
+                output_size=augment.output_size(stages.plain(self.config.augment)),
             )
             whole, rows = self.layout.whole, self.layout.rows
             jitted = jax.jit(step, in_shardings=(whole, whole, rows), out_shardings=(rows, whole))
@@ -310,8 +320,6 @@ def average_options(config: ConfigDict) -> dict[str, Any]:
 
 def augmentation(given: Any, channels: Sequence[str]) -> Any:
     """The augmentation of a stage; None for "none"."""
-    from hpa_jax.training import augment
-
     return None if given in ("", "none") else augment.preset(given, channels=tuple(channels))
 
 

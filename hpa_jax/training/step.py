@@ -15,6 +15,7 @@ import optax
 from flax import nnx
 
 from hpa_jax.training import optimizer as optimizers
+from hpa_jax.training import warp
 from hpa_jax.training.network import Arrays, Skeleton, named
 
 Array = jax.Array
@@ -182,12 +183,17 @@ def make_eval_step(
     loss: Callable[[Array, Array, Array], Array],
     *,
     normalize: Normalizer,
+    output_size: int = 0,
 ) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
-    """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over real rows)."""
+    """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over real rows).
+
+    output_size: side to which the whole picture is resized, as augmentation does; 0: as it is.
+    """
 
     def step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
         model = skeleton.merge(params, stats, None)
-        logits = model(normalize(batch["image"].astype(jnp.float32) / 255.0)).astype(jnp.float32)
+        images = warp.resized(batch["image"].astype(jnp.float32) / 255.0, output_size)
+        logits = model(normalize(images)).astype(jnp.float32)
         labels = batch["label"].astype(jnp.float32)
         return jax.nn.sigmoid(logits), loss(logits, labels, batch["mask"])
 

@@ -231,3 +231,11 @@ def d4(images: jax.Array, k: jax.Array) -> jax.Array:
     images = jnp.where(bit(0), images[:, :, ::-1], images)
     images = jnp.where(bit(1), images[:, ::-1], images)
     return jnp.where(bit(2), jnp.swapaxes(images, 1, 2), images)
+
+
+def resized(images: jax.Array, size: int) -> jax.Array:
+    """[N, H, W, K] with sides of `size` pixels (0: as they are), smoothed where they shrink."""
+    if not size or images.shape[1:3] == (size, size):
+        return images
+    shape = (images.shape[0], size, size, images.shape[3])
+    return jax.image.resize(images, shape, "linear", antialias=True)

@@ -93,6 +93,15 @@ def test_bestfitting_shows_two_thirds_to_all_of_the_picture():
     assert small.shape == (64, 20, 20, 1)
 
 
+def test_policies_act_at_the_stored_side_and_are_then_resized():
+    batch = jnp.full((4, 16, 16, C), 0.5), jnp.zeros((4, C))
+    images, _ = run("pudae", batch, output_size=32)
+    assert images.shape == (4, 32, 32, C)
+    assert augment.output_size({"name": "pudae", "output_size": 32}) == 32
+    with pytest.raises(InputError, match="policies"):
+        augment.preset("pudae", rotate=10.0)
+
+
 def test_corner_shift_is_a_shift_and_perspective_bends():
     ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 32)[None, None, :, None], (8, 32, 32, 1))
     labels = jnp.zeros((8, C))

@@ -170,6 +170,25 @@ def test_padded_rows_of_evaluation_do_not_count():
     assert probs.dtype == jnp.float32
 
 
+def test_evaluation_sees_the_whole_picture_at_the_side_of_training():
+    model = net()
+    _, params, stats = network.split(model)
+    seen = []
+
+    def normalize(images):
+        seen.append(images.shape)
+        return half(images)
+
+    step = steps.make_eval_step(
+        network.skeleton(model, train=False),
+        losses.from_config({"bce": 1.0}),
+        normalize=normalize,
+        output_size=6,
+    )
+    jax.eval_shape(step, params, stats, BATCH)
+    assert seen == [(16, 6, 6, BATCH["image"].shape[-1])]
+
+
 def test_auxiliary_logits_add_their_loss():
     class WithAux(tiny.Net):
         def logits_and_aux(self, x):
