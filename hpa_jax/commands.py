@@ -24,6 +24,9 @@ COMMON_FLAGS: dict[str, tuple[str | bool | None, str]] = {
 }
 ONLY = {"only": (None, "this model alone (a name of config.models)")}
 FORCE = {"force": (False, "do it again even if nothing changed")}
+CLUSTER = {
+    "distributed": (None, "fit the stack on Dask: a scheduler's address, or local (all cores here)")
+}
 
 VERBS: dict[str, Verb] = {
     "run": Verb(
@@ -31,7 +34,7 @@ VERBS: dict[str, Verb] = {
         "all stages, from pictures to submission and report; skips what is done",
         "the pictures and tables of config.data",
         "everything below, in the workdir",
-        ONLY,
+        {**ONLY, **CLUSTER},
     ),
     "download": Verb(
         "hpa_jax.stages.download:download",
@@ -107,7 +110,7 @@ VERBS: dict[str, Verb] = {
         "boosted models per class on probabilities and metafeatures",
         "models/*/predictions/, features/, splits.parquet, groups.parquet",
         "stack/ (models, votes)",
-        FORCE,
+        {**FORCE, **CLUSTER},
     ),
     "thresholds": Verb(
         "hpa_jax.pipeline:thresholds",

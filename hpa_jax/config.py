@@ -138,7 +138,6 @@ def default() -> ConfigDict:
             stack=dict(
                 protocol="quick",  # quick | talk (375 models a class) | main (225) | by_frequency
                 seed=0,
-                distributed="",  # address of a Dask scheduler, or "local"
                 device="auto",  # auto | cpu | cuda
                 **_of_protocol(
                     repeats=int,

@@ -34,7 +34,7 @@ class Unit:
     scale: tuple[np.ndarray, ...]
     gains: dict[str, float] = field(default_factory=dict)
     test_votes: np.ndarray | None = None
-    stamp: str = "unstamped"  # hash of all that it was fitted on, if it was kept in a folder
+    stamp: str = ""  # hash of all that it was fitted on
 
     def predict(
         self,

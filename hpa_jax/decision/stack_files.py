@@ -40,7 +40,7 @@ def holds(directory: str | Path, unit: Unit) -> bool:
             stored = json.loads(archive.read("meta.json"))["stamp"]
     except (OSError, zipfile.BadZipFile, KeyError, ValueError):
         return False
-    return stored == unit.stamp != "unstamped"
+    return stored == unit.stamp
 
 
 def write(directory: str | Path, unit: Unit) -> None:

@@ -51,7 +51,6 @@ class Protocol:
     min_positives: int = 6  # fewer: no model is fitted, the mean of the models decides
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
-    distributed: str = ""  # address of a Dask scheduler, or "local"
 
     def counts(self, positives: int) -> tuple[int, int, int, int]:
         """(repeats, outer, inner_repeats, inner) of a class with so many positives."""

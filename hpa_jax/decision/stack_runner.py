@@ -20,7 +20,7 @@ from hpa_jax.decision.stack_protocols import Protocol
 from hpa_jax.errors import InputError
 
 FORMAT = 2
-_NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device", "distributed")
+_NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,10 +74,10 @@ def run(
     """
     from tqdm import tqdm
 
-    units, missing, stamps = [], [], _stamps(data, todo) if directory is not None else {}
+    units, missing, stamps = [], [], _stamps(data, todo)
     bar = tqdm(total=len(todo), desc="stack", unit="unit", disable=not progress)
     for job in todo:
-        stored = _stored(directory, job, stamps.get(job))
+        stored = _stored(directory, job, stamps[job])
         if stored is None:
             missing.append(job)
         else:
@@ -91,11 +91,11 @@ def run(
         results = (do(data, job) for job in missing)
     for found in results:
         for unit in found:
+            job = next(
+                job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
+            )
+            unit.stamp = stamps[job]
             if directory is not None:
-                job = next(
-                    job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
-                )
-                unit.stamp = stamps[job]
                 stack_files.write(directory, unit)
         units += found
         bar.update()
@@ -152,7 +152,7 @@ def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Iterator[l
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
         raise InputError(
-            "stack on a cluster needs Dask: pip install 'dask>=2025.1' 'distributed>=2025.1'"
+            "the stack on a cluster needs Dask: pip install 'distributed>=2025.1'"
         ) from None
     if address == "local":
         cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
@@ -173,7 +173,7 @@ def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Iterator[l
             cluster.close()
 
 
-def _stored(directory: str | Path | None, job: Job, stamp: str | None) -> list[Unit] | None:
+def _stored(directory: str | Path | None, job: Job, stamp: str) -> list[Unit] | None:
     if directory is None:
         return None
     units = [stack_files.read(directory, c, job.repeat, stamp) for c in job.classes]

@@ -38,7 +38,7 @@ from hpa_jax.decision.stack_runner import Data
 from hpa_jax.errors import InputError
 from hpa_jax.inference import ensemble
 
-FORMAT = 3
+FORMAT = 4
 BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
 
 
@@ -152,7 +152,7 @@ class Stack:
                 "scores": self.scores,
                 "gains": self.gains,
                 "usual": self.usual,
-                "units": [[unit.c, unit.repeat] for unit in self.units],
+                "units": [[unit.c, unit.repeat, unit.stamp] for unit in self.units],
             },
         )
 
@@ -168,10 +168,12 @@ def load(directory: str | Path) -> Stack:
     if stored.get("format") != FORMAT:
         raise InputError(f"{directory}: stack of format {stored.get('format')}, not {FORMAT}")
     units = []
-    for c, repeat in stored["units"]:
-        unit = stack_files.read(directory, c, repeat)
+    for c, repeat, stamp in stored["units"]:
+        unit = stack_files.read(directory, c, repeat, stamp)
         if unit is None:
-            raise InputError(f"{stack_files.path(directory, c, repeat)}: missing; fit again")
+            file = stack_files.path(directory, c, repeat)
+            state = "of another stack" if file.exists() else "missing"
+            raise InputError(f"{file}: {state}; fit again")
         units.append(unit)
     arrays = np.load(directory / "votes.npz", allow_pickle=False)
     return Stack(
@@ -249,7 +251,7 @@ def fit(
         stack_runner.jobs(labels, protocol),
         directory=directory,
         workers=workers or os.cpu_count() or 1,
-        distributed=distributed or protocol.distributed,
+        distributed=distributed,
         progress=progress,
     )
     oof = _votes(features, where, labels, units, "votes")

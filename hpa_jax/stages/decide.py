@@ -60,6 +60,7 @@ def stack(context: Context) -> list[Task]:
             prior=tables.split_rows(context, "train").labels.mean(axis=0),
             test=test_inputs,
             directory=output,
+            distributed=context.flags.get("distributed") or "",
             progress=True,
         )
         fitted.save(output)

@@ -60,3 +60,16 @@ def test_a_damaged_unit_is_named(tmp_path):
     file.unlink()
     with pytest.raises(InputError, match=r"c01_r0\.zip: missing"):
         stacking.load(tmp_path)
+
+
+def test_a_unit_of_another_feature_set_is_named(tmp_path):
+    rng = np.random.default_rng(0)
+    labels = rng.random((120, 2)) < 0.4
+    probs = np.clip(0.5 * labels + 0.5 * rng.random(labels.shape), 0, 1)
+    both = np.concatenate([probs, probs[::-1]], axis=1)
+    for name, table in (("one", probs), ("two", both)):  # one model, two models
+        stacking.fit(table, labels, workers=1).save(tmp_path / name)
+    there, here = (stack_files.path(tmp_path / name, 1, 0) for name in ("two", "one"))
+    here.write_bytes(there.read_bytes())
+    with pytest.raises(InputError, match=r"c01_r0\.zip: of another stack"):
+        stacking.load(tmp_path / "one")

@@ -9,6 +9,7 @@ from hpa_jax.decision import metrics, simulation, stack_files, stack_runner, sta
 from hpa_jax.errors import InputError
 
 CLASSES = [0, 2, 25, 7, 9]  # common to rare
+LINEAR = {"protocol": "quick", "learner": "logistic"}
 
 
 @pytest.fixture(scope="module")
@@ -154,9 +155,40 @@ def test_names_are_not_needed(data):
     odd = features[:300, :22]  # 22 columns are no known layout of 5 classes
     found = stacking.fit(odd, labels[:300], workers=1)
     assert found.names is None and set(found.scores) == {"stack"}
-    constant = np.concatenate([odd, np.ones((300, 1))], axis=1)
-    again = stacking.fit(constant, labels[:300], workers=1)
-    assert np.isfinite(again.oof).all()
+
+
+def test_a_constant_column_changes_nothing(data):
+    features, labels, names = data
+    whole = stacking.fit(features[:300], labels[:300], names=names, workers=1, config=LINEAR)
+    constant = np.insert(features[:500], 15, 7.0, axis=1)
+    longer = (*names[:15], "meta/constant", *names[15:])
+    found = stacking.fit(constant[:300], labels[:300], names=longer, workers=1, config=LINEAR)
+    np.testing.assert_allclose(found.oof, whole.oof, atol=1e-9)
+    changed = constant[400:].copy()
+    changed[:, 15] = -100.0  # where it was constant, nothing was learnt of it
+    np.testing.assert_array_equal(found.predict(changed), found.predict(constant[400:]))
+    trees = stacking.fit(constant[:300], labels[:300], names=longer, workers=1)
+    np.testing.assert_array_equal(trees.predict(changed), trees.predict(constant[400:]))
+
+
+def test_a_part_without_positives_does_not_vote(data):
+    """All positives in two groups of twins: some outer and inner parts can have none."""
+    features, labels, names = data
+    few, groups = labels[:300].copy(), np.arange(300)
+    few[:, 3] = False
+    few[:8, 3] = True
+    groups[:8] = [0, 0, 0, 0, 1, 1, 1, 1]
+    found = stacking.fit(features[:300], few, groups, names=names, workers=1)
+    unit = next(unit for unit in found.units if unit.c == 3)
+    assert np.isfinite(found.oof).all() and 0 < len(unit.models) < 15
+    few[:8, 3], groups[:8] = True, 0  # one group: its own fold has no positive to learn from
+    found = stacking.fit(features[:300], few, groups, names=names, workers=1)
+    unit = next(unit for unit in found.units if unit.c == 3)
+    held = unit.fold == unit.fold[0]
+    own = [i for i, name in enumerate(names) if name.endswith("/p03")]
+    p = np.clip(features[:300][:, own].astype(float), 1e-6, 1 - 1e-6)
+    mean = 1 / (1 + np.exp(-np.log(p / (1 - p)).mean(axis=1)))
+    np.testing.assert_allclose(unit.votes[held], mean[held], atol=1e-4)  # the models' mean votes
 
 
 def test_an_unknown_size_is_the_usual_one(data, tmp_path):
@@ -184,6 +216,8 @@ def test_bad_input_is_named(stack, data):
         stacking.fit(features[:50], labels[:50], config={"roundz": 3}, names=names)
     with pytest.raises(InputError, match="another feature set"):
         stack.predict(features[:5], [*names[:-1], "model_09/p00"])
+    with pytest.raises(InputError, match="another order"):
+        stack.predict(features[:5], names[::-1])
     with pytest.raises(InputError, match="fitted on"):
         stack.predict(features[:5, :4])
     with pytest.raises(InputError, match=r"stack\.json"):

@@ -108,6 +108,23 @@ def test_groups_are_respected():
     assert not np.allclose(fold_cuts, thresholds.cross_validated(labels, probs))
 
 
+@pytest.mark.parametrize("search", ["grid", "exact"])
+def test_a_held_out_part_without_positives_does_not_vote(search):
+    labels, probs = draw(rows=200, shares=(0.1,))
+    parts = np.tile(np.arange(200) % 5, (1, 1, 1))
+    parts[0, 0, labels[:, 0]] = np.arange(labels.sum()) % 4  # the last part has none
+    cuts = thresholds.per_part(labels, probs, fold_ids=parts, search=search)[0]
+    assert len(cuts) == 4
+    for part, cut in enumerate(cuts):
+        held = parts[0, 0] == part
+        y, p = labels[held, 0], probs[held, 0]
+        tries = np.linspace(p.min(), p.max(), 50)
+        if search == "grid":
+            assert cut == pytest.approx(best_of(y, p, tries), abs=1e-12)
+        else:
+            assert f1_score(y, p >= cut) >= f1_score(y, p >= best_of(y, p, tries))
+
+
 def brute_match(p, share, cuts, half):
     distance = [abs(np.mean(p >= cut) - share) for cut in cuts]
     near = [cut for cut, d in zip(cuts, distance) if d <= min(distance) + 1e-12]
