@@ -135,7 +135,15 @@ def _with_absolute_config(arguments: list[str]) -> list[str]:
                 stems = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
                 raise InputError(f"--config: no file {path!r}{near(path, stems)}")
             joined[i] = f"--config={Path(path).resolve()}" + (f":{variant}" if variant else "")
+            _let_recipes_import_each_other(Path(path).resolve())
     return joined
+
+
+def _let_recipes_import_each_other(recipe: Path) -> None:
+    """Puts the folder above `configs` on the path: `from configs.one_more_layer import common`."""
+    for folder in recipe.parents:
+        if folder.name == "configs" and str(folder.parent) not in sys.path:
+            sys.path.insert(0, str(folder.parent))
 
 
 def _check_keys(arguments: list[str]) -> None:
@@ -178,7 +186,8 @@ def verb_help(name: str, verb: Verb) -> str:
     """The text of `VERB --help`."""
     lines = [f"python -m hpa_jax {name}: {verb.summary}", ""]
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
-    lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/)"]
+    lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
+    lines += ["                           variants, a comma list: smoke (tiny), as_run"]
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (_, text) in {**COMMON_FLAGS, **verb.flags}.items():
         lines.append(f"  --{flag:<23}{text}")

@@ -87,6 +87,7 @@ def default() -> ConfigDict:
             ),
             records=dict(
                 image_size=128,  # stored side in pixels
+                also=(),  # further sides, as (768,): a model reads the smallest that holds its own
                 encoding="zstd",  # zstd | raw | png (lossless) | jpeg | webp
                 shard_images=512,
                 beam=(),  # Apache Beam options, e.g. ("--runner=DirectRunner",); (): threads here
@@ -197,6 +198,9 @@ def _of_protocol(**types: type) -> dict[str, Any]:
     return {name: placeholder(kind) for name, kind in types.items()}
 
 
+OF_THIS_RUN = "model:"  # begins an init_from that names another model of the recipe
+
+
 def stage(**differences: Any) -> ConfigDict:
     """One stage of training: epochs at one schedule, with the same parts frozen."""
     return _with(
@@ -236,6 +240,7 @@ def model(**differences: Any) -> ConfigDict:
             head_options=dict(),  # of models/heads.py: hidden, pool_order, size
             dropout=0.5,
             large_stem=False,  # another 2x2 max-pool after the stem's
+            as_run=False,  # of xception: without some ReLUs and the last norm, as One More Layer's
             remat="none",  # none | blocks: less memory for one more forward pass
             depth_groups=None,  # None: the network's | their number | where each begins
             channels=("red", "green", "blue", "yellow"),
@@ -243,9 +248,12 @@ def model(**differences: Any) -> ConfigDict:
             normalize="hpa",  # a name of models/normalization.py
             dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
             head_init="kaiming",  # kaiming (fastai) | prior: starts at the classes' frequencies
-            init_from="",  # weight file, or the folder of a trained model
+            # weight file, folder of a trained model, or "model:NAME", another one of this recipe
+            # (trained first; its final weights, fold by fold); a head of other size starts afresh
+            init_from="",
             extra_channels="zeros",  # of a weight file's stem: zeros | copy_red | mean
             seed=0,
+            classes=(),  # names of those it knows; (): all.  Others are absent from its predictions
             batch_size=32,
             accumulate=1,  # micro-batches that a batch is cut into
             accumulate_sum=False,  # gradients of micro-batches are summed, not averaged
@@ -314,3 +322,35 @@ def has_ensemble(config: ConfigDict) -> bool:
     """Whether config.ensemble is another than the mean and the weighted mean, scored anyway."""
     own = config.ensemble
     return own.method not in ("mean", "likelihood") or bool(own.weights)
+
+
+def in_training_order(models: Mapping[str, ConfigDict]) -> list[str]:
+    """Names of the models, each after the one it starts from (init_from="model:NAME").
+
+    Raises:
+        InputError: a model starts from one that is not there, or from itself.
+    """
+    ordered: list[str] = []
+
+    def add(name: str, waiting: tuple[str, ...]) -> None:
+        source = started_from(models[name])
+        if source is not None and source not in models:
+            raise InputError(
+                f"config.models.{name}.init_from: no model {source!r}{near(source, models)}"
+            )
+        if name in waiting:
+            raise InputError(f"config.models.{name}.init_from: starts from itself: {waiting}")
+        if source is not None:
+            add(source, (*waiting, name))
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in models:
+        add(name, ())
+    return ordered
+
+
+def started_from(model: ConfigDict) -> str | None:
+    """Name of the recipe's model whose weights this one starts from, if it does."""
+    given = str(model.get("init_from", ""))
+    return given.removeprefix(OF_THIS_RUN) if given.startswith(OF_THIS_RUN) else None

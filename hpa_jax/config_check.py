@@ -64,6 +64,7 @@ def validate(config: ConfigDict) -> None:
         if not name.isidentifier():
             raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
         _validate_model(config, f"models.{name}")
+    configs.in_training_order(config.models)
     _validate_model(config, "retrieval.model")
     _choice(config, "retrieval.model.head", ("embedding",))
 
@@ -78,6 +79,10 @@ def _validate_model(config: ConfigDict, where: str) -> None:
             raise InputError(f"config.{where}.{key}: no such option{near(key, known)}")
     _choice(config, f"{where}.head_init", ("kaiming", "prior"))
     _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots"))
+    for name in settings.classes:
+        if name not in config.classes:
+            hint = near(name, config.classes)
+            raise InputError(f"config.{where}.classes: no class {name!r}{hint}")
 
 
 def _validate_decision(config: ConfigDict) -> None:

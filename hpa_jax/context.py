@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from hpa_jax import config as configs
 from hpa_jax.errors import InputError, near
 
 
@@ -64,9 +65,22 @@ class Context:
 
     @property
     def records(self) -> Path:
-        """The packed data set of the config's size and encoding."""
+        """The packed data set of the config's main side, which all but the networks read."""
+        return self.records_at(self.config.records.image_size)
+
+    def stored_sides(self) -> list[int]:
+        """Sides in pixels at which pictures are packed, the main one first."""
         settings = self.config.records
-        return self.workdir / "records" / f"{settings.image_size}-{settings.encoding}"
+        return list(dict.fromkeys([settings.image_size, *settings.also]))
+
+    def records_at(self, side: int) -> Path:
+        """The packed data set of a stored side."""
+        return self.workdir / "records" / f"{side}-{self.config.records.encoding}"
+
+    def records_of(self, model: ConfigDict) -> Path:
+        """The packed data set that a model reads: the smallest that holds its pictures."""
+        sides = sorted(self.stored_sides())
+        return self.records_at(next((s for s in sides if s >= model.image_size), sides[-1]))
 
     def path(self, *parts: str) -> Path:
         """A file of the workdir."""
@@ -77,12 +91,13 @@ class Context:
         return tuple(self.path(name) for name in names)
 
     def models(self) -> dict[str, ConfigDict]:
-        """The recipe's models by name; with --only the one named.
+        """The recipe's models by name, in the order of training; with --only the one named.
 
         Raises:
             InputError: no models, or --only names none of them.
         """
-        models = dict(self.config.models.items())
+        order = configs.in_training_order(self.config.models)
+        models = {name: self.config.models[name] for name in order}
         if not models:
             raise InputError("config.models: the recipe has no model; take one from configs/")
         only = self.flags.get("only")
@@ -103,5 +118,14 @@ class Context:
         """Every network to fit: (model name, its config, fold or None, its folder)."""
         for name, model in self.models().items():
             for fold in self.folds():
-                folder = self.path("models", name)
-                yield name, model, fold, folder if fold is None else folder / f"fold_{fold}"
+                yield name, model, fold, self.fit_folder(name, fold)
+
+    def fit_folder(self, name: str, fold: int | None) -> Path:
+        """Where one network of a model lies."""
+        folder = self.path("models", name)
+        return folder if fold is None else folder / f"fold_{fold}"
+
+    def class_numbers(self, model: ConfigDict) -> list[int]:
+        """Numbers of the classes that a model knows, in its order."""
+        names = list(self.config.classes)
+        return [names.index(name) for name in model.classes or names]

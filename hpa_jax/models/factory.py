@@ -179,6 +179,7 @@ def create(
     width: float = 1.0,
     depth: float | Sequence[int] | None = None,
     large_stem: bool = False,
+    as_run: bool = False,
     remat: str = "none",
     dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
@@ -199,6 +200,7 @@ def create(
         width: multiplies the channel numbers.
         depth: blocks of each stage, or one number that multiplies them; None or () leaves them.
         large_stem: another 2x2 max-pool after the stem's (bestfitting, 1024 pixels).
+        as_run: One More Layer's accidental form of xception.
         remat: "blocks" computes the blocks again in the backward pass instead of keeping them.
         dtype: what the layers compute in; parameters, statistics and the head stay float32.
         rngs: of the weights and of dropout.
@@ -217,6 +219,10 @@ def create(
         if getattr(row.build, "func", None) not in (ResNet, DenseNet):
             raise InputError(f"large_stem: {name} has no such stem; resnets and densenets do")
         options["large_stem"] = True
+    if as_run:
+        if row.build is not Xception:
+            raise InputError(f"as_run: {name} has no such form; xception does")
+        options["as_run"] = True
     depth = depth if isinstance(depth, int | float) else tuple(depth or ()) or None
     model = row.build(in_channels=in_channels, width=width, depth=depth, **options)
     model.in_channels = in_channels

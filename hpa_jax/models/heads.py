@@ -45,11 +45,11 @@ class AdaptiveConcat(nnx.Module):
         self.hidden = hidden
         if hidden:
             self.bn1 = BatchNorm(2 * features)
-            self.drop1 = nnx.Dropout(dropout[0], rngs=rngs)
+            self.drop1 = nnx.Dropout(dropout[0], rngs=rngs)  # nnx walks by name: first before last
             self.fc1 = Linear(2 * features, hidden, rngs=rngs)
         last = hidden or 2 * features
         self.bn = BatchNorm(last)
-        self.drop = nnx.Dropout(dropout[1], rngs=rngs)
+        self.drop2 = nnx.Dropout(dropout[1], rngs=rngs)
         self.fc = Linear(last, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -62,7 +62,7 @@ class AdaptiveConcat(nnx.Module):
         y = pooled
         if self.hidden:
             y = nnx.relu(self.fc1(self.drop1(self.bn1(y))))
-        return self.fc(self.drop(self.bn(y))), pooled
+        return self.fc(self.drop2(self.bn(y))), pooled
 
     def modules(self) -> list[str | None]:
         """Pool, flatten, [BN, dropout, dense, ReLU,] BN, dropout, dense: 5 or 9."""

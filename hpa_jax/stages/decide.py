@@ -130,7 +130,7 @@ def _thresholds(context: Context) -> Task:
             cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
             nested[name] = decided
             scored[name] = (
-                scores.score(rows.labels, decided, weights)
+                scores.score(rows.labels, decided, weights, scores.known_classes(probs))
                 | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
                 | scores.ranking(rows.labels, probs)
             )
@@ -191,7 +191,7 @@ def fit_and_nest(
     method, scale = settings.pop("method"), settings.pop("scale")
     settings.pop("match_on")
     fit = thresholds.fitter(method, **settings)
-    unknown = np.isnan(probs).all(axis=0)
+    unknown = ~scores.known_classes(probs)
 
     def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
         cuts = thresholds.scaled(fit(labels, probs, groups), scale)

@@ -98,7 +98,7 @@ def evaluate(context: Context) -> list[Task]:
         decided = scores.decisions(context, test.ids)
         chosen = scores.chosen_method(context)
         found = {
-            name: scores.score(labels, decided[name], weights)
+            name: scores.score(labels, decided[name], weights, scores.known_classes(probs))
             | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
             | scores.ranking(labels, probs)
             for name, probs in scores.of_methods(context, "test", test.ids).items()

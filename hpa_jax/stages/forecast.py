@@ -18,10 +18,11 @@ def bytes_needed(context: Context) -> int:
     pictures, total = _pictures(context), 0
     if context.draws:
         total += pictures * 4 * config.data.synthetic.image_size**2
-    total += pictures * 4 * config.records.image_size**2
+    total += pictures * 4 * sum(side**2 for side in context.stored_sides())
     # parameters, two moments, in float32, for every checkpoint kept
     parameters = sum(
-        fits * _parameters(model, context.num_classes) for model, fits in _networks(context)
+        fits * _parameters(model, len(context.class_numbers(model)))
+        for model, fits in _networks(context)
     )
     return total + parameters * 12 * (config.train.keep + 1)
 
@@ -36,7 +37,7 @@ def training_seconds(context: Context) -> float:
     for model, fits in _networks(context):
         epochs = sum(stage.epochs for stage in model.stages)
         passes = epochs * _pictures(context) * fits * PASSES
-        operations += passes * _operations(model, context.num_classes)
+        operations += passes * _operations(model, len(context.class_numbers(model)))
     return operations / speed
 
 

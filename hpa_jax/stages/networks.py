@@ -1,13 +1,13 @@
 """Stages of the networks: train and predict, a task for each model and fold."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
-from hpa_jax.config import OF_PREDICTION
+from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.stages import tables
 from hpa_jax.stamps import Task
@@ -27,27 +27,19 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
     config = context.config
 
     def work() -> str:
-        from hpa_jax.data.input import Records
         from hpa_jax.training import loop
 
-        fitted = tables.split_rows(context, "train", fold)
-        held_out = tables.split_rows(context, "valid", fold)
+        rows = rows_to_fit(context, model, fold)
         loop.train(
             model,
             name=_task_name(name, fold),
             directory=folder,
-            records=Records(context.records),
-            train_ids=fitted.ids,
-            train_labels=fitted.labels.astype(np.uint8),
-            valid_ids=held_out.ids,
-            valid_labels=held_out.labels.astype(np.uint8),
-            class_names=tuple(config.classes),
+            **rows,
+            train_weights=_weights(context, fold),
             settings=config.train,
             seed=config.seed,
-            # one weight for all is plain shuffling
-            train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
         )
-        return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
+        return f"{len(rows['train_ids']):,} pictures, validated on {len(rows['valid_ids']):,}"
 
     settings = {
         "model": trained_by(model),
@@ -56,15 +48,50 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
         "seed": config.seed,
         "fold": fold,
     }
-    inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
+    inputs = (context.records_of(model), *context.paths(*tables.SPLIT_TABLES))
+    origin = _origin(context, model, fold)
+    inputs += (origin / "checkpoints",) if origin else ()
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
     stamp = f"train-{_task_name(name, fold)}"
     return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
 
 
+def rows_to_fit(context: Context, model: ConfigDict, fold: int | None) -> dict[str, Any]:
+    """What `loop.train` and the sweep of rates take: pictures, labels of the model's classes, and
+    the folder of the model that it starts from.
+    """
+    from hpa_jax.data.input import Records
+
+    numbers = context.class_numbers(model)
+    fitted = tables.split_rows(context, "train", fold)
+    held_out = tables.split_rows(context, "valid", fold)
+    return dict(
+        records=Records(context.records_of(model)),
+        train_ids=fitted.ids,
+        train_labels=fitted.labels[:, numbers].astype(np.uint8),
+        valid_ids=held_out.ids,
+        valid_labels=held_out.labels[:, numbers].astype(np.uint8),
+        class_names=tuple(context.config.classes[number] for number in numbers),
+        init_folder=_origin(context, model, fold),
+    )
+
+
+def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | None:
+    source = configs.started_from(model)
+    return context.fit_folder(source, fold) if source else None
+
+
+def _weights(context: Context, fold: int | None) -> np.ndarray | None:
+    """How often each training picture is drawn; None: all the same, plain shuffling."""
+    weights = tables.split_rows(context, "train", fold).weights
+    return weights if np.ptp(weights) > 0 else None
+
+
 def trained_by(model: ConfigDict) -> dict:
     """The options of a model that its training depends on."""
-    return {key: value for key, value in model.to_dict().items() if key not in OF_PREDICTION}
+    return {
+        key: value for key, value in model.to_dict().items() if key not in configs.OF_PREDICTION
+    }
 
 
 def predict(context: Context) -> list[Task]:
@@ -78,7 +105,7 @@ def predict(context: Context) -> list[Task]:
 def _predict(
     context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
 ) -> Task:
-    settings = {key: model[key] for key in OF_PREDICTION}
+    settings = {key: model[key] for key in configs.OF_PREDICTION}
     settings["batch_size"] = context.config.predict.batch_size
     output = folder / "predictions"
 
@@ -91,12 +118,12 @@ def _predict(
         found = {
             part: _seen(context, model, folder, ids, part, title) for part, ids in parts.items()
         }
-        _write_predictions(output, parts, found)
+        _write_predictions(output, parts, found, context.class_numbers(model))
         artifacts.remove(folder / "predict_parts")
         counts = [len(ids) for ids in parts.values()]
         return f"{counts[0]:,} validation and {counts[1]:,} test pictures, views {model.views}"
 
-    inputs = (folder / "checkpoints", context.records)
+    inputs = (folder / "checkpoints", context.records_of(model))
     inputs += context.paths(*tables.SPLIT_TABLES)
     stamp = f"predict-{_task_name(name, fold)}"
     rooms = (*TRAIN_ROOMS, "inference")
@@ -118,7 +145,7 @@ def _seen(
             sweep.predict_records(
                 network,
                 trained,
-                Records(context.records),
+                Records(context.records_of(model)),
                 ids,
                 batch_size=context.config.predict.batch_size,
                 views=model.views,
@@ -132,7 +159,10 @@ def _seen(
 
 
 def _write_predictions(
-    output: Path, parts: dict[str, np.ndarray], found: "dict[str, Seen]"
+    output: Path,
+    parts: dict[str, np.ndarray],
+    found: "dict[str, Seen]",
+    class_numbers: list[int],
 ) -> None:
     """Tables of probabilities, of those without test-time views, and of embeddings.
 
@@ -149,10 +179,11 @@ def _write_predictions(
         temporary.mkdir()
         for part, seen in found.items():
             ids = parts[part]
-            write_table(temporary / f"{part}.parquet", ids, seen.probs)
+            write_table(temporary / f"{part}.parquet", ids, seen.probs, class_numbers)
             write_embeddings(temporary / f"{part}_embeddings.parquet", ids, seen.embeddings)
             if not np.isnan(seen.plain).any():
-                write_table(temporary / f"{part}_{tables.PLAIN}.parquet", ids, seen.plain)
+                plain = temporary / f"{part}_{tables.PLAIN}.parquet"
+                write_table(plain, ids, seen.plain, class_numbers)
 
 
 def _join_folds(context: Context, name: str) -> Task:

@@ -148,9 +148,14 @@ def split(context: Context) -> list[Task]:
 
 
 def records(context: Context) -> list[Task]:
-    """All channels of a picture in one record -> records/."""
-    table_path, output = context.path("catalog.parquet"), context.records
-    settings = context.config.records.to_dict()
+    """All channels of a picture in one record -> records/, a task for each stored side."""
+    return [_records(context, side) for side in context.stored_sides()]
+
+
+def _records(context: Context, side: int) -> Task:
+    table_path, output = context.path("catalog.parquet"), context.records_at(side)
+    settings = {**context.config.records.to_dict(), "image_size": side}
+    del settings["also"]
 
     def work() -> str:
         from hpa_jax.data import records as packing
@@ -170,5 +175,5 @@ def records(context: Context) -> list[Task]:
     rooms = ("data/records.py", "data/pictures.py")
     settings_and_classes = {**settings, "classes": context.config.classes}
     inputs, outputs = (table_path,), (output,)
-    task = Task("records", "records", work, settings_and_classes, inputs, outputs, rooms, "always")
-    return [task]
+    name = "records" if output == context.records else f"records-{side}"
+    return Task("records", name, work, settings_and_classes, inputs, outputs, rooms, "always")

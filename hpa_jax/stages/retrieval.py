@@ -46,7 +46,7 @@ def _train(context: Context) -> Task:
             settings.model,
             name="retrieval",
             directory=folder,
-            records=Records(context.records),
+            records=Records(context.records_of(settings.model)),
             ids=rows.ids,
             antibodies=antibodies(context, rows.ids),
             groups=rows.groups,
@@ -65,7 +65,7 @@ def _train(context: Context) -> Task:
         "pictures": settings.pictures,
         "seed": config.seed,
     }
-    inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
+    inputs = (context.records_of(settings.model), *context.paths(*tables.SPLIT_TABLES))
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
     outputs = tuple(folder / name for name in names)
     return Task("train", "train-retrieval", work, stamped, inputs, outputs, ROOMS, resume="same")
@@ -92,7 +92,7 @@ def _embed(context: Context) -> Task:
             found[part] = sweep.predict_records(
                 network,
                 trained,
-                Records(context.records),
+                Records(context.records_of(context.config.retrieval.model)),
                 ids,
                 batch_size=context.config.predict.batch_size,
                 views=settings["views"],
@@ -107,7 +107,8 @@ def _embed(context: Context) -> Task:
         artifacts.remove(folder / "predict_parts")
         return ", ".join(f"{len(rows):,} {part}" for part, rows in found.items())
 
-    inputs = (folder / "checkpoints", context.records, *context.paths(*tables.SPLIT_TABLES))
+    stored = context.records_of(context.config.retrieval.model)
+    inputs = (folder / "checkpoints", stored, *context.paths(*tables.SPLIT_TABLES))
     return Task("predict", "predict-retrieval", work, settings, inputs, (output,), ROOMS)
 
 

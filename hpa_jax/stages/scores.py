@@ -93,11 +93,16 @@ def chosen_method(context: Context) -> str:
 
 
 def score(
-    labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray | None = None
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    weights: np.ndarray | None = None,
+    known: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Macro-F1 over all classes and over those with positives, and each class' F1.
 
     weights: of `confidence.resamples`; adds the 95 % bootstrap interval of macro-F1.
+    known: bool[C], classes that the method knows (None: all); if some are not, also the macro-F1
+    over those, which is what such a method is judged by.
     """
     from hpa_jax.decision import confidence, metrics
 
@@ -109,7 +114,15 @@ def score(
     if weights is not None:
         around = confidence.f1_intervals(labels, predicted, weights=weights)
         found["macro_f1_interval"] = list(around.macro)
+    if known is not None and not known.all():
+        found["classes_known"] = int(known.sum())
+        found["macro_f1_classes_known"] = metrics.macro_f1(labels[:, known], predicted[:, known])
     return found
+
+
+def known_classes(probs: np.ndarray) -> np.ndarray:
+    """bool[C]: the classes that a method's scores [N, C] hold; the others are NaN."""
+    return ~np.isnan(probs).all(axis=0)
 
 
 def resamples(rows: Rows) -> np.ndarray:
@@ -123,7 +136,7 @@ def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
     """Mean average precision over classes with positives, and chance (their mean prevalence)."""
     from hpa_jax.decision import metrics
 
-    known = labels.any(axis=0) & ~np.isnan(probs).all(axis=0)
+    known = labels.any(axis=0) & known_classes(probs)
     return {
         "mean_average_precision": metrics.macro_average_precision(
             labels[:, known], probs[:, known]
@@ -138,8 +151,15 @@ def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
 
 
 def summary(scores: dict[str, dict[str, Any]]) -> str:
-    """One line: "small .612, tiny .598, stack .640"."""
-    return ", ".join(f"{name} {value['macro_f1']:.3f}" for name, value in scores.items())
+    """One line: "small .612, rare .598 (its 10 classes), stack .640"."""
+    return ", ".join(f"{name} {headline(value)}" for name, value in scores.items())
+
+
+def headline(score: dict[str, Any]) -> str:
+    """Macro-F1 of one method; of one that knows some classes alone, over these."""
+    if "classes_known" not in score:
+        return f"{score['macro_f1']:.3f}"
+    return f"{score['macro_f1_classes_known']:.3f} (its {score['classes_known']} classes)"
 
 
 def checkpoint_choice(context: Context) -> str:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
+from hpa_jax.stages.networks import rows_to_fit
 from hpa_jax.stages.prepare import opened
 
 
@@ -51,23 +52,15 @@ def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Learning-rate sweep of each model -> models/NAME/lr_find.{json,png}."""
-    from hpa_jax.data.input import Records
     from hpa_jax.training import lr_finder
 
     context = opened(config, flags)
     for name, model, fold, folder in context.fits():
-        train = tables.split_rows(context, "train", fold)
-        valid = tables.split_rows(context, "valid", fold)
         found = lr_finder.find(
             model,
             name=name,
             directory=folder,
-            records=Records(context.records),
-            train_ids=train.ids,
-            train_labels=train.labels.astype(np.uint8),
-            valid_ids=valid.ids,
-            valid_labels=valid.labels.astype(np.uint8),
-            class_names=tuple(config.classes),
+            **rows_to_fit(context, model, fold),
             settings=config.train,
             seed=config.seed,
             iterations=int(flags["iterations"]),

@@ -47,6 +47,7 @@ def train(
     settings: ConfigDict,
     seed: int,
     train_weights: np.ndarray | None = None,
+    init_folder: Path | None = None,
 ) -> Path:
     """Trains one network, or goes on where an earlier call was stopped.
 
@@ -63,6 +64,7 @@ def train(
         settings: `config.train`.
         seed: of everything random; the model config's own seed is mixed in.
         train_weights: [N] how often a picture is shown, relative to others (its source's weight).
+        init_folder: the trained model that config.init_from names, where that is no path.
 
     Returns:
         `directory`.
@@ -83,7 +85,8 @@ def train(
         np.asarray(valid_labels, np.uint8),
         train_weights,
     )
-    setup = setups.build(config, settings, distributed.layout(), data, class_names, seed)
+    layout = distributed.layout()
+    setup = setups.build(config, settings, layout, data, class_names, seed, init_folder)
     averaged = setup.average["count"] if setup.average["kind"] == "last" else 0
     checkpoints = Checkpoints(
         directory, keep=settings.keep, monitor=settings.monitor, averaged=averaged

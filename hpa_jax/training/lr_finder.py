@@ -43,6 +43,7 @@ def find(
     iterations: int = 1000,
     low: float = 1e-7,
     high: float = 10.0,
+    init_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Sweeps the rate of one stage; arguments as `loop.train`, and:
 
@@ -75,7 +76,8 @@ def find(
         np.asarray(valid_ids),
         np.asarray(valid_labels, np.uint8),
     )
-    setup = setups.build(config, settings, distributed.layout(), data, class_names, seed)
+    layout = distributed.layout()
+    setup = setups.build(config, settings, layout, data, class_names, seed, init_folder)
     if not 0 <= stage < len(setup.stages):
         raise InputError(f"lr_find: stage={stage}, but there are {len(setup.stages)} stages")
     rates = np.geomspace(low, high, iterations)

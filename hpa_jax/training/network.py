@@ -119,6 +119,7 @@ def from_config(
             width=config.width,
             depth=config.depth,
             large_stem=config.large_stem,
+            as_run=config.as_run,
             remat=config.remat,
             dtype=compute_dtype(config.dtype),
             rngs=nnx.Rngs(seed),
@@ -190,8 +191,12 @@ def assign(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any
     nnx.update(model, _reseeded(rest, jax.random.key(0)))  # a module of shapes has no keys yet
 
 
-def take_over(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any]) -> list[str]:
+def take_over(
+    model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any], head: bool = True
+) -> list[str]:
     """Writes the arrays that fit into a module whose head may differ; returns the names left out.
+
+    head: whether the head is taken too, as far as it fits; False where its classes are others.
 
     Raises:
         InputError: an array outside the last depth group's modules that is missing or does not fit.
@@ -199,6 +204,8 @@ def take_over(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, 
     own = {**shapes(model)[0], **shapes(model)[1]}
     given = {**params, **stats}
     heads = {prefix.split(".")[0] for prefix in map(_dotted, depth_groups(model)[-1])}
+    if not head:
+        given = {name: x for name, x in given.items() if name.split(".")[0] not in heads}
     fits = {name for name, x in own.items() if name in given and given[name].shape == x.shape}
     left = [name for name in own if name not in fits]
     for name in left:

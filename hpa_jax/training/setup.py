@@ -78,6 +78,7 @@ class Setup:
     normalize: Callable[[jax.Array], jax.Array]
     dropout: list[float]
     average: dict[str, Any]
+    init_folder: Path | None = None
     _compiled: dict[Any, Any] = field(default_factory=dict)
 
     def transformation(self, stage: Stage) -> Any:
@@ -236,6 +237,7 @@ def build(
     data: Data,
     class_names: Sequence[str],
     seed: int,
+    init_folder: Path | None = None,
 ) -> Setup:
     """Checks everything and lays out the training; makes no arrays yet.
 
@@ -277,6 +279,7 @@ def build(
         normalize=normalizer(config.normalize, tuple(config.channels)),
         dropout=dropout,
         average=average_options(config),
+        init_folder=init_folder,
     )
 
 
@@ -346,9 +349,10 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
     model = network.from_config(setup.config, len(setup.class_names), seed=setup.seed)
     if setup.config.head_init == "prior":  # first: published weights may bring a head of their own
         network.start_at_frequencies(model, setup.data.train_labels.mean(axis=0))
-    source = setup.config.init_from
+    source = setup.init_folder or setup.config.init_from
     if source and is_training(Path(source)):
-        network.take_over(model, *_weights_of(Path(source)))
+        params, stats, class_names = _weights_of(Path(source))
+        network.take_over(model, params, stats, head=class_names == setup.class_names)
     elif source:
         from hpa_jax.models import pretrained
 
@@ -362,7 +366,7 @@ def is_training(folder: Path) -> bool:
     return folder.is_dir() and (folder / "checkpoints").is_dir()
 
 
-def _weights_of(folder: Path) -> tuple[network.Arrays, network.Arrays]:
-    model, _, _ = checkpoint.load(folder, "final")
+def _weights_of(folder: Path) -> tuple[network.Arrays, network.Arrays, tuple[str, ...]]:
+    model, _, class_names = checkpoint.load(folder, "final")
     _, params, stats = network.split(model)
-    return params, stats
+    return params, stats, class_names

@@ -41,10 +41,10 @@ def test_pool_order_swaps_the_halves():
 def test_two_layer_head_has_the_specs_units_and_dropouts():
     head = create_head("adaptive_concat", 6, 7, dropout=0.5, hidden=512, rngs=nnx.Rngs(0))
     assert head.fc1.kernel.shape == (12, 512) and head.fc.kernel.shape == (512, 7)
-    assert (head.drop1.rate, head.drop.rate) == (0.25, 0.5)
+    assert (head.drop1.rate, head.drop2.rate) == (0.25, 0.5)
     assert len(head.modules()) == 9 and len(make("adaptive_concat").modules()) == 5
     both = create_head("bestfitting", 6, 7, dropout=0.5, rngs=nnx.Rngs(0))
-    assert both.fc1.kernel.shape == (12, 6) and both.drop1.rate == both.drop.rate == 0.5
+    assert both.fc1.kernel.shape == (12, 6) and both.drop1.rate == both.drop2.rate == 0.5
 
 
 def test_attention_weighs_each_class_over_space():
