@@ -24,6 +24,8 @@ from hpa_jax.errors import InputError, near
 
 SMOKE = "smoke"
 WIDTH, DEPTH = 0.125, 0.01  # of every network: the fewest blocks, an eighth of the channels
+# Each block of Xception a depth group: with one block in the middle, not eight, that is 18.
+TINY_GROUPS = {("xception", 25): 18}
 BATCH = 16  # pictures; what the network sees at once (BatchNorm needs some)
 PICTURES = dict(train=320, test=80, external=80, min_per_class=8)
 FOLDS = 2
@@ -98,6 +100,7 @@ def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
     changed = dict(
         width=WIDTH,
         depth=DEPTH,
+        depth_groups=TINY_GROUPS.get((model.backbone, model.depth_groups), model.depth_groups),
         image_size=side(model.image_size),
         batch_size=BATCH * accumulate,
         accumulate=accumulate,

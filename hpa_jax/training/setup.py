@@ -106,42 +106,47 @@ class Setup:
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.layout.whole), shapes
         )
 
+    def step_function(self, stage: Stage) -> Any:
+        """The step of a stage, not yet compiled; its arguments are `step_shapes`."""
+        dropout = stage.options.dropout
+        return steps.make_train_step(
+            network.skeleton(
+                self.model,
+                train=True,
+                still_norms=stage.plan.still_norms,
+                dropout=self.dropout if dropout is None else dropout,
+            ),
+            stage.plan,
+            self.transformation(stage),
+            losses.from_config(stage.loss),
+            normalize=self.normalize,
+            augment=augmentation(stage.augment, self.config.channels),
+            accumulate=self.config.accumulate,
+            accumulate_sum=self.config.accumulate_sum,
+            on_nonfinite=self.settings.on_nonfinite,
+            ema=self.average["decay"] if self.average["kind"] == "ema" else 0.0,
+            shard=self.layout.micro,
+        )
+
+    def step_shapes(self, stage: Stage) -> tuple:
+        """Shapes of the step's arguments: state, batch, seed, rates."""
+        rates = steps.Rates(*stage.rates(stage.start))
+        return self.template(stage), self.batch_shapes(stage.batch_size), np.uint32(0), rates
+
     def train_step(self, stage: Stage, preemption: Preemption, say: Callable[[str], None]) -> Any:
         """The compiled step of a stage; stages that differ in rates alone share it."""
         dropout = stage.options.dropout
         key = (stage.plan.key, repr(stage.loss), repr(stage.augment), dropout, stage.batch_size)
         if key not in self._compiled:
-            step = steps.make_train_step(
-                network.skeleton(
-                    self.model,
-                    train=True,
-                    still_norms=stage.plan.still_norms,
-                    dropout=self.dropout if dropout is None else dropout,
-                ),
-                stage.plan,
-                self.transformation(stage),
-                losses.from_config(stage.loss),
-                normalize=self.normalize,
-                augment=augmentation(stage.augment, self.config.channels),
-                accumulate=self.config.accumulate,
-                accumulate_sum=self.config.accumulate_sum,
-                on_nonfinite=self.settings.on_nonfinite,
-                ema=self.average["decay"] if self.average["kind"] == "ema" else 0.0,
-                shard=self.layout.micro,
-            )
             whole, rows = self.layout.whole, self.layout.rows
             jitted = jax.jit(
-                step,
+                self.step_function(stage),
                 donate_argnums=0,
                 in_shardings=(whole, rows, whole, whole),
                 out_shardings=(whole, whole),
             )
-            rates = steps.Rates(*stage.rates(stage.start))
-            arguments = (self.template(stage), self.batch_shapes(stage.batch_size))
             name = f"training step of stage {stage.index + 1} of {len(self.stages)}"
-            self._compiled[key] = compiled(
-                jitted, (*arguments, np.uint32(0), rates), name, preemption, say
-            )
+            self._compiled[key] = compiled(jitted, self.step_shapes(stage), name, preemption, say)
         return self._compiled[key]
 
     def eval_step(self, preemption: Preemption, say: Callable[[str], None]) -> Any:

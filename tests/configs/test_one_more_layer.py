@@ -1,0 +1,99 @@
+"""One More Layer's recipes against their scripts: epochs, parts, and what `as_run` undoes."""
+
+import importlib
+
+import pytest
+
+from configs.one_more_layer import se_resnext_ovr, solution
+from hpa_jax import classes
+from hpa_jax.models.factory import BACKBONES
+from hpa_jax.training import stages
+
+# Epochs of each script, counted by hand from its calls of fit; 572 in all.
+EPOCHS = dict(
+    se_resnext_v2=17,
+    se_resnext_v3=17,
+    se_resnext_v5=33,
+    se_resnext_v6=36,
+    se_resnext_v7=25,
+    se_resnext_v10=49,
+    se_resnext_v14=88,
+    se_resnext_lsep=4,
+    se_resnext_ovr=17,
+    bn_inception_v3=94,
+    bn_inception_v4=76,
+    xception=44,
+    inception_v4_v1=36,
+    inception_v4_v2=36,
+)
+
+
+@pytest.fixture(scope="module")
+def full():
+    return solution.get_config()
+
+
+@pytest.fixture(scope="module")
+def as_run():
+    return solution.get_config("as_run")
+
+
+def test_fourteen_networks_of_572_epochs(full):
+    found = {
+        name: sum(stages.epochs_of(stage) for stage in model.stages)
+        for name, model in full.models.items()
+    }
+    assert found == EPOCHS and sum(found.values()) == 572
+
+
+def test_weights_are_those_of_the_table(full):
+    for name, model in full.models.items():
+        if not model.init_from.startswith("model:"):
+            file = model.init_from.removeprefix("weights/")
+            assert any(file in row for row in BACKBONES[model.backbone].weights), name
+
+
+def test_one_vs_rest_knows_the_ten_worst_classes(full):
+    names = full.models.se_resnext_ovr.classes
+    assert names == se_resnext_ovr.WORST and len(set(names)) == 10
+    assert {names[0], names[-1]} == {"Mitotic spindle", "Rods & rings"}
+    assert set(names) < set(classes.NAMES)
+
+
+def test_one_network_has_four_channels_and_one_768_pixels(full):
+    assert [n for n, m in full.models.items() if len(m.channels) == 4] == ["se_resnext_v14"]
+    assert [n for n, m in full.models.items() if m.image_size == 768] == ["bn_inception_v4"]
+    assert full.records.also == (768,) and full.data.sources[0]["full_size"]
+    assert "bn_inception_v4" not in solution.get_config("no_full_size").models
+
+
+def test_views_are_36_passes_or_9(full):
+    rounds = {name: model.views["rounds"] for name, model in full.models.items()}
+    few = {name for name, count in rounds.items() if count == 1}
+    assert few == {"se_resnext_v2", "se_resnext_v3", "inception_v4_v1"}
+    assert full.models.xception.views["warp"] == 0.1  # the last stage's
+
+
+def test_as_run_trains_on_cross_entropy_everywhere(full, as_run):
+    for name, model in as_run.models.items():
+        assert model.loss.to_dict() == {"bce_mean": 1.0}, name
+        assert all(stage.loss is None for stage in model.stages), name
+    assert full.models.se_resnext_v7.stages[2].loss.to_dict() == {"focal": {"gamma": 5.0}}
+    assert as_run.models.bn_inception_v3.normalize == "bn_inception_as_run"
+    assert as_run.models.xception.as_run and not full.models.xception.as_run
+    assert as_run.features.legacy_corr_bug and not full.features.legacy_corr_bug
+
+
+def test_every_network_can_be_had_alone(full):
+    for name, model in full.models.items():
+        alone = importlib.import_module(f"configs.one_more_layer.{name}").get_config()
+        assert alone.models[name].to_dict() == model.to_dict()
+
+
+def test_smoke_keeps_a_network_a_backbone_and_what_others_start_from():
+    small = solution.get_config("smoke")
+    assert {m.backbone for m in small.models.values()} == {
+        "se_resnext50_32x4d", "bn_inception", "xception", "inception_v4"
+    }  # fmt: skip
+    assert {"se_resnext_lsep", "se_resnext_ovr"} < set(small.models)
+    assert all(len(model.stages) <= 2 for model in small.models.values())

@@ -1,0 +1,103 @@
+"""Every recipe, in every variant: its options exist, and each stage of its full networks runs.
+
+Nothing is computed: `jax.eval_shape` traces the training step of each stage at its real sizes.
+"""
+
+import functools
+import importlib
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from hpa_jax import config_check
+from hpa_jax.errors import InputError
+from hpa_jax.training import distributed
+from hpa_jax.training import setup as setups
+
+ROOT = Path(__file__).parent.parent.parent
+FILES = sorted((ROOT / "configs").rglob("*.py"))
+RECIPES = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for path in FILES
+    if "def get_config" in path.read_text()
+]
+ROWS = 64
+
+
+@functools.cache
+def recipe(name, arg=""):
+    return importlib.import_module(name).get_config(arg)
+
+
+# The networks of a solution are those of its parts.
+NETWORKS = {
+    (network, settings.to_json_best_effort()): (name, network)
+    for name in RECIPES
+    for network, settings in recipe(name).models.items()
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_valid_and_says_its_command(name):
+    config_check.validate(recipe(name))
+    module = importlib.import_module(name)
+    assert f"--config={name.replace('.', '/')}.py" in module.__doc__ or "Command:" in module.__doc__
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if "one_more_layer" in name])
+@pytest.mark.parametrize("variant", ["as_run", "smoke", "as_run,smoke"])
+def test_variants_are_valid(name, variant):
+    config_check.validate(recipe(name, variant))
+    with pytest.raises(InputError, match="smoke"):
+        recipe(name, "smok")
+
+
+def setup_of(config, network):
+    """The training of one network on rows that are not there."""
+    model = config.models[network]
+    names = tuple(model.classes or config.classes)
+    ids, labels = np.array([f"i{k}" for k in range(ROWS)]), np.zeros((ROWS, len(names)), np.uint8)
+    labels[np.arange(ROWS), np.arange(ROWS) % len(names)] = 1
+    data = setups.Data(None, ids, labels, ids, labels)
+    return setups.build(model, config.train, distributed.layout(), data, names, config.seed)
+
+
+ARCHITECTURE = (
+    "backbone", "width", "depth", "head", "head_options", "large_stem", "as_run", "channels",
+    "image_size", "normalize", "dtype", "accumulate", "classes", "optimizer", "average",
+)  # fmt: skip
+
+
+def trace(setup, stage, seen):
+    """Shapes of what a stage's step returns; stages that differ in numbers alone are one program,
+    which is traced once for all networks (a second or three each)."""
+    program = repr(
+        [setup.config[key] for key in ARCHITECTURE] + [stage.plan.trainable, list(stage.loss)]
+    )
+    if program not in seen:
+        seen[program] = jax.eval_shape(setup.step_function(stage), *setup.step_shapes(stage))
+    return seen[program]
+
+
+@pytest.fixture(scope="module")
+def seen():
+    return {}
+
+
+@pytest.mark.parametrize(("name", "network"), NETWORKS.values())
+def test_every_stage_of_the_full_networks_can_be_traced(name, network, seen):
+    setup = setup_of(recipe(name), network)
+    for stage in setup.stages:
+        batch = setup.batch_shapes(stage.batch_size)
+        augment = setups.augmentation(stage.augment, setup.config.channels)
+        if augment is not None:
+            images = jax.ShapeDtypeStruct(batch["image"].shape, np.float32)
+            images, _ = jax.eval_shape(augment, jax.random.key(0), images, batch["label"])
+            assert images.shape[0] == stage.batch_size and images.shape[1] >= 32
+        after, loss = trace(setup, stage, seen)
+        assert loss.shape == ()
+        assert {k: v.shape for k, v in after.params.items()} == {
+            k: v.shape for k, v in setup.params.items()
+        }
