@@ -1,11 +1,13 @@
 """Times and judges the decision part beside scikit-learn and LightGBM, all in one run.
 
-    python scripts/bench_decision.py [--parts thresholds,features,stack,votes] [--work DIR]
+    scripts/bench decision [--parts views,thresholds,features,stack,protocols,votes] [--work DIR]
 
-Parts: `thresholds` (28 classes, 5 x 20 x 50, against a scikit-learn loop), `features`
-(pictures/s), `stack` (the whole `talk` protocol: 375 models a class, votes for 11,702 test rows),
-`votes` (macro-F1 of our votes and of LightGBM's with the original settings, same rows, same
-splits, paired bootstrap).  LightGBM is needed by `votes` alone: requirements-bench.txt.
+Parts: `views` (test-time views against as many plain passes), `thresholds` (28 classes,
+5 x 20 x 50, against a scikit-learn loop), `features` (pictures/s), `stack` (the whole `talk`
+protocol: 375 models a class, votes for 11,702 test rows), `protocols` (one repeat of every class
+by `quick`, `main` and `by_frequency`, and what all repeats would take), `votes` (macro-F1 of our
+votes and of LightGBM's with the original settings, same rows, same splits, paired bootstrap).
+LightGBM is needed by `votes` alone: scripts/requirements-bench.txt.
 Data: hpa_jax.decision.simulation, which draws the competition's label sets and models of the F1
 that the team's single models had.  Finished fits are kept in --work, so a killed bench goes on.
 CPU seconds are printed beside wall seconds: on a shared machine only they, and ratios inside one
@@ -13,6 +15,7 @@ run, mean something.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import time
@@ -31,6 +34,7 @@ from hpa_jax.decision import (
     simulation,
     stack_class,
     stack_inputs,
+    stack_runner,
     stacking,
     thresholds,
 )
@@ -59,25 +63,47 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--parts", default="thresholds,features,stack,votes")
+    parser.add_argument("--parts", default="views,thresholds,features,stack,protocols,votes")
     parser.add_argument("--work", default="", help="folder for finished fits (default: none kept)")
-    parser.add_argument("--classes", default="5,12,18,26", help="of the part votes")
+    parser.add_argument("--classes", default="0,3,5,7,12,17,21,26", help="of the part votes")
     parser.add_argument("--stack", default="{}", help="JSON: settings that differ from talk")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     work = Path(options.work) if options.work else None
-    for part in options.parts.split(","):
-        if part == "thresholds":
+    parts = options.parts.split(",")
+    if "votes" in parts and importlib.util.find_spec("lightgbm") is None:
+        parser.error(
+            "the part votes needs LightGBM: .venv/bin/python -m pip install "
+            "-r scripts/requirements-bench.txt, or leave the part out (--parts)"
+        )
+    for part in parts:
+        if part == "views":
+            bench_views()
+        elif part == "thresholds":
             bench_thresholds()
         elif part == "features":
             bench_features(options.workers)
         elif part == "stack":
             bench_stack(work, options.workers, json.loads(options.stack))
+        elif part == "protocols":
+            bench_protocols(options.workers)
         elif part == "votes":
             numbers = [int(number) for number in options.classes.split(",")]
             bench_votes(work, numbers, options.workers, json.loads(options.stack))
         else:
             parser.error(f"unknown part {part!r}")
+
+
+def bench_views() -> None:
+    """Views of a batch in one call, against as many plain passes of the same network."""
+    import bench_inference
+
+    backbone, size, batch = "resnet34", 128, 8
+    plain, rows = bench_inference.measure(backbone, size, batch, 5, ("d4", "oml", "crops"))
+    _line(f"plain pass of {backbone}, {batch} pictures of {size} px", f"{1000 * plain:.0f} ms")
+    for row in rows:
+        what = f"views {row['views']}: time over {row['count']} x plain"
+        _line(what, f"{row['ratio']:.3f}", "target 1.05")
 
 
 def bench_thresholds() -> None:
@@ -165,6 +191,39 @@ def bench_stack(work: Path | None, workers: int, settings: dict) -> None:
             f"{found['macro_f1']:.4f}",
             f"AP {found['macro_average_precision']:.4f}",
         )
+
+
+def bench_protocols(workers: int) -> None:
+    """One repeat of every class, measured; the time of all repeats is that times their number."""
+    import joblib
+
+    data = simulation.simulate(min_positives=9)
+    where = stack_inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
+    prior, positives = tuple(data.labels.mean(axis=0)), data.labels.sum(axis=0)
+    for name in ("quick", "main", "by_frequency"):
+        protocol = resolve(name)
+        shared = stack_runner.Data(
+            data.features, data.labels, None, where, data.names, prior, None, protocol, "cpu"
+        )
+        jobs = [job for job in stack_runner.jobs(data.labels, protocol) if job.repeat == 0]
+        wall = time.perf_counter()
+        seconds = joblib.Parallel(n_jobs=workers, batch_size=1)(
+            joblib.delayed(_unit_seconds)(shared, job) for job in jobs
+        )
+        wall = time.perf_counter() - wall
+        repeats = [protocol.counts(int(positives[job.classes[0]]))[0] for job in jobs]
+        models = [protocol.models(int(positives[job.classes[0]])) for job in jobs]
+        fitted = sum(count // times for count, times in zip(models, repeats))
+        _line(f"{name}: one repeat of {len(jobs)} classes, {fitted:,} models", f"{wall:.0f} s")
+        if max(repeats) > 1:
+            whole = wall * np.dot(seconds, repeats) / sum(seconds) / 60
+            _line(f"  all {sum(models):,} models (times the repeats)", f"{whole:.1f} min")
+
+
+def _unit_seconds(shared: stack_runner.Data, job: stack_runner.Job) -> float:
+    started = time.perf_counter()
+    stack_runner.do(shared, job)
+    return time.perf_counter() - started
 
 
 def bench_votes(work: Path | None, classes: list[int], workers: int, settings: dict) -> None:

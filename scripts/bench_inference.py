@@ -11,7 +11,7 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -34,24 +34,34 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--views", default="identity,d4,oml,crops")
     options = parser.parse_args()
-    shape = (options.batch, options.size, options.size, 4)
-    pictures = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    rows = np.arange(options.batch)
-    model = create(options.backbone, num_classes=28, in_channels=4, rngs=nnx.Rngs(0))
+    names = options.views.split(",")
+    plain, rows = measure(options.backbone, options.size, options.batch, options.repeats, names)
+    device = jax.devices()[0].device_kind
+    print(json.dumps(dict(vars(options), device=device, plain_ms=round(1e3 * plain, 1))))
+    for row in rows:
+        print(json.dumps(row))
+
+
+def measure(
+    backbone: str, size: int, batch: int, repeats: int, names: Sequence[str]
+) -> tuple[float, list[dict[str, object]]]:
+    """(seconds of the plain pass, for each of the views its count, time and ratio)."""
+    pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 4), np.uint8)
+    ids = np.arange(batch)
+    model = create(backbone, num_classes=28, in_channels=4, rngs=nnx.Rngs(0))
     model.eval()
     passes: dict[str, Callable[[], object]] = {"plain": _plain(model, pictures)}
     config = ConfigDict(dict(channels=CHANNELS, normalize="hpa"))
-    for name in options.views.split(","):
+    for name in names:
         forward = predict.compiled(model, config, views=name)
-        passes[name] = lambda forward=forward: forward(pictures, rows)
-    seconds = _medians(passes, options.repeats)
-    device = jax.devices()[0].device_kind
-    print(json.dumps(dict(vars(options), device=device, plain_ms=round(1e3 * seconds["plain"], 1))))
-    for name in options.views.split(","):
-        count = views.make(name).count(options.size, options.size)
-        ratio = seconds[name] / (count * seconds["plain"])
-        row = dict(views=name, count=count, ms=round(1e3 * seconds[name], 1))
-        print(json.dumps(row | dict(ratio=round(ratio, 3))), flush=True)
+        passes[name] = lambda forward=forward: forward(pictures, ids)
+    seconds = _medians(passes, repeats)
+    rows = []
+    for name in names:
+        count = views.make(name).count(size, size)
+        ratio = round(seconds[name] / (count * seconds["plain"]), 3)
+        rows.append(dict(views=name, count=count, ms=round(1e3 * seconds[name], 1), ratio=ratio))
+    return seconds["plain"], rows
 
 
 def _plain(model: nnx.Module, pictures: np.ndarray) -> Callable[[], object]:
