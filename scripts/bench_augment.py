@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import bench_table
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -46,6 +47,11 @@ def main() -> None:
         share = 100.0 * ms / step_ms
         row = dict(preset=name, ms=round(ms, 2), percent_of_step=round(share, 2))
         print(json.dumps(row), flush=True)
+        if name in ("oml", "bestfitting", "pudae"):
+            bench_table.row(
+                f"augmentation {name}, {options.batch} pictures of {options.size}²",
+                ms, "ms", f"a training step of {options.backbone}", step_ms,
+            )  # fmt: skip
 
 
 def _training_step(backbone: str) -> Callable[[jax.Array, jax.Array], jax.Array]:

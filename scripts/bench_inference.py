@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 
+import bench_table
 import jax
 import numpy as np
 from flax import nnx
@@ -40,6 +41,11 @@ def main() -> None:
     print(json.dumps(dict(vars(options), device=device, plain_ms=round(1e3 * plain, 1))))
     for row in rows:
         print(json.dumps(row))
+        bench_table.row(
+            f"{row['count']} views ({row['views']}) of {options.batch} pictures of "
+            f"{options.size}², {options.backbone}",
+            row["ms"], "ms", f"{row['count']} plain passes", 1e3 * row["count"] * plain,
+        )  # fmt: skip
 
 
 def measure(

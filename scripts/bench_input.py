@@ -24,6 +24,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import bench_table
 import numpy as np
 import pandas as pd
 from PIL import Image
@@ -158,6 +159,12 @@ def _print(rounds: dict[str, list[dict[str, float]]], sizes: dict[str, float], s
             f"| {'yes' if kind is None or kind.lossless else 'no'} |"
         )
     print(json.dumps(rows), flush=True)
+    other = next((name for name in rows if name.startswith("PyTorch")), "four PNGs")
+    for name in set(rows) & {"raw", "zstd", "png"}:
+        bench_table.row(
+            f"records ({name}) of {side}² x 4, processor time a picture",
+            rows[name]["cpu_ms"], "ms", other, rows[other]["cpu_ms"],
+        )  # fmt: skip
 
 
 def _memory(sources: dict[str, Files | input.Records], options: argparse.Namespace) -> None:

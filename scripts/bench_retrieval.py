@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable
 
+import bench_table
 import jax
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
@@ -46,6 +47,10 @@ def main() -> None:
         device=jax.devices()[0].device_kind,
     )
     print(json.dumps(found))
+    bench_table.row(
+        f"nearest of {len(gallery):,} for {len(queries):,} embeddings of {options.size}, exact",
+        seconds, "s", "scikit-learn, brute force", other_seconds,
+    )  # fmt: skip
 
 
 def _embeddings(gallery: int, queries: int, size: int) -> tuple[np.ndarray, np.ndarray]:

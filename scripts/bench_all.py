@@ -1,0 +1,94 @@
+"""`scripts/bench all`: the project's table, each figure beside an alternative of the same run.
+
+    scripts/bench all [--parts models,input,…] [--torch-python PYTHON] [--out TABLE.md]
+
+Alternatives that need PyTorch are measured where --torch-python names an interpreter with
+requirements-bench.txt; else their cells stay empty.  Parts run one after the other; a part that
+fails is named at the end, and the exit code is 1.  About 25 minutes on 2 CPU cores.
+"""
+
+import argparse
+import datetime
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import bench_table
+
+HERE = Path(__file__).parent
+# Options of each part; {torch}: the interpreter with PyTorch, {pictures}: a folder of drawn ones.
+PARTS = {
+    "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
+    "input": ["--folder={pictures}", "--pictures=48", "--rounds=2"],
+    "augment": [],
+    "training": ["--what=overhead"],
+    "inference": ["--views=d4,crops"],
+    "duplicates": ["--sizes", "10000", "110000"],
+    "decision": ["--parts=thresholds,features,stack"],
+    "retrieval": [],
+}
+WITH_TORCH = {
+    "models": ["--against=torch", "--torch-python={torch}"],
+    "input": ["--torch-python={torch}"],
+}
+HEAD = "| part | what | ours | alternative | ours / alternative |\n|---|---|---|---|---|"
+
+
+def main() -> int:
+    """Runs the parts and prints the table; 1 if one failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS))
+    has_torch = importlib.util.find_spec("torch") is not None
+    parser.add_argument("--torch-python", default=sys.executable if has_torch else "")
+    parser.add_argument("--out", default="", help="Markdown file that the table goes to, too")
+    options = parser.parse_args()
+    chosen = options.parts.split(",")
+    for part in chosen:
+        if part not in PARTS:
+            parser.error(f"no part {part!r}; there are {', '.join(PARTS)}")
+    lines, failed = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        if "input" in chosen:
+            _draw(Path(folder))
+        for part in chosen:
+            found = _run(part, options.torch_python, folder)
+            lines += [bench_table.markdown(part, row) for row in found or []]
+            failed += [] if found else [part]
+    table = "\n".join([f"{datetime.date.today()}, {os.cpu_count()} CPU cores", "", HEAD, *lines])
+    print(f"\n{table}")
+    if options.out:
+        Path(options.out).write_text(table + "\n", encoding="utf-8")
+    for part in failed:
+        print(f"failed: scripts/bench {part}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _run(part: str, torch: str, pictures: str) -> list[dict] | None:
+    """The rows of one part, whose output is shown as it comes; None if it failed."""
+    options = PARTS[part] + (WITH_TORCH.get(part, []) if torch else [])
+    options = [option.format(torch=torch, pictures=pictures) for option in options]
+    print(f"\n== scripts/bench {part} {' '.join(options)}", flush=True)
+    command = [sys.executable, str(HERE / f"bench_{part}.py"), *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stdout or ():
+            print(line, end="", flush=True)
+            lines.append(line)
+    return bench_table.rows(lines) if process.returncode == 0 else None
+
+
+def _draw(folder: Path) -> None:
+    """Pictures for the part `input`: 512 px, as the competition's."""
+    from hpa_jax.data import synthetic
+
+    synthetic.write(
+        folder / "competition", train=48, test=1, external=0, image_size=512, min_per_class=0,
+        truth_path=folder / "truth.csv",
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    sys.exit(main())
