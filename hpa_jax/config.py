@@ -253,6 +253,7 @@ def model(**differences: Any) -> ConfigDict:
             init_from="",
             extra_channels="zeros",  # of a weight file's stem: zeros | copy_red | mean
             seed=0,
+            left_out=(),  # (k, n): without the k-th of n parts of the training rows (pudae's folds)
             classes=(),  # names of those it knows; (): all.  Others are absent from its predictions
             batch_size=32,
             accumulate=1,  # micro-batches that a batch is cut into

@@ -79,6 +79,8 @@ def _validate_model(config: ConfigDict, where: str) -> None:
             raise InputError(f"config.{where}.{key}: no such option{near(key, known)}")
     _choice(config, f"{where}.head_init", ("kaiming", "prior"))
     _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots"))
+    if settings.left_out and not 0 <= settings.left_out[0] < settings.left_out[-1]:
+        raise InputError(f"config.{where}.left_out={settings.left_out}: (k, n) with 0 <= k < n")
     for name in settings.classes:
         if name not in config.classes:
             hint = near(name, config.classes)

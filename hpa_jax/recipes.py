@@ -62,6 +62,9 @@ def smoke(
             raise InputError(f"smoke: no model {name!r}{near(name, config.models)}")
     kept = config.models if models is None else models
     config.models = {name: tiny(config.models[name], stages) for name in kept}
+    config.retrieval.model = tiny(config.retrieval.model)
+    weights = config.ensemble.weights.to_dict()
+    config.ensemble.weights = {name: weights[name] for name in weights if name in config.models}
     largest = max(side(pixels) for pixels in (config.records.image_size, *config.records.also))
     if config.retrieval.mode != "off":
         config.retrieval.model = tiny(config.retrieval.model)
@@ -69,7 +72,7 @@ def smoke(
     config.data.synthetic.update(PICTURES, image_size=largest)
     config.split.update(exclude="", force_valid="", force_train="")
     if config.split.scheme == "folds":
-        config.split.folds = FOLDS
+        config.split.update(folds=FOLDS, trained_folds=())
     config.records.update(
         image_size=side(config.records.image_size),
         also=tuple(side(pixels) for pixels in config.records.also),

@@ -121,3 +121,12 @@ def test_a_solution_keeps_some_models_and_stages():
     assert last.start_from == ""  # the stage it began from is gone
     with pytest.raises(InputError, match="'long'"):
         recipes.smoke(recipe(), models=("logn",))
+
+
+def test_the_embedding_network_is_small_and_weights_are_of_the_models_kept():
+    config = recipe()
+    config.ensemble.weights = {"long": 1.0, "table": 0.5}
+    recipes.smoke(config, models=("table",))
+    assert config.ensemble.weights.to_dict() == {"table": 0.5}
+    assert config.retrieval.model.width < 1 and config.retrieval.model.image_size <= 112
+    config_check.validate(config)

@@ -63,10 +63,11 @@ def _operations(model: ConfigDict, num_classes: int) -> float:
     import jax
     from flax import nnx
 
-    from hpa_jax.training import network
+    from hpa_jax.training import augment, network
 
     graph, state = nnx.split(network.from_config(model, num_classes, arrays=False))
-    shape = (1, model.image_size, model.image_size, len(model.channels))
+    side = augment.output_size(model.augment) or model.image_size
+    shape = (1, side, side, len(model.channels))
     image = jax.ShapeDtypeStruct(shape, np.float32)
 
     def forward(state: nnx.State, image: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ from hpa_jax import artifacts
 from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.stages import tables
+from hpa_jax.stages.tables import Rows
 from hpa_jax.stamps import Task
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def _train(context: Context, name: str, model: ConfigDict, fold: int | None, fol
             name=_task_name(name, fold),
             directory=folder,
             **rows,
-            train_weights=_weights(context, fold),
+            train_weights=_drawn(_fitted(context, model, fold).weights),
             settings=config.train,
             seed=config.seed,
         )
@@ -63,7 +64,7 @@ def rows_to_fit(context: Context, model: ConfigDict, fold: int | None) -> dict[s
     from hpa_jax.data.input import Records
 
     numbers = context.class_numbers(model)
-    fitted = tables.split_rows(context, "train", fold)
+    fitted = _fitted(context, model, fold)
     held_out = tables.split_rows(context, "valid", fold)
     return dict(
         records=Records(context.records_of(model)),
@@ -81,9 +82,20 @@ def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | Non
     return context.fit_folder(source, fold) if source else None
 
 
-def _weights(context: Context, fold: int | None) -> np.ndarray | None:
+def _fitted(context: Context, model: ConfigDict, fold: int | None) -> Rows:
+    """The training rows, without the part that the model leaves out; groups stay whole."""
+    from hpa_jax.data import stratification
+
+    rows = tables.split_rows(context, "train", fold)
+    if not model.left_out:
+        return rows
+    part, parts = model.left_out
+    dealt = stratification.folds(rows.labels, rows.groups, parts, context.config.split.seed)
+    return rows.where(dealt != part)
+
+
+def _drawn(weights: np.ndarray) -> np.ndarray | None:
     """How often each training picture is drawn; None: all the same, plain shuffling."""
-    weights = tables.split_rows(context, "train", fold).weights
     return weights if np.ptp(weights) > 0 else None
 
 

@@ -32,6 +32,10 @@ class Rows:
     groups: np.ndarray
     weights: np.ndarray
 
+    def where(self, kept: np.ndarray) -> "Rows":
+        """The rows of bool[N]."""
+        return Rows(self.ids[kept], self.labels[kept], self.groups[kept], self.weights[kept])
+
 
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
     """The rows of `split` ("train", "valid" or "test").

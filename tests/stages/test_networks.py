@@ -9,6 +9,7 @@ from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.inference import predict, sweep
 from hpa_jax.stages import networks
+from hpa_jax.stages.tables import Rows
 from hpa_jax.training import checkpoint
 
 
@@ -33,3 +34,20 @@ def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
     np.testing.assert_allclose(found.probs, mean, rtol=1e-6)
     np.testing.assert_allclose(found.plain, mean / 3, rtol=1e-6)
     assert (found.embeddings == (20 if which == "snapshots" else 8)).all()
+
+
+def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(50), 2)
+    rows = Rows(np.arange(100).astype(str), rng.random((100, 2)) < 0.4, groups, np.ones(100))
+    monkeypatch.setattr(networks.tables, "split_rows", lambda context, split, fold=None: rows)
+    config = configs.default().unlock()
+    config.models = {f"m{k}": configs.model(left_out=(k, 5)) for k in range(5)}
+    context = Context(config.lock(), tmp_path)
+    seen = [networks._fitted(context, model, None).ids for model in context.models().values()]
+    left_out = [set(rows.ids) - set(ids) for ids in seen]
+    assert set.union(*left_out) == set(rows.ids) and sum(map(len, left_out)) == 100
+    assert all(15 <= len(part) <= 25 for part in left_out)
+    for part in left_out:
+        assert all(str(int(id) ^ 1) in part for id in part)
+    assert networks._fitted(context, configs.model(), None) is rows
