@@ -5,7 +5,7 @@ is stated there.  Where the team's code leaves something open, `ours:` marks wha
 Command: python -m hpa_jax run --config=configs/bestfitting.py --workdir=runs/bestfitting \
     --config.data.root=FOLDER
 FOLDER: the competition's files, its full-size pictures where there are any, external.csv with
-external/.  Weights come from the Hugging Face hub (`init_from`), once.
+external/.  weights/: the published ImageNet files of WEIGHTS.
 Variants: `:smoke`, all of it with tiny networks on drawn pictures, in minutes on a laptop.
 How it works: docs/bestfitting.md.
 """
@@ -24,7 +24,12 @@ PROPORTIONS = (
     *(0.028807, 0.014199, 0.028807, 0.059322, 0.005536, 0.126126, 0.028807, 0.075269),
     *(0.010363, 0.222494, 0.028807, 0.000354),
 )
-WEIGHTS = "hf:timm/{}/model.safetensors"
+WEIGHTS = dict(
+    densenet121="weights/densenet121-a639ec97.pth",
+    inception_v3="weights/inception_v3_google-0cc3c7bd.pth",
+    resnet34="weights/resnet34-333f7ec4.pth",
+    resnet50="weights/resnet50-19c8e357.pth",
+)
 
 
 def get_config(arg: str = ""):
@@ -36,15 +41,15 @@ def get_config(arg: str = ""):
     config.split.update(scheme="folds", folds=5, trained_folds=(0, 1, 2))
     small = dict(crop=512, stored=768, batch_size=32)
     config.models = {
-        "densenet121": network("densenet121", "densenet121.tv_in1k", ADAM45, **small),
+        "densenet121": network("densenet121", ADAM45, **small),
         # The "large" form: another 2x2 max-pool after the stem's.
         "densenet121_large": network(
-            "densenet121", "densenet121.tv_in1k", ADAM55, crop=1024, stored=1536, batch_size=16,
+            "densenet121", ADAM55, crop=1024, stored=1536, batch_size=16,
             large_stem=True,
         ),
-        "inception_v3": network("inception_v3", "inception_v3.tv_in1k", ADAM45, **small),
-        "resnet34": network("resnet34", "resnet34.tv_in1k", ADAM45, **small),
-        "resnet50": network("resnet50", "resnet50.tv_in1k", ADAM45, **small),
+        "inception_v3": network("inception_v3", ADAM45, **small),
+        "resnet34": network("resnet34", ADAM45, **small),
+        "resnet50": network("resnet50", ADAM45, **small),
     }  # fmt: skip
     config.ensemble.average_duplicates = True  # twins in the test part share their mean
     config.thresholds.update(method="match_proportions", proportions=PROPORTIONS, match_on="test")
@@ -54,7 +59,7 @@ def get_config(arg: str = ""):
         mode="replace",
         tau=0.65,
         # Adam 1e-4, 50 epochs, of which the team used epoch 45.
-        model=base.embedding_model(init_from=WEIGHTS.format("resnet50.tv_in1k"),
+        model=base.embedding_model(init_from=WEIGHTS["resnet50"],
                                    extra_channels="copy_red"),
     )  # fmt: skip
     if recipes.SMOKE in chosen:
@@ -64,7 +69,7 @@ def get_config(arg: str = ""):
     return config.lock()
 
 
-def network(backbone, weights, schedule, *, crop, stored, batch_size, **differences):
+def network(backbone, schedule, *, crop, stored, batch_size, **differences):
     """A network of the ensemble: crops of `crop` pixels from pictures of `stored`.
 
     ours: which step table goes with which network, and the batch sizes.
@@ -72,7 +77,7 @@ def network(backbone, weights, schedule, *, crop, stored, batch_size, **differen
     until = int(schedule.split(",")[-1].split(":")[0])
     return base.model(
         backbone=backbone,
-        init_from=WEIGHTS.format(weights),
+        init_from=WEIGHTS[backbone],
         extra_channels="copy_red",  # the yellow filter is a copy of the red one
         head="bestfitting",  # average and max -> BN, drop, FC, ReLU, BN, drop, FC
         dropout=0.5,

@@ -4,7 +4,8 @@ Source: spec "bestfitting and pudae", B; the team's released code.  A number wit
 is stated there.  Where the team's code leaves something open, `ours:` marks what was chosen.
 Command: python -m hpa_jax run --config=configs/pudae.py --workdir=runs/pudae \
     --config.data.root=FOLDER
-FOLDER: the competition's files, external.csv with external/.
+FOLDER: the competition's files, external.csv with external/.  weights/: the published
+ImageNet files of WEIGHTS.
 Variants: `:smoke`, all of it with tiny networks on drawn pictures, in minutes on a laptop.
 How it works: docs/pudae.md.
 """
@@ -13,7 +14,11 @@ from hpa_jax import config as base
 from hpa_jax import recipes
 
 FOLDS = 5
-WEIGHTS = "hf:timm/{}/model.safetensors"
+WEIGHTS = dict(
+    resnet34="weights/resnet34-333f7ec4.pth",
+    se_resnext50_32x4d="weights/se_resnext50_32x4d-a260b3a4.pth",
+    inception_v3="weights/inception_v3_google-0cc3c7bd.pth",
+)
 
 
 def get_config(arg: str = ""):
@@ -27,7 +32,7 @@ def get_config(arg: str = ""):
     config.models = {
         **{
             f"resnet34_{fold}": network(
-                "resnet34", "resnet34.tv_in1k", 512, epochs=40, batch_size=32, accumulate=1,
+                "resnet34", 512, epochs=40, batch_size=32, accumulate=1,
                 head="gap",
                 normalize="half_range",  # (x - 127.5) / 255
                 left_out=(fold, FOLDS),  # a fifth of the training part for each of the five
@@ -36,12 +41,12 @@ def get_config(arg: str = ""):
             for fold in range(FOLDS)
         },
         "se_resnext50": network(
-            "se_resnext50_32x4d", "legacy_seresnext50_32x4d.in1k", 1024, epochs=22,
+            "se_resnext50_32x4d", 1024, epochs=22,
             batch_size=32, accumulate=4,  # 8 x 4
         ),
         # Its loss is that of the head + .4 that of the auxiliary head (training/step.py).
         "inception_v3": network(
-            "inception_v3", "inception_v3.tv_in1k", 1024, epochs=27,
+            "inception_v3", 1024, epochs=27,
             batch_size=48, accumulate=2,  # 24 x 2
         ),
     }  # fmt: skip
@@ -62,13 +67,13 @@ def get_config(arg: str = ""):
     return config.lock()
 
 
-def network(backbone, weights, side, *, epochs, **differences):
+def network(backbone, side, *, epochs, **differences):
     """A network of the ensemble: Adam 5e-4, constant; gradients of micro-batches are summed."""
     return base.model(
         **{
             **dict(
                 backbone=backbone,
-                init_from=WEIGHTS.format(weights),
+                init_from=WEIGHTS[backbone],
                 extra_channels="copy_red",  # ours
                 head="attention",  # class-wise, over places
                 dropout=0.0,
