@@ -98,6 +98,13 @@ VERBS: dict[str, Verb] = {
         "retrieval/ (network, embeddings, neighbours, recall)",
         FORCE,
     ),
+    "refit": Verb(
+        "hpa_jax.pipeline:retrain",
+        "the networks again, on all labelled pictures; validation's thresholds and stack decide",
+        "records/, splits.parquet, stack/, ensemble/, thresholds.json",
+        "models/NAME/refit/, refit/ (what every way to decide says of the test part)",
+        {**ONLY, **FORCE},
+    ),
     "features": Verb(
         "hpa_jax.pipeline:features",
         "the 15 metafeatures of every validation and test picture",

@@ -173,6 +173,9 @@ def default() -> ConfigDict:
                 pictures=1,  # antibodies with fewer are left out
                 backend="exact",  # exact | faiss (approximate, for galleries beyond a million)
             ),
+            # True: the networks of the submission are trained again, on all labelled pictures, and
+            # decided by the thresholds, blends and stack learnt on validation before
+            refit=False,
             leak="on",  # on | off: labels of matched external pictures overwrite the prediction
             submission=dict(
                 method="auto",  # a model, a name of METHODS, or auto: the best by nested validation

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__, artifacts, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import decide, finish, forecast, networks, own, prepare, retrieval, show
+from hpa_jax.stages import decide, finish, forecast, networks, own, prepare, refit, retrieval, show
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "data": prepare.data,
@@ -36,6 +36,7 @@ STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "features": decide.features,
     "stack": decide.stack,
     "thresholds": decide.thresholds,
+    "refit": refit.refit,
     "submit": finish.submit,
     "evaluate": finish.evaluate,
     "report": show.report,
@@ -48,7 +49,7 @@ def run(config: ConfigDict, flags: dict[str, Any]) -> int:
     """All stages in order. Returns 0, or 75 if training was told to stop (call again to go on)."""
     names = list(STAGES)
     if flags.get("only"):
-        names = names[: names.index(LAST_STAGE_OF_ONE_MODEL) + 1]
+        names = [*names[: names.index(LAST_STAGE_OF_ONE_MODEL) + 1], "refit"]
     return work(names, config, flags)
 
 
@@ -66,6 +67,13 @@ records = _verb("records")
 train = _verb("train")
 predict_recipe = _verb("predict")
 features = _verb("features")
+
+
+def retrain(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The stage `refit`; `run` passes it over where it is switched off, the verb says so."""
+    if not config.refit:
+        raise InputError("config.refit=False: nothing to do; --config.refit=True switches it on")
+    return work(["refit"], config, flags)
 
 
 def retrieve(config: ConfigDict, flags: dict[str, Any]) -> int:

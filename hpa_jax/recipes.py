@@ -66,8 +66,6 @@ def smoke(
     weights = config.ensemble.weights.to_dict()
     config.ensemble.weights = {name: weights[name] for name in weights if name in config.models}
     largest = max(side(pixels) for pixels in (config.records.image_size, *config.records.also))
-    if config.retrieval.mode != "off":
-        config.retrieval.model = tiny(config.retrieval.model)
     config.data.update(source="synthetic", root="", sources=(), truth="")
     config.data.synthetic.update(PICTURES, image_size=largest)
     config.split.update(exclude="", force_valid="", force_train="")

@@ -73,7 +73,7 @@ def _test(context: Context) -> Scored | None:
         rows.ids,
         tables.truth(context.truth, rows.ids, context),
         rows.groups,
-        scores.of_methods(context, "test", rows.ids),
+        scores.of_methods(context, tables.FINAL, rows.ids),
         scores.decisions(context, rows.ids),
         scores.resamples(rows),
         found["scores"],
@@ -120,8 +120,8 @@ def _step(found: Findings, title: str, method: str, cut: bool = False) -> Step:
 def _plain(context: Context, found: Findings, model: str) -> Step | None:
     """The network without test-time views; None if prediction has not kept that."""
     paths = {
-        part.name: tables.predictions(context, model, f"{split}_{tables.PLAIN}")
-        for part, split in zip(found.parts, ("valid", "test"))
+        part.name: tables.predictions(context, model, split, plain=True)
+        for part, split in zip(found.parts, ("valid", tables.FINAL))
     }
     if not all(path.is_file() for path in paths.values()):
         return None

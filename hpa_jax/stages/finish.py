@@ -80,7 +80,7 @@ def _submit(context: Context) -> Task:
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
-    inputs += retrieval.files(context)
+    inputs += retrieval.files(context) + scores.refitted_files(context)
     return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
 
 
@@ -101,7 +101,7 @@ def evaluate(context: Context) -> list[Task]:
             name: scores.score(labels, decided[name], weights, scores.known_classes(probs))
             | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
             | scores.ranking(labels, probs)
-            for name, probs in scores.of_methods(context, "test", test.ids).items()
+            for name, probs in scores.of_methods(context, tables.FINAL, test.ids).items()
         }
         off, _ = retrieval.replaced(context, "test", test.ids, decided[chosen])
         leaked, _ = overlay_leak(context, test.ids, off)
@@ -118,6 +118,9 @@ def evaluate(context: Context) -> list[Task]:
             "leak_on": scores.score(labels, leaked, weights),
             "submission": scores.score(labels, submitted, weights),
         }
+        if context.config.refit:
+            before = scores.decisions(context, test.ids, "test")[chosen]
+            report["refit_off"] = scores.score(labels, before, weights)
         artifacts.write_json(output, report)
         final, off, on = (report[key]["macro_f1"] for key in ("submission", "leak_off", "leak_on"))
         return (
@@ -128,8 +131,9 @@ def evaluate(context: Context) -> list[Task]:
     inputs = (path, *tables.all_predictions(context, "test"), *context.paths(*tables.SPLIT_TABLES))
     inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
     inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
-    inputs += retrieval.files(context)
+    inputs += retrieval.files(context) + scores.refitted_files(context)
     settings = {
+        "refit": context.config.refit,
         "twins": context.config.ensemble.average_duplicates,
         **context.config.submission.to_dict(),
         **retrieval.settings(context),

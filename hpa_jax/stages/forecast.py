@@ -43,7 +43,8 @@ def training_seconds(context: Context) -> float:
 
 def _networks(context: Context) -> list[tuple[ConfigDict, int]]:
     """Every network that a run trains, and how often."""
-    found = [(model, len(context.folds())) for model in context.models().values()]
+    fits = len(context.folds()) + int(context.config.refit)
+    found = [(model, fits) for model in context.models().values()]
     retrieval = context.config.retrieval
     return found + ([] if retrieval.mode == "off" else [(retrieval.model, 1)])
 

@@ -1,5 +1,6 @@
 """Stages of the networks: train and predict, a task for each model and fold."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,47 +26,69 @@ def train(context: Context) -> list[Task]:
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:
+    title, origin = task_name(name, fold), _origin(context, model, fold)
+
+    def rows() -> tuple[Rows, Rows]:
+        return _rows(context, model, fold)
+
+    return training(context, model, title, folder, rows, origin, {"fold": fold})
+
+
+def training(
+    context: Context,
+    model: ConfigDict,
+    title: str,
+    folder: Path,
+    rows: Callable[[], tuple[Rows, Rows]],
+    origin: Path | None,
+    settings: dict[str, Any],
+) -> Task:
+    """The task that trains one network in `folder`.
+
+    rows: gives those to fit and those to validate on.  origin: the trained model of this run that
+    it starts from.  settings: what else its result depends on.
+    """
     config = context.config
 
     def work() -> str:
         from hpa_jax.training import loop
 
-        rows = rows_to_fit(context, model, fold)
+        fitted, held_out = rows()
         loop.train(
             model,
-            name=_task_name(name, fold),
+            name=title,
             directory=folder,
-            **rows,
-            train_weights=_drawn(_fitted(context, model, fold).weights),
+            **training_data(context, model, fitted, held_out, origin),
+            # one weight for all is plain shuffling
+            train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
             settings=config.train,
             seed=config.seed,
         )
-        return f"{len(rows['train_ids']):,} pictures, validated on {len(rows['valid_ids']):,}"
+        return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
     settings = {
         "model": trained_by(model),
         "train": config.train.to_dict(),
         "classes": config.classes,
         "seed": config.seed,
-        "fold": fold,
+        **settings,
     }
     inputs = (context.records_of(model), *context.paths(*tables.SPLIT_TABLES))
-    origin = _origin(context, model, fold)
     inputs += (origin / "checkpoints",) if origin else ()
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
-    stamp = f"train-{_task_name(name, fold)}"
+    stamp = f"train-{title}"
     return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
 
 
-def rows_to_fit(context: Context, model: ConfigDict, fold: int | None) -> dict[str, Any]:
-    """What `loop.train` and the sweep of rates take: pictures, labels of the model's classes, and
-    the folder of the model that it starts from.
+def training_data(
+    context: Context, model: ConfigDict, fitted: Rows, held_out: Rows, origin: Path | None
+) -> dict[str, Any]:
+    """Arguments of `loop.train` and of the sweep of rates: pictures, labels of the model's classes,
+    and the folder of the model that it starts from.
     """
     from hpa_jax.data.input import Records
 
     numbers = context.class_numbers(model)
-    fitted = _fitted(context, model, fold)
-    held_out = tables.split_rows(context, "valid", fold)
     return dict(
         records=Records(context.records_of(model)),
         train_ids=fitted.ids,
@@ -73,20 +96,26 @@ def rows_to_fit(context: Context, model: ConfigDict, fold: int | None) -> dict[s
         valid_ids=held_out.ids,
         valid_labels=held_out.labels[:, numbers].astype(np.uint8),
         class_names=tuple(context.config.classes[number] for number in numbers),
-        init_folder=_origin(context, model, fold),
+        init_folder=origin,
     )
 
 
-def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | None:
-    source = configs.started_from(model)
-    return context.fit_folder(source, fold) if source else None
+def rows_to_fit(context: Context, model: ConfigDict, fold: int | None) -> dict[str, Any]:
+    """`training_data` of one fit of the recipe."""
+    fitted, held_out = _rows(context, model, fold)
+    return training_data(context, model, fitted, held_out, _origin(context, model, fold))
 
 
-def _fitted(context: Context, model: ConfigDict, fold: int | None) -> Rows:
-    """The training rows, without the part that the model leaves out; groups stay whole."""
+def _rows(context: Context, model: ConfigDict, fold: int | None) -> tuple[Rows, Rows]:
+    """Those to fit and those to validate on."""
+    fitted, held_out = (tables.split_rows(context, part, fold) for part in ("train", "valid"))
+    return fitted_rows(context, model, fitted), held_out
+
+
+def fitted_rows(context: Context, model: ConfigDict, rows: Rows) -> Rows:
+    """Training rows without the part that the model leaves out; groups stay whole."""
     from hpa_jax.data import stratification
 
-    rows = tables.split_rows(context, "train", fold)
     if not model.left_out:
         return rows
     part, parts = model.left_out
@@ -94,9 +123,9 @@ def _fitted(context: Context, model: ConfigDict, fold: int | None) -> Rows:
     return rows.where(dealt != part)
 
 
-def _drawn(weights: np.ndarray) -> np.ndarray | None:
-    """How often each training picture is drawn; None: all the same, plain shuffling."""
-    return weights if np.ptp(weights) > 0 else None
+def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | None:
+    source = configs.started_from(model)
+    return context.fit_folder(source, fold) if source else None
 
 
 def trained_by(model: ConfigDict) -> dict:
@@ -117,29 +146,41 @@ def predict(context: Context) -> list[Task]:
 def _predict(
     context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
 ) -> Task:
+    def parts() -> dict[str, np.ndarray]:
+        return {
+            part: tables.split_rows(context, part, fold if part == "valid" else None).ids
+            for part in ("valid", "test")
+        }
+
+    return prediction(context, model, task_name(name, fold), folder, parts)
+
+
+def prediction(
+    context: Context,
+    model: ConfigDict,
+    title: str,
+    folder: Path,
+    parts: Callable[[], dict[str, np.ndarray]],
+) -> Task:
+    """The task that writes what a network says: folder/predictions/.  parts: ids by part."""
     settings = {key: model[key] for key in configs.OF_PREDICTION}
     settings["batch_size"] = context.config.predict.batch_size
     output = folder / "predictions"
 
     def work() -> str:
-        parts = {
-            part: tables.split_rows(context, part, fold if part == "valid" else None).ids
-            for part in ("valid", "test")
-        }
-        title = _task_name(name, fold)
+        ids_of = parts()
         found = {
-            part: _seen(context, model, folder, ids, part, title) for part, ids in parts.items()
+            part: _seen(context, model, folder, ids, part, title) for part, ids in ids_of.items()
         }
-        _write_predictions(output, parts, found, context.class_numbers(model))
+        _write_predictions(output, ids_of, found, context.class_numbers(model))
         artifacts.remove(folder / "predict_parts")
-        counts = [len(ids) for ids in parts.values()]
-        return f"{counts[0]:,} validation and {counts[1]:,} test pictures, views {model.views}"
+        counts = " and ".join(f"{len(ids):,} {part}" for part, ids in ids_of.items())
+        return f"{counts} pictures, views {model.views}"
 
     inputs = (folder / "checkpoints", context.records_of(model))
     inputs += context.paths(*tables.SPLIT_TABLES)
-    stamp = f"predict-{_task_name(name, fold)}"
     rooms = (*TRAIN_ROOMS, "inference")
-    return Task("predict", stamp, work, settings, inputs, (output,), rooms)
+    return Task("predict", f"predict-{title}", work, settings, inputs, (output,), rooms)
 
 
 def _seen(
@@ -165,8 +206,8 @@ def _seen(
                 title=f"{title}, {part}",
             )
         )
-    probs = np.mean([seen.probs for seen in found], axis=0)
-    plain = np.mean([seen.plain for seen in found], axis=0)
+    probs = np.mean([one.probs for one in found], axis=0)
+    plain = np.mean([one.plain for one in found], axis=0)
     return found[-1]._replace(probs=probs, plain=plain)
 
 
@@ -189,13 +230,13 @@ def _write_predictions(
         return
     with artifacts.atomic(output) as temporary:
         temporary.mkdir()
-        for part, seen in found.items():
+        for part, result in found.items():
             ids = parts[part]
-            write_table(temporary / f"{part}.parquet", ids, seen.probs, class_numbers)
-            write_embeddings(temporary / f"{part}_embeddings.parquet", ids, seen.embeddings)
-            if not np.isnan(seen.plain).any():
+            write_table(temporary / f"{part}.parquet", ids, result.probs, class_numbers)
+            write_embeddings(temporary / f"{part}_embeddings.parquet", ids, result.embeddings)
+            if not np.isnan(result.plain).any():
                 plain = temporary / f"{part}_{tables.PLAIN}.parquet"
-                write_table(plain, ids, seen.plain, class_numbers)
+                write_table(plain, ids, result.plain, class_numbers)
 
 
 def _join_folds(context: Context, name: str) -> Task:
@@ -228,5 +269,5 @@ def _join_folds(context: Context, name: str) -> Task:
     return Task("predict", f"predict-{name}", work, {}, inputs, (output,), ("stages/networks.py",))
 
 
-def _task_name(name: str, fold: int | None) -> str:
+def task_name(name: str, fold: int | None) -> str:
     return name if fold is None else f"{name}-fold_{fold}"

@@ -31,17 +31,40 @@ def blends(context: Context) -> dict[str, str]:
 
 def blend_path(context: Context, name: str, split: str) -> Path:
     """Where a blend's scores of one split lie; those of validation are out of fold."""
-    return context.path("ensemble", name.replace(" ", "_"), f"{split}.parquet")
+    if split == tables.FINAL and context.config.refit:
+        return refitted_path(context, name)
+    return context.path("ensemble", name.replace(" ", "_"), f"{tables.rows_of(split)}.parquet")
+
+
+def stack_path(context: Context, split: str) -> Path:
+    """Where the stack's votes of one split lie; those of validation are out of fold."""
+    if split == tables.FINAL and context.config.refit:
+        return refitted_path(context, STACK)
+    return context.path("stack", f"{tables.rows_of(split)}.parquet")
+
+
+def refitted_path(context: Context, name: str) -> Path:
+    """Where a blend's or the stack's scores by refitted networks lie, test part alone."""
+    return context.path("refit", f"{name.replace(' ', '_')}.parquet")
+
+
+def refitted_files(context: Context) -> tuple[Path, ...]:
+    """What a later stage reads of refitted networks."""
+    if not context.config.refit:
+        return ()
+    return (*tables.all_predictions(context, tables.FINAL), context.path("refit"))
 
 
 def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Scores [N, C] of every method; NaN in classes that it does not know.
 
-    With config.ensemble.average_duplicates, test pictures that are twins share their mean.
+    split: valid, test, or tables.FINAL, the test part by the networks of the submission.  With
+    config.ensemble.average_duplicates, test pictures that are twins share their mean.
     """
     paths = {name: tables.predictions(context, name, split) for name in context.config.models}
     paths |= {name: blend_path(context, name, split) for name in blends(context)}
-    paths[STACK] = context.path("stack", f"{split}.parquet")
+    paths[STACK] = stack_path(context, split)
+    split = tables.rows_of(split)
     found = {
         name: retrieval.boosted(context, split, ids, tables.probabilities(path, ids, context))
         for name, path in paths.items()
@@ -54,8 +77,12 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
     return found
 
 
-def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
+def decisions(
+    context: Context, ids: np.ndarray, split: str = tables.FINAL
+) -> dict[str, np.ndarray]:
     """bool[N, C] of every method on the test rows, by thresholds.json; before any leak overlay.
+
+    split: tables.FINAL, or "test" for the networks that were not refitted.
 
     Raises:
         InputError: the thresholds were made for other classes or methods.
@@ -64,7 +91,7 @@ def decisions(context: Context, ids: np.ndarray) -> dict[str, np.ndarray]:
     if table["classes"] != list(context.config.classes):
         raise InputError("thresholds.json: made for other classes; run the stage thresholds again")
     decided = {}
-    for name, probs in of_methods(context, "test", ids).items():
+    for name, probs in of_methods(context, split, ids).items():
         if name not in table["thresholds"]:
             raise InputError(f"thresholds.json: has no {name!r}; run the stage thresholds again")
         cuts = np.array([np.inf if cut is None else cut for cut in table["thresholds"][name]])

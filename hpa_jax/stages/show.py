@@ -30,7 +30,7 @@ from hpa_jax.stamps import Task
 # In which the page lists times; a stage that is not named comes last.
 STAGES = (
     *("data", "catalog", "duplicates", "split", "records", "train", "predict", "retrieve"),
-    *("features", "stack", "ensemble", "thresholds", "leak", "submit", "evaluate"),
+    *("features", "stack", "ensemble", "thresholds", "refit", "leak", "submit", "evaluate"),
 )
 
 
@@ -78,7 +78,7 @@ def report(context: Context) -> list[Task]:
     maybe = (evaluation, truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
     inputs += tuple(path for path in maybe if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
-    inputs += retrieval.files(context)
+    inputs += retrieval.files(context) + scores.refitted_files(context)
     seconds = stamps.seconds(context.workdir)
     seconds.pop("report", None)  # its own time is known when it is written
     settings = {"config": context.config.to_json_best_effort(), "seconds": seconds}

@@ -1,7 +1,7 @@
 """The workdir's tables joined on id: labels, groups and probabilities of the rows of one split."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from hpa_jax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
 PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the picture as it is, no other views
 
 
@@ -35,6 +36,15 @@ class Rows:
     def where(self, kept: np.ndarray) -> "Rows":
         """The rows of bool[N]."""
         return Rows(self.ids[kept], self.labels[kept], self.groups[kept], self.weights[kept])
+
+
+def labelled_rows(context: Context) -> Rows:
+    """All rows that a refitted network learns: those of train and of valid."""
+    train = split_rows(context, "train")
+    if context.folds() != [None]:
+        return train  # of all folds
+    both = (train, split_rows(context, "valid"))
+    return Rows(*(np.concatenate([getattr(rows, f.name) for rows in both]) for f in fields(Rows)))
 
 
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
@@ -83,9 +93,22 @@ def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
         yield from batch["image"][batch["mask"]]
 
 
-def predictions(context: Context, name: str, split: str) -> Path:
-    """Where a model's probabilities of one split lie (split_PLAIN: of the plain view alone)."""
-    return context.path("models", name, "predictions", f"{split}.parquet")
+def predictions(context: Context, name: str, split: str, plain: bool = False) -> Path:
+    """Where a model's probabilities of one split lie; plain: of the picture as it is alone."""
+    refit = split == FINAL and context.config.refit
+    folder = refitted(context, name) if refit else context.path("models", name)
+    file = f"{rows_of(split)}_{PLAIN}" if plain else rows_of(split)
+    return folder / "predictions" / f"{file}.parquet"
+
+
+def refitted(context: Context, name: str) -> Path:
+    """Where a model lies that is trained on all labelled pictures."""
+    return context.path("models", name, "refit")
+
+
+def rows_of(split: str) -> str:
+    """The rows that a split's predictions are of: those of `final` are the test part's."""
+    return "test" if split == FINAL else split
 
 
 def all_predictions(context: Context, *splits: str) -> tuple[Path, ...]:
@@ -150,7 +173,7 @@ def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.nd
         name: artifacts.read_table(predictions(context, name, split))
         for name in context.config.models
     }
-    return stack_inputs.assemble(found, both[split][["id", *known]], ids)
+    return stack_inputs.assemble(found, both[rows_of(split)][["id", *known]], ids)
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:

@@ -36,18 +36,17 @@ def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
     assert (found.embeddings == (20 if which == "snapshots" else 8)).all()
 
 
-def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_path, monkeypatch):
+def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_path):
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(50), 2)
     rows = Rows(np.arange(100).astype(str), rng.random((100, 2)) < 0.4, groups, np.ones(100))
-    monkeypatch.setattr(networks.tables, "split_rows", lambda context, split, fold=None: rows)
     config = configs.default().unlock()
     config.models = {f"m{k}": configs.model(left_out=(k, 5)) for k in range(5)}
     context = Context(config.lock(), tmp_path)
-    seen = [networks._fitted(context, model, None).ids for model in context.models().values()]
+    seen = [networks.fitted_rows(context, model, rows).ids for model in context.models().values()]
     left_out = [set(rows.ids) - set(ids) for ids in seen]
     assert set.union(*left_out) == set(rows.ids) and sum(map(len, left_out)) == 100
     assert all(15 <= len(part) <= 25 for part in left_out)
     for part in left_out:
         assert all(str(int(id) ^ 1) in part for id in part)
-    assert networks._fitted(context, configs.model(), None) is rows
+    assert networks.fitted_rows(context, configs.model(), rows) is rows
