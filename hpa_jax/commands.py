@@ -34,7 +34,14 @@ VERBS: dict[str, Verb] = {
         "all stages, from pictures to submission and report; skips what is done",
         "the pictures and tables of config.data",
         "everything below, in the workdir",
-        {**ONLY, **CLUSTER},
+        {
+            **ONLY,
+            **CLUSTER,
+            "collect": (
+                False,
+                "train nothing: decide with the networks that are there",
+            ),
+        },
     ),
     "download": Verb(
         "hpa_jax.stages.download:download",

@@ -22,7 +22,18 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__, artifacts, stamps
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import decide, finish, forecast, networks, own, prepare, refit, retrieval, show
+from hpa_jax.stages import (
+    collect,
+    decide,
+    finish,
+    forecast,
+    networks,
+    own,
+    prepare,
+    refit,
+    retrieval,
+    show,
+)
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "data": prepare.data,
@@ -42,14 +53,23 @@ STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
     "report": show.report,
 }
 STAGES_OF_ALL_HOSTS = ("train", "predict")
-LAST_STAGE_OF_ONE_MODEL = "predict"  # `run --only=NAME` leaves the decision to a run of all
+# `run --only=NAME` prepares, works on its network alone, and leaves the decision to a run of all.
+PREPARING = ("data", "catalog", "duplicates", "split", "records")
+OF_NETWORKS = ("train", "predict", "refit")
 
 
 def run(config: ConfigDict, flags: dict[str, Any]) -> int:
     """All stages in order. Returns 0, or 75 if training was told to stop (call again to go on)."""
     names = list(STAGES)
+    if flags.get("only") and flags.get("collect"):
+        raise InputError("--only trains one network, --collect none: choose")
     if flags.get("only"):
-        names = [*names[: names.index(LAST_STAGE_OF_ONE_MODEL) + 1], "refit"]
+        names = [name for name in names if name in (*PREPARING, *OF_NETWORKS)]
+    if flags.get("collect"):
+        config, missing = collect.present(prepare.opened(config, flags))
+        there = f"collected {', '.join(config.models)}"
+        print(f"{there}; missing: {collect.described(missing)}" if missing else f"{there}: all")
+        names = [name for name in names if name not in ("train", "predict")]
     return work(names, config, flags)
 
 
@@ -107,25 +127,55 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
         raise InputError("--workdir=DIR is missing: the folder for everything that is written")
     context = Context(config, _writable(Path(flags["workdir"]).expanduser().resolve()), flags)
     leads = _joins_hosts_as_first()
+    one_network = flags.get("only") and [name for name in names if name in OF_NETWORKS]
+    shared = [name for name in names if not one_network or name not in OF_NETWORKS]
     try:
-        with FileLock(context.path(".lock"), timeout=0) if leads else contextlib.nullcontext():
+        lock = FileLock(context.path(".lock"), timeout=-1 if one_network else 0)
+        with lock if leads and shared else contextlib.nullcontext():
             started = time.monotonic()
             _say_what_comes(context, names)
-            for name in names:
-                for task in STAGES[name](context):
-                    if leads or task.stage in STAGES_OF_ALL_HOSTS:
-                        do(context, task, bool(flags.get("force")), leads)
-                    _wait_for_all(task.name)
-            minutes, seconds_left = divmod(time.monotonic() - started, 60)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
-                1 << 30 if sys.platform == "darwin" else 1 << 20
-            )
-            if leads:
-                print(f"done in {minutes:.0f} min {seconds_left:.0f} s, peak memory {peak:.1f} GiB")
+            _do_all(context, shared, leads)
+            if not one_network and leads:
+                _say_time(started)
                 record_provenance(context, names)
+        if one_network:  # others may work on other networks, and prepare
+            _do_all(context, one_network, leads)
+            if leads:
+                _say_time(started)
     except Timeout:
         raise InputError(f"{context.workdir}: another run is at work there; wait for it") from None
     return 0
+
+
+def _do_all(context: Context, names: list[str], leads: bool) -> None:
+    """The tasks of the stages; a network's under its own lock, as another run may train it."""
+    from filelock import FileLock
+
+    force = bool(context.flags.get("force"))
+    for name in names:
+        for task in STAGES[name](context):
+            if leads or task.stage in STAGES_OF_ALL_HOSTS:
+                folder = _network_of(context, task) if leads else None
+                with FileLock(folder / ".lock") if folder else contextlib.nullcontext():
+                    do(context, task, force, leads)
+            _wait_for_all(task.name)
+
+
+def _network_of(context: Context, task: stamps.Task) -> Path | None:
+    """The folder of the network that a task works on, models/NAME; made if it is not there."""
+    if task.stage not in STAGES_OF_ALL_HOSTS:
+        return None
+    folder = context.path(*task.outputs[0].relative_to(context.workdir).parts[:2])
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _say_time(started: float) -> None:
+    minutes, seconds_left = divmod(time.monotonic() - started, 60)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1 << 30 if sys.platform == "darwin" else 1 << 20
+    )
+    print(f"done in {minutes:.0f} min {seconds_left:.0f} s, peak memory {peak:.1f} GiB")
 
 
 def do(context: Context, task: stamps.Task, force: bool = False, leads: bool = True) -> None:

@@ -26,7 +26,7 @@ def train(context: Context) -> list[Task]:
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:
-    title, origin = task_name(name, fold), _origin(context, model, fold)
+    title, origin = _task_name(name, fold), _origin(context, model, fold)
 
     def rows() -> tuple[Rows, Rows]:
         return _rows(context, model, fold)
@@ -152,7 +152,7 @@ def _predict(
             for part in ("valid", "test")
         }
 
-    return prediction(context, model, task_name(name, fold), folder, parts)
+    return prediction(context, model, _task_name(name, fold), folder, parts)
 
 
 def prediction(
@@ -269,5 +269,5 @@ def _join_folds(context: Context, name: str) -> Task:
     return Task("predict", f"predict-{name}", work, {}, inputs, (output,), ("stages/networks.py",))
 
 
-def task_name(name: str, fold: int | None) -> str:
+def _task_name(name: str, fold: int | None) -> str:
     return name if fold is None else f"{name}-fold_{fold}"

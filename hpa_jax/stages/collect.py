@@ -1,0 +1,66 @@
+"""`run --collect`: decide with the networks that are there, whoever trained them; name the rest.
+
+Networks of one recipe can be trained anywhere: each `run --only=NAME` writes in models/NAME alone,
+on a shared file system or in a copy of the workdir whose models/NAME is brought back.
+"""
+
+import json
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from hpa_jax import config as configs
+from hpa_jax import config_check
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
+from hpa_jax.stages import tables
+from hpa_jax.training import stages
+
+
+def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
+    """(the config of the networks whose predictions are there, the others' names with their state).
+
+    Raises:
+        InputError: none is there, or one that the config names elsewhere is missing.
+    """
+    missing = dict(_missing(context))
+    config = context.config.copy_and_resolve_references().unlock()
+    for name in missing:
+        del config.models[name]
+        if name in config.ensemble.weights:
+            del config.ensemble.weights[name]
+    if not config.models:
+        raise InputError(f"--collect: no network has predicted yet: {described(missing)}")
+    for model in config.models.values():
+        if configs.started_from(model) in missing:
+            model.init_from = ""  # where a trained network came from is no matter any more
+    config_check.validate(config)
+    return config.lock(), missing
+
+
+def described(missing: dict[str, str]) -> str:
+    """One line: "v5 (not begun), v6 (epoch 3 of 36)"."""
+    return ", ".join(f"{name} ({state})" for name, state in missing.items())
+
+
+def _missing(context: Context) -> Iterator[tuple[str, str]]:
+    for name, model in context.config.models.items():
+        splits = ("valid", "test", tables.FINAL)
+        if all(tables.predictions(context, name, split).is_file() for split in splits):
+            continue
+        states = [_state(context, name, model, fold) for fold in context.folds()]
+        yield name, ", ".join(states)
+
+
+def _state(context: Context, name: str, model: ConfigDict, fold: int | None) -> str:
+    """How far one network of a model is."""
+    folder = context.fit_folder(name, fold)
+    of_fold = "" if fold is None else f"fold {fold}: "
+    log = folder / "metrics.jsonl"
+    if (folder / "predictions").is_dir():
+        return of_fold + "predicted, not joined" if of_fold else "predicted, not refitted"
+    if not log.is_file():
+        return of_fold + "not begun"
+    epochs = sum(stages.epochs_of(stage) for stage in model.stages)
+    done = max((json.loads(line)["epoch"] for line in log.read_text().splitlines()), default=0)
+    return of_fold + (f"epoch {done} of {epochs}" if done < epochs else "trained, not predicted")

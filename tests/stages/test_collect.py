@@ -1,0 +1,109 @@
+"""Networks trained elsewhere: what is there decides, what is missing is named, nobody waits."""
+
+import json
+import threading
+
+import pytest
+from filelock import FileLock
+
+from hpa_jax import config as configs
+from hpa_jax import pipeline
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
+from hpa_jax.stages import collect
+from hpa_jax.stamps import Task
+
+
+def recipe():
+    config = configs.default().unlock()
+    stages = (configs.stage(epochs=1), configs.stage(epochs=2))
+    config.models = {name: configs.model(stages=stages) for name in ("a", "b", "c")}
+    config.models.c.init_from = "model:b"
+    config.ensemble.weights = {"a": 1.0, "b": 2.0}
+    return config
+
+
+def predict(tmp_path, *names, folder="predictions"):
+    for name in names:
+        for split in ("valid", "test"):
+            path = tmp_path / "models" / name / folder / f"{split}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+
+
+def test_what_is_there_is_kept_and_what_is_missing_is_described(tmp_path):
+    predict(tmp_path, "a", "c")
+    log = tmp_path / "models" / "b" / "metrics.jsonl"
+    log.parent.mkdir()
+    log.write_text("".join(json.dumps({"epoch": epoch}) + "\n" for epoch in (1, 2)))
+    config, missing = collect.present(Context(recipe(), tmp_path))
+    assert list(config.models) == ["a", "c"] and dict(config.ensemble.weights) == {"a": 1.0}
+    assert missing == {"b": "epoch 2 of 3"}
+    assert config.models.c.init_from == ""  # b is not asked for
+    log.write_text(log.read_text() + '{"epoch": 3}\n')
+    _, missing = collect.present(Context(recipe(), tmp_path))
+    assert missing == {"b": "trained, not predicted"}
+
+
+def test_folds_and_refitted_networks_count_when_all_are_there(tmp_path):
+    config = recipe()
+    config.split.update(scheme="folds", folds=2)
+    predict(tmp_path, "a", "c")
+    _, missing = collect.present(Context(config, tmp_path))
+    assert missing == {"b": "fold 0: not begun, fold 1: not begun"}
+    config = recipe()
+    config.refit = True
+    predict(tmp_path, "a", folder="refit/predictions")
+    found, missing = collect.present(Context(config, tmp_path))
+    assert list(found.models) == ["a"] and missing["c"] == "predicted, not refitted"
+
+
+def test_nothing_to_collect_and_a_chosen_model_that_is_missing(tmp_path):
+    with pytest.raises(InputError, match=r"a \(not begun\), b"):
+        collect.present(Context(recipe(), tmp_path))
+    predict(tmp_path, "a")
+    config = recipe()
+    config.submission.method = "b"
+    with pytest.raises(InputError, match=r"submission\.method"):
+        collect.present(Context(config, tmp_path))
+
+
+@pytest.fixture
+def stages(monkeypatch, tmp_path):
+    """Two networks whose training is a line in a list; nothing is forecast."""
+    done = []
+
+    def train(context):
+        return [
+            Task("train", f"train-{name}", lambda name=name: done.append(name) or "", {}, (),
+                 (context.path("models", name, "checkpoints"),), ())
+            for name in context.models()
+        ]  # fmt: skip
+
+    monkeypatch.setitem(pipeline.STAGES, "train", train)
+    monkeypatch.setattr(pipeline, "_say_what_comes", lambda context, names: None)
+    return done
+
+
+def test_one_network_does_not_wait_for_the_workdir(stages, tmp_path):
+    flags = {"workdir": str(tmp_path), "only": "a"}
+    with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="another run is at work"):
+        pipeline.work(["train"], recipe(), {**flags, "only": None})
+    assert stages == []
+    with FileLock(tmp_path / ".lock"):
+        assert pipeline.work(["train"], recipe(), flags) == 0
+    assert stages == ["a"]
+
+
+def test_a_network_that_another_run_trains_is_waited_for(stages, tmp_path):
+    (tmp_path / "models" / "a").mkdir(parents=True)
+    lock = FileLock(tmp_path / "models" / "a" / ".lock")
+    lock.acquire()
+    flags = {"workdir": str(tmp_path), "only": "a"}
+    thread = threading.Thread(target=pipeline.work, args=(["train"], recipe(), flags))
+    thread.start()
+    thread.join(timeout=0.5)
+    waited = thread.is_alive() and stages == []
+    lock.release()
+    thread.join(timeout=10)
+    assert waited and stages == ["a"]
