@@ -81,7 +81,7 @@ def network(backbone, side, *, epochs, **differences):
                 normalize="per_image",
                 # D4, one of the 25 policies, then the resize: 1024 is the 512 px picture, enlarged.
                 augment=dict(name="pudae", output_size=side),
-                loss={"focal": {"weight": 1.0, "gamma": 2.0, "mean": True}},
+                loss=dict(focal_mean=dict(gamma=2.0)),  # over batch and classes
                 optimizer={**base.model().optimizer, "name": "adam", "b2": 0.999},
                 accumulate_sum=True,
                 stages=(base.stage(epochs=epochs, lr=5e-4, schedule="constant"),),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from hpa_jax.errors import InputError
 
@@ -95,8 +96,11 @@ def _line(error: Exception) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: numpy numbers as numbers, arrays as lists, NaN as None."""
-    if isinstance(value, dict):
+    """A value as JSON can hold it: numpy numbers as numbers, arrays as lists, NaN as None.
+
+    ConfigDicts at any depth become dicts.
+    """
+    if isinstance(value, dict | ConfigDict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | set | np.ndarray):
         return [plain(item) for item in value]

@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError, near
@@ -29,6 +30,13 @@ def test_json_takes_numpy_and_nan(tmp_path):
     artifacts.write_json(tmp_path / "a.json", value)
     found = artifacts.read_json(tmp_path / "a.json")
     assert found == {"a": [0, 1], "b": 0.5, "c": None, "d": True}
+
+
+def test_json_takes_configs_inside_of_lists(tmp_path):
+    nested = {"variations": [{"set": {"stages": (ConfigDict({"lr": 1e-3}),)}}]}
+    artifacts.write_json(tmp_path / "a.json", nested)
+    found = artifacts.read_json(tmp_path / "a.json")
+    assert found["variations"][0]["set"]["stages"] == [{"lr": 1e-3}]
 
 
 def test_missing_and_broken_files_are_named(tmp_path):
