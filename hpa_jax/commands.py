@@ -195,7 +195,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.stages.tools:adversarial",
         "can train and test be told apart? AUC, and the training pictures most like test",
         "records/, splits.parquet, groups.parquet",
-        "adversarial.json, adversarial.parquet",
+        "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid)",
     ),
     "label_noise": Verb(
         "hpa_jax.stages.tools:label_noise",

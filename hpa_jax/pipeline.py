@@ -281,6 +281,7 @@ def _say_what_comes(context: Context, names: list[str]) -> None:
             )
         print(f"disk: about {need / 1e9:.2f} GB needed, {free / 1e9:.0f} GB free")
     if "train" in names:
+        networks.check_weights(context)
         minutes = forecast.training_seconds(context) / 60
         print(
             f"time: about {max(minutes, 0.1):.1f} min to train what is not trained yet, from this "

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 from hpa_jax import artifacts
 from hpa_jax import config as configs
 from hpa_jax.context import Context
+from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
 from hpa_jax.stages.tables import Rows
 from hpa_jax.stamps import Task
@@ -23,6 +24,28 @@ TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py")
 def train(context: Context) -> list[Task]:
     """Every network of the recipe -> models/NAME/[fold_K/]checkpoints, metrics.jsonl."""
     return [_train(context, *fit) for fit in context.fits()]
+
+
+def check_weights(context: Context) -> None:
+    """Looks for the files that networks still to be trained start from, before hours of work.
+
+    Raises:
+        InputError: one is not there.
+    """
+    fits = [(f"models.{name}", model, folder) for name, model, _, folder in context.fits()]
+    retrieval = context.config.retrieval
+    if retrieval.mode != "off":
+        folder = context.path("retrieval", "network")
+        fits.append(("retrieval.model", retrieval.model, folder))
+    for key, model, folder in fits:
+        given = str(model.init_from)
+        if not given or configs.started_from(model) or (folder / "checkpoints").is_dir():
+            continue
+        if not given.startswith("hf:") and not Path(given).expanduser().exists():
+            raise InputError(
+                f"config.{key}.init_from={given!r}: not there; put the published file there, "
+                f"or start from nothing: --config.{key}.init_from="
+            )
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:

@@ -96,7 +96,11 @@ def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Can train and test be told apart by the metafeatures? -> adversarial.json, .parquet."""
+    """Can train and test be told apart by the metafeatures? -> adversarial.json, .parquet.
+
+    And One More Layer's hold-out -> adversarial_valid.csv, a list for config.split.force_valid: of
+    the competition's labelled pictures the half that looks like test, every second of it.
+    """
     import pandas as pd
 
     from hpa_jax.decision import adversarial as validation
@@ -116,5 +120,11 @@ def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
     table["test_like"] = False
     table.loc[~is_test, "test_like"] = validation.test_like(found.scores[~is_test])
     artifacts.write_table(context.path("adversarial.parquet"), table)
+    source = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["source"]
+    own = table[(source.loc[ids] == "train").to_numpy()]
+    with artifacts.atomic(context.path("adversarial_valid.csv")) as temporary:
+        own.loc[validation.test_like(own["score"].to_numpy()), ["id"]].to_csv(
+            temporary, index=False
+        )
     artifacts.write_json(context.path("adversarial.json"), found.as_json())
     print(f"AUC of train against test {found.auc:.3f} ({found.low:.3f} to {found.high:.3f})")

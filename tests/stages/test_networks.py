@@ -7,6 +7,7 @@ import pytest
 
 from hpa_jax import config as configs
 from hpa_jax.context import Context
+from hpa_jax.errors import InputError
 from hpa_jax.inference import predict, sweep
 from hpa_jax.stages import networks
 from hpa_jax.stages.tables import Rows
@@ -50,3 +51,19 @@ def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_p
     for part in left_out:
         assert all(str(int(id) ^ 1) in part for id in part)
     assert networks.fitted_rows(context, configs.model(), rows) is rows
+
+
+def test_missing_weight_files_are_told_before_any_work(tmp_path):
+    config = configs.default().unlock()
+    there = tmp_path / "there.pth"
+    there.touch()
+    config.models = {
+        "a": configs.model(init_from=str(there)),
+        "b": configs.model(init_from="model:a"),
+        "c": configs.model(init_from="weights/absent.pth"),
+    }
+    context = Context(config.lock(), tmp_path)
+    with pytest.raises(InputError, match=r"config\.models\.c\.init_from='weights/absent\.pth'"):
+        networks.check_weights(context)
+    (tmp_path / "models" / "c" / "checkpoints").mkdir(parents=True)
+    networks.check_weights(context)  # it has begun: the file has been read

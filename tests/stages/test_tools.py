@@ -75,6 +75,11 @@ def test_adversarial_cannot_tell_drawn_train_from_drawn_test(verb):
     # a quarter of what is not test, the upper half's every second
     assert table["test_like"].sum() == pytest.approx((~table["is_test"]).sum() / 4, abs=1)
     assert not table.query("is_test")["test_like"].any() and f"{found['auc']:.3f}" in out
+    source = pd.read_parquet(workdir / "catalog.parquet").set_index("id")["source"]
+    held_out = pd.read_csv(workdir / "adversarial_valid.csv")["id"]
+    assert (source[held_out] == "train").all()
+    labelled = (source.loc[table["id"]] == "train").sum()
+    assert len(held_out) == pytest.approx(labelled / 4, abs=1)
 
 
 def test_import_weights_names_what_is_missing(verb, done, tmp_path, capsys):
