@@ -188,8 +188,8 @@ class SqueezeExcite(nnx.Module):
 
 
 def global_avg_pool(x: jax.Array) -> jax.Array:
-    """Mean over space in float32: [N, H, W, F] -> [N, F]."""
-    return x.astype(jnp.float32).mean((1, 2))
+    """Mean over space: [N, H, W, F] -> [N, F] float32 (float64 of float64)."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:

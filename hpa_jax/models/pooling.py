@@ -53,7 +53,7 @@ def avg_pool(
     window, strides, padding = pair(window), pair(strides), sides(padding)
     edges = _pool_edges(x.shape[1:3], window, strides, padding, ceil_mode)
     total = lax.reduce_window(
-        x.astype(jnp.float32),
+        x.astype(jnp.promote_types(x.dtype, jnp.float32)),
         0.0,
         lax.add,
         (1, *window, 1),
