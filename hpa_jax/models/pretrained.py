@@ -49,6 +49,9 @@ _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "runn
 _OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
 _IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
+# timm's later SE networks: every tensor would fit, but their stem pools with other borders, which
+# changes the logits by a tenth.
+_OTHER_SQUEEZE = re.compile(r"\.se\.fc[12]\.")
 # Parts of a network that belong to a task, not to the picture: a file may lack or differ in them.
 _TASK_PARTS = ("head", "AuxLogits")
 
@@ -124,6 +127,11 @@ def _matched(
 ) -> tuple[dict[str, np.ndarray], Report]:
     """({our path: value in our layout and shape}, report); nothing is written."""
     tensors, ours = weight_files.read(path)
+    if not ours and any(_OTHER_SQUEEZE.search(name) for name in tensors):
+        raise InputError(
+            f"{path}: is timm's seresnet or seresnext, whose stem pools with other borders; take "
+            "legacy_seresnet.. or legacy_seresnext.., or Cadene's file"
+        )
     own = _parameters(model)
     published_head = isinstance(model.head, GlobalAverage)
     bgr = getattr(model, "reads_bgr", False)

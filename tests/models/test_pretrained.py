@@ -137,6 +137,11 @@ def test_a_file_of_another_network_is_refused(tmp_path):
     refused(tmp_path, pinned.tensors("densenet121"), "is for another network")
 
 
+def test_a_look_alike_whose_tensors_all_fit_is_refused(tmp_path, weights):
+    weights["layer1.0.se.fc1.weight"] = np.zeros((4, 64, 1, 1), np.float32)
+    refused(tmp_path, weights, "legacy_seresnext")
+
+
 def test_a_file_of_another_width_is_refused(tmp_path, weights):
     weights["layer2.0.conv1.weight"] = weights["layer2.0.conv1.weight"][:, :2]
     refused(tmp_path, weights, r"layer2\.0\.conv1.*another width")

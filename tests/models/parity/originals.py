@@ -49,11 +49,11 @@ ORIGINALS: dict[str, dict[str, Callable[[int], nn.Module]]] = {
     "se_resnet50": {"pretrainedmodels": _cadene("se_resnet50"), "timm": _timm("legacy_seresnet50")},
     "se_resnext50_32x4d": {
         "pretrainedmodels": _cadene("se_resnext50_32x4d"),
-        "timm": _timm("seresnext50_32x4d"),
+        "timm": _timm("legacy_seresnext50_32x4d"),
     },
     "se_resnext101_32x4d": {
         "pretrainedmodels": _cadene("se_resnext101_32x4d"),
-        "timm": _timm("seresnext101_32x4d"),
+        "timm": _timm("legacy_seresnext101_32x4d"),
     },
     "senet154": {"pretrainedmodels": _cadene("senet154"), "timm": _timm("legacy_senet154")},
     "densenet121": {"torchvision": _torchvision("densenet121"), "timm": _timm("densenet121")},
