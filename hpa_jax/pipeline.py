@@ -56,6 +56,7 @@ STAGES_OF_ALL_HOSTS = ("train", "predict")
 # `run --only=NAME` prepares, works on its network alone, and leaves the decision to a run of all.
 PREPARING = ("data", "catalog", "duplicates", "split", "records")
 OF_NETWORKS = ("train", "predict", "refit")
+LONG = 60.0  # minutes of training from which on a few steps of each network are measured first
 
 
 def run(config: ConfigDict, flags: dict[str, Any]) -> int:
@@ -288,6 +289,9 @@ def _say_what_comes(context: Context, names: list[str]) -> None:
             "machine's matrix speed (within a factor of two; the first steps tell better)",
             flush=True,
         )
+        if minutes > LONG and not os.environ.get("HPA_COORDINATOR"):
+            hours = forecast.measured_seconds(context, lambda text: print(text, flush=True)) / 3600
+            print(f"time: {hours:.1f} h to train, from a few steps of each network")
 
 
 def _writable(workdir: Path) -> Path:

@@ -1,11 +1,13 @@
 """What a run will need, before it starts: disk space, and minutes of training."""
 
 import time
+from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.context import Context
+from hpa_jax.stages import tables
 
 # A training step costs about three forward passes; it reaches this share of the speed of one large
 # float32 matrix product.  Measured on 2 CPU cores: .28 to .31 (the demo's networks, 64 px).
@@ -41,12 +43,45 @@ def training_seconds(context: Context) -> float:
     return operations / speed
 
 
+def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
+    """Time of training the recipe's networks, from a few measured steps of each; says each one's.
+
+    Validation, prediction and metric learning are left out; what is compiled is used again.
+    """
+    from hpa_jax.training import trial
+
+    total = 0.0
+    for name, model in context.models().items():
+        fits = _fits(context, name)
+        if not fits:
+            continue
+        each = trial.seconds_per_picture(
+            model,
+            directory=context.fit_folder(name, context.folds()[0]),
+            class_names=[context.config.classes[c] for c in context.class_numbers(model)],
+            settings=context.config.train,
+            say=lambda text, name=name: say(f"{name}: {text}"),
+        )
+        epochs = sum(stage.epochs for stage in model.stages)
+        seconds = each * epochs * _pictures(context) * fits
+        times = f" x {fits}" if fits > 1 else ""
+        say(f"{name}: {1 / each:.1f} pictures/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
+        total += seconds
+    return total
+
+
 def _networks(context: Context) -> list[tuple[ConfigDict, int]]:
     """Every network that a run trains, and how often."""
-    fits = len(context.folds()) + int(context.config.refit)
-    found = [(model, fits) for model in context.models().values()]
+    found = [(model, _fits(context, name)) for name, model in context.models().items()]
     retrieval = context.config.retrieval
     return found + ([] if retrieval.mode == "off" else [(retrieval.model, 1)])
+
+
+def _fits(context: Context, name: str) -> int:
+    """How many networks of a model are still to be trained: those without predictions."""
+    folders = [context.fit_folder(name, fold) for fold in context.folds()]
+    folders += [tables.refitted(context, name)] if context.config.refit else []
+    return sum(not (folder / "predictions").is_dir() for folder in folders)
 
 
 def _pictures(context: Context) -> int:

@@ -5,6 +5,7 @@ import pytest
 from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.stages import forecast
+from hpa_jax.training import trial
 
 
 def context(tmp_path, epochs=2, train=100, size=32):
@@ -29,3 +30,28 @@ def test_disk_counts_pictures_records_and_checkpoints(tmp_path):
     pictures = forecast.bytes_needed(large) - forecast.bytes_needed(small)
     assert pictures == 100 * 4 * (32**2 + large.config.records.image_size**2)
     assert forecast.bytes_needed(small) > 100 * 4 * 32**2
+
+
+def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "seconds_per_picture", lambda model, **rest: 0.5)
+    said = []
+    two_epochs = context(tmp_path, epochs=2, train=100)
+    assert forecast.measured_seconds(two_epochs, said.append) == 0.5 * 2 * 100
+    assert said == ["m: 2.0 pictures/s, 2 epochs: 0.0 h"]
+    (tmp_path / "models" / "m" / "predictions").mkdir(parents=True)
+    assert forecast.measured_seconds(two_epochs, said.append) == 0
+    assert forecast.training_seconds(two_epochs) == 0
+
+
+def test_a_step_is_measured(tmp_path):
+    tiny = context(tmp_path)
+    said = []
+    seconds = trial.seconds_per_picture(
+        tiny.config.models.m,
+        directory=tmp_path,
+        class_names=("a", "b"),
+        settings=tiny.config.train,
+        say=said.append,
+    )
+    assert 1e-6 < seconds < 10
+    assert len(said) == 1 and "compiled" in said[0]
