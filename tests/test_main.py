@@ -54,6 +54,12 @@ def test_every_verb_says_what_it_reads_and_writes(capsys, verb):
         (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir"]),
         (["run", "--config=configs/demo.py"], ["--workdir"]),
         (["run", "--config=configs/demo.py", "--config.leak=maybe"], ["leak", "maybe", "off"]),
+        (["run", "--config=configs/one_more_layer/solution.py:smok"], ["smok", "smoke"]),
+        (
+            ["run", "--config=configs/demo.py", "--config.models.tiny.init_from=model:tinny"],
+            ["models.tiny.init_from", "tinny", "tiny"],
+        ),
+        (["run", "--config=configs/demo.py", "--only=tiny", "--collect"], ["only", "collect"]),
     ],
 )
 def test_bad_arguments_give_one_line_and_code_2(capsys, arguments, words):
@@ -103,3 +109,19 @@ def test_a_second_run_on_the_same_workdir_is_refused(capsys, tmp_path):
     other.communicate(b"\n")
     assert code == 2 and "another run" in err
     FileLock(tmp_path / ".lock", timeout=5).acquire()
+
+
+def test_recipes_anywhere_import_each_other(capsys, tmp_path):
+    folder = tmp_path / "configs" / "of_this_test"
+    folder.mkdir(parents=True)
+    (folder / "shared.py").write_text("SEED = 'x'\n")
+    (folder / "recipe.py").write_text(
+        "from configs.of_this_test.shared import SEED\n"
+        "from hpa_jax import config as base\n"
+        "def get_config(arg=''):\n"
+        "    config = base.default().unlock()\n"
+        "    config.submission.method = SEED\n"
+        "    return config.lock()\n"
+    )
+    code, _, err = run(capsys, "run", f"--config={folder}/recipe.py")
+    assert code == 2 and "config.submission.method='x'" in err

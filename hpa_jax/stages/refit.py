@@ -22,6 +22,8 @@ def refit(context: Context) -> list[Task]:
     """Every network again -> models/NAME/refit/, and all ways to decide -> refit/; or nothing."""
     if not context.config.refit:
         return []
+    if context.flags.get("collect"):  # trained elsewhere
+        return [_decide(context)]
     tasks = []
     for name, model in context.models().items():
         model = without_choice(model)

@@ -64,10 +64,12 @@ def test_switched_off_the_final_networks_are_those_of_the_holdout(tmp_path):
     assert len(refit.refit(on)) == 3  # train, predict, decide
 
 
-def test_only_one_network_leaves_the_decision(tmp_path):
+def test_one_network_leaves_the_decision_and_a_collection_the_training(tmp_path):
     config = context(tmp_path, refit=True).config
     tasks = refit.refit(Context(config, tmp_path, {"only": "m"}))
     assert [task.name for task in tasks] == ["train-m-refit", "predict-m-refit"]
+    tasks = refit.refit(Context(config, tmp_path, {"collect": True}))
+    assert [task.name for task in tasks] == ["refit"]
 
 
 @pytest.mark.slow
