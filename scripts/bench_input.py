@@ -89,6 +89,7 @@ def _pictures(folder: Path, work: Path, count: int, mosaic: int) -> pd.DataFrame
                 Image.fromarray(np.vstack(grid)).save(path)
             row[channel] = str(path)
         row["height"], row["width"] = pictures.size(row["red"])
+        row["files"] = ""
         rows.append(row)
     return pd.DataFrame(rows)
 

@@ -233,7 +233,8 @@ def _packed(folder: Path, config: ConfigDict, records: Any, encodings: Any) -> A
             noise = draw.integers(0, 256, (config.image_size, config.image_size), np.uint8)
             Image.fromarray(noise).save(path)
             row[channel] = str(path)
-        row |= {"height": config.image_size, "width": config.image_size, "original_size": 2048}
+        side = config.image_size
+        row |= {"height": side, "width": side, "original_size": 2048, "files": ""}
         rows.append(row)
     written = records.write(
         pd.DataFrame(rows),
