@@ -5,6 +5,7 @@ looked at: ids unique, labels in range, channels present, readable and of one si
 are gathered first; then they stop the program or, with on_bad_image="skip", only their pictures.
 """
 
+import hashlib
 import inspect
 import os
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 COLUMNS = (
     *("id", "source", "labels", *CHANNELS, "height", "width"),
-    *("original_size", "antibody", "plate", "sample", "weight"),
+    *("original_size", "antibody", "plate", "sample", "weight", "files"),
 )
 FOR_ANY = ("weight", "not_only", "parts")
 SOURCES = {
@@ -137,24 +138,29 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
 def _look_at_pictures(
     table: "pd.DataFrame", problems: Problems, decode: bool, workers: int | None
 ) -> "pd.DataFrame":
-    """Adds height and width; drops rows whose pictures can't be used."""
+    """Adds height, width and `files`; drops rows whose pictures can't be used.
+
+    files: 16 hex digits of the pixels, or (check="header") of the files' sizes and times.  By it
+    the stages below see that a picture was replaced by another under the same name.
+    """
     rows = table[list(CHANNELS)].to_dict("records")
     threads = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
         look = _decoded_size if decode else _header_size
         findings = list(pool.map(look, rows, chunksize=64))
-    keep = np.array([finding[1] is None for finding in findings], bool)
-    for id, (_, bad) in zip(table["id"], findings, strict=True):
+    keep = np.array([bad is None for _, _, bad in findings], bool)
+    for id, (_, _, bad) in zip(table["id"], findings, strict=True):
         if bad is not None:
             problems.add(bad.path, id, bad.what)
     table["labels"] = [None if x is None else np.array(x, np.int16) for x in table["labels"]]
     sizes = np.array([finding[0] for finding in findings], np.int64).reshape(-1, 2)
-    table = table.assign(height=sizes[:, 0], width=sizes[:, 1])[keep]
+    marks = [finding[1] for finding in findings]
+    table = table.assign(height=sizes[:, 0], width=sizes[:, 1], files=marks)[keep]
     table = table.astype({"height": "int32", "width": "int32"})
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 
 
-Finding = tuple[tuple[int, int], pictures.BadPicture | None]
+Finding = tuple[tuple[int, int], str, pictures.BadPicture | None]  # size, mark of the files, bad
 
 
 def _header_size(paths: Mapping[str, str | None]) -> Finding:
@@ -162,19 +168,25 @@ def _header_size(paths: Mapping[str, str | None]) -> Finding:
         files = [p for p in paths.values() if p is not None]
         sizes = [pictures.size(path) for path in files]
     except pictures.BadPicture as bad:
-        return (0, 0), bad
+        return (0, 0), "", bad
     for path, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            return (0, 0), pictures.BadPicture(path, pictures.sizes_differ(size, sizes[0]))
-    return sizes[0], None
+            bad = pictures.BadPicture(path, pictures.sizes_differ(size, sizes[0]))
+            return (0, 0), "", bad
+    states = [os.stat(path) for path in files]
+    return sizes[0], _mark(repr([(s.st_size, s.st_mtime_ns) for s in states]).encode()), None
 
 
 def _decoded_size(paths: Mapping[str, str | None]) -> Finding:
     try:
         image = pictures.read(paths)
     except pictures.BadPicture as bad:
-        return (0, 0), bad
+        return (0, 0), "", bad
     if not image.any():
         first = next(p for p in paths.values() if p is not None)
-        return (0, 0), pictures.BadPicture(first, "all channels are black")
-    return (image.shape[0], image.shape[1]), None
+        return (0, 0), "", pictures.BadPicture(first, "all channels are black")
+    return (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image)), None
+
+
+def _mark(data: bytes | np.ndarray) -> str:
+    return hashlib.blake2b(data, digest_size=8).hexdigest()

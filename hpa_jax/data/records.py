@@ -188,10 +188,10 @@ def _settings(image_size: int, encoding: str, class_names: Sequence[str]) -> dic
 
 def _signed_rows(catalog: "pd.DataFrame", settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Catalog rows as dicts with a signature: it changes when a file, a label or a setting does."""
-    rows = catalog[["id", "source", "labels", *CHANNELS]].to_dict("records")
+    rows = catalog[["id", "source", "labels", *CHANNELS, "files"]].to_dict("records")
     for row in rows:
         mark = hashlib.sha256(repr(sorted(settings.items())).encode())
-        mark.update(repr([row["source"], _numbers(row["labels"])]).encode())
+        mark.update(repr([row["source"], _numbers(row["labels"]), row["files"]]).encode())
         for channel in CHANNELS:
             if isinstance(row[channel], str):
                 stat = os.stat(row[channel])

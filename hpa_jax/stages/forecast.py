@@ -71,8 +71,9 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
 
 
 def _networks(context: Context) -> list[tuple[ConfigDict, int]]:
-    """Every network that a run trains, and how often."""
-    found = [(model, _fits(context, name)) for name, model in context.models().items()]
+    """Every network that a run trains, and how often; none where the recipe has no model yet."""
+    models = context.models() if context.config.models else {}
+    found = [(model, _fits(context, name)) for name, model in models.items()]
     retrieval = context.config.retrieval
     return found + ([] if retrieval.mode == "off" else [(retrieval.model, 1)])
 
