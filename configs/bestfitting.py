@@ -39,7 +39,7 @@ def get_config(arg: str = ""):
     config.records.update(image_size=768, also=(1536,), encoding="png")
     # Five folds, stratified, pictures of external sources dealt apart; 0, 1, 2 are trained.
     config.split.update(scheme="folds", folds=5, trained_folds=(0, 1, 2))
-    small = dict(crop=512, stored=768, batch_size=32)
+    small = dict(crop=512, stored=768, batch_size=32)  # batch sizes: ours
     config.models = {
         "densenet121": network("densenet121", ADAM45, **small),
         # The "large" form: another 2x2 max-pool after the stem's.
@@ -86,10 +86,13 @@ def network(backbone, schedule, *, crop, stored, batch_size, **differences):
         normalize="hpa",
         augment=dict(name="bestfitting", output_size=crop),  # a random crop, resized, and D4
         loss=LOSS,
+        aux_weight=0.0,  # inception_v3's auxiliary head was not trained
+        # torch's Adam
         optimizer={**base.model().optimizer, "name": "adam", "b2": 0.999, "clip_norm": 1.0},
         stages=(base.stage(epochs=until, schedule=schedule),),
         checkpoint="best",
-        # 8 turns x (the whole picture and 3 random crops), the maximum over all 32.
-        views=dict(name="crops", count=3, share=crop / stored, output_size=crop),
+        # 8 turns x (the whole picture and 3 random crops, of random sides as in training), the
+        # maximum over all 32.
+        views=dict(name="crops", count=3, share=(crop / stored, 1.0), output_size=crop),
         **differences,
     )

@@ -32,7 +32,8 @@ def get_config(arg: str = ""):
     config.models = {
         **{
             f"resnet34_{fold}": network(
-                "resnet34", 512, epochs=40, batch_size=32, accumulate=1,
+                "resnet34", 512, epochs=40,
+                batch_size=32,  # ours
                 head="gap",
                 normalize="half_range",  # (x - 127.5) / 255
                 left_out=(fold, FOLDS),  # a fifth of the training part for each of the five
@@ -44,7 +45,7 @@ def get_config(arg: str = ""):
             "se_resnext50_32x4d", 1024, epochs=22,
             batch_size=32, accumulate=4,  # 8 x 4
         ),
-        # Its loss is that of the head + .4 that of the auxiliary head (training/step.py).
+        # Its loss is that of the head + .4 that of the auxiliary head: aux_weight's default.
         "inception_v3": network(
             "inception_v3", 1024, epochs=27,
             batch_size=48, accumulate=2,  # 24 x 2
@@ -74,7 +75,7 @@ def network(backbone, side, *, epochs, **differences):
             **dict(
                 backbone=backbone,
                 init_from=WEIGHTS[backbone],
-                extra_channels="copy_red",  # ours
+                extra_channels="copy_red",
                 head="attention",  # class-wise, over places
                 dropout=0.0,
                 image_size=512,

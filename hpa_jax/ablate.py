@@ -1,9 +1,10 @@
 """The verb `ablate`: what does each change of a recipe do to the score, over several seeds?
 
 In: a base recipe with `config.ablate.variations`, each a name and the keys it changes.  Every
-variation is run once a seed, beginning from the base's files of the same seed, so that stages
-which the change does not reach are not done again.  Out: WORKDIR/ablation.{json,md}: mean and
-spread of each variation's score and its difference from the base, paired by seed.
+variation is run once a seed (of networks, split, thresholds and stack), beginning from the base's
+files of the same seed, so that stages which the change does not reach are not done again.  Out:
+WORKDIR/ablation.{json,md}: mean and spread of each variation's score and its difference from the
+base, paired by seed.
 """
 
 import os
@@ -41,7 +42,7 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
             if name != BASE:
                 _begin_from(context.path("ablate", BASE, f"seed_{seed}"), folder)
             print(f"== {name}, seed {seed} ==", flush=True)
-            of_seed = changed(config, {"seed": seed, **variation.get("set", {})})
+            of_seed = changed(config, {**seeded(seed), **variation.get("set", {})})
             pipeline.work(STAGES, of_seed, {**flags, "workdir": str(folder), "only": None})
             runs[name, seed] = outcome(folder, variation, config.ablate.method)
     rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
@@ -53,6 +54,11 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
         temporary.write_text(text)
     print(text)
     return 0
+
+
+def seeded(seed: int) -> dict[str, int]:
+    """The keys that a seed sets: chance in the split and the decision varies with the networks'."""
+    return dict.fromkeys(("seed", "split.seed", "thresholds.seed", "stack.seed"), seed)
 
 
 def checked(config: ConfigDict) -> list[dict[str, Any]]:

@@ -186,7 +186,9 @@ def default() -> ConfigDict:
             ),
             report=dict(examples=24),
             ablate=dict(
-                seeds=(0, 1, 2),  # each variation runs once a seed, paired with the base's run
+                # each variation runs once a seed (of networks, split, thresholds and stack), paired
+                # with the base's run
+                seeds=(0, 1, 2),
                 method="mean of models",  # whose score is compared: a model's name, or "stack"
                 # dict(name, set={key: value}, method, at (thresholds | half), about, talk)
                 variations=(),
@@ -263,6 +265,7 @@ def model(**differences: Any) -> ConfigDict:
             accumulate_sum=False,  # gradients of micro-batches are summed, not averaged
             sampling="uniform",  # uniform | rare (1/sqrt of a class's frequency) | balanced (1/)
             loss=dict(focal=1.0),  # name -> weight
+            aux_weight=0.4,  # of inception_v3's auxiliary head (torchvision, pudae); 0: off
             optimizer=dict(
                 name="adam",  # adam | adamw (decoupled decay) | sgd
                 b1=0.9,  # where the schedule does not move it
@@ -297,7 +300,8 @@ def embedding_model(**differences: Any) -> ConfigDict:
     """The network of metric learning, bestfitting's by default (spec bestfitting_pudae A).
 
     ResNet50 on the whole 768 px picture, D4, 512-d embedding after BatchNorm; ArcFace with s 30 and
-    m .5, half with the margin and half plain; Adam 1e-4, 50 epochs; antibodies drawn evenly.
+    m .5, half with the margin and half plain; Adam 1e-4 (b2 .999, torch's), gradients clipped to
+    norm 1, 50 epochs; antibodies drawn evenly.
     """
     defaults = dict(
         backbone="resnet50",
@@ -309,6 +313,7 @@ def embedding_model(**differences: Any) -> ConfigDict:
         sampling="balanced",
         augment="d4",
         loss=dict(arcface=dict(weight=1.0, scale=30.0, margin=0.5, plain=0.5)),
+        optimizer={**model().optimizer, "b2": 0.999, "clip_norm": 1.0},
         stages=(stage(epochs=50, lr=1e-4, schedule="constant"),),
         views="identity",
     )

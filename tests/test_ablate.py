@@ -32,6 +32,15 @@ def test_changes_reach_one_model_or_all_and_leave_the_base_alone():
     assert config.models.a.loss.to_dict() == {"focal": 1.0} and config.leak == "on"
 
 
+def test_a_seed_is_that_of_the_split_and_the_decision_too():
+    keys = [key for key in recipe().to_dict() if key == "seed"]
+    flat = configs.default()
+    seeds = {f"{room}.seed" for room in flat if "seed" in getattr(flat[room], "keys", list)()}
+    assert set(ablate.seeded(3)) == {*keys, *seeds}
+    new = ablate.changed(recipe(), ablate.seeded(3))
+    assert (new.seed, new.split.seed, new.thresholds.seed, new.stack.seed) == (3, 3, 3, 3)
+
+
 @pytest.mark.parametrize(
     ("variation", "said"),
     [

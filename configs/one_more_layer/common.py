@@ -62,6 +62,15 @@ def network(backbone: str, bce: bool, *, rounds: int = 4, **differences) -> Conf
     return model
 
 
+def constant(epochs: int, lr: float, **differences) -> ConfigDict:
+    """fastai's `fit` with a number: frozen, one constant rate for all depth groups.
+
+    Learner.lr_range gives groups different rates for a slice only, and one-cycle's calls hand over
+    the whole vector of rates.
+    """
+    return frozen(epochs, lr, **{"schedule": "constant", "lr_decay": 1.0, **differences})
+
+
 def frozen(epochs: int, lr: float, **differences) -> ConfigDict:
     """Only the last depth group and all BatchNorms train."""
     return unfrozen(epochs, lr, **{"freeze": "backbone", **differences})
@@ -109,7 +118,8 @@ def data(config: ConfigDict) -> None:
     """Competition and atlas, and the one hold-out."""
     config.data.sources = (
         dict(source="kaggle", root="data/competition"),
-        # 32,767 pictures: without those that show nothing but nucleoplasm and cytosol; without ER
+        # 32,767 pictures: without those that show nothing but nucleoplasm and cytosol.  Theirs were
+        # JPEGs of three channels; the default url fetches the ER stain, which v14 alone looks at.
         dict(source="atlas", root="data/atlas", not_only=(0, 25)),
     )
     config.records.image_size = 512

@@ -23,7 +23,7 @@ def model(as_run: bool = False):
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
         rounds=1,  # one call of fastai's TTA, not four
         stages=(
-            common.frozen(4, 1e-3, schedule="constant", dropout=DROPOUT),
+            common.constant(4, 1e-3, dropout=DROPOUT),
             common.unfrozen(8, 5e-4, lr_decay=RATES, dropout=DROPOUT),
             common.unfrozen(8, 1e-4, lr_decay=RATES, dropout=DROPOUT),  # .6728
             common.unfrozen(16, 5e-5, lr_decay=LAST_RATES, dropout=(0.6, 0.4)),

@@ -17,7 +17,7 @@ def model(as_run: bool = False):
         batch_size=24,
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
         stages=(
-            common.frozen(1, 1e-3, schedule="constant"),
+            common.constant(1, 1e-3),
             common.unfrozen(8, 1e-3),  # .6822
             common.unfrozen(8, 1e-4, dropout=0.6, augment=common.augmented(1.2, 0.2, 0.02, 0.65)),
             common.unfrozen(16, 1e-4, dropout=0.55, div_factor=50.0, start_from="1"),

@@ -20,7 +20,7 @@ def model(as_run: bool = False):
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
         rounds=1,  # one call of fastai's TTA, not four
         stages=(
-            common.frozen(1, 1e-3, schedule="constant", dropout=DROPOUT),
+            common.constant(1, 1e-3, dropout=DROPOUT),
             common.unfrozen(8, 1e-3, dropout=DROPOUT),
             common.unfrozen(8, 1e-4, dropout=DROPOUT),
         ),

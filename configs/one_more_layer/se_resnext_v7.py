@@ -18,9 +18,7 @@ def model(as_run: bool = False):
         batch_size=12,
         augment=common.augmented(*numbers),
         stages=(
-            common.frozen(
-                1, 1e-3, schedule="constant", augment=common.augmented(*numbers, blank_protein=1.0)
-            ),
+            common.constant(1, 1e-3, augment=common.augmented(*numbers, blank_protein=1.0)),
             common.unfrozen(8, 1e-3, augment=common.augmented(*numbers, blank_protein=0.5)),
             common.unfrozen(
                 16,

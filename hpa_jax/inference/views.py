@@ -152,17 +152,20 @@ def _crops(
     height: int,
     width: int,
     count: int,
-    share: float,
+    share: float | tuple[float, float],
     output_size: int,
     d4: bool,
     placement: str,
 ) -> list[Group]:
     """The whole picture and `count` square crops of `share` of its side, each in 8 turns if d4.
 
+    share: of all crops, or (low, high) of which it is drawn for each picture and crop, as in
+    training; the 8 turns show the same crop.
     placement: "random" (a place for each picture and crop) or "grid" (corners first, then centre,
     then a row-major lattice).
     """
-    if not 0.0 < share <= 1.0:
+    low, high = share if isinstance(share, (tuple, list)) else (share, share)
+    if not 0.0 < low <= high <= 1.0:
         raise InputError(f"views.share is {share}; a share of the side lies in (0, 1]")
     if placement not in ("random", "grid"):
         raise InputError(f"views.placement is {placement!r}; known: random, grid")
@@ -172,10 +175,10 @@ def _crops(
     turns = 8 if d4 else 1
 
     def show_one(key: jax.Array, crop: jax.Array, turn: jax.Array, image: jax.Array) -> jax.Array:
-        drawn = jax.random.uniform(jax.random.fold_in(key, crop), (2,))
-        place = drawn if placement == "random" else places[jnp.maximum(crop - 1, 0)]
-        whole = crop == 0
-        focus = warp.zoom(jnp.where(whole, 1.0, 1.0 / share), place[0], place[1])
+        drawn = jax.random.uniform(jax.random.fold_in(key, crop), (3,))
+        place = drawn[:2] if placement == "random" else places[jnp.maximum(crop - 1, 0)]
+        side = jnp.where(crop == 0, 1.0, low + (high - low) * drawn[2])
+        focus = warp.zoom(1.0 / side, place[0], place[1])
         where = warp.affine(base, focus @ warp.dihedral(turn))
         return warp.sample(image, where, "edge", align_corners=False)
 

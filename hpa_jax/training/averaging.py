@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 
+from hpa_jax.training import warp
 from hpa_jax.training.network import Arrays, Skeleton, skeleton
 from hpa_jax.training.step import TrainState, statistics_of
 
@@ -41,7 +42,9 @@ def averaged(
     whole, rows = setup.layout.whole, setup.layout.rows
     statistics = jax.jit(
         make_batch_statistics(
-            skeleton(setup.model, train=True, dropout=setup.dropout), setup.normalize
+            skeleton(setup.model, train=True, dropout=setup.dropout),
+            setup.normalize,
+            setup.output_size,
         ),
         in_shardings=(whole, whole, rows),
         out_shardings=whole,
@@ -69,9 +72,13 @@ def running_mean(average: Arrays, params: Arrays, count: int) -> Arrays:
 
 
 def make_batch_statistics(
-    bare: Skeleton, normalize: Callable[[jax.Array], jax.Array]
+    bare: Skeleton, normalize: Callable[[jax.Array], jax.Array], output_size: int = 0
 ) -> Callable[[Arrays, Arrays, Any], Arrays]:
     """fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
+
+    output_size: side to which the pictures are resized, as augmentation does; 0: as they are.
+    Statistics of another size would not be those of what the network sees (pudae: 512 px, seen at
+    1024).
 
     A BatchNorm's new statistics are linear in the old ones, keep * old + (1 - keep) * batch.  Two
     passes, from old = 0 and old = 1, give keep, and so the batch's own value, for any momentum.
@@ -82,11 +89,16 @@ def make_batch_statistics(
         def after(value: float) -> Arrays:
             old = {name: jnp.full_like(x, value) for name, x in stats.items()}
             model = bare.merge(params, old, None)
-            model(normalize(images.astype(jnp.float32) / 255.0))
+            model(normalize(warp.resized(images.astype(jnp.float32) / 255.0, output_size)))
             return statistics_of(model)
 
         zero, one = after(0.0), after(1.0)
-        return {name: z / (1.0 - (one[name] - z)) for name, z in zero.items()}
+        moved = {name: 1.0 - (one[name] - z) for name, z in zero.items()}
+        # A head that a pass does not reach (inception_v3's auxiliary one) keeps its statistics.
+        return {
+            name: jnp.where(moved[name] > 0, z / jnp.maximum(moved[name], 1e-9), stats[name])
+            for name, z in zero.items()
+        }
 
     return statistics
 

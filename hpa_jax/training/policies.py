@@ -10,6 +10,8 @@ Operations follow albumentations 0.1, with these readings of it:
     zoom remains; `scale_zooms` makes it a zoom.
   - ElasticTransform's alpha 1 with sigma 33..67 moves pixels by about .005 px; what is left is its
     random affine map, and that alone is done.
+  - ShiftScaleRotate only shifts: the team's policies state its shift limit alone, and their search
+    set its limits of scale and rotation to 0.
   - RandomContrast turns about the mean of the picture (the published 0.1 adds three times the
     mean, a slip of the formula's port from interleaved pictures).
   - GridDistortion's steps are exact fractions of the side.
@@ -208,7 +210,7 @@ def _operation(row: jax.Array, u: jax.Array, scale_zooms: bool) -> Drawn:
     amount = limit * s[0]
     factor = 1.0 + amount
     matrix = when("rotate", warp.rotation(amount), still)
-    matrix = when("shift_scale_rotate", _shift_scale_rotate(limit, s), matrix)
+    matrix = when("shift_scale_rotate", warp.shift(2.0 * limit * s[2], 2.0 * limit * s[3]), matrix)
     matrix = when("elastic", _three_points(limit / 512.0, s), matrix)
     if scale_zooms:
         matrix = when("scale", warp.zoom(factor), matrix)
@@ -226,12 +228,6 @@ def _operation(row: jax.Array, u: jax.Array, scale_zooms: bool) -> Drawn:
         exponent=when("gamma", 100.0 / (limit + (other - limit) * u[0]), 1.0),
         kernel=when("blur", small_or_large, when("motion_blur", motion, 0)),
     )
-
-
-def _shift_scale_rotate(shift_limit: jax.Array, s: jax.Array) -> jax.Array:
-    """albumentations' defaults beside the shift: scale 1 +- 0.1, rotation +- 45 degrees."""
-    matrix = warp.rotation(45.0 * s[0]) @ warp.zoom(1.0 + 0.1 * s[1])
-    return matrix @ warp.shift(2.0 * shift_limit * s[2], 2.0 * shift_limit * s[3])
 
 
 def _three_points(limit: jax.Array, s: jax.Array) -> jax.Array:

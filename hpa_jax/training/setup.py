@@ -125,6 +125,7 @@ class Setup:
             accumulate_sum=self.config.accumulate_sum,
             on_nonfinite=self.settings.on_nonfinite,
             ema=self.average["decay"] if self.average["kind"] == "ema" else 0.0,
+            aux_weight=self.config.aux_weight,
             shard=self.layout.micro,
         )
 
@@ -156,7 +157,7 @@ class Setup:
                 network.skeleton(self.model, train=False),
                 losses.from_config(stages.plain(self.config.loss)),
                 normalize=self.normalize,
-                output_size=augment.output_size(stages.plain(self.config.augment)),
+                output_size=self.output_size,
             )
             whole, rows = self.layout.whole, self.layout.rows
             jitted = jax.jit(step, in_shardings=(whole, whole, rows), out_shardings=(rows, whole))
@@ -164,6 +165,11 @@ class Setup:
             arguments = (shapes.params, shapes.stats, self.batch_shapes(self.eval_batch_size))
             self._compiled["eval"] = compiled(jitted, arguments, "evaluation step", preemption, say)
         return self._compiled["eval"]
+
+    @property
+    def output_size(self) -> int:
+        """Side of what the network sees by the model's augmentation; 0: that of the pictures."""
+        return augment.output_size(stages.plain(self.config.augment))
 
     @property
     def eval_batch_size(self) -> int:

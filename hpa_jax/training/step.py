@@ -23,8 +23,6 @@ Batch = dict[str, Array]
 Augmentation = Callable[[Array, Array, Array], tuple[Array, Array]]
 Normalizer = Callable[[Array], Array]
 
-AUX_WEIGHT = 0.4  # of the auxiliary head's loss, as torchvision and pudae
-
 
 class Totals(NamedTuple):
     """Sums since the last log line; `bad_step` is the first non-finite step or -1."""
@@ -78,6 +76,7 @@ def make_train_step(
     accumulate_sum: bool = False,
     on_nonfinite: str = "stop",
     ema: float = 0.0,
+    aux_weight: float = 0.0,
     shard: Callable[[Array], Array] = lambda x: x,
 ) -> Callable[[TrainState, Batch, Array, Rates], tuple[TrainState, Array]]:
     """step(state, batch, seed, rates) -> (state, loss); keys come from (seed, state.step, purpose).
@@ -96,6 +95,7 @@ def make_train_step(
             anything
             (the loop sees it and stops); "skip": such a step alone changes nothing.
         ema: decay of the running average of the parameters; 0 = none.
+        aux_weight: of the auxiliary head's loss, where the network has one; 0: it is not computed.
         shard: puts the micro-batch axis's rows on the devices of the mesh.
     """
 
@@ -109,10 +109,10 @@ def make_train_step(
             images, labels = augment(augment_key, images, labels)
         model = skeleton.merge({**frozen, **trained}, stats, model_key)
         images = normalize(images)
-        if hasattr(model, "logits_and_aux"):
+        if aux_weight and hasattr(model, "logits_and_aux"):
             logits, aux = model.logits_and_aux(images)
             value = loss(logits, labels, batch["mask"])
-            value += AUX_WEIGHT * loss(aux, labels, batch["mask"])
+            value += aux_weight * loss(aux, labels, batch["mask"])
         else:
             value = loss(model(images), labels, batch["mask"])
         return value, statistics_of(model)

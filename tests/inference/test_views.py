@@ -119,6 +119,20 @@ def test_crops_show_the_whole_then_pieces_without_resampling():
     assert not np.allclose(show(group, base, 8)[0], show(group, base, 16)[0])
 
 
+def test_crops_of_random_side_lie_between_their_shares_and_differ_by_picture():
+    size = 64
+    ramp = jnp.linspace(0.0, 1.0, size)
+    base = jnp.broadcast_to(ramp[None, :, None, None], (40, size, size, 1))
+    options = dict(count=2, share=(0.5, 1.0), output_size=size, d4=False)
+    (group,) = views.make("crops", **options).groups(size, size)
+    seen = np.asarray(show(group, base, 1))[:, :, 0, 0]
+    shares = (seen[:, -2] - seen[:, 1]) / (ramp[-2] - ramp[1])
+    assert shares.min() >= 0.5 - 1e-4 and shares.max() <= 1.0 + 1e-4
+    assert 0.1 < shares.std() < 0.2  # uniform over [0.5, 1]: 0.144
+    with pytest.raises(InputError, match="share"):
+        views.make("crops", share=(0.8, 0.5)).groups(8, 8)
+
+
 def test_tiles_cover_every_pixel():
     image = jnp.arange(20 * 20, dtype=jnp.float32).reshape(1, 20, 20, 1)
     (group,) = views.make("tiles", tile=8, overlap=0.25).groups(20, 20)

@@ -5,12 +5,14 @@ import re
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from hpa_jax import config as configs
 from hpa_jax.errors import InputError
-from hpa_jax.training import checkpoint, logs, loop, network, stages
+from hpa_jax.training import averaging, checkpoint, logs, loop, network, stages, warp
 from tests.training import tiny
 
 stage = configs.stage
@@ -216,6 +218,42 @@ def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
     assert len(rows) == 1 and rows[0]["split"] == "valid"
     tiny.train(tmp_path, config)  # ended: nothing is written again
     assert len([r for r in logs.read(tmp_path / "metrics.jsonl") if "weights" in r]) == 1
+
+
+def test_norms_are_reestimated_at_the_size_that_the_network_sees(tmp_path):
+    config = tiny.model(
+        stages=(stage(epochs=2, lr=1e-2, schedule="constant"),),
+        average=dict(kind="last", count=2),
+        augment=dict(name="d4", output_size=20),
+    )
+    tiny.train(tmp_path, config, keep=9)
+    with tiny.in_place():
+        average, _, _ = checkpoint.load(tmp_path, "final")
+    _, _, stats = network.split(average)
+    from hpa_jax.models.normalization import normalizer
+
+    images = jnp.asarray(tiny.Records().images[32:] / 255.0, jnp.float32)
+    seen = warp.resized(images, 20)
+    y = average.conv1(normalizer(config.normalize, config.channels)(seen))
+    within = y.reshape(4, 16, 20, 20, 8).var((1, 2, 3)).mean(0)
+    np.testing.assert_allclose(stats["bn1.var"], within, rtol=1e-2)
+
+
+def test_norms_that_a_pass_does_not_reach_keep_their_statistics():
+    class WithAux(tiny.Net):
+        def __init__(self, *args, rngs, **options):
+            super().__init__(*args, rngs=rngs, **options)
+            self.aux = nnx.BatchNorm(3, rngs=rngs)
+
+    model = WithAux(5, rngs=nnx.Rngs(0))
+    _, params, stats = network.split(model)
+    stats = {name: x + 0.5 for name, x in stats.items()}
+    bare = network.skeleton(model, train=True, dropout=[0.0])
+    found = averaging.make_batch_statistics(bare, lambda x: x)(
+        params, stats, jnp.asarray(tiny.Records().images[:8])
+    )
+    np.testing.assert_array_equal(found["aux.mean"], stats["aux.mean"])
+    assert all(np.isfinite(x).all() for x in found.values())
 
 
 def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):

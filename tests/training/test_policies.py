@@ -31,10 +31,78 @@ def neutral(**changes):
     return jax.tree.map(lambda value: value[None], one._replace(**changes))
 
 
+# The spec's table (bestfitting_pudae B): operation, chance and parameters, twice a policy.
+TABLE = """
+ElasticTransform .75 alpha 1 sigma 37 alpha_affine 67 | RandomContrast .25 limit .11
+MotionBlur 0 blur_limit 5 | Rotate .25 limit 31
+RandomBrightness .75 limit .118 | GridDistortion .5 num_steps 5 distort_limit .499
+RandomBrightness 0 limit .123 | ElasticTransform 0 alpha 1 sigma 33 alpha_affine 63
+InvertImg .5 | RandomBrightness .5 limit .178
+ElasticTransform .25 alpha 1 sigma 60 alpha_affine 65 | RandomBrightness 0 limit .208
+MotionBlur .25 blur_limit 3 | RandomContrast .25 limit .231
+Rotate .75 limit 26 | Blur .25 blur_limit 5
+ShiftScaleRotate .25 shift_limit .0767 | RandomGamma .5 low 76 high 110
+RandomBrightness .5 limit .204 | RandomGamma .5 low 78 high 110
+Blur 0 blur_limit 3 | GridDistortion .5 num_steps 4 distort_limit .371
+Blur 0 blur_limit 5 | RandomGamma .25 low 81 high 110
+RandomScale .75 scale_limit .173 | Blur 0 blur_limit 3
+RandomScale .25 scale_limit .0561 | RandomContrast .75 limit .198
+ShiftScaleRotate .25 shift_limit .12 | ElasticTransform .5 alpha 1 sigma 55 alpha_affine 53
+RandomContrast .5 limit .254 | ElasticTransform 0 alpha 1 sigma 55 alpha_affine 50
+GridDistortion .5 num_steps 3 distort_limit .239 | MotionBlur 0 blur_limit 3
+RandomBrightness 0 limit .163 | Rotate 0 limit 10
+Rotate .25 limit 21 | RandomGamma .5 low 74 high 110
+Blur 0 blur_limit 3 | RandomGamma 0 low 76 high 113
+Blur .5 blur_limit 4 | ShiftScaleRotate 0 shift_limit .0817
+RandomScale .5 scale_limit .15 | RandomBrightness .75 limit .266
+GridDistortion .25 num_steps 4 distort_limit .275 | Rotate .75 limit 36
+ElasticTransform 0 alpha 1 sigma 62 alpha_affine 68 | GridDistortion .5 num_steps 3 distort_limit .407
+RandomGamma 0 low 78 high 112 | RandomScale .25 scale_limit .179
+"""  # noqa: E501
+NAMES = dict(
+    ElasticTransform="elastic",
+    RandomContrast="contrast",
+    MotionBlur="motion_blur",
+    Rotate="rotate",
+    RandomBrightness="brightness",
+    GridDistortion="grid",
+    InvertImg="invert",
+    Blur="blur",
+    ShiftScaleRotate="shift_scale_rotate",
+    RandomGamma="gamma",
+    RandomScale="scale",
+)
+UNUSED = ("alpha", "sigma")  # of ElasticTransform: they move pixels by .005 px
+
+
+def operation(text):
+    name, chance, *rest = text.split()
+    numbers = [float(n) for key, n in zip(rest[::2], rest[1::2]) if key not in UNUSED]
+    return (NAMES[name], float(chance), *numbers)
+
+
 def test_the_table_is_pudaes():
-    assert len(policies.POLICIES) == 25
-    chances = [operation[1] for policy in policies.POLICIES for operation in policy]
-    assert set(chances) <= {0.0, 0.25, 0.5, 0.75}
+    rows = TABLE.strip().splitlines()
+    expected = tuple(tuple(operation(half) for half in row.split("|")) for row in rows)
+    assert policies.POLICIES == expected and len(expected) == 25
+
+
+@pytest.mark.parametrize("policy, limit", [(8, 0.0767), (14, 0.12)])
+def test_shift_scale_rotate_only_shifts(policy, limit):
+    if policy == 14:  # its second operation moves points too
+        row = jnp.asarray(policies._TABLE[policy, 0])
+        draws = jax.random.uniform(jax.random.key(3), (2000, policies._DRAWS))
+        matrices = jax.vmap(lambda u: policies._operation(row, u, False).matrix)(draws)
+    else:
+        matrices = many(policy).matrix
+    matrices = np.asarray(matrices)
+    same = np.broadcast_to(np.eye(2), (len(matrices), 2, 2))
+    np.testing.assert_allclose(matrices[:, :2, :2], same, atol=1e-6)
+    moved = np.abs(matrices[:, :2, 2]) / 2  # in shares of the side
+    assert moved.max() > 0.95 * limit and moved.max() <= limit + 1e-6
+
+
+def test_the_order_of_operations_lets_one_reading_serve():
     # One composed map serves only if no grid that can happen follows an affine map that can.
     affine = ("elastic", "rotate", "shift_scale_rotate")
     for first, second in policies.POLICIES:

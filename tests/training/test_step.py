@@ -196,12 +196,16 @@ def test_auxiliary_logits_add_their_loss():
             return logits, jnp.zeros_like(logits)
 
     terms = {"bce": 1.0}
+
+    def loss_of(aux_weight):
+        model = WithAux(5, norm=False, dropout=0.0, rngs=nnx.Rngs(0))
+        step, state = build(model, terms=terms, aux_weight=aux_weight)
+        return float(step(state, BATCH, SEED, RATES)[1])
+
     plain, state = build(net(norm=False), terms=terms)
-    both, state_aux = build(WithAux(5, norm=False, dropout=0.0, rngs=nnx.Rngs(0)), terms=terms)
     alone = float(plain(state, BATCH, SEED, RATES)[1])
-    assert float(both(state_aux, BATCH, SEED, RATES)[1]) == pytest.approx(
-        alone + 0.4 * 5 * np.log(2), rel=1e-5
-    )
+    assert loss_of(0.4) == pytest.approx(alone + 0.4 * 5 * np.log(2), rel=1e-5)
+    assert loss_of(0.0) == pytest.approx(alone, rel=1e-6)
 
 
 def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
