@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from hpa_jax import artifacts, classes
+from hpa_jax import config as configs
 from hpa_jax.config import METHODS, has_ensemble
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
@@ -191,19 +193,47 @@ def headline(score: dict[str, Any]) -> str:
 
 def checkpoint_choice(context: Context) -> str:
     """Whether, and how, the networks' weights were chosen on the validation rows."""
-    averages = {name: model.average.kind for name, model in context.config.models.items()}
-    chosen = [name for name, kind in averages.items() if kind == "none"]
-    parts = [
-        f"the weights of {name} are an average of epochs ({kind}), not chosen on these rows"
-        for name, kind in averages.items()
-        if kind != "none"
-    ]
-    monitor = f"{context.config.train.monitor} on these rows"
-    if chosen:
-        parts.insert(0, f"the epoch of {' and '.join(chosen)} was chosen by the best {monitor}")
-    if context.config.train.patience:
+    models, train = context.config.models, context.config.train
+    monitor = f"{train.monitor} on these rows"
+    by_choice: dict[str, list[str]] = {}
+    for name, model in models.items():
+        by_choice.setdefault(_weights(model), []).append(name)
+    said = {
+        "best": f"the epoch of {{}} was chosen by the best {monitor}",
+        "last": "the weights of {} are the last ones, not chosen on these rows",
+        "snapshots": "the snapshots of {} (ends of stages and cycles) were not chosen on these rows",
+    }
+    other = "the weights of {} are an {} of epochs, not chosen on these rows"
+    kinds = sorted(by_choice, key=lambda kind: kind != "best")
+    parts = [said.get(kind, other).format(" and ".join(by_choice[kind]), kind) for kind in kinds]
+    for name, model in models.items():
+        if _restarts_from_best(model):
+            parts.append(f"a stage of {name} began at the epoch of the best {monitor}")
+        source = configs.started_from(model)
+        if source in models and _chosen_somewhere(context, source):
+            parts.append(f"{name} began with weights of {source} that were chosen on these rows")
+    if train.patience:
         parts.append(f"the end of training was chosen by the {monitor}")
     return "; ".join(parts)
+
+
+def _weights(model: ConfigDict) -> str:
+    """Which weights predict: best, last, snapshots, or an average of some kind."""
+    if model.checkpoint != "final":
+        return model.checkpoint
+    return "best" if model.average.kind == "none" else f"average ({model.average.kind})"
+
+
+def _restarts_from_best(model: ConfigDict) -> bool:
+    return any(dict(stage).get("start_from") == "best" for stage in model.stages[1:])
+
+
+def _chosen_somewhere(context: Context, name: str) -> bool:
+    """Whether validation rows chose the final weights of a model, or what it began with."""
+    model = context.config.models[name]
+    source = configs.started_from(model)
+    before = source in context.config.models and _chosen_somewhere(context, source)
+    return model.average.kind == "none" or _restarts_from_best(model) or before
 
 
 def write_decisions(path: Path, ids: np.ndarray, decided: dict[str, np.ndarray]) -> None:

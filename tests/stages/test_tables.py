@@ -151,12 +151,45 @@ def test_decisions_come_back_in_the_asked_order(context):
     assert not found["stack"].any() and found["stack"].shape == (2, 3)
 
 
-def test_how_weights_were_chosen_is_said():
+BEST = "the epoch of m was chosen by the best loss on these rows"
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "average", "said"),
+    [
+        ("final", "none", BEST),
+        ("best", "none", BEST),
+        ("best", "ema", BEST),
+        ("final", "ema", "the weights of m are an average (ema) of epochs, not chosen"),
+        ("final", "chosen", "the weights of m are an average (chosen) of epochs, not chosen"),
+        ("last", "none", "the weights of m are the last ones, not chosen"),
+        ("last", "swa", "the weights of m are the last ones, not chosen"),
+        ("snapshots", "none", "the snapshots of m (ends of stages and cycles) were not chosen"),
+    ],
+)
+def test_how_weights_were_chosen_is_said(checkpoint, average, said):
     config = configs.default().unlock()
-    config.models = {"a": configs.model(), "b": configs.model(), "c": configs.model()}
-    config.models.c.average.kind = "swa"
+    config.models = {"m": configs.model(checkpoint=checkpoint)}
+    config.models.m.average.kind = average
     text = scores.checkpoint_choice(Context(config, None))
-    assert "epoch of a and b was chosen by the best loss on these rows" in text
-    assert "c are an average of epochs (swa), not chosen" in text and "end of training" not in text
+    assert text.startswith(said) and ";" not in text
     config.train.patience = 3
-    assert "end of training" in scores.checkpoint_choice(Context(config, None))
+    assert "the end of training was chosen" in scores.checkpoint_choice(Context(config, None))
+
+
+def test_a_choice_in_the_middle_of_training_is_said():
+    config, last = configs.default().unlock(), {"checkpoint": "last"}
+    stages = (configs.stage(), configs.stage(start_from="best"))
+    config.models = {
+        "a": configs.model(),
+        "b": configs.model(stages=stages, **last),
+        "c": configs.model(init_from="model:a", **last),
+        "d": configs.model(init_from="model:e", **last),
+        "e": configs.model(),
+    }
+    config.models.e.average.kind = "swa"  # d begins with an average that nobody chose
+    text = scores.checkpoint_choice(Context(config, None))
+    assert "the weights of b and c and d are the last ones" in text
+    assert "a stage of b began at the epoch of the best loss on these rows" in text
+    assert "c began with weights of a that were chosen on these rows" in text
+    assert "d began" not in text and "stage of c" not in text
