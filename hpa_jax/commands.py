@@ -95,7 +95,7 @@ VERBS: dict[str, Verb] = {
             **ONLY,
             **FORCE,
             "bundle": (None, "what `export` wrote: label the pictures of config.data with it"),
-            "checkpoint": (None, "WORKDIR/models/NAME: the same with this one network"),
+            "checkpoint": (None, "WORKDIR/models/NAME, or several with commas: their mean"),
         },
     ),
     "retrieve": Verb(

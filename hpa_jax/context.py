@@ -1,6 +1,6 @@
 """What every stage is handed: the config, the work directory, where its files lie (design §3)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,8 +79,7 @@ class Context:
 
     def records_of(self, model: ConfigDict) -> Path:
         """The packed data set that a model reads: the smallest that holds its pictures."""
-        sides = sorted(self.stored_sides())
-        return self.records_at(next((s for s in sides if s >= model.image_size), sides[-1]))
+        return self.records_at(side_for(self.stored_sides(), model.image_size))
 
     def path(self, *parts: str) -> Path:
         """A file of the workdir."""
@@ -129,3 +128,12 @@ class Context:
         """Numbers of the classes that a model knows, in its order."""
         names = list(self.config.classes)
         return [names.index(name) for name in model.classes or names]
+
+
+def side_for(stored: Iterable[int], wanted: int) -> int:
+    """Of the sides that pictures are stored at, the smallest that holds `wanted`, else the largest.
+
+    A network never reads a picture that was made smaller than it looks at, if there is a larger.
+    """
+    sides = sorted(stored)
+    return next((side for side in sides if side >= wanted), sides[-1])

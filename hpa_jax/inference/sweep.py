@@ -1,16 +1,17 @@
 """Prediction over a whole packed data set: restartable in the middle, with progress; and over
 pictures of any size, tile by tile.
 
-Finished rows are written to part files every half minute; a second call with the same network,
-views and ids goes on with the rows that are missing.  With several processes each works on its own
-share of the rows on its own devices and writes its own parts (the folder is shared); all of them
-return the whole result.
+Finished rows are written to part files every half minute and at the end; a second call with the
+same network, views and pictures goes on with the rows that are missing.  Whoever calls removes the
+folder of parts once its own output is written, so that a kill between two networks repeats neither.
+With several processes each works on its own share of the rows on its own devices and writes its own
+parts (the folder is shared); all of them return the whole result.
 """
 
 import hashlib
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def predict_records(
         is the side the pictures are read at.
       records: the packed data set.
       ids: N ids.
-      directory: folder for part files (removed when all is done); None: no restart.
+      directory: folder for part files, which stay; None: no restart.
       title: of the progress line.
 
     Raises:
@@ -61,7 +62,8 @@ def predict_records(
     made = views_module.make(views)
     parts = None
     if directory is not None:
-        parts = Parts(directory, _fingerprint(model, model_config, made, aggregate, seed, ids))
+        about = (aggregate or made.aggregate, seed, content(records))
+        parts = Parts(directory, _fingerprint(model, model_config, made, ids, about))
     result = _Result(len(ids))
     if parts is not None:
         for rows, seen in parts.read():
@@ -82,9 +84,12 @@ def predict_records(
     if jax.process_count() > 1:
         _gather(result, parts)
     check_finite(result.found.probs, ids)
-    if parts is not None and jax.process_index() == 0:
-        parts.remove()
     return result.found
+
+
+def content(records: Records) -> str:
+    """Fingerprint of the packed pictures: the checksums of all shards."""
+    return hashlib.sha256((records.directory / "manifest.json").read_bytes()).hexdigest()
 
 
 class Parts:
@@ -113,15 +118,11 @@ class Parts:
         with artifacts.atomic(self.directory / name) as temporary:
             np.savez(temporary, fingerprint=self.fingerprint, rows=rows, **seen._asdict())
 
-    def remove(self) -> None:
-        """Removes all parts, also those of other networks."""
-        artifacts.remove(self.directory)
-
 
 def predict_pictures(
     model: nnx.Module,
     model_config: Any,
-    pictures: Iterable[np.ndarray],
+    read: Callable[[int], np.ndarray],
     ids: Sequence[str],
     *,
     tile: int,
@@ -130,6 +131,8 @@ def predict_pictures(
     batch_size: int = 8,
     views: str | Mapping[str, Any] | views_module.Views = "identity",
     aggregate: str = "max",
+    directory: str | Path | None = None,
+    shown: str = "",
     title: str = "predict",
 ) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities and embeddings of pictures uint8[h, w, K] of any sizes, cut into tiles.
@@ -138,33 +141,59 @@ def predict_pictures(
     is compiled; a side shorter than a tile is mirrored up to it.
 
     Args:
+      read: row -> picture; rows that are done already are not read.
       image_size: side that tiles are scaled to; 0: as they are.
-      title: of the progress line.
       aggregate: over the tiles of a picture: "max" (a compartment is where any cell shows it) or
         "mean".  Views of one tile are averaged.
+      directory: folder for part files of finished pictures, which stay; None: no restart.
+      shown: fingerprint of the pictures, for the restart.
+      title: of the progress line.
 
     Raises:
-        InputError: unknown aggregate, number of pictures differs from the ids.
+        InputError: unknown aggregate, no ids, a probability that is not finite.
     """
     if aggregate not in ("max", "mean"):
         raise InputError(f"aggregate {aggregate!r} over tiles; known: max, mean")
-    forward = predict.compiled(model, model_config, views=views)
+    if not len(ids):
+        raise InputError("no pictures to predict: the list of ids is empty")
+    side, made, parts = image_size or tile, views_module.make(views), None
+    if directory is not None:
+        about = (tile, side, overlap, aggregate, shown)
+        parts = Parts(directory, _fingerprint(model, model_config, made, ids, about))
     result, counts = _Result(len(ids)), np.zeros(len(ids), int)
-    batches = _tile_batches(pictures, counts, tile, overlap, batch_size, image_size or tile)
-    with _Progress(title, len(ids), 0) as progress:
-        begun = 0
+    for rows, seen in parts.read() if parts is not None else ():
+        result.put(rows, seen)
+    missing = np.flatnonzero(~result.done)
+    forward = predict.compiled(model, model_config, views=made)
+    batches = _tile_batches(read, missing, counts, tile, overlap, batch_size, side)
+
+    def whole(first: int, end: int) -> tuple[np.ndarray, predict.Seen]:
+        """The pictures missing[first:end], all of whose tiles have been seen."""
+        rows = missing[first:end]
+        seen = predict.Seen(*(array[rows] for array in result.found))
+        seen.embeddings[:] /= counts[rows, None]
+        if aggregate == "mean":
+            seen.probs[:] /= counts[rows, None]
+        result.put(rows, seen)
+        return rows, seen
+
+    begun, kept, saved = 0, 0, time.monotonic()
+    with _Progress(title, len(ids), int(result.done.sum())) as progress:
         for rows, seen in predict.stream(forward, batches):
             result.add(rows, seen, aggregate)
-            progress.add(int(rows[-1]) + 1 - begun)
-            begun = int(rows[-1]) + 1
-    if (counts == 0).any():
-        raise InputError(f"{(counts > 0).sum()} pictures for {len(ids)} ids")
-    probs, embeddings, _ = result.found
-    if aggregate == "mean":
-        probs /= counts[:, None]
-    embeddings /= counts[:, None]
-    check_finite(probs, ids)
-    return probs, embeddings
+            now = int(np.searchsorted(missing, rows[-1]))  # tiles of this one may still come
+            progress.add(now - begun)
+            begun = now
+            if parts is not None and begun > kept and time.monotonic() - saved > SAVE_SECONDS:
+                parts.write(*whole(kept, begun))
+                kept, saved = begun, time.monotonic()
+        progress.add(len(missing) - begun)
+    if kept < len(missing):
+        last = whole(kept, len(missing))
+        if parts is not None:
+            parts.write(*last)
+    check_finite(result.found.probs, ids)
+    return result.found.probs, result.found.embeddings
 
 
 def tiles_of(picture: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
@@ -178,7 +207,8 @@ def tiles_of(picture: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndar
 
 
 def _tile_batches(
-    pictures: Iterable[np.ndarray],
+    read: Callable[[int], np.ndarray],
+    rows: np.ndarray,
     counts: np.ndarray,
     tile: int,
     overlap: float,
@@ -187,12 +217,10 @@ def _tile_batches(
 ) -> Iterator[dict[str, np.ndarray]]:
     """Batches of tiles of `side` with the row of their picture; counts[N] is filled on the way."""
     held: list[tuple[np.ndarray, int]] = []
-    for row, picture in enumerate(pictures):
-        if row >= len(counts):
-            raise InputError(f"more pictures than ids ({len(counts)})")
-        for piece in tiles_of(picture, tile, overlap):
+    for row in rows:
+        for piece in tiles_of(read(int(row)), tile, overlap):
             counts[row] += 1
-            held.append((resize(piece, side), row))
+            held.append((resize(piece, side), int(row)))
             if len(held) == batch_size:
                 yield _batch(held, batch_size)
                 held = []
@@ -240,7 +268,7 @@ def _collect(
     parts: Parts | None,
     progress: "_Progress",
 ) -> None:
-    """Takes in all that comes; writes a part every SAVE_SECONDS."""
+    """Takes in all that comes; writes a part every SAVE_SECONDS and at the end."""
     held: list[tuple[np.ndarray, predict.Seen]] = []
     saved = time.monotonic()
     with progress:
@@ -251,7 +279,7 @@ def _collect(
             if parts is not None and time.monotonic() - saved > SAVE_SECONDS:
                 parts.write(*_joined(held))
                 held, saved = [], time.monotonic()
-    if parts is not None and held and jax.process_count() > 1:
+    if parts is not None and held:
         parts.write(*_joined(held))
 
 
@@ -281,18 +309,16 @@ def _fingerprint(
     model: nnx.Module,
     model_config: Any,
     views: views_module.Views,
-    aggregate: str | None,
-    seed: int,
     ids: Sequence[str],
+    about: tuple[Any, ...],
 ) -> str:
-    """Of everything that the result depends on: weights, views, ids."""
+    """Of everything that the result depends on: weights, views, ids, and what else is named."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         digest.update(np.ascontiguousarray(leaf).tobytes())
     settings = (
         tuple(model_config.channels), model_config.normalize, model_config.image_size,
-        views.name, sorted(views.options.items()), views.weights, aggregate or views.aggregate,
-        seed,
+        views.name, sorted(views.options.items()), views.weights, about,
     )  # fmt: skip
     digest.update(repr(settings).encode())
     digest.update("\n".join(map(str, ids)).encode())

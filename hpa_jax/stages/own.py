@@ -1,10 +1,11 @@
 """`export` and `predict` on one's own pictures: what a user takes away, and its use.
 
 export: workdir -> bundle/.  predict --bundle=DIR (or --checkpoint=models/NAME): a folder of
-pictures -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.
+pictures -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.  Pictures are packed once
+for each side that a network or the metafeatures look at, as a run does (config.records.also).
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
-from hpa_jax.context import Context
+from hpa_jax.context import Context, side_for
 from hpa_jax.errors import InputError
-from hpa_jax.stages import prepare, scores, tables
-
-COMPETITION_FIELD = 163.84  # µm: 2048 pixels of 0.08
+from hpa_jax.stages import members, prepare, scores, tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,57 +41,16 @@ def export(context: Context) -> Path:
     fits = [fit for fit in context.fits() if not single or fit[0] == method]
     packed = bundle.Bundle(
         class_names=tuple(context.config.classes),
-        members=[member for fit in fits for member in _members(context, *fit)],
+        members=[member for fit in fits for member in members.of_fit(context, *fit)],
         cuts=np.array([np.inf if cut is None else cut for cut in cuts], float),
         rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
         blend=blend,
         argmax=context.config.submission.argmax,
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
-        picture={
-            "image_size": context.config.records.image_size,
-            "field_um": _field(context),
-            "method": method,
-        },
+        picture=members.picture(context, method),
     )
     return bundle.write(context.path("bundle"), packed)
-
-
-def _field(context: Context) -> float | None:
-    """Side of a training picture in µm, where it is known."""
-    kinds = {source["source"] for source in prepare.sources(context)}
-    if not context.draws and kinds & {"kaggle", "atlas"}:
-        return COMPETITION_FIELD
-    return context.config.data.folder.field_um or None
-
-
-def _members(
-    context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path
-) -> "Iterator[Member]":
-    """A fit's networks: one, or one a snapshot; the bundle averages those of one model."""
-    from hpa_jax.decision import bundle, unlike
-    from hpa_jax.inference.tables import read_embeddings
-    from hpa_jax.training import checkpoint
-
-    known = list(context.config.classes)
-    ids, embeddings = read_embeddings(folder / "predictions" / "valid_embeddings.parquet")
-    features = artifacts.read_table(context.path("features", "valid.parquet")).set_index("id")
-    features = features.loc[ids].select_dtypes("number").dropna(axis=1)
-    reference = unlike.fit(embeddings, features.to_numpy(float), list(features.columns))
-    title = name if fold is None else f"{name}-fold_{fold}"
-    steps = checkpoint.chosen(folder, model.checkpoint)
-    for step in steps:
-        network, trained, names = checkpoint.load(folder, step)
-        yield bundle.Member(
-            name=title if len(steps) == 1 else f"{title}-{step}",
-            model=name,
-            config=trained,
-            network=network,
-            class_numbers=tuple(known.index(own) for own in names),
-            views=model.views,
-            # The stored embeddings are the last network's.
-            reference=reference if step == steps[-1] else None,
-        )
 
 
 def predict(context: Context) -> str:
@@ -108,15 +66,23 @@ def predict(context: Context) -> str:
 
     packed = _packed(context)
     table = _catalog(context, packed)
-    size = packed.picture.get("image_size") or max(m.config.image_size for m in packed.members)
-    folder = packing.write(
-        table, context.path("records"), image_size=size, encoding="raw", classes=packed.class_names
-    )
-    records, ids = Records(folder), table["id"].to_numpy(str)
+    ids = table["id"].to_numpy(str)
+    sets = {
+        side: Records(
+            packing.write(
+                table,
+                context.path("records"),
+                image_size=side,
+                encoding="raw",
+                classes=packed.class_names,
+            )
+        )
+        for side in _sides(packed)
+    }
     probs, embeddings = {}, {}
     for member in packed.members:
-        probs[member.name], embeddings[member.name] = _look(context, member, table, records)
-    features = _metafeatures(records, ids, table, packed)
+        probs[member.name], embeddings[member.name] = _look(context, member, table, sets)
+    features = _metafeatures(next(iter(sets.values())), ids, table, packed)
     found, labels = packed.decide(probs, features)
     odd, why = packed.judge(embeddings, features)
     result = bundle.table(packed, ids, found, labels, odd, why)
@@ -125,7 +91,16 @@ def predict(context: Context) -> str:
     tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
     for name, values in embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
+    artifacts.remove(context.path("predict_parts"))
     return _said(context, packed, ids, odd)
+
+
+def _sides(packed: "Bundle") -> list[int]:
+    """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
+    wanted = [member.config.image_size for member in packed.members]
+    base = packed.picture.get("image_size") or max(wanted)
+    stored = packed.picture.get("sides") or [base]
+    return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
 
 
 def _packed(context: Context) -> "Bundle":
@@ -136,7 +111,7 @@ def _packed(context: Context) -> "Bundle":
     if given and trained:
         raise InputError("--bundle and --checkpoint: give one of them")
     if trained:
-        return _of_checkpoint(trained)
+        return members.of_folders(trained)
     if not (Path(given).expanduser() / "bundle.json").is_file():
         raise InputError(f"--bundle={given}: no bundle (a folder that the verb export wrote)")
     return bundle.read(Path(given).expanduser())
@@ -162,26 +137,30 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
 
 
 def _look(
-    context: Context, member: "Member", table: "pd.DataFrame", records: "Records"
+    context: Context, member: "Member", table: "pd.DataFrame", sets: "Mapping[int, Records]"
 ) -> tuple[np.ndarray, np.ndarray]:
     """A network's probabilities and embeddings: of whole packed pictures, or tile by tile."""
     from hpa_jax.data import pictures
     from hpa_jax.inference import sweep
 
     settings, ids = context.config.predict, table["id"].to_numpy(str)
+    records = sets[side_for(sets, member.config.image_size)]
+    parts = context.path("predict_parts", member.name)
     if settings.tile:
         channels = tuple(member.config.channels)
         rows = table.to_dict("records")
         return sweep.predict_pictures(
             member.network,
             member.config,
-            (pictures.read(row, channels) for row in rows),
+            lambda row: pictures.read(rows[row], channels),
             ids,
             tile=settings.tile,
             image_size=member.config.image_size,
             batch_size=settings.batch_size,
             views=member.views,
             aggregate=settings.tile_aggregate,
+            directory=parts,
+            shown=sweep.content(records),
             title=member.name,
         )
     seen = sweep.predict_records(
@@ -191,7 +170,7 @@ def _look(
         ids,
         batch_size=settings.batch_size,
         views=member.views,
-        directory=context.path("predict_parts", member.name),
+        directory=parts,
         title=member.name,
     )
     return seen.probs, seen.embeddings
@@ -208,6 +187,8 @@ def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) 
     if odd.any():
         parts.append(f"{int(odd.sum())} unlike the training pictures")
     text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
+    whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
+    text += f"\ncuts: {whose}"
     field = packed.picture.get("field_um")
     if field and not context.config.data.folder.field_um:
         text += (
@@ -234,27 +215,6 @@ def _metafeatures(
     images = (image for batch in batches for image in batch["image"][batch["mask"]])
     sizes = table["original_size"].astype(float).to_numpy()
     return metafeature_table(images, ids, sizes, **packed.features)
-
-
-def _of_checkpoint(folder: str) -> "Bundle":
-    """One trained model with its run's thresholds, or 0.5 where the run has none."""
-    from hpa_jax.decision import bundle
-    from hpa_jax.training import checkpoint
-
-    path = Path(folder).expanduser().resolve()
-    if not (path / "checkpoints").is_dir():
-        raise InputError(f"--checkpoint={folder}: no trained model (WORKDIR/models/NAME)")
-    network, trained, names = checkpoint.load(path, "final")
-    cuts, known = np.full(len(names), 0.5), path.parent.parent / "thresholds.json"
-    if known.is_file():
-        stored = artifacts.read_json(known)
-        own = stored["thresholds"].get(path.name)
-        if own is not None and stored["classes"] == list(names):
-            cuts = np.array([np.inf if cut is None else cut for cut in own], float)
-    member = bundle.Member(
-        path.name, path.name, trained, network, tuple(range(len(names))), trained.views
-    )
-    return bundle.Bundle(tuple(names), [member], cuts)
 
 
 def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:

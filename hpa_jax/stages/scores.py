@@ -201,7 +201,7 @@ def checkpoint_choice(context: Context) -> str:
     said = {
         "best": f"the epoch of {{}} was chosen by the best {monitor}",
         "last": "the weights of {} are the last ones, not chosen on these rows",
-        "snapshots": "the snapshots of {} (ends of stages and cycles) were not chosen on these rows",
+        "snapshots": "the snapshots of {} (ends of cycles and stages), not chosen on these rows",
     }
     other = "the weights of {} are an {} of epochs, not chosen on these rows"
     kinds = sorted(by_choice, key=lambda kind: kind != "best")

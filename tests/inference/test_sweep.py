@@ -1,5 +1,7 @@
 """Prediction over packed records: restart in the middle; pictures of any size by tiles."""
 
+import json
+import shutil
 import types
 
 import jax.numpy as jnp
@@ -85,7 +87,29 @@ def test_a_stopped_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
     assert batches_read == [[4]]
     for one, other in zip(whole, again, strict=True):  # probs, embeddings, plain
         np.testing.assert_allclose(one, other, atol=1e-5)
-    assert not parts.exists()
+    monkeypatch.setattr(predict, "stream", None)  # all is done: no network is asked
+    np.testing.assert_array_equal(run(packed, ids, views=views, directory=parts).probs, again.probs)
+    other = types.SimpleNamespace(**vars(CONFIG))
+    other.image_size = SIZE // 2  # pictures of another side are other pictures
+    with pytest.raises(TypeError):
+        sweep.predict_records(Tiny(), other, packed, ids, batch_size=2, directory=parts)
+
+
+def test_a_picture_replaced_under_its_id_is_looked_at_again(packed, tmp_path):
+    """Part files remember the content of the packed pictures, not their ids alone."""
+    ids, folder = list(packed.ids[:3]), tmp_path / "records"
+    shutil.copytree(packed.directory, folder)
+    before = sweep.content(input.Records(folder))
+    run(packed, ids, directory=tmp_path / "parts")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    name = next(iter(manifest["shards"]))
+    manifest["shards"][name]["sha256"] = "of another picture"
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    replaced = input.Records(folder)
+    assert sweep.content(replaced) != before
+    run(replaced, ids, directory=tmp_path / "parts")
+    prints = {path.name.split("-")[1] for path in (tmp_path / "parts").glob("part-*.npz")}
+    assert len(prints) == 2
 
 
 def test_parts_of_another_network_and_damaged_parts_do_not_count(tmp_path):
@@ -105,7 +129,7 @@ def test_another_network_is_another_fingerprint():
     other = Tiny()
     other.scale[...] = jnp.float32(2.0)
     prints = {
-        sweep._fingerprint(model, CONFIG, sweep.views_module.make(views), "mean", 0, ids)
+        sweep._fingerprint(model, CONFIG, sweep.views_module.make(views), ids, ("mean", 0))
         for model in (Tiny(), other)
         for views in (made, "identity", {"name": "oml", "rounds": 2})
         for ids in (["a"], ["b"])
@@ -137,11 +161,42 @@ def test_tiles_of_all_pictures_are_joined_by_max():
     pictures[0][39, 22] = 255
     pictures[2][0, 0] = 128
     probs, embeddings = sweep.predict_pictures(
-        Tiny(), CONFIG, pictures, ["a", "b", "c"], tile=16, batch_size=3
+        Tiny(), CONFIG, pictures.__getitem__, ["a", "b", "c"], tile=16, batch_size=3
     )
     assert probs[0, 0] > probs[2, 0] > probs[1, 0]
     assert embeddings.shape == (3, 4)
-    with pytest.raises(InputError, match="2 pictures for 3 ids"):
-        sweep.predict_pictures(Tiny(), CONFIG, pictures[:2], ["a", "b", "c"], tile=16)
-    with pytest.raises(InputError, match="more pictures"):
-        sweep.predict_pictures(Tiny(), CONFIG, pictures, ["a"], tile=16)
+
+
+@pytest.mark.parametrize("aggregate", ["max", "mean"])
+def test_stopped_tiles_go_on_where_they_were(tmp_path, monkeypatch, aggregate):
+    rng = np.random.default_rng(0)
+    shapes = [(40, 23), (16, 16), (5, 60), (33, 33)]
+    pictures = [rng.integers(0, 200 + 10 * n, (*s, 4), np.uint8) for n, s in enumerate(shapes)]
+    options = dict(tile=16, batch_size=3, aggregate=aggregate)
+    ids = ["a", "b", "c", "d"]
+    whole = sweep.predict_pictures(Tiny(), CONFIG, pictures.__getitem__, ids, **options)
+    monkeypatch.setattr(sweep, "SAVE_SECONDS", 0.0)
+    options |= dict(directory=tmp_path, shown="these")
+
+    def stops(row):
+        if row == 3:
+            raise KeyboardInterrupt
+        return pictures[row]
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep.predict_pictures(Tiny(), CONFIG, stops, ids, **options)
+    read = []
+
+    def counts(row):
+        read.append(row)
+        return pictures[row]
+
+    again = sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **options)
+    assert 3 in read and 0 not in read
+    for one, other in zip(whole, again, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    read.clear()
+    sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **options)
+    assert not read
+    sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **{**options, "shown": "others"})
+    assert read == [0, 1, 2, 3]

@@ -93,7 +93,9 @@ def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
     arguments = [f"--checkpoint={workdir}/models/tiny", f"--config.data.root={workdir}/data/test"]
     arguments += ["--config.data.source=folder", f"--workdir={tmp_path}"]
     assert main(["predict", *arguments]) == 0
-    assert "30 pictures" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "30 pictures" in said
+    assert f"cuts: those of tiny in {workdir}/thresholds.json" in said
     ids, probs, _ = read_table(tmp_path / "predictions.parquet")
     np.testing.assert_allclose(probs, scores_of(workdir, "tiny", ids), atol=2e-3)
     cuts = json.loads((workdir / "thresholds.json").read_text())["thresholds"]["tiny"]
@@ -176,3 +178,20 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
 def test_export_needs_a_finished_run(tmp_path, capsys):
     assert main(["export", *CONFIG, f"--workdir={tmp_path}"]) == 2
     assert "metrics.json" in capsys.readouterr().err
+
+
+@pytest.mark.slow  # a run of its own
+def test_a_bundle_reads_pictures_of_the_sides_that_the_run_read(tmp_path):
+    """Metafeatures of 32 px, a network of 64 px: never from pictures that were made smaller."""
+    arguments = [*CONFIG, "--config.records.image_size=32", "--config.records.also=(64,)"]
+    assert main(["run", *arguments, f"--workdir={tmp_path}/run"]) == 0
+    assert main(["export", *arguments, f"--workdir={tmp_path}/run"]) == 0
+    given = [f"--bundle={tmp_path}/run/bundle", f"--config.data.root={tmp_path}/run/data/test"]
+    assert main(["predict", *given, f"--workdir={tmp_path}/own"]) == 0
+    ids, probs, _ = read_table(tmp_path / "own" / "predictions.parquet")
+    method = chosen(tmp_path / "run")
+    np.testing.assert_allclose(probs, scores_of(tmp_path / "run", method, ids), atol=2e-3)
+    shown = tmp_path / "run" / "models" / "tiny" / "predictions" / "test_embeddings.parquet"
+    theirs = pd.read_parquet(shown).set_index("id").loc[ids]
+    found = pd.read_parquet(tmp_path / "own" / "embeddings" / "tiny.parquet").set_index("id")
+    np.testing.assert_allclose(found.loc[ids], theirs, rtol=1e-3, atol=1e-4)

@@ -164,7 +164,7 @@ BEST = "the epoch of m was chosen by the best loss on these rows"
         ("final", "chosen", "the weights of m are an average (chosen) of epochs, not chosen"),
         ("last", "none", "the weights of m are the last ones, not chosen"),
         ("last", "swa", "the weights of m are the last ones, not chosen"),
-        ("snapshots", "none", "the snapshots of m (ends of stages and cycles) were not chosen"),
+        ("snapshots", "none", "the snapshots of m (ends of cycles and stages), not chosen"),
     ],
 )
 def test_how_weights_were_chosen_is_said(checkpoint, average, said):
