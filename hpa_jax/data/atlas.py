@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpa_jax.artifacts import atomic
+from hpa_jax.data import csv_tables, imported, kaggle, pictures
 from hpa_jax.data import download as client
-from hpa_jax.data import imported, kaggle, pictures
 from hpa_jax.data.pictures import CHANNELS, BadPicture
 from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError
@@ -155,7 +155,7 @@ def read_table(path: Path, class_names: Sequence[str], problems: Problems) -> "p
     """
     import pandas as pd
 
-    table = kaggle.read_csv(path)
+    table = csv_tables.read(path, "the atlas' table belongs into the source's root")
     column = next((name for name in LABEL_COLUMNS if name in table), None)
     if "id" not in table or column is None:
         found = ", ".join(table.columns)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.data import fields, imported, kaggle
+from hpa_jax.data import csv_tables, fields, imported, kaggle
 from hpa_jax.data.pictures import CHANNELS, BadPicture, inside, sizes_differ, to_grey
 from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError, near
@@ -158,20 +158,15 @@ def read_labels(path: Path, class_names: Sequence[str], problems: Problems) -> d
     Raises:
         InputError: no readable CSV with two columns.
     """
-    import pandas as pd
-
     if not path.is_file():
         return {}
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: no readable CSV ({' '.join(str(error).split())})") from None
+    table = csv_tables.read(path)
     if table.shape[1] < 2:
         raise InputError(f"{path}: needs two columns, id and labels")
     numbers = {name.casefold(): number for number, name in enumerate(class_names)}
     known: dict[str, list[int]] = {}
-    for row, (id, text) in enumerate(table.iloc[:, :2].fillna("").to_numpy().tolist(), start=2):
-        id, place = id.strip(), f"{path} row {row}"
+    for row, (id, text) in enumerate(table.iloc[:, :2].to_numpy().tolist(), start=2):
+        place = f"{path} row {row}"
         if id in known:
             problems.add(place, id, "the id is there twice")
             continue

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpa_jax import classes
+from hpa_jax.data import csv_tables
 from hpa_jax.data.pictures import CHANNELS, inside
 from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError
@@ -61,7 +62,7 @@ def read_table(path: Path, labelled: bool) -> "pd.DataFrame":
     """
     import pandas as pd
 
-    table = read_csv(path)
+    table = csv_tables.read(path, "data.root must hold the competition's tables")
     if "id" not in table or (labelled and "target" not in table):
         wanted = "Id and Target" if labelled else "Id"
         found = ", ".join(table.columns)
@@ -73,27 +74,6 @@ def read_table(path: Path, labelled: bool) -> "pd.DataFrame":
         if name in table:
             columns[name] = table[name]
     return pd.DataFrame(columns).assign(row=range(2, len(table) + 2))
-
-
-def read_csv(path: Path) -> "pd.DataFrame":
-    """All cells as text without spaces around, column names in lower case; BOM and CRLF are fine.
-
-    Raises:
-        InputError: the file is missing or no CSV.
-    """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise InputError(
-            f"{path}: not there; data.root must hold the competition's tables"
-        ) from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: no readable CSV ({' '.join(str(error).split())})") from None
-    table = table.fillna("").map(str.strip)
-    table.columns = [str(name).strip().lower() for name in table.columns]
-    return table
 
 
 def safe_id(text: str) -> bool:

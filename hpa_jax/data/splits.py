@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax.data import stratification
+from hpa_jax.data import csv_tables, stratification
 from hpa_jax.data.duplicates import groups as components
 from hpa_jax.data.stratification import folds as folds
 from hpa_jax.data.stratification import holdout as holdout
@@ -287,16 +287,7 @@ def read_ids(path: str | Path, known: np.ndarray) -> set[str]:
     Raises:
         InputError: no such file, or it names no picture of the catalog.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(
-            path, header=None, dtype=str, encoding="utf-8-sig", skip_blank_lines=True
-        )
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable list of ids ({error})") from None
-    cells = {cell.strip() for column in table for cell in table[column].dropna()}
-    found = cells & set(known)
+    found = csv_tables.cells(path) & set(known)
     if not found:
         raise InputError(f"{path}: names none of the catalog's {len(known)} pictures")
     return found

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpa_jax import classes
+from hpa_jax.data import csv_tables
 from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -43,15 +44,10 @@ def read(path: str | Path) -> "pd.DataFrame":
     Raises:
         InputError: no such file, or without these columns.
     """
-    import pandas as pd
-
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:
-        raise InputError(f"leak table {path}: can't be read ({error})") from None
-    if not {"Id", "Target"} <= set(table.columns):
+    table = csv_tables.read(path, "submission.leak_tables names it")
+    if not {"id", "target"} <= set(table.columns):
         raise InputError(f"leak table {path}: needs the columns Id,Target")
-    return table.rename(columns={"Id": "id", "Target": "labels"})[["id", "labels"]]
+    return table.rename(columns={"target": "labels"})[["id", "labels"]]
 
 
 def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
@@ -113,13 +109,13 @@ def overlay(
     position = {name: row for row, name in enumerate(ids)}
     changed = []
     for name, labels in zip(table["id"], table["labels"]):
-        numbers = _numbers(labels, f"leak table, id {name}")
+        numbers = _numbers(labels, f"leak table, id {name!r}")
         if name not in position or not numbers:
             continue
         try:
             mask = classes.encode_numbers(numbers, result.shape[1])
         except ValueError as error:
-            raise InputError(f"leak table, id {name}: {error}") from None
+            raise InputError(f"leak table, id {name!r}: {error}") from None
         if (result[position[name]] != mask).any():
             changed.append(name)
         result[position[name]] = mask

@@ -105,7 +105,7 @@ def evaluate(context: Context) -> list[Task]:
         }
         off, _ = retrieval.replaced(context, "test", test.ids, decided[chosen])
         leaked, _ = overlay_leak(context, test.ids, off)
-        submitted = scores.read_submission(context.path("submission.csv"), test.ids, context)
+        submitted = tables.submission(context.path("submission.csv"), test.ids, context)
         report = {
             "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
             "support": labels.sum(axis=0),

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context, side_for
+from hpa_jax.data import csv_tables
 from hpa_jax.errors import InputError
 from hpa_jax.stages import members, prepare, scores, tables
 
@@ -178,12 +179,10 @@ def _look(
 
 def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) -> str:
     """The summary: how many, which are odd, where it lies."""
-    import pandas as pd
-
     parts = [f"{len(ids):,} pictures"]
     bad = context.path("bad_images.csv")
     if bad.is_file():
-        parts.append(f"{pd.read_csv(bad)['id'].nunique()} left out ({bad})")
+        parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
     if odd.any():
         parts.append(f"{int(odd.sum())} unlike the training pictures")
     text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"

@@ -252,14 +252,6 @@ def read_decisions(
     return {name: _encoded(table[name], context) for name in names}
 
 
-def read_submission(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
-    """bool[N, C] of a submission file in the order of `ids`."""
-    import pandas as pd
-
-    table = pd.read_csv(path, dtype=str, keep_default_na=False).set_index("Id")
-    return _encoded(table.loc[ids, "Predicted"], context)
-
-
 def _encoded(texts: Iterable[str], context: Context) -> np.ndarray:
     rows = [classes.encode(text, context.num_classes) for text in texts]
     return np.array(rows, bool).reshape(len(rows), context.num_classes)

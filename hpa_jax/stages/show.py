@@ -7,6 +7,7 @@ import numpy as np
 
 from hpa_jax import artifacts, stamps
 from hpa_jax.context import Context
+from hpa_jax.data import csv_tables
 from hpa_jax.report import (
     classes,
     cost,
@@ -108,7 +109,7 @@ def _examples(context: Context) -> Section:
     labels = None
     if context.truth is not None and context.truth.is_file():
         labels = tables.truth(context.truth, rows.ids, context)
-    decided = scores.read_submission(context.path("submission.csv"), rows.ids, context)
+    decided = tables.submission(context.path("submission.csv"), rows.ids, context)
     shown = np.argsort(rows.ids)[: context.config.report.examples]
     images = tables.images(context, rows.ids[shown])
     names, cards = context.config.classes, []
@@ -179,14 +180,8 @@ def _neighbours(context: Context, found: Findings) -> list[Section]:
 
 def _leak(context: Context, found: Findings) -> Section:
     """Test pictures whose labels are known, and how far these can be trusted."""
-    import pandas as pd
-
     overlay = artifacts.read_table(context.path("leak_overlay.parquet"))
-    conflicts = pd.read_csv(
-        context.path("leak_conflicts.csv"),
-        dtype={"id": str, "labels": str, "origin": str, "table": str},
-        keep_default_na=False,
-    )
+    conflicts = csv_tables.read(context.path("leak_conflicts.csv"))
     conflicts["labels"] = [text.split() for text in conflicts["labels"]]
     tests = tables.split_rows(context, "test").ids
     truth = dict(zip(found.test.ids, found.test.labels)) if found.test else None

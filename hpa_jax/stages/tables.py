@@ -9,6 +9,7 @@ import numpy as np
 
 from hpa_jax import artifacts, classes
 from hpa_jax.context import Context
+from hpa_jax.data import csv_tables
 from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -177,23 +178,42 @@ def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.nd
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
-    """bool[N, C] labels of the test part. For evaluate and report alone.
+    """bool[N, C] labels of the test part: a table Id,Target, or one in a submission's form.
+
+    For evaluate and report alone.
 
     Raises:
-        InputError: the table lacks an id or has a label that is no class.
+        InputError: the table lacks an id, has it twice, or has a label that is no class.
     """
-    import pandas as pd
+    return _labels(path, ("target", "predicted"), ids, context)
 
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    if "Id" not in table or len(table.columns) < 2:
-        raise InputError(f"{path}: needs the columns Id,Target")
-    targets = dict(zip(table["Id"].str.strip(), table[table.columns[1]]))
+
+def submission(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
+    """bool[N, C] of a submission file, Id,Predicted, in the order of `ids`.
+
+    Raises:
+        InputError: the table lacks an id, has it twice, or has a label that is no class.
+    """
+    return _labels(path, ("predicted",), ids, context)
+
+
+def _labels(path: Path, names: tuple[str, ...], ids: np.ndarray, context: Context) -> np.ndarray:
+    """bool[N, C] of the label texts in the first column that has one of `names`."""
+    table = csv_tables.read(path)
+    column = next((name for name in names if name in table), None)
+    if "id" not in table or column is None:
+        found = ", ".join(table.columns)
+        raise InputError(f"{path}: needs the columns Id,{names[0].capitalize()}; it has {found}")
+    doubled = table["id"][table["id"].duplicated()]
+    if len(doubled):
+        raise InputError(f"{path}: id {doubled.iloc[0]!r} is there twice")
+    texts = dict(zip(table["id"], table[column]))
     labels = np.zeros((len(ids), context.num_classes), bool)
     for row, identity in enumerate(ids):
-        if identity not in targets:
-            raise InputError(f"{path}: no row for test id {identity!r}")
+        if identity not in texts:
+            raise InputError(f"{path}: no row for test id {str(identity)!r}")
         try:
-            labels[row] = classes.encode(targets[identity], context.num_classes)
+            labels[row] = classes.encode(texts[identity], context.num_classes)
         except ValueError as error:
-            raise InputError(f"{path}: id {identity!r}: {error}") from None
+            raise InputError(f"{path}: id {str(identity)!r}: {error}") from None
     return labels

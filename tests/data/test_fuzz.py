@@ -5,6 +5,7 @@ damage lies deep inside the decoders.  Anything but an InputError is what the te
 """
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,11 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpa_jax import artifacts, classes
-from hpa_jax.data import atlas, fields, folder, kaggle, pictures
+from hpa_jax.data import atlas, fields, folder, kaggle, pictures, splits
 from hpa_jax.data.problems import Problems
-from hpa_jax.decision import submission
+from hpa_jax.decision import leak, submission
 from hpa_jax.errors import InputError
 from hpa_jax.models import weight_files
+from hpa_jax.stages import tables
 
 from .layouts import competition, picture
 
@@ -86,11 +88,24 @@ def test_a_damaged_microscope_file_is_read_or_refused(tmp_path, kind, damage):
         assert str(path) in str(error) and "\n" not in str(error)
 
 
+IDS = np.array(["a", "b"])
+RUN = SimpleNamespace(num_classes=len(classes.NAMES))
+
+
+def leaked(path):
+    found, _ = leak.combine({"own": leak.read(path)})
+    return leak.overlay(np.zeros((2, RUN.num_classes), bool), IDS, found)
+
+
 READERS = {
     "kaggle": lambda path: kaggle.read_table(path, labelled=True),
     "atlas": lambda path: atlas.read_table(path, classes.NAMES, Problems()),
     "folder": lambda path: folder.read_labels(path, classes.NAMES, Problems()),
-    "submission": submission.sample_ids,
+    "sample": submission.sample_ids,
+    "ids": lambda path: splits.read_ids(path, IDS),
+    "leak": leaked,
+    "truth": lambda path: tables.truth(path, IDS, RUN),
+    "submission": lambda path: tables.submission(path, IDS, RUN),
     "parquet": artifacts.read_table,
     "json": artifacts.read_json,
     "safetensors": weight_files.read,
@@ -108,7 +123,11 @@ def table(kind: str) -> bytes:
         "kaggle": "Id,Target\na,0 25\nb,16\n",
         "atlas": "Id,Target,GotYellow\n1_A_A1_1,0 25,1\n2_A_A1_2,Golgi apparatus,0\n",
         "folder": "id,labels\na,Cytosol;Nucleoplasm\nb,0 16\n",
-        "submission": "Id,Predicted\na,0\nb,0 1\n",
+        "sample": "Id,Predicted\na,0\nb,0 1\n",
+        "ids": "id,x\na,1\nb,2\n",
+        "leak": "Id,Target\na,0 25\nb,16\n",
+        "truth": "Id,Target\na,0 25\nb,16\n",
+        "submission": "Id,Predicted\na,0 25\nb,16\n",
         "json": '{"thresholds": [0.5, 0.25], "names": ["a"]}',
     }
     return text[kind].encode()
@@ -126,15 +145,17 @@ def test_a_damaged_table_is_read_or_refused(tmp_path, kind, damage):
         assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("kind", ["kaggle", "atlas", "folder", "submission"])
+@pytest.mark.parametrize(
+    "kind", ["kaggle", "atlas", "folder", "sample", "ids", "leak", "truth", "submission"]
+)
 @given(cells=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=4))
 @example(cells=[("a", "²")])
 @example(cells=[("a", "9" * 5000)])
 @FEW
 def test_any_text_in_the_cells_is_read_or_refused(tmp_path, kind, cells):
     path = tmp_path / "table.csv"
-    columns = {"folder": ["id", "labels"], "submission": ["Id", "Predicted"]}
-    names = columns.get(kind, ["Id", "Target"])
+    predicted = kind in ("sample", "submission")
+    names = ["id", "labels"] if kind == "folder" else ["Id", "Predicted" if predicted else "Target"]
     with open(path, "w", newline="", encoding="utf-8") as file:
         pd.DataFrame(cells, columns=names).to_csv(file, index=False)
     try:
@@ -164,3 +185,21 @@ def test_a_competition_with_any_row_is_scanned_or_refused(tmp_path, id, target, 
         assert pictures.inside(root, path)
     for labels in found["labels"].dropna():
         assert all(0 <= number < len(classes.NAMES) for number in labels)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("Id,Target\na,0,1\nb,1,1\n", "more cells than its header"),
+        ("Id,Target,id\na,0,1\n", "two columns 'id'"),
+        ("", "no readable CSV"),
+        ("Id,Target\na,0\na,1\nb,1\n", "'a' is there twice"),
+        ("Id\na\nb\n", "Id,Target; it has id"),
+    ],
+)
+def test_a_table_of_another_shape_is_refused_in_words(tmp_path, text, word):
+    path = tmp_path / "truth.csv"
+    path.write_text(text)
+    with pytest.raises(InputError, match=word) as caught:
+        READERS["truth"](path)
+    assert str(path) in str(caught.value)

@@ -71,7 +71,7 @@ def test_bad_tables_are_named():
         leak.combine({"x": pd.DataFrame({"id": ["a"]})})
     with pytest.raises(InputError, match="row 0"):
         leak.combine({"x": pd.DataFrame({"id": ["a"], "labels": ["one"]})})
-    with pytest.raises(InputError, match="id a: label 9"):
+    with pytest.raises(InputError, match="id 'a': label 9"):
         leak.overlay(np.zeros((1, 3), bool), ["a"], pd.DataFrame({"id": ["a"], "labels": ["9"]}))
 
 
