@@ -100,7 +100,8 @@ def default() -> ConfigDict:
                 monitor="loss",  # of validation: which checkpoint is the best
                 checkpoint_minutes=10.0,  # between checkpoints inside an epoch
                 on_nonfinite="stop",  # stop | skip (the step changes nothing and is counted)
-                patience=0,  # epochs without a better monitor before training ends; 0: never
+                # epochs of a stage without a better monitor before it ends (later stages go on);
+                patience=0,  # 0: never
                 compilation_cache="",  # folder of compiled programs; "": beside the checkpoints
                 tensorboard=True,
                 profile=False,  # writes a jax.profiler trace of 5 steps

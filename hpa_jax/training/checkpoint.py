@@ -10,6 +10,7 @@ later.
 """
 
 import json
+import math
 import time
 import zlib
 from collections.abc import Mapping, Sequence
@@ -170,13 +171,17 @@ class _Policy(preservation_policy.PreservationPolicy):
 
 
 def best_step(metas: Mapping[int, Mapping[str, Any]], monitor: str) -> int | None:
-    """The step whose validation `monitor` is best (first of equals), None without scores."""
+    """The step whose validation `monitor` is best (first of equals), None without scores.
+
+    A score that is no number is none.
+    """
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
-    scores = {
-        step: sign * meta["metrics"][monitor]
+    found = {
+        step: (meta.get("metrics") or {}).get(monitor)
         for step, meta in sorted(metas.items())
-        if meta.get("kind") == "epoch" and (meta.get("metrics") or {}).get(monitor) is not None
+        if meta.get("kind") == "epoch"
     }
+    scores = {s: sign * x for s, x in found.items() if x is not None and math.isfinite(x)}
     return min(scores, key=scores.get) if scores else None
 
 

@@ -5,32 +5,31 @@ DIRECTORY/metrics.jsonl and TensorBoard events.  A run that was stopped at any i
 its newest whole checkpoint and ends with the same bits (on the same kind and number of devices).
 """
 
+import functools
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
-from hpa_jax import config as configs
-from hpa_jax.training import averaging, checkpoint, distributed, network, stages
+from hpa_jax.training import averaging, checkpoint, distributed, network, stopping
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 from hpa_jax.training.checkpoint import Checkpoints
 from hpa_jax.training.logs import Log, Speed, duration, memory_mib
-from hpa_jax.training.preemption import TRY_AGAIN, Preemption
+from hpa_jax.training.preemption import Preemption
+from hpa_jax.training.profiling import Profile
+from hpa_jax.training.saving import Saving
 from hpa_jax.training.setup import Setup
 from hpa_jax.training.stages import Stage
 from hpa_jax.training.validation import Held, evaluate
 
 AHEAD = 2  # steps sent to the device before the host waits
-LOOK_SECONDS = 5.0  # between looks for a non-finite step
-PROFILED = (10, 15)  # steps of a process that `profile` traces
 
 
 def train(
@@ -72,7 +71,8 @@ def train(
     Raises:
         InputError: bad options or data, or `directory` holds another training.
         SystemExit: 75 after SIGTERM; the state is saved, call again to go on.
-        FloatingPointError: a loss or gradient was not finite and on_nonfinite is "stop".
+        FloatingPointError: a loss or gradient was not finite and on_nonfinite is "stop"; no state
+            is saved from then on.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
@@ -87,9 +87,11 @@ def train(
     )
     layout = distributed.layout()
     setup = setups.build(config, settings, layout, data, class_names, seed, init_folder)
-    averaged = setup.average["count"] if setup.average["kind"] == "last" else 0
     checkpoints = Checkpoints(
-        directory, keep=settings.keep, monitor=settings.monitor, averaged=averaged
+        directory,
+        keep=settings.keep,
+        monitor=settings.monitor,
+        averaged=averaging.needed(setup),
     )
     with Preemption() as preemption:
         run = _Run(setup, checkpoints, preemption, directory, name)
@@ -113,10 +115,10 @@ class _Run:
     ) -> None:
         self.setup, self.checkpoints, self.preemption = setup, checkpoints, preemption
         self.directory, self.name = directory, name
-        self.identity = _identity(setup)
-        self.history: list[list[float]] = []
+        self.saving = Saving(
+            setup, checkpoints, preemption, directory, lambda text: self.log.say(text)
+        )
         self.speed = Speed()
-        self.saved_at = time.monotonic()
         held_size = len(setup.data.valid_ids) * setup.config.image_size**2
         self.held = Held(
             lambda: setup.eval_batches(setup.data.valid_ids, setup.data.valid_labels),
@@ -128,42 +130,53 @@ class _Run:
         state, stage, done = self.restore()
         step = int(state.step)
         last = self.setup.stages[-1]
+        left = [] if done else self.setup.stages[stage.index :]
+        traced = last.end - step if left and self.setup.settings.profile else 0
+        profile = Profile(self.directory / "profile", traced)
+        # rows of an epoch whose validation was cut short are written again
+        written = step - (self.saving.unsaved is not None) if self.checkpoints.metas else -1
         with Log(
             self.directory,
             self.name,
-            restored_step=step if self.checkpoints.metas else -1,
+            restored_step=written,
             total_steps=last.end,
             tensorboard=self.setup.settings.tensorboard,
         ) as self.log:
             self.introduce(step, stage)
-            left = [] if done else self.setup.stages[stage.index :]
-            for stage in left:
-                if stage.index > 0 and step == stage.start:
-                    state = self.enter(stage, state)
-                state, step, stopped = self.run_stage(stage, state, step)
-                if stopped:
-                    break
+            try:
+                for stage in left:
+                    step = max(step, stage.start)
+                    if stage.index > 0 and step == stage.start:
+                        state = self.enter(stage, state)
+                    state, step = self.run_stage(stage, state, step, profile)
+            finally:
+                profile.stop()
             if self.setup.average["kind"] != "none" and not self.checkpoints.steps("average"):
                 self.finish_average(stage, state, step)
 
     def restore(self) -> tuple[steps.TrainState, Stage, bool]:
-        """(state, its stage, whether training is over): from the newest checkpoint, or fresh."""
+        """(state, stage to go on with, whether training is over): of the newest checkpoint, or
+        fresh."""
         newest = self.checkpoints.newest()
         if newest is None:
             first = self.setup.stages[0]
             state = self.setup.state(first, *setups.initial(self.setup), 0)
             return self.setup.layout.put_whole(state), first, False
         meta = self.checkpoints.metas[newest]
-        checkpoint.check_same_run(meta, artifacts.plain(self.identity), self.directory)
+        checkpoint.check_same_run(meta, artifacts.plain(self.saving.identity), self.directory)
         own = {**self.setup.params, **self.setup.stats}
         checkpoint.check_architecture(meta, own, self.checkpoints.folder)
         stage = self.setup.stages[meta["stage"]]
-        self.history = meta["history"]
+        self.saving.history = meta["history"]
         state = self.checkpoints.restore(newest, self.setup.template(stage))
-        over = meta["kind"] == "average" or self.stalled()
-        if newest == stage.end and stage is not self.setup.stages[-1]:
-            stage = self.setup.stages[stage.index + 1]
-        return state, stage, over or newest >= self.setup.stages[-1].end
+        if meta["kind"] == "middle":
+            if newest in stage.epoch_ends:
+                self.saving.unsaved = stage, state, newest
+            return state, stage, False
+        over = meta["kind"] == "average" or self.ended(stage, newest)
+        if over and stage is not self.setup.stages[-1]:
+            return state, self.setup.stages[stage.index + 1], False
+        return state, stage, over
 
     def enter(self, stage: Stage, state: steps.TrainState) -> steps.TrainState:
         """The state at the start of a later stage: its weights, a new optimizer."""
@@ -174,7 +187,7 @@ class _Run:
             found = (
                 checkpoint.best_step(self.checkpoints.metas, self.setup.settings.monitor)
                 if source == "best"
-                else self.setup.stages[int(source)].end
+                else stopping.last_step(self.saving.history, self.setup.stages[int(source)])
             )
             params, stats = self.checkpoints.weights(found, state)
             self.log.say(f"stage {stage.index + 1} starts from the weights of step {found:,}")
@@ -184,56 +197,71 @@ class _Run:
         return self.setup.layout.put_whole(fresh)
 
     def run_stage(
-        self, stage: Stage, state: steps.TrainState, first: int
-    ) -> tuple[steps.TrainState, int, bool]:
-        """The steps of a stage from `first` on; the last value tells if training is over."""
+        self, stage: Stage, state: steps.TrainState, first: int, profile: Profile
+    ) -> tuple[steps.TrainState, int]:
+        """The steps of a stage from `first` on: (state, last step)."""
+        if self.saving.unsaved:  # the epoch before was told to stop while it was validated
+            state = self.finish_epoch(stage, state, first)
+            if self.ended(stage, first):
+                return state, first
         train_step = self.setup.train_step(stage, self.preemption, self.log.say)
         seed = np.uint32(self.setup.seed)
         batches = self.setup.train_batches(stage, first - stage.start)
         in_flight: deque[Any] = deque()
-        looked = time.monotonic()
         self.speed.restart()
         with distributed.Feeder(batches, self.setup.layout.put_batch) as feeder:
             for step in range(first, stage.end):
                 asked = time.perf_counter()
                 batch = next(feeder)
                 waited = time.perf_counter() - asked
+                profile.before_step()
                 state, loss = train_step(state, batch, seed, steps.Rates(*stage.rates(step)))
                 in_flight.append(loss)
                 if len(in_flight) > AHEAD:
                     in_flight.popleft().block_until_ready()
-                self.profile(step - stage.start, state)
+                if profile.after_step(loss):
+                    self.log.say(
+                        f"profile of {profile.last - profile.first} steps: {profile.folder}"
+                    )
                 self.speed.add(stage.batch_size, waited)
                 self.log.tick(step + 1, self.speed)
-                if time.monotonic() - looked > LOOK_SECONDS:
-                    self.check_finite(stage, state)
-                    looked = time.monotonic()
                 if step + 1 in stage.epoch_ends:
                     state = self.finish_epoch(stage, state, step + 1)
-                    if self.stalled():
-                        self.log.say(
-                            f"no better {self.setup.settings.monitor}: training ends early"
-                        )
-                        return state, step + 1, True
-                self.save_in_between(stage, state, step + 1)
-        return state, stage.end, False
+                self.saving.between(stage, state, step + 1)
+                if self.ended(stage, step + 1):
+                    return state, step + 1
+        raise AssertionError("a stage ends at the end of its last epoch")
+
+    def ended(self, stage: Stage, step: int) -> bool:
+        """Whether a stage is over after a step: it was its last, or the monitor got no better."""
+        if step == stage.end:
+            return True
+        settings = self.setup.settings
+        at_end = step in stage.epoch_ends
+        return at_end and stopping.stalled(
+            self.saving.history, stage, settings.patience, settings.monitor
+        )
 
     def finish_epoch(self, stage: Stage, state: steps.TrainState, step: int) -> steps.TrainState:
         """Logs the epoch, validates, saves; the totals of the next epoch start at zero."""
-        self.check_finite(stage, state)
+        self.saving.check_finite(stage, state)
         start = time.perf_counter()
-        epoch = stage.first_epoch + stage.epoch_ends.index(step) + 1
+        epoch = stage.epochs_until(step)
         row = self.train_row(stage, state, step, epoch)
+        self.saving.unsaved = stage, state, step
         scores = self.validate(state.params, state.stats)
+        self.saving.unsaved = None
         self.log.write(row)
         self.log.write({"step": step, "epoch": epoch, "split": "valid", **scores})
-        self.history.append([step, scores[self.setup.settings.monitor]])
+        self.saving.history.append([step, scores[self.setup.settings.monitor]])
         state = state._replace(
             totals=self.setup.layout.put_whole(steps.zero_totals()),
             average=self.swa(state, epoch),
         )
         chosen = self.setup.average["kind"] == "chosen" and epoch in self.setup.average["epochs"]
-        self.save(stage, state, step, "epoch", scores, keep=chosen or step in stage.kept_ends)
+        early = self.ended(stage, step) and step != stage.end
+        keep = chosen or early or step in stage.kept_ends
+        self.saving.save(stage, state, step, "epoch", scores, keep=keep)
         self.speed.pause(time.perf_counter() - start)
         self.log.say(
             f"epoch {epoch} of {self.epochs} | loss {row['loss']:.4f} | valid loss "
@@ -241,6 +269,9 @@ class _Run:
             f"{row['images_per_second']:.1f} images/s, {row['data_wait']:.0%} waiting for data | "
             f"{duration(self.speed.seconds_left(self.setup.stages[-1].end - step))} left"
         )
+        if early:
+            what = f"stage {stage.index + 1} of {len(self.setup.stages)}"
+            self.log.say(f"no better {self.setup.settings.monitor}: {what} ends early")
         self.speed.restart()
         return state
 
@@ -250,7 +281,7 @@ class _Run:
         """The line of metrics.jsonl of an epoch's training."""
         totals = jax.device_get(state.totals)
         lr, _ = stage.rates(step - 1)
-        count = max(int(totals.steps), 1)
+        count = int(totals.steps) or float("nan")  # every step skipped: there is no loss
         return {
             "step": step,
             "epoch": epoch,
@@ -270,99 +301,39 @@ class _Run:
     def validate(self, params: network.Arrays, stats: network.Arrays) -> dict[str, Any]:
         """Scores on the validation part."""
         eval_step = self.setup.eval_step(self.preemption, self.log.say)
-        return evaluate(eval_step, params, stats, self.held, self.setup.layout.put_batch)
+
+        def batches() -> Iterator[Any]:
+            for batch in self.held:
+                self.saving.leave_if_asked()
+                yield batch
+
+        return evaluate(eval_step, params, stats, batches(), self.setup.layout.put_batch)
 
     def swa(self, state: steps.TrainState, epoch: int) -> network.Arrays:
         """The running mean over the last epochs' ends, where the config asks for it."""
         before = epoch - 1 - max(self.epochs - self.setup.average["count"], 0)
-        if self.setup.average["kind"] != "swa" or before < 0:
+        in_state = self.setup.average["kind"] == "swa" and not averaging.of_checkpoints(self.setup)
+        if not in_state or before < 0:
             return state.average
         return averaging.running_mean(state.average, state.params, before)
-
-    def save_in_between(self, stage: Stage, state: steps.TrainState, step: int) -> None:
-        """Saves by the clock inside an epoch, and on SIGTERM, which ends the program."""
-        leave = self.preemption.requested(step)
-        minutes = (time.monotonic() - self.saved_at) / 60
-        due = minutes > self.setup.settings.checkpoint_minutes
-        if jax.process_count() > 1:  # hosts' clocks differ; asking every step would cost time
-            due = step % 100 == 0 and distributed.agree(due)
-        if (due or leave) and step not in self.checkpoints.metas:
-            self.save(stage, state, step, "middle", None, keep=False)
-        if leave:
-            self.checkpoints.wait()
-            self.log.say(f"told to stop: saved at step {step:,}; run again to go on")
-            raise SystemExit(TRY_AGAIN)
-
-    def save(
-        self,
-        stage: Stage,
-        state: steps.TrainState,
-        step: int,
-        kind: str,
-        scores: dict[str, Any] | None,
-        *,
-        keep: bool,
-    ) -> None:
-        """A checkpoint with all that a restart and `checkpoint.load` need."""
-        meta = {
-            "step": step,
-            "epoch": len(self.history),  # finished ones
-            "kind": kind,
-            "stage": stage.index,
-            "keep": keep,
-            "metrics": scores,
-            "monitor": self.setup.settings.monitor,
-            "history": self.history,
-            "model": stages.plain(self.setup.config),
-            "class_names": list(self.setup.class_names),
-            "run": self.identity,
-            "shapes": {
-                name: list(x.shape) for name, x in {**self.setup.params, **self.setup.stats}.items()
-            },
-        }
-        self.checkpoints.save(state, artifacts.plain(meta))
-        self.saved_at = time.monotonic()
 
     def finish_average(self, stage: Stage, state: steps.TrainState, step: int) -> None:
         """The averaged network: validated, and saved one step after the last."""
         kind = self.setup.average["kind"]
-        params, stats = averaging.averaged(self.setup, self.checkpoints, state)
+        compiled = functools.partial(setups.compiled, preemption=self.preemption, say=self.log.say)
+        params, stats = averaging.averaged(
+            self.setup, self.checkpoints, state, stage, compiled, self.saving.leave_if_asked
+        )
         scores = self.validate(params, stats)
-        row = {"step": step, "epoch": len(self.history), "split": "valid", "weights": kind}
+        epoch = stage.epochs_until(step)
+        # the step of its checkpoint: without that, a restart cuts the row off and writes it again
+        row = {"step": step + 1, "epoch": epoch, "split": "valid", "weights": kind}
         self.log.write({**row, **scores})
         self.log.say(
             f"average ({kind}) | valid loss {scores['loss']:.4f}, macro-F1 {scores['macro_f1']:.3f}"
         )
         state = state._replace(params=params, stats=stats, step=state.step + 1)
-        self.save(stage, state, step + 1, "average", scores, keep=True)
-
-    def check_finite(self, stage: Stage, state: steps.TrainState) -> None:
-        """Stops at a non-finite step, with the batch's ids on disk.
-
-        Raises:
-            FloatingPointError: naming the step and the file.
-        """
-        bad = int(state.totals.bad_step)
-        if bad < 0 or self.setup.settings.on_nonfinite == "skip":
-            return
-        ids = [str(id) for id in self.setup.data.train_ids[self.setup.rows_of(stage, bad)]]
-        lr, beta1 = stage.rates(bad)
-        path = self.directory / "nonfinite.json"
-        if jax.process_index() == 0:
-            artifacts.write_json(path, {"step": bad, "ids": ids, "lr": lr, "beta1": beta1})
-        raise FloatingPointError(
-            f"{self.name}: loss or gradient is not finite at step {bad}; the batch's ids are in "
-            f"{path}. Lower the rate, clip gradients, or train.on_nonfinite='skip'"
-        )
-
-    def stalled(self) -> bool:
-        """Whether the monitor has not got better for `patience` epochs."""
-        patience = self.setup.settings.patience
-        if not patience or len(self.history) <= patience:
-            return False
-        sign = 1.0 if self.setup.settings.monitor in checkpoint.LOWER_IS_BETTER else -1.0
-        values = [sign * value for _, value in self.history]
-        return int(np.argmin(values)) < len(values) - patience
+        self.saving.save(stage, state, step + 1, "average", scores, keep=True)
 
     def introduce(self, step: int, stage: Stage) -> None:
         """Tells what is about to happen."""
@@ -384,25 +355,3 @@ class _Run:
     def epochs(self) -> int:
         """Of all stages."""
         return sum(len(stage.epoch_ends) for stage in self.setup.stages)
-
-    def profile(self, local_step: int, state: steps.TrainState) -> None:
-        """Traces a few steps where the settings ask for it."""
-        if not self.setup.settings.profile or self.speed._steps > PROFILED[1]:
-            return
-        if self.speed._steps == PROFILED[0]:
-            jax.profiler.start_trace(str(self.directory / "profile"))
-        elif self.speed._steps == PROFILED[1]:
-            jnp.asarray(state.step).block_until_ready()
-            jax.profiler.stop_trace()
-            self.log.say(f"profile of steps {PROFILED}: {self.directory / 'profile'}")
-
-
-def _identity(setup: Setup) -> dict[str, Any]:
-    """What makes a run the same run: a restart with any of it changed is refused."""
-    config = stages.plain(setup.config)
-    return {
-        "classes": list(setup.class_names),
-        "data": setup.data.fingerprint(),
-        "seeds": setup.seed,  # the run's and the model's, mixed
-        **{key: value for key, value in config.items() if key not in configs.OF_PREDICTION},
-    }

@@ -180,7 +180,7 @@ def _sweep(
                     continue
                 losses += [float(x) for x in waiting]
                 waiting.clear()
-                if preemption.requested(number):
+                if preemption.requested():
                     raise SystemExit(75)
                 if not math.isfinite(losses[-1]) or diverged(losses) is not None:
                     break

@@ -19,11 +19,13 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Preemption:
-    """Context manager that listens for SIGTERM; `requested(step)` tells the loop to save and go."""
+    """Context manager that listens for SIGTERM; `requested()` tells the loop to save and go."""
 
     def __init__(self) -> None:
+        # called before a compilation is given up, to save what is not saved
+        self.flush: Callable[[], None] = lambda: None
         self._asked = False
-        self._compiling = False
+        self._calls = 0
         self._before: Any = None
         self._several = jax.process_count() > 1
 
@@ -37,15 +39,20 @@ class Preemption:
         if self._before is not None:
             signal.signal(signal.SIGTERM, self._before)
 
-    def requested(self, step: int) -> bool:
-        """Whether to save after this step and leave; the same answer on every host."""
+    def requested(self) -> bool:
+        """Whether to save now and leave; the same answer on every host.
+
+        All hosts ask equally often (after each step, before each batch of a validation), so that
+        the count of the calls is the clock on which they agree.
+        """
         if not self._several:
             return self._asked
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        self._calls += 1
+        return multihost_utils.reached_preemption_sync_point(self._calls)
 
-    def compiled(self, lowered: Any, flush: Callable[[], None] = lambda: None) -> Any:
+    def compiled(self, lowered: Any) -> Any:
         """lowered.compile(), interruptible: on SIGTERM calls `flush` and exits with 75."""
         result: list[Any] = []
 
@@ -60,7 +67,7 @@ class Preemption:
         while thread.is_alive():
             thread.join(0.05)
             if self._asked:
-                flush()
+                self.flush()
                 print("told to stop while compiling; nothing is lost", flush=True)
                 sys.stderr.flush()
                 os._exit(TRY_AGAIN)  # a normal exit would wait for the compiler

@@ -86,5 +86,8 @@ def build(
 _POWERS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
 
 
+_PURPOSE = 0x5A3B1E  # keeps these draws apart from others of the same seed (the lr noise's)
+
+
 def _generator(seed: int, epoch: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), epoch]))
+    return np.random.Generator(np.random.Philox([_PURPOSE, seed & (2**64 - 1), epoch]))

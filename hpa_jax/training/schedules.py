@@ -171,6 +171,9 @@ def group_factors(groups: int, lr_decay: float | Sequence[float]) -> np.ndarray:
     return factors
 
 
+_NOISE = 0x10153  # keeps these draws apart from others of the same seed (the sampler's)
+
+
 def noise_factors(
     groups: int, sigma: float, *, seed: int, stage: int, step: int = -1
 ) -> np.ndarray:
@@ -181,7 +184,7 @@ def noise_factors(
     """
     if sigma == 0.0:
         return np.ones(groups)
-    draw = np.random.Generator(np.random.Philox(key=[seed, (stage << 40) + step + 1]))
+    draw = np.random.Generator(np.random.Philox([_NOISE, seed, stage, step + 1]))
     return np.maximum(1.0 + sigma * draw.standard_normal(groups), 0.0)
 
 

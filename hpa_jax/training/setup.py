@@ -324,6 +324,11 @@ def check(config: ConfigDict, settings: ConfigDict, data: Data, class_names: Seq
     chosen = average["epochs"]
     if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
         raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")
+    if average["kind"] == "chosen" and settings.patience:
+        raise InputError(
+            f"train.patience={settings.patience}: may end a stage before the epochs {chosen} that "
+            "average.epochs names; take average.kind='last', or patience=0"
+        )
 
 
 def average_options(config: ConfigDict) -> dict[str, Any]:

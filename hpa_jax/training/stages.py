@@ -54,6 +54,11 @@ class Stage:
         lr = self.schedule.lr(local) * self.factors * noise
         return lr.astype(np.float32), np.float32(self.schedule.beta1(local))
 
+    def epochs_until(self, step: int) -> int:
+        """Epochs of the plan that end at or before a step; those that an earlier stage left out,
+        because it ended early, count."""
+        return self.first_epoch + sum(end <= step for end in self.epoch_ends)
+
 
 def resolve(
     config: ConfigDict,

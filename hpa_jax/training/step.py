@@ -94,7 +94,8 @@ def make_train_step(
         on_nonfinite: "stop": from the first non-finite loss or gradient on, no step changes
             anything
             (the loop sees it and stops); "skip": such a step alone changes nothing.
-        ema: decay of the running average of the parameters; 0 = none.
+        ema: decay of the running average of the parameters, debiased: the random start of a
+            training has no part in it, however short it is; 0 = none.
         aux_weight: of the auxiliary head's loss, where the network has one; 0: it is not computed.
         shard: puts the micro-batch axis's rows on the devices of the mesh.
     """
@@ -164,7 +165,8 @@ def make_train_step(
         params = {**state.params, **_where(ok, trained, state.params)}
         average = state.average
         if ema:
-            average = {n: ema * a + (1.0 - ema) * params[n] for n, a in average.items()}
+            share = _newest_share(ema, state.step)
+            average = {n: a + share * (params[n] - a) for n, a in average.items()}
         state = TrainState(
             step=state.step + 1,
             params=params,
@@ -203,6 +205,16 @@ def make_eval_step(
 def statistics_of(model: nnx.Module) -> Arrays:
     """{name: array} of a module's BatchNorm statistics."""
     return named(nnx.state(model, nnx.BatchStat))
+
+
+def _newest_share(decay: float, step: Array) -> Array:
+    """Weight of the newest of step + 1 values in their debiased exponential mean.
+
+    (1 - d) / (1 - d^(step + 1)): 1 at the first step, 1 - d after many; a running mean with it
+    equals optax.ema(decay, debias=True).  By expm1, as 1 - d^n loses its digits for d near 1.
+    """
+    log = jnp.log(decay)
+    return jnp.minimum(jnp.expm1(log) / jnp.expm1(log * (step + 1)), 1.0)
 
 
 def _where(ok: Array, new: Arrays, old: Arrays) -> Arrays:

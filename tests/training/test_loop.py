@@ -3,16 +3,17 @@
 import json
 import re
 import shutil
+import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from hpa_jax import config as configs
 from hpa_jax.errors import InputError
-from hpa_jax.training import averaging, checkpoint, logs, loop, network, stages, warp
+from hpa_jax.training import checkpoint, logs, loop, losses, network, profiling, saving, stages
 from tests.training import tiny
 
 stage = configs.stage
@@ -189,73 +190,6 @@ def _seed(seed, model_seed):
     return int(np.random.SeedSequence([seed, model_seed]).generate_state(1)[0])
 
 
-@pytest.mark.parametrize("kind", ["last", "chosen", "swa", "ema"])
-def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
-    config = tiny.model(
-        stages=(stage(epochs=3, lr=1e-2, schedule="constant"),),
-        average=dict(kind=kind, count=2, epochs=(2, 3), decay=0.5),
-    )
-    tiny.train(tmp_path, config, keep=9 if kind != "chosen" else 1)
-    with tiny.in_place():
-        average, _, _ = checkpoint.load(tmp_path, "final")
-        epochs = [checkpoint.load(tmp_path, step)[0] for step in (8, 12)]
-    _, params, stats = network.split(average)
-    by_epoch = [network.split(model)[1] for model in epochs]
-    if kind != "ema":
-        for name, x in params.items():
-            expected = (by_epoch[0][name] + by_epoch[1][name]) / 2
-            np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
-    # statistics of conv1's outputs over all 64 training pictures, computed again
-    records = tiny.Records()
-    images = (records.images[32:] / 255.0).astype(np.float32)
-    from hpa_jax.models.normalization import normalizer
-
-    y = average.conv1(normalizer(config.normalize, config.channels)(images))
-    np.testing.assert_allclose(stats["bn1.mean"], y.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
-    within = y.reshape(4, 16, 8, 8, 8).var((1, 2, 3)).mean(0)  # mean of the batches' variances
-    np.testing.assert_allclose(stats["bn1.var"], within, rtol=1e-2)
-    rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r.get("weights") == kind]
-    assert len(rows) == 1 and rows[0]["split"] == "valid"
-    tiny.train(tmp_path, config)  # ended: nothing is written again
-    assert len([r for r in logs.read(tmp_path / "metrics.jsonl") if "weights" in r]) == 1
-
-
-def test_norms_are_reestimated_at_the_size_that_the_network_sees(tmp_path):
-    config = tiny.model(
-        stages=(stage(epochs=2, lr=1e-2, schedule="constant"),),
-        average=dict(kind="last", count=2),
-        augment=dict(name="d4", output_size=20),
-    )
-    tiny.train(tmp_path, config, keep=9)
-    with tiny.in_place():
-        average, _, _ = checkpoint.load(tmp_path, "final")
-    _, _, stats = network.split(average)
-    from hpa_jax.models.normalization import normalizer
-
-    images = jnp.asarray(tiny.Records().images[32:] / 255.0, jnp.float32)
-    seen = warp.resized(images, 20)
-    y = average.conv1(normalizer(config.normalize, config.channels)(seen))
-    within = y.reshape(4, 16, 20, 20, 8).var((1, 2, 3)).mean(0)
-    np.testing.assert_allclose(stats["bn1.var"], within, rtol=1e-2)
-
-
-def test_norms_that_a_pass_does_not_reach_keep_their_statistics():
-    class WithAux(tiny.Net):
-        def __init__(self, *args, rngs, **options):
-            super().__init__(*args, rngs=rngs, **options)
-            self.aux = nnx.BatchNorm(3, rngs=rngs)
-
-    model = WithAux(5, rngs=nnx.Rngs(0))
-    _, params, stats = network.split(model)
-    stats = {name: x + 0.5 for name, x in stats.items()}
-    bare = network.skeleton(model, train=True, dropout=[0.0])
-    found = averaging.make_batch_statistics(bare, lambda x: x)(
-        params, stats, jnp.asarray(tiny.Records().images[:8])
-    )
-    np.testing.assert_array_equal(found["aux.mean"], stats["aux.mean"])
-    assert all(np.isfinite(x).all() for x in found.values())
-
-
 def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
     cyclic = stage(epochs=4, cycles=2, schedule="cyclic_cosine", lr=1e-2)
     tiny.train(tmp_path, tiny.model(stages=(cyclic, stage(epochs=1))), keep=1)
@@ -264,15 +198,6 @@ def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
     best = checkpoint.best_step(metas, "loss")
     assert {8, 16, 20} <= set(metas) <= {8, 16, 20, best}
     assert checkpoint.snapshots(tmp_path) == [8, 16, 20]
-
-
-def test_early_stopping_ends_and_stays_ended(tmp_path, capsys):
-    config = tiny.model(stages=(stage(epochs=30, lr=1e-12, schedule="constant"),))
-    tiny.train(tmp_path, config, patience=2, monitor="macro_f1")
-    rows = logs.read(tmp_path / "metrics.jsonl")
-    assert rows[-1]["epoch"] < 30
-    tiny.train(tmp_path, config, patience=2, monitor="macro_f1")
-    assert logs.read(tmp_path / "metrics.jsonl") == rows
 
 
 def test_a_non_finite_loss_stops_with_the_batchs_ids(tmp_path):
@@ -293,7 +218,34 @@ def test_skipped_steps_are_counted(tmp_path):
     config = tiny.model(stages=(stage(epochs=1, lr=1e30, schedule="constant"),))
     tiny.train(tmp_path, config, on_nonfinite="skip")
     row = logs.read(tmp_path / "metrics.jsonl")[0]
-    assert row["skipped"] >= 1
+    assert row["skipped"] >= 1 and row["loss"] > 0
+
+
+def test_an_epoch_without_a_finite_step_has_no_loss(tmp_path):
+    nothing = mock.patch.object(losses, "from_config", lambda terms: lambda x, *_: x.sum() * np.nan)
+    with nothing:
+        tiny.train(tmp_path, tiny.model(), on_nonfinite="skip", patience=1)
+    rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r["split"] == "train"]
+    assert [(row["skipped"], row["loss"], row["grad_norm"]) for row in rows] == [
+        (4, None, None)
+    ] * 2
+
+
+def test_no_state_is_saved_from_a_non_finite_step_on(tmp_path):
+    config = tiny.model(stages=(stage(epochs=9, lr=1e30, schedule="constant"),))
+    with pytest.raises(FloatingPointError, match="step"):
+        tiny.train(tmp_path, config, checkpoint_minutes=0.0, keep=99)
+    bad = json.loads((tmp_path / "nonfinite.json").read_text())["step"]
+    saved = [int(p.name) for p in (tmp_path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert saved and max(saved) <= bad  # the state before a step has its number
+
+
+@pytest.mark.parametrize(("hosts", "steps"), [(1, []), (2, [100, 200])])
+def test_several_hosts_look_for_non_finite_steps_after_the_same_steps(hosts, steps):
+    one = object.__new__(saving.Saving)
+    one.looked_at = time.monotonic()
+    with mock.patch.object(jax, "process_count", lambda: hosts):
+        assert [step for step in range(1, 201) if one._looks(step)] == steps
 
 
 def test_nothing_compiles_twice(tmp_path, capsys):
@@ -323,6 +275,7 @@ def test_nothing_compiles_twice(tmp_path, capsys):
         (dict(average=dict(kind="sma")), {}, "did you mean 'swa'"),
         (dict(average=dict(kind="chosen", epochs=(1, 3))), {}, "epochs 1 to 2"),
         (dict(average=dict(kind="ema", decay=1.0)), {}, "decay"),
+        (dict(average=dict(kind="chosen", epochs=(2,))), dict(patience=1), "train.patience=1"),
         (dict(optimizer=dict(name="adm")), {}, "did you mean"),
         ({}, dict(monitor="f1"), "train.monitor"),
         ({}, dict(on_nonfinite="ignore"), "train.on_nonfinite"),
@@ -354,10 +307,33 @@ def test_durations_read_well():
     assert texts == ["5 s", "1 min 15 s", "2 h 1 min", "unknown time"]
 
 
-def test_profile_writes_a_trace_of_a_few_steps(tmp_path):
-    config = tiny.model(stages=(stage(epochs=4, lr=1e-2),))
-    tiny.train(tmp_path, config, profile=True)
-    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+@pytest.mark.parametrize(("steps", "traced"), [(4, (0, 4)), (12, (7, 12)), (40, (10, 15))])
+def test_profile_traces_five_steps_or_all(tmp_path, steps, traced):
+    calls, done = [], []
+    with (
+        mock.patch.object(jax.profiler, "start_trace", lambda folder: calls.append(len(done))),
+        mock.patch.object(jax.profiler, "stop_trace", lambda: calls.append(len(done))),
+    ):
+        profile = profiling.Profile(tmp_path, steps)
+        for step in range(steps):
+            profile.before_step()
+            done.append(step)
+            profile.after_step(jnp.zeros(()))
+        profile.stop()
+    assert tuple(calls) == traced
+
+
+def test_profile_ends_with_a_training_that_fails(tmp_path):
+    """A trace that goes on would make the next training of the process fail."""
+    short = tiny.model(stages=(stage(epochs=1, lr=1e-2),))
+    with (
+        pytest.raises(RuntimeError, match="disk"),
+        mock.patch.object(saving.Saving, "between", side_effect=RuntimeError("disk")),
+    ):
+        tiny.train(tmp_path / "fails", short, profile=True)
+    tiny.train(tmp_path / "next", short, profile=True)
+    for name in ("fails", "next"):
+        assert list((tmp_path / name / "profile").rglob("*.xplane.pb"))
 
 
 def test_planned_curves_span_all_stages():
@@ -371,4 +347,4 @@ def test_planned_curves_span_all_stages():
 
 
 def test_loop_is_public():
-    assert loop.train.__doc__ and loop.TRY_AGAIN == 75
+    assert loop.train.__doc__

@@ -84,7 +84,7 @@ def operation(text):
 def test_the_table_is_pudaes():
     rows = TABLE.strip().splitlines()
     expected = tuple(tuple(operation(half) for half in row.split("|")) for row in rows)
-    assert policies.POLICIES == expected and len(expected) == 25
+    assert expected == policies.POLICIES and len(expected) == 25
 
 
 @pytest.mark.parametrize("policy, limit", [(8, 0.0767), (14, 0.12)])

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from hpa_jax.errors import InputError
-from hpa_jax.training import schedules
+from hpa_jax.training import sampling, schedules
 
 
 def test_one_cycle_is_that_of_the_spec():
@@ -106,6 +106,13 @@ def test_noise_is_drawn_per_group_and_stage_or_step():
     for other in others:
         assert not np.array_equal(one, schedules.noise_factors(1000, 0.01, **other))
     np.testing.assert_array_equal(schedules.noise_factors(3, 0.0, seed=1, stage=0), np.ones(3))
+
+
+def test_noise_and_the_order_of_an_epoch_share_no_draws():
+    """Both come from (seed, a small number): the purpose keeps them apart."""
+    noise = schedules.noise_factors(4, 1.0, seed=5, stage=0) - 1.0
+    order = sampling._generator(5, 0).standard_normal(4)
+    assert not np.allclose(np.maximum(1.0 + order, 0.0) - 1.0, noise)
 
 
 @pytest.mark.parametrize(
