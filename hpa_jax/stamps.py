@@ -5,6 +5,7 @@ of its rooms and library versions) and a fingerprint of what it wrote.  The task
 are unchanged.  Files count by content, so a result that comes out the same re-runs nothing below.
 """
 
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -18,7 +19,10 @@ from typing import Any
 from hpa_jax import artifacts
 
 PACKAGE = Path(__file__).parent
-LIBRARIES = ("jax", "flax", "optax", "numpy", "scikit-learn", "tensorflow-datasets", "dm-pix")
+LIBRARIES = (
+    *("jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "tensorflow-datasets", "dm-pix"),
+    *("xgboost", "xgboost-cpu"),  # one of them
+)
 SMALL_FILE = 1 << 16  # bytes; in folders, larger files count by name and size
 
 
@@ -146,4 +150,8 @@ def _sources(path: Path) -> str:
 
 @functools.cache
 def _libraries() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

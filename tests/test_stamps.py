@@ -61,3 +61,13 @@ def test_folders_count_by_names_sizes_and_small_contents(tmp_path):
     (tmp_path / "a" / "x").write_text("1")
     assert stamps.content(tmp_path / "a") == first
     assert stamps.content(tmp_path / "nothing") == "absent"
+
+
+def test_libraries_that_fit_the_stack_count(tmp_path, monkeypatch):
+    """Another XGBoost or SciPy gives other votes: nothing fitted with the old one holds."""
+    (tmp_path / "in.txt").write_text("a")
+    found = stamps._libraries()
+    assert "scipy" in found and {"xgboost", "xgboost-cpu"} & set(found)
+    before = stamps.key(task(tmp_path))
+    monkeypatch.setattr(stamps, "_libraries", lambda: {**found, "scipy": "0.0"})
+    assert stamps.key(task(tmp_path)) != before

@@ -4,7 +4,9 @@ In: labels [N, C], number of folds, seeds of the repeats, and optionally the dup
 row.  Out: int8 [R, C, N], the fold of each row.  Without groups they are exactly scikit-learn's
 `StratifiedKFold(k, shuffle=True, random_state=seed)` per class (a test proves it), some five times
 faster because the strata are found once per class.  With groups, a group stays whole: groups are
-dealt out in an order by (positives, size), so folds stay balanced in both.
+dealt out in an order by (positives, size), so folds stay balanced in both.  `stratified` costs
+about 0.1 s for 28 classes x 20 repeats of 7,754 rows; who cuts many methods on the same rows keeps
+the folds (`thresholds.fitter`, `drawn`).
 
 Rule: a class with fewer positives than folds still gets folds; some then hold no positive.
 """
@@ -92,13 +94,35 @@ def _grouped(positive: np.ndarray, unit: np.ndarray, folds: int, seed: int) -> n
         deal = rng.permuted(np.tile(np.arange(folds, dtype=np.int8), (rounds, 1)), axis=1)
         fold_of_unit[order] = deal.ravel()[: len(order)]
         return fold_of_unit[unit]
-    filled = np.zeros((folds, 2))  # positives, rows: large groups go where least is, greedily
-    tie = rng.random(folds)
-    for group in order:
-        target = np.lexsort((tie, filled[:, 1], filled[:, 0] if hits[group] else filled[:, 1]))[0]
-        fold_of_unit[group] = target
-        filled[target] += hits[group], size[group]
+    # Large groups first, each kind (positives, rows) where least of it is: few kinds, many groups.
+    filled = np.zeros((folds, 2), int)
+    kinds = np.flatnonzero(np.diff(hits[order]) | np.diff(size[order])) + 1
+    for groups in np.split(order, kinds):
+        own = np.array([hits[groups[0]], size[groups[0]]])
+        column = 0 if own[0] else 1
+        counts = _filling(filled[:, column] // own[column], filled[:, 1], len(groups), rng)
+        fold_of_unit[groups] = rng.permutation(np.repeat(np.arange(folds, dtype=np.int8), counts))
+        filled += counts[:, None] * own
     return fold_of_unit[unit]
+
+
+def _filling(
+    height: np.ndarray, rows: np.ndarray, number: int, rng: np.random.Generator
+) -> np.ndarray:
+    """int[folds]: how many of `number` equal groups each fold gets, the lowest filled up first.
+
+    height: what the folds hold, in such groups; of equally high ones those with fewer rows first.
+    """
+    order = np.lexsort((rng.random(len(height)), rows, height))
+    below = height[order]
+    counts = np.zeros(len(height), int)
+    for lowest in range(1, len(height) + 1):
+        level, rest = divmod(number + below[:lowest].sum(), lowest)
+        if lowest == len(height) or level < below[lowest]:
+            counts[order[:lowest]] = level - below[:lowest]
+            counts[order[:rest]] += 1
+            return counts
+    return counts
 
 
 def multilabel(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _PROBABILITY = re.compile(r"^(?P<model>.+)/p(?P<number>\d+)$")
 _COLUMN = re.compile(r"^p\d{2,}$")
-_UNKNOWN_ALLOWED = ("size", "original_size")
+UNKNOWN_ALLOWED = ("size", "original_size")
 LIMIT = 1e-5  # probabilities are kept this far from 0 and 1 before the logit
 
 
@@ -97,7 +97,7 @@ def checked(
         raise InputError(f"features of shape {array.shape}{count}; rows x columns are needed")
     for column in np.flatnonzero(~np.isfinite(array).all(axis=0)):
         name = names[column] if names is not None else f"column {column}"
-        if name.rpartition("/")[2] in _UNKNOWN_ALLOWED and not np.isinf(array[:, column]).any():
+        if name.rpartition("/")[2] in UNKNOWN_ALLOWED and not np.isinf(array[:, column]).any():
             known = array[np.isfinite(array[:, column]), column]
             median = float(np.median(known)) if len(known) else 0.0
             array[np.isnan(array[:, column]), column] = (usual or {}).get(name, median)
@@ -115,7 +115,7 @@ def usual_sizes(features: np.ndarray, names: Sequence[str] | None) -> dict[str, 
     return {
         name: float(np.median(features[:, column]))
         for column, name in enumerate(names or ())
-        if name.rpartition("/")[2] in _UNKNOWN_ALLOWED
+        if name.rpartition("/")[2] in UNKNOWN_ALLOWED
     }
 
 

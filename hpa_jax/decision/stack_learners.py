@@ -166,7 +166,8 @@ class Booster:
         best, best_round, best_margin = log_loss(self._y[stop], margin[stop]), 0, margin
         for round_number in range(1, self._protocol.rounds + 1):
             booster.update(matrix, round_number - 1)
-            now = booster.predict(matrix, output_margin=True)
+            # XGBoost drops the second axis where a joint booster has one output
+            now = booster.predict(matrix, output_margin=True).reshape(self._y.shape)
             loss = log_loss(self._y[stop], now[stop])
             if loss < best - 1e-6:
                 best, best_round, best_margin = loss, round_number, now
@@ -200,7 +201,7 @@ class JointTrees:
         """[N]: one output of a joint booster."""
         key = hashlib.sha256(booster).digest()
         if key not in self._margins:
-            self._margins[key] = tree_margin(booster, self._columns)
+            self._margins[key] = tree_margin(booster, self._columns).reshape(len(self._columns), -1)
         return self._margins[key][:, output]
 
 

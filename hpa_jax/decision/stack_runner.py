@@ -7,8 +7,9 @@ depends on is the same, so a killed fit goes on where it was.
 
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -159,18 +160,35 @@ def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Iterator[l
         target: object = cluster
     else:
         cluster, target = None, address
+    done = 0
     try:
-        with Client(target) as client:
+        with _client(Client, target, address) as client:
             shared = client.scatter(data, broadcast=True)
             futures = [client.submit(do, shared, job, pure=False) for job in todo]
             for future in as_completed(futures):
                 yield future.result()
                 future.release()
+                done += 1
     except OSError as error:
-        raise InputError(f"Dask scheduler {address}: can't be reached ({error})") from None
+        raise InputError(
+            f"Dask scheduler {address}: lost after {done} of {len(todo)} units ({_line(error)}); "
+            "finished units are kept, call again"
+        ) from None
     finally:
         if cluster is not None:
             cluster.close()
+
+
+def _client(kind: Callable[..., Any], target: object, address: str) -> Any:
+    try:
+        return kind(target)
+    except (OSError, ValueError) as error:  # ValueError: an address of no known protocol
+        raise InputError(f"Dask scheduler {address}: can't be reached ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    """An error's text in one line; its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _stored(directory: str | Path | None, job: Job, stamp: str) -> list[Unit] | None:

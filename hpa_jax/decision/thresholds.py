@@ -13,6 +13,7 @@ without positives (possible with groups) does not vote; a class without positive
 predicted (its threshold lies above 1 and above its largest probability).
 """
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -329,12 +330,15 @@ def fitter(
     shrink: float = 0.0,
     search: str = "grid",
     proportions: Sequence[float] = (),
+    drawn: dict[str, np.ndarray] | None = None,
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
     """A function (labels, probs, groups) -> thresholds for a method of the config.
 
     method: "cross_validated", "exact", "match_proportions" (to `proportions`, or else to the
     share of positives in `labels`; bestfitting's grid), "match_proportions_pudae", or "fixed".
     The last three never compare labels with probabilities: these may be of other rows.
+    drawn: keeps the folds of cross_validated; hand the same dict to the fitters of several methods
+    on the same rows (in the same order), and they are drawn once.
     """
 
     def target(labels: np.ndarray) -> np.ndarray:
@@ -342,7 +346,15 @@ def fitter(
 
     methods = {
         "cross_validated": lambda y, p, g: cross_validated(
-            y, p, folds, repeats, grid, seed, g, search=search
+            y,
+            p,
+            folds,
+            repeats,
+            grid,
+            seed,
+            g,
+            search=search,
+            fold_ids=None if drawn is None else _drawn(drawn, y, folds, repeats, seed, g),
         ),
         "exact": lambda y, p, g: exact(y, p),
         "match_proportions": lambda y, p, g: match_proportions(p, target(y)),
@@ -356,6 +368,26 @@ def fitter(
     if not shrink:
         return methods[method]
     return lambda y, p, g: shrunk(methods[method](y, p, g), y, p, shrink)
+
+
+def _drawn(
+    kept: dict[str, np.ndarray],
+    labels: np.ndarray,
+    folds: int,
+    repeats: int,
+    seed: int,
+    groups: np.ndarray | None,
+) -> np.ndarray:
+    """The folds of `cross_validated`, from `kept` or drawn into it."""
+    digest = hashlib.sha256(repr((labels.shape, folds, repeats, seed)).encode())
+    digest.update(np.ascontiguousarray(labels, bool))
+    if groups is not None:
+        digest.update(np.ascontiguousarray(groups))
+    key = digest.hexdigest()
+    if key not in kept:
+        seeds = [seed + REPEAT_STEP * j for j in range(repeats)]
+        kept[key] = folding.stratified(checked_labels(labels), folds, seeds, groups)
+    return kept[key]
 
 
 def _checked(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

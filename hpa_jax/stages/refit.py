@@ -81,6 +81,6 @@ def _decide(context: Context) -> Task:
         return f"{len(models)} networks on all labelled pictures, {len(test.ids):,} test pictures"
 
     inputs = tables.all_predictions(context, tables.FINAL)
-    inputs += context.paths("stack", "ensemble", "features/test.parquet", *tables.SPLIT_TABLES)
+    inputs += context.paths("stack", "ensemble", "features", *tables.SPLIT_TABLES)
     rooms = ("decision", "inference/ensemble.py", "stages")
     return Task("refit", "refit", work, {}, inputs, (output,), rooms)

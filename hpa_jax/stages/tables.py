@@ -160,21 +160,26 @@ def twins(context: Context, ids: np.ndarray) -> np.ndarray:
 def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """float[N, F] of the stack and its columns: "meta/NAME", then "MODEL/pNN" of each model.
 
-    A metafeature that is unknown (NaN) for any validation or test picture is left out.
+    An unknown size (of some kind) becomes the median of the validation pictures, on which the stack
+    is fitted; if none of them has one, the column is left out.
+
+    Raises:
+        InputError: any other metafeature is NaN, or a table lacks an id.
     """
     from hpa_jax.decision import stack_inputs
 
-    both = {
-        part: artifacts.read_table(context.path("features", f"{part}.parquet"))
-        for part in ("valid", "test")
-    }
-    columns = both["valid"].columns.drop("id")
-    known = [name for name in columns if not any(t[name].isna().any() for t in both.values())]
+    fitted, table = (
+        artifacts.read_table(context.path("features", f"{part}.parquet"))
+        for part in ("valid", rows_of(split))
+    )
+    sizes = [name for name in stack_inputs.UNKNOWN_ALLOWED if name in fitted]
+    usual = fitted[sizes].median().dropna()
+    table = table.drop(columns=[name for name in sizes if name not in usual]).fillna(usual)
     found = {
         name: artifacts.read_table(predictions(context, name, split))
         for name in context.config.models
     }
-    return stack_inputs.assemble(found, both[rows_of(split)][["id", *known]], ids)
+    return stack_inputs.assemble(found, table, ids)
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:

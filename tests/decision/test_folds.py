@@ -1,5 +1,7 @@
 """Folds equal scikit-learn's, keep groups whole, and are balanced."""
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -58,6 +60,26 @@ def test_grouped_folds_spread_positives():
     assert hits.max() - hits.min() <= 4
     sizes = np.bincount(fold, minlength=5)
     assert sizes.max() - sizes.min() <= 25
+
+
+def test_large_groups_cost_no_more_and_spread_positives_and_rows():
+    """7,754 rows in groups of up to 300: level in both, and not group by group in Python."""
+    rng = np.random.default_rng(0)
+    sizes = np.concatenate([[300, 250, 120], rng.integers(1, 9, 1600)])
+    groups = np.repeat(np.arange(len(sizes)), sizes)[:7754]
+    labels = rng.random((len(groups), 28)) < np.geomspace(0.003, 0.4, 28)
+    started = time.process_time()
+    found = folds.stratified(labels, 5, [101 * j for j in range(20)], groups)
+    assert time.process_time() - started < 1.8  # 0.5 s; one group after the other took 2.7 s
+    for c in range(28):
+        for fold in found[:3, c]:
+            hits = np.bincount(fold, weights=labels[:, c], minlength=5)
+            rows = np.bincount(fold, minlength=5)
+            assert hits.max() - hits.min() <= max(3, 0.1 * hits.mean())
+            assert rows.max() - rows.min() <= 0.25 * rows.mean()
+    one = found[0, 0]
+    assert all(len(set(one[groups == group])) == 1 for group in range(40))
+    assert (found[0] != found[1]).any()
 
 
 def test_multilabel_balances_the_rarest_class():

@@ -58,6 +58,21 @@ def test_no_scheduler_there_is_an_error(data):
         )
 
 
+def test_a_cluster_lost_in_the_middle_is_told_from_one_never_there(data, monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    features, labels, names = data
+
+    def lost(futures):
+        raise OSError("comm closed")
+        yield
+
+    monkeypatch.setattr(distributed, "as_completed", lost)
+    with pytest.raises(InputError, match=r"lost after 0 of \d+ units \(comm closed\); finished"):
+        stacking.fit(
+            features[:260], labels[:260], config=FAST, names=names, workers=1, distributed="local"
+        )
+
+
 def test_joint_trees_learn_predict_and_are_kept(data, tmp_path):
     features, labels, names = data
     settings = FAST | {"learner": "multi_output_tree", "repeats": 2}
@@ -77,6 +92,24 @@ def test_joint_trees_learn_predict_and_are_kept(data, tmp_path):
     assert ours > metrics.macro_average_precision(labels[260:], mean) - 0.01
     shared = list((tmp_path / "units").glob("joint_*.ubj"))
     assert 0 < len(shared) <= 2 * 6  # a booster is stored once, not once a class
+
+
+def test_joint_trees_of_a_single_fitted_class(data, tmp_path):
+    """Only one class has positives enough: XGBoost's margins then lose an axis."""
+    features, labels, names = data
+    few = labels[:260].copy()
+    few[5:, :2] = False
+    options = dict(names=names, workers=1, directory=tmp_path)
+    found = stacking.fit(
+        features[:260], few, config=FAST | {"learner": "multi_output_tree"}, **options
+    )
+    assert {unit.c for unit in found.units} == {2}
+    assert any(model.booster for unit in found.units for model in unit.models)
+    found.save(tmp_path)
+    votes = stacking.load(tmp_path).predict(features[260:])
+    assert votes.shape == labels[260:].shape
+    score = metrics.macro_average_precision(labels[260:, [2]], votes[:, [2]])
+    assert score > 1.2 * labels[260:, 2].mean()
 
 
 def test_gains_are_shares_by_class(here):

@@ -221,3 +221,25 @@ def test_bad_input_is_an_error():
         thresholds.fitter("crossvalidated")
     with pytest.raises(InputError, match="proportions"):
         thresholds.match_proportions(np.zeros((3, 2)), [0.5, 1.5])
+
+
+def test_folds_are_drawn_once_for_methods_on_the_same_rows(monkeypatch):
+    rng = np.random.default_rng(0)
+    labels = rng.random((300, 3)) < 0.3
+    probs = np.clip(labels * 0.4 + rng.random((2, 300, 3)) * 0.6, 0, 1)
+    groups = np.arange(300) // 2
+    plain = [thresholds.fitter("cross_validated")(labels, p, groups) for p in probs]
+    drawn, calls, stratified = {}, [], thresholds.folding.stratified
+
+    def counted(*arguments):
+        calls.append(arguments)
+        return stratified(*arguments)
+
+    monkeypatch.setattr(thresholds.folding, "stratified", counted)
+    fits = [thresholds.fitter("cross_validated", drawn=drawn) for _ in probs]
+    found = [fit(labels, p, groups) for fit, p in zip(fits, probs)]
+    np.testing.assert_array_equal(found, plain)
+    assert len(calls) == 1
+    fits[0](labels[:200], probs[0, :200], groups[:200])
+    fits[0](labels, probs[0], None)
+    assert len(calls) == 3

@@ -93,19 +93,36 @@ def test_bad_probability_tables_are_refused(context, ids, values, word):
         tables.probabilities(path, np.array(["x", "y"]), context)
 
 
-def test_stack_features_leave_out_what_is_unknown_anywhere(context):
-    for split, size in (("valid", 512.0), ("test", np.nan)):
-        folder = context.path("features")
-        folder.mkdir(exist_ok=True)
-        pd.DataFrame({"id": ["x"], "green_mean": [0.5], "size": [size]}).to_parquet(
-            folder / f"{split}.parquet"
-        )
-        tables.write_probabilities(
-            tables.predictions(context, "m", split), np.array(["x"]), np.float32([[0.1, 0.2, 0.3]])
-        )
-    found, names = tables.stack_features(context, "valid", np.array(["x"]))
-    assert names == ["meta/green_mean", "m/p00", "m/p01", "m/p02"]
-    np.testing.assert_allclose(found, [[0.5, 0.1, 0.2, 0.3]], rtol=1e-6)
+def write_features(context, split, **columns):
+    count = len(columns["green_mean"])
+    ids = np.array([f"x{row}" for row in range(count)])
+    path = context.path("features", f"{split}.parquet")
+    path.parent.mkdir(exist_ok=True)
+    pd.DataFrame({"id": ids, **columns}).to_parquet(path)
+    probs = np.full((count, 3), 0.1, np.float32)
+    tables.write_probabilities(tables.predictions(context, "m", split), ids, probs)
+    return ids
+
+
+def test_an_unknown_size_becomes_the_median_of_the_fitted_rows(context):
+    valid = write_features(
+        context, "valid", green_mean=[0.5] * 4, size=[512.0, np.nan, 2048.0, 1728.0]
+    )
+    test = write_features(context, "test", green_mean=[0.5] * 2, size=[np.nan, 9999.0])
+    found, names = tables.stack_features(context, "valid", valid)
+    assert names[:2] == ["meta/green_mean", "meta/size"] and len(names) == 5
+    np.testing.assert_array_equal(found[:, 1], [512, 1728, 2048, 1728])
+    found, others = tables.stack_features(context, "test", test)
+    assert others == names
+    np.testing.assert_array_equal(found[:, 1], [1728, 9999])
+
+
+def test_sizes_that_no_fitted_row_has_are_left_out_others_are_errors(context):
+    ids = write_features(context, "valid", green_mean=[0.5], size=[np.nan])
+    test = write_features(context, "test", green_mean=[0.5, np.nan], size=[512.0, 512.0])
+    assert tables.stack_features(context, "valid", ids)[1][:2] == ["meta/green_mean", "m/p00"]
+    with pytest.raises(InputError, match="row 1 of meta/green_mean"):
+        tables.stack_features(context, "test", test)
 
 
 def test_truth_names_what_is_wrong(context):
