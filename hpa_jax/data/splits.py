@@ -137,7 +137,8 @@ class _Rows:
         absent = ~catalog["id"].isin(known.index).to_numpy()
         if absent.any():
             raise InputError(f"groups: no row for id {self.ids[absent][0]!r}; run duplicates again")
-        self.groups = known.reindex(self.ids).to_numpy(np.int64)
+        self.copies = known.reindex(self.ids).to_numpy(np.int64)
+        self.groups = self.copies  # what stays on one side
         if by:
             shared = catalog[by].astype("category").cat.codes.to_numpy(np.int64)
             alone = -1 - np.arange(len(shared))  # rows without the value stand alone
@@ -155,13 +156,13 @@ class _Rows:
         self.twin = self._test_twins(pairs, is_test)
 
     def _test_twins(self, pairs: "pd.DataFrame", is_test: np.ndarray) -> np.ndarray:
-        """For each row the test picture it copies, directly or through its group, or None."""
+        """For each row the test picture it copies, directly or through other copies, or None."""
         twin = np.full(len(self.ids), None, object)
         first_test: dict[int, str] = {}
-        for group, identity in zip(self.groups[is_test], self.ids[is_test]):
+        for group, identity in zip(self.copies[is_test], self.ids[is_test]):
             first_test.setdefault(int(group), identity)
-        for row in np.flatnonzero(np.isin(self.groups, list(first_test)) & ~is_test):
-            twin[row] = first_test[int(self.groups[row])]
+        for row in np.flatnonzero(np.isin(self.copies, list(first_test)) & ~is_test):
+            twin[row] = first_test[int(self.copies[row])]
         row_of = {identity: row for row, identity in enumerate(self.ids)}
         for a, b in zip(pairs["id_a"], pairs["id_b"]):
             for one, other in ((a, b), (b, a)):
@@ -180,7 +181,7 @@ class _Rows:
         self.exclude(~self.labelled, "no labels")
 
     def place_matches(self, where: str, scheme: str) -> None:
-        """Copies of test pictures: out, or to validation."""
+        """Copies of test pictures: out, or to validation with what stays with them (group_by)."""
         matched = np.array([twin is not None for twin in self.twin], bool) & self.free()
         reasons = [f"copy of test picture {twin}" for twin in self.twin[matched]]
         self.reason[matched] = reasons
@@ -188,6 +189,9 @@ class _Rows:
             self.split[matched] = "excluded"
         elif scheme != "folds":
             self.forced[matched] = 1
+            with_them = np.isin(self.groups, self.groups[matched]) & self.free() & ~matched
+            self.forced[with_them] = 1
+            self.reason[with_them] = "group of a copy of a test picture"
 
     def force(self, chosen: np.ndarray, way: int, reason: str) -> None:
         """The groups of the chosen rows go to validation (1) or training (-1)."""

@@ -1,6 +1,7 @@
 """The client against a server that fails, stalls, cuts, lies about ranges, and says 404 and 429."""
 
 import hashlib
+import json
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -78,6 +79,39 @@ class Handler(BaseHTTPRequestHandler):
             assert self.headers.get("If-Range") == '"one"'
             self.send(200, BODY, ETag='"two"')
 
+    def ranged(self, tries):
+        """Honours ranges to the letter: 416 where nothing is left."""
+        start = int((self.headers.get("Range") or "bytes=0-")[6:-1])
+        if start >= len(BODY):
+            self.send(416, Content_Range=f"bytes */{len(BODY)}")
+        elif start:
+            extra = {"Content_Range": f"bytes {start}-{len(BODY) - 1}/{len(BODY)}"}
+            self.send(206, BODY[start:], ETag='"one"', **extra)
+        else:
+            self.send(200, BODY, ETag='"one"')
+
+    def astray(self, tries):
+        """Sends another range than it was asked for."""
+        if self.headers.get("Range"):
+            self.send(206, BODY[7:], ETag='"one"', Content_Range=f"bytes 7-49999/{len(BODY)}")
+        else:
+            self.send(200, BODY, ETag='"one"')
+
+    def drips(self, tries):
+        """Never stalls, never ends."""
+        self.send(200, length=len(BODY))
+        try:
+            for _ in range(100):
+                self.wfile.write(b"x")
+                self.wfile.flush()
+                time.sleep(0.05)
+        except OSError:
+            pass
+        self.close_connection = True
+
+    def closed(self, tries):
+        self.send(429, Retry_After="7200")
+
     def other(self, tries):
         self.send(200, BODY if tries > 1 else b"not it")
 
@@ -142,6 +176,63 @@ def test_a_stopped_download_goes_on_where_it_was(server, tmp_path):
     assert fetch(server, tmp_path, "cut.jpg") == {}
     assert server.ranges[1] == "bytes=20000-"
     assert (tmp_path / "cut.jpg").read_bytes() == BODY
+
+
+def left_over(folder, name, body, url, size=None):
+    """What a kill leaves: the bytes so far and what is known of them."""
+    (folder / f".part-{name}").write_bytes(body)
+    about = {"url": f"{url}/{name}", "mark": '"one"', "size": size}
+    (folder / f".part-{name}.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("size", [None, len(BODY)])
+def test_a_kill_before_the_last_rename_loses_nothing(server, tmp_path, size):
+    left_over(tmp_path, "ranged.jpg", BODY, server.url, size)
+    assert fetch(server, tmp_path, "ranged.jpg", retries=0) == {}
+    assert (tmp_path / "ranged.jpg").read_bytes() == BODY
+    assert [p.name for p in tmp_path.iterdir()] == ["ranged.jpg"]
+    assert server.ranges == ([] if size else [f"bytes={len(BODY)}-"])
+
+
+@pytest.mark.parametrize(("name", "length"), [("ranged.jpg", len(BODY) + 5), ("astray.jpg", 100)])
+def test_a_rest_that_does_not_fit_is_thrown_away(server, tmp_path, name, length):
+    left_over(tmp_path, name, b"x" * length, server.url)
+    assert fetch(server, tmp_path, name, retries=1) == {}
+    assert (tmp_path / name).read_bytes() == BODY
+
+
+def test_a_file_that_drips_ends_at_the_deadline(server, tmp_path):
+    begin = time.monotonic()
+    failed = fetch(server, tmp_path, "drips.jpg", "good.jpg", retries=1, deadline=0.3)
+    assert time.monotonic() - begin < 3
+    assert "too slow" in failed[f"{server.url}/drips.jpg"] and len(failed) == 1
+
+
+def test_a_wait_is_kept_by_all_workers(server, tmp_path):
+    names = ["busy.jpg", *(f"good{i}.jpg" for i in range(6))]
+    assert fetch(server, tmp_path, *names, per_second=5, workers=3) == {}
+    gaps = np.diff(sorted(server.times))
+    assert gaps.max() > 0.8  # one second of Retry-After in which nobody asked
+
+
+def test_a_long_wait_ends_the_asking(server, tmp_path):
+    names = ["closed.jpg", *(f"good{i}.jpg" for i in range(5))]
+    failed = fetch(server, tmp_path, *names, per_second=20, workers=1)
+    assert len(server.times) == 1 and len(failed) == 6
+    assert all("asks to wait" in reason for reason in failed.values())
+
+
+def test_a_damaged_file_in_place_is_fetched_again(server, tmp_path):
+    def is_body(file):
+        if file.read_bytes() != BODY:
+            raise InputError("no picture")
+
+    for name in ("good1.jpg", "good2.jpg"):
+        (tmp_path / name).write_bytes(BODY[:10])
+    assert fetch(server, tmp_path, "good1.jpg", check=is_body) == {}
+    wanted = Wanted(f"{server.url}/good2.jpg", tmp_path / "good2.jpg", size=len(BODY))
+    assert download([wanted], per_second=0) == {}
+    assert all((tmp_path / f"good{i}.jpg").read_bytes() == BODY for i in (1, 2))
 
 
 def test_size_checksum_and_content_are_checked(server, tmp_path):

@@ -91,6 +91,25 @@ def test_matches_of_test_name_the_test_picture():
     assert result["reason"]["i3"] == f"copy of test picture {catalog['id'].iloc[-1]}"
 
 
+@pytest.mark.parametrize("scheme", ["holdout", "listed"])
+def test_only_copies_of_test_are_copies_whatever_else_stays_together(scheme):
+    catalog, groups = table()
+    groups["group"] = np.arange(len(groups))
+    groups.loc[102, "group"] = groups["group"].iloc[-1]  # i102 has a twin in test
+    same = catalog["antibody"] == catalog["antibody"][102]
+    assert same.sum() == 3
+    options = dict(group_by="antibody", scheme=scheme)
+    if scheme == "listed":
+        options["force_valid"] = ["i0"]
+    result = sides(catalog, groups, matches_test="excluded", **options)
+    copies = result["reason"].fillna("").str.startswith("copy of")
+    assert result["id"][copies].tolist() == ["i102"]
+    assert not (result["split"][same & ~copies] == "excluded").any()
+    result = sides(catalog, groups, matches_test="valid", **options)
+    assert (result["split"][same] == "valid").all()
+    assert set(result["reason"][same & ~copies]) == {"group of a copy of a test picture"}
+
+
 def test_external_pictures_can_all_train():
     catalog, groups = table()
     result = sides(catalog, groups, external="train", fraction=0.3)
