@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.stages.download:download",
         "external pictures of the Human Protein Atlas; a second call goes on",
         "the table of config.data's atlas source (ROOT/external.csv)",
-        "ROOT/pictures/, ROOT/download_failed.csv",
+        "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
     ),
     "catalog": Verb(
         "hpa_jax.pipeline:catalog",
@@ -60,7 +60,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline:duplicates",
         "perceptual hashes, pairs of twins, groups, the leak table",
         "catalog.parquet, the pictures",
-        "duplicates.parquet, groups.parquet, leak.parquet",
+        "duplicates.parquet, groups.parquet, leak.parquet, bad_duplicates.csv",
         FORCE,
     ),
     "split": Verb(
@@ -75,7 +75,11 @@ VERBS: dict[str, Verb] = {
         "packs the pictures, all channels in one record",
         "catalog.parquet, the pictures",
         "records/ (a TFDS dataset)",
-        FORCE,
+        {
+            **FORCE,
+            "beam": (False, "with Apache Beam: config.records.beam, or its DirectRunner"),
+            "verify": (False, "compare every byte of the shards with their checksums afterwards"),
+        },
     ),
     "train": Verb(
         "hpa_jax.pipeline:train",

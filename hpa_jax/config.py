@@ -51,7 +51,8 @@ def default() -> ConfigDict:
                     url="http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg",
                     missing_yellow="zeros",  # zeros | mean; where the url has no {channel}
                 ),
-                download=dict(workers=4, per_second=10.0, retries=5, timeout=30.0),
+                # timeout: seconds without a byte; deadline: seconds for one file
+                download=dict(workers=4, per_second=10.0, retries=5, timeout=30.0, deadline=600.0),
                 synthetic=dict(
                     train=1000,
                     test=300,

@@ -84,10 +84,19 @@ def _verb(*names: str) -> Callable[[ConfigDict, dict[str, Any]], int]:
 catalog = _verb("data", "catalog")
 duplicates = _verb("duplicates")
 split = _verb("split")
-records = _verb("records")
 train = _verb("train")
 predict_recipe = _verb("predict")
 features = _verb("features")
+
+
+def records(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The stage `records`; --beam packs with Apache Beam, --verify reads all bytes afterwards."""
+    if flags.get("beam") and not config.records.beam:
+        config.records.beam = ("--runner=DirectRunner",)
+    work(["records"], config, flags)
+    if flags.get("verify"):
+        prepare.verify_records(prepare.opened(config, flags))
+    return 0
 
 
 def retrain(config: ConfigDict, flags: dict[str, Any]) -> int:

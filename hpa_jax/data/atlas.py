@@ -1,8 +1,9 @@
 """External pictures of the Human Protein Atlas -> catalog rows.
 
 In: ROOT/TABLE (Id and labels as class numbers or as the atlas' location names; Id is
-antibody_plate_well_field) and ROOT/pictures/, which `download` fills.  Out: rows of source
-"external", channels converted to 8-bit grey files in `into`.
+antibody_plate_well_field; sizes and checksums of the files, if it has them) and ROOT/pictures/,
+which `download` fills.  Out: rows of source "external", channels converted to 8-bit grey files in
+`into`.
 
 The atlas serves JPEG: one RGB picture a channel, drawn in its colour (url with {channel}), or one
 of red, green and blue together without yellow.  Names that are none of the classes are dropped (One
@@ -52,15 +53,18 @@ def scan(
     url: str = URL,
     missing_yellow: str = "zeros",
     not_only: Sequence[int] = (),
+    largest: int = 0,
 ) -> "pd.DataFrame":
     """Rows of every downloaded picture; one that is not there is a finding. No network.
 
     not_only: pictures that have no class beside these are left out (`fetch` does not fetch them).
+    largest: side in pixels to which larger pictures are reduced; 0 keeps them.
 
     Raises:
-        InputError: no table, or it lacks the columns.
+        InputError: no table, it lacks the columns, or too little disk.
     """
     import pandas as pd
+    from tqdm import tqdm
 
     if missing_yellow not in MISSING_YELLOW:
         names = ", ".join(MISSING_YELLOW)
@@ -70,22 +74,36 @@ def scan(
     rare = [not not_only or not set(labels) <= set(not_only) for labels in wanted["labels"]]
     wanted = wanted[np.array(rare, bool)]
     into.mkdir(parents=True, exist_ok=True)
+    settings = (missing_yellow, largest)
 
-    def convert(id: str) -> dict[str, str | None] | BadPicture:
+    def look(id: str) -> dict[str, Any] | BadPicture | None:
         try:
-            return _convert(id, files_of(root, id, url), into, missing_yellow)
+            return _imported(root, id, files_of(root, id, url), into, settings)
+        except BadPicture as bad:
+            return bad
+
+    def convert(id: str) -> dict[str, Any] | BadPicture:
+        try:
+            return _convert(id, files_of(root, id, url), into, settings)
         except BadPicture as bad:
             return bad
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = list(pool.map(convert, wanted["id"]))
+        results = dict(zip(wanted["id"], pool.map(look, wanted["id"]), strict=True))
+        todo = [id for id, result in results.items() if result is None]
+        if todo:
+            example = next(iter(files_of(root, todo[0], url).values()))
+            imported.check_disk(into, len(todo), largest, example)
+        bar = tqdm(pool.map(convert, todo), total=len(todo), desc="atlas", disable=None)
+        results.update(zip(todo, bar, strict=True))
     rows = []
-    for row, paths in zip(wanted.to_dict("records"), results, strict=True):
+    for row in wanted.to_dict("records"):
+        paths = results[row["id"]]
         if isinstance(paths, BadPicture):
             hint = "; fetch it with the verb download" if "no such file" in paths.what else ""
             problems.add(paths.path, row["id"], paths.what + hint)
         else:
-            rows.append({"source": "external", "original_size": None, **row, **paths})
+            rows.append({"source": "external", **row, **paths})
     imported.clean(into, ({c: row[c] for c in CHANNELS} for row in rows))
     columns = ["id", "source", "labels", *CHANNELS, *kaggle.SPECIMEN]
     return pd.DataFrame(rows, columns=columns).astype(object)
@@ -102,9 +120,10 @@ def fetch(
     per_second: float = 10.0,
     retries: int = 5,
     timeout: float = 30.0,
+    deadline: float = 600.0,
     first_pause: float = 1.0,
 ) -> tuple[int, dict[str, str]]:
-    """Downloads every picture of the table that is not there; a second call goes on.
+    """Downloads every picture of the table that is not there or damaged; a second call goes on.
 
     not_only: pictures that have no class beside these are not fetched.
     Returns the number of files wanted, and url -> reason of those that could not be had (also in
@@ -119,14 +138,17 @@ def fetch(
         raise InputError(f"data.atlas.url={url!r}: must contain {{antibody}} and {{name}}")
     root, problems = Path(root), Problems()
     wanted = read_table(root / table, class_names, problems)
+    expected = read_sums(root / table, problems)
     if problems.found:
         raise problems.error("mend the table")
     common = set(not_only)
     files = [
-        client.Wanted(address, Path(path))
+        client.Wanted(address, Path(path), *expected.get((id, channel), (None, None)))
         for id, labels in zip(wanted["id"], wanted["labels"], strict=True)
         if not (common and set(labels) <= common)
-        for address, path in zip(urls_of(id, url), files_of(root, id, url).values(), strict=True)
+        for address, (channel, path) in zip(
+            urls_of(id, url), files_of(root, id, url).items(), strict=True
+        )
     ]
     failed = client.download(
         files,
@@ -134,6 +156,7 @@ def fetch(
         per_second=per_second,
         retries=retries,
         timeout=timeout,
+        deadline=deadline,
         first_pause=first_pause,
         check=lambda path: pictures.size(path) and None,
     )
@@ -186,6 +209,27 @@ def read_table(path: Path, class_names: Sequence[str], problems: Problems) -> "p
     return pd.DataFrame(rows, columns=["id", "labels", "antibody", "plate", "sample"])
 
 
+def read_sums(
+    path: Path, problems: Problems
+) -> dict[tuple[str, str], tuple[int | None, str | None]]:
+    """(id, channel) -> (bytes, SHA-256) of the table's optional columns size_CHANNEL and
+    sha256_CHANNEL; channel "" and the columns size and sha256 are of one file of all channels."""
+    table = csv_tables.read(path)
+    found = {}
+    for channel in ("", *CHANNELS):
+        ending = f"_{channel}" if channel else ""
+        nothing = [""] * len(table)
+        sizes, sums = (table.get(f"{name}{ending}", nothing) for name in ("size", "sha256"))
+        for row, (id, size, sha256) in enumerate(zip(table["id"], sizes, sums), start=2):
+            if size and not re.fullmatch("[0-9]{1,15}", size):
+                problems.add(f"{path} row {row}", id, f"size{ending} {size!r} is no number")
+            elif sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+                problems.add(f"{path} row {row}", id, f"sha256{ending} {sha256!r} is no SHA-256")
+            elif size or sha256:
+                found[id, channel] = (int(size) if size else None, sha256.lower() or None)
+    return found
+
+
 def locations(text: str, class_names: Sequence[str]) -> tuple[list[int], list[str]]:
     """Class numbers of the atlas' location names (separated by ; | or ,), and the unknown names."""
     numbers = {name.casefold(): number for number, name in enumerate(class_names)}
@@ -221,16 +265,24 @@ def _specimen(match: Mapping[str, Any]) -> tuple[str, str, str]:
     return match["antibody"], plate, f"{plate}_{well}"
 
 
-def _convert(
-    id: str, files: dict[str, str], into: Path, missing_yellow: str
-) -> dict[str, str | None]:
+def _imported(
+    root: Path, id: str, files: Mapping[str, str], into: Path, settings: tuple
+) -> dict[str, Any] | None:
+    """The row's channel files and original size if it is converted already.
+
+    Raises:
+        BadPicture: a file is not there, or is a link out of the root.
+    """
     for file in files.values():
+        if not pictures.inside(root, file):
+            raise BadPicture(file, "a link that leaves data.root; copy the file")
         if not Path(file).is_file():
             raise BadPicture(file, "no such file")
-    mark = imported.signature(files.values(), missing_yellow)
-    known = imported.known(into, id, mark)
-    if known is not None:
-        return known
+    return imported.known(into, id, imported.signature(files.values(), settings))
+
+
+def _convert(id: str, files: Mapping[str, str], into: Path, settings: tuple) -> dict[str, Any]:
+    missing_yellow, largest = settings
     if "" in files:
         pixels = pictures.decode(files[""])
         if pixels.ndim != 3 or pixels.shape[2] != 3:
@@ -240,7 +292,10 @@ def _convert(
             planes["yellow"] = np.rint(pixels.mean(axis=-1)).astype(np.uint8)
     else:
         planes = {c: drawn_in_colour(pictures.decode(file), c) for c, file in files.items()}
-    return imported.store(into, id, mark, planes)
+    original = max(next(iter(planes.values())).shape)
+    planes = {c: imported.reduced(plane, largest) for c, plane in planes.items()}
+    mark = imported.signature(files.values(), settings)
+    return imported.store(into, id, mark, planes, {"original_size": original})
 
 
 def drawn_in_colour(pixels: np.ndarray, channel: str) -> np.ndarray:

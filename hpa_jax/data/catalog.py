@@ -44,6 +44,7 @@ def build(
     check: str = "decode",
     bad_images: str | Path | None = None,
     imported: str | Path | None = None,
+    largest: int = 0,
     workers: int | None = None,
 ) -> "pd.DataFrame":
     """The checked catalog of all sources.
@@ -53,9 +54,10 @@ def build(
       numbers: pictures with no class beside these are left out; One More Layer: 0 and 25) and
       `parts` (the parts of a competition to take, e.g. external alone).
     check: "decode" reads every pixel; "header" only sizes and file ends (110,000 pictures in
-      a minute), what it can't see is found when the records are packed.
+      a minute), what it can't see (damage inside, all black) the stage duplicates finds.
     bad_images: where the findings are written as CSV.
     imported: folder for converted copies of pictures that are no 8-bit grey files (folder, atlas).
+    largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
 
     Raises:
         InputError: names every finding (on_bad_image="error"), or nothing usable is left.
@@ -64,7 +66,7 @@ def build(
 
     problems = Problems()
     tables = [
-        _scan(source, class_names, problems, None if imported is None else Path(imported) / str(i))
+        _scan(source, class_names, problems, imported and Path(imported) / str(i), largest)
         for i, source in enumerate(sources)
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
@@ -97,6 +99,7 @@ def _scan(
     class_names: Sequence[str],
     problems: Problems,
     imported: Path | None,
+    largest: int,
 ) -> "pd.DataFrame":
     """Rows of one source, filtered and weighted."""
     options = {k: v for k, v in source.items() if k not in ("source", "root", *FOR_ANY)}
@@ -112,8 +115,11 @@ def _scan(
         if imported is None:
             raise InputError(f"data.source={kind!r} converts pictures and needs a folder for them")
         options.setdefault("into", imported)
-    if "not_only" in known:  # it need not look for the files of what is left out
-        options["not_only"] = source.get("not_only", ())
+    if "largest" in known:
+        options.setdefault("largest", largest)
+    for name in ("not_only", "parts"):  # it need not look for the files of what is left out
+        if name in known:
+            options[name] = source.get(name, ())
     table = scan(root, class_names, problems, **options)
     if parts := source.get("parts"):
         table = table[table["source"].isin(parts)]
@@ -123,7 +129,8 @@ def _scan(
     weight = float(source.get("weight", 1.0))
     if not weight > 0:
         raise InputError(f"data.sources: weight={weight} of {root}: must be above 0")
-    return table.assign(weight=weight)
+    full = source.get("full_size", False) & (table["source"] != "external")
+    return table.assign(weight=weight, full_size=full)
 
 
 def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame":
@@ -138,7 +145,8 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
 def _look_at_pictures(
     table: "pd.DataFrame", problems: Problems, decode: bool, workers: int | None
 ) -> "pd.DataFrame":
-    """Adds height, width and `files`; drops rows whose pictures can't be used.
+    """Adds height, width, `files`, and original_size where the files are the originals (full_size);
+    drops rows whose pictures can't be used.
 
     files: 16 hex digits of the pixels, or (check="header") of the files' sizes and times.  By it
     the stages below see that a picture was replaced by another under the same name.
@@ -155,7 +163,10 @@ def _look_at_pictures(
     table["labels"] = [None if x is None else np.array(x, np.int16) for x in table["labels"]]
     sizes = np.array([finding[0] for finding in findings], np.int64).reshape(-1, 2)
     marks = [finding[1] for finding in findings]
-    table = table.assign(height=sizes[:, 0], width=sizes[:, 1], files=marks)[keep]
+    own = table["original_size"].isna() & table["full_size"].astype(bool)
+    original = table["original_size"].mask(own, sizes.max(axis=1))
+    table = table.assign(height=sizes[:, 0], width=sizes[:, 1], original_size=original)
+    table = table.assign(files=marks)[keep]
     table = table.astype({"height": "int32", "width": "int32"})
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 

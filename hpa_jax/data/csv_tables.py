@@ -34,6 +34,15 @@ def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
     return table
 
 
+def rows(path: str | Path) -> "pd.DataFrame":
+    """All rows as text without spaces around it, a header among them if there is one.
+
+    Raises:
+        InputError: the file is missing or no CSV.
+    """
+    return _parsed(path, "", header=None).fillna("").map(str.strip)
+
+
 def cells(path: str | Path) -> set[str]:
     """The text of all cells of a CSV of any shape, its header included.
 

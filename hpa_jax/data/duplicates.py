@@ -20,7 +20,9 @@ import numpy as np
 from hpa_jax.data import hashes as fingerprints
 from hpa_jax.data.hashes import phash as phash
 from hpa_jax.data.hashes import phashes as phashes
+from hpa_jax.data.pictures import CHANNELS as ALL_CHANNELS
 from hpa_jax.data.pictures import read_channel
+from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -89,39 +91,53 @@ def hash_catalog(
     radius: int = 12,
     workers: int | None = None,
     rotations: bool = False,
+    look_at_all: bool = False,
+    problems: Problems | None = None,
     read: Callable[[str, str], np.ndarray] = read_channel,
     progress: bool = True,
 ) -> tuple["pd.DataFrame", "pd.DataFrame"]:
     """Duplicates among all pictures of the catalog.
 
     Args:
-        catalog: columns id, red, green, blue (paths or null).
+        catalog: columns id, red, green, blue (paths or null), and yellow with look_at_all.
+        look_at_all: whether yellow is read too, which has no hash: for a catalog whose pictures
+            were not decoded.
+        problems: takes the pictures that can't be used; None: they are an error.
         workers: processes that decode and hash; one a core by default.
         rotations: whether rotated and mirrored copies are copies too.
         read: (path, channel) -> uint8 [H, W].
 
     Returns:
         pairs: id_a, id_b, distance_r, distance_g, distance_b (null where both are flat), exact;
-        groups: id, group (0, 1, …; a picture without copies is a group of its own).
+        groups: id, group (0, 1, …; a picture without copies is a group of its own), bad (it can't
+            be used, and is no copy of anything).
 
     Raises:
-        InputError: a channel file can't be read.
+        InputError: names the pictures that can't be used (without `problems`).
     """
+    channels = ALL_CHANNELS if look_at_all else CHANNELS
     files = [
         tuple(path if isinstance(path, str) and path else None for path in row)
-        for row in catalog[list(CHANNELS)].itertuples(index=False)
+        for row in catalog[list(channels)].itertuples(index=False)
     ]
-    prints = fingerprints.of_files(
+    prints, bad = fingerprints.of_files(
         files,
-        CHANNELS,
+        channels,
+        hashed=len(CHANNELS),
         workers=workers or os.cpu_count() or 1,
         oriented=rotations,
         read=read,
         progress=_progress_bar if progress else None,
     )
-    pairs, distances, exact = match_fingerprints(prints, radius)
     ids = catalog["id"].to_numpy()
-    return _pair_table(ids, pairs, distances, exact, prints.informative), _group_table(ids, pairs)
+    found = Problems() if problems is None else problems
+    for row, picture in bad.items():
+        found.add(picture.path, ids[row], picture.what)
+    if found.found and problems is None:
+        raise found.error(LEAVE_OUT)
+    pairs, distances, exact = match_fingerprints(prints, radius)
+    groups = _group_table(ids, pairs).assign(bad=np.isin(np.arange(len(ids)), list(bad)))
+    return _pair_table(ids, pairs, distances, exact, prints.informative), groups
 
 
 def match_fingerprints(

@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +38,7 @@ STAINS = {
     "yellow": ("yellow", "er", "endoplasmic reticulum", "calreticulin", "alexa 647", "cy5"),
 }
 MISSING_YELLOW = ("error", "zeros", "mean")
+UNKNOWN = {"antibody": None, "plate": None, "sample": None}
 SEPARATORS = re.compile(r"[;|,]")
 
 
@@ -56,6 +57,8 @@ def scan(
     field_um: float = 0.0,
     pixel_size: float = 0.0,
     part: str = "own",
+    not_only: Sequence[int] = (),
+    largest: int = 0,
 ) -> "pd.DataFrame":
     """Rows of every picture of the folder.
 
@@ -65,19 +68,22 @@ def scan(
     missing_yellow: "error", "zeros", or "mean" of the other three.
     field_um: side of a training picture in µm; 0 leaves pictures as they are.
     pixel_size: µm a pixel where the files don't say (0: unknown).
+    not_only: pictures that have no class beside these are left out.
+    largest: side in pixels to which larger pictures are reduced if they are converted; 0 keeps it.
 
     Raises:
-        InputError: no folder, a wrong option, or no file fits the pattern.
+        InputError: no folder, a wrong option, no file fits the pattern, or too little disk.
     """
     import pandas as pd
+    from tqdm import tqdm
 
     root, into = Path(root), Path(into)
     _check_options(pattern, planes, missing_yellow, percentiles)
     files = find(root, pattern, tokens or {c: c for c in CHANNELS}, problems)
-    known_labels = read_labels(root / labels, class_names, problems)
+    known_labels = read_labels(root / labels, class_names, problems, files)
     for id in sorted(set(known_labels) - set(files)):
         problems.add(root / labels, id, "has no pictures in the folder")
-    settings = (tuple(planes), tuple(percentiles), missing_yellow, field_um, pixel_size)
+    settings = (tuple(planes), tuple(percentiles), missing_yellow, field_um, pixel_size, largest)
 
     def convert(id: str) -> dict[str, Any] | BadPicture:
         try:
@@ -86,25 +92,45 @@ def scan(
             return bad
 
     into.mkdir(parents=True, exist_ok=True)
-    ids = sorted(files)
+    common = set(not_only)
+    ids = sorted(id for id in files if not common or not set(known_labels.get(id, ())) <= common)
+    marks = {id: imported.signature(files[id].values(), settings) for id in ids}
+    todo = [id for id in ids if imported.known(into, id, marks[id]) is None]
+    if todo and largest:
+        imported.check_disk(into, len(todo), largest, next(iter(files[todo[0]].values())))
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = list(pool.map(convert, ids))
-    rows, unknown = [], 0
+        bar = tqdm(pool.map(convert, ids), total=len(ids), desc="folder", disable=None)
+        results = list(bar)
+    rows, sizes = [], []
     for id, result in zip(ids, results, strict=True):
         if isinstance(result, BadPicture):
             problems.add(result.path, id, result.what)
             continue
-        unknown += result.pop("size_unknown")
+        sizes.append(result.pop("pixel_size"))
         rows.append({"id": id, "source": part, "labels": known_labels.get(id), **result})
     imported.clean(into, ({c: row[c] for c in CHANNELS} for row in rows))
-    if unknown:
-        warnings.warn(
-            f"{root}: {unknown} of {len(rows)} pictures don't say their pixel size and stay as "
-            "they are; set pixel_size (µm) if their magnification differs from the training's",
-            stacklevel=2,
-        )
+    _warn_of_sizes(root, sizes, field_um)
     columns = ["id", "source", "labels", *CHANNELS, *kaggle.SPECIMEN]
     return pd.DataFrame(rows, columns=columns).astype(object)
+
+
+def _warn_of_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -> None:
+    """Says where pictures may not have the training's µm a pixel. sizes: of each, None: unknown."""
+    known = [size for size in sizes if size is not None]
+    if field_um and len(known) < len(sizes):
+        warnings.warn(
+            f"{root}: {len(sizes) - len(known)} of {len(sizes)} pictures don't say their pixel "
+            "size (or one that no microscope has) and stay as they are; set pixel_size (µm) if "
+            "their magnification differs from the training's",
+            stacklevel=3,
+        )
+    if not field_um and known:
+        warnings.warn(
+            f"{root}: {len(known)} of {len(sizes)} pictures say their pixel size (e.g. "
+            f"{known[0]:.3g} µm), which is not used; data.folder.field_um, the side of a training "
+            "picture in µm (competition: 163.84), brings them to the training's magnification",
+            stacklevel=3,
+        )
 
 
 def find(
@@ -150,42 +176,56 @@ def find(
     return found
 
 
-def read_labels(path: Path, class_names: Sequence[str], problems: Problems) -> dict[str, list[int]]:
+def read_labels(
+    path: Path, class_names: Sequence[str], problems: Problems, known_ids: Collection[str] = ()
+) -> dict[str, list[int]]:
     """id -> class numbers of labels.csv; {} without the file, ids with an empty label left out.
 
     The label column is the second: numbers ("0 25") or names, separated by ; | or ,
+    A first row that names one of `known_ids`, or whose labels are classes, is no header.
 
     Raises:
         InputError: no readable CSV with two columns.
     """
     if not path.is_file():
         return {}
-    table = csv_tables.read(path)
+    table = csv_tables.rows(path)
     if table.shape[1] < 2:
         raise InputError(f"{path}: needs two columns, id and labels")
-    numbers = {name.casefold(): number for number, name in enumerate(class_names)}
+    cells = table.iloc[:, :2].to_numpy().tolist()
+    first_labels, wrong = _class_numbers(cells[0][1], class_names)
+    header = cells[0][0] not in known_ids and (bool(wrong) or not first_labels)
     known: dict[str, list[int]] = {}
-    for row, (id, text) in enumerate(table.iloc[:, :2].to_numpy().tolist(), start=2):
+    seen = set()
+    for row, (id, text) in enumerate(cells[header:], start=1 + header):
         place = f"{path} row {row}"
-        if id in known:
+        if id in seen:
             problems.add(place, id, "the id is there twice")
             continue
-        tokens = [token.strip() for token in SEPARATORS.split(text) if token.strip()]
-        if all(re.fullmatch(r"[\d\s]+", token) for token in tokens):
-            tokens = " ".join(tokens).split()
-        labels = set()
-        for token in tokens:
-            digits = re.fullmatch("[0-9]{1,9}", token)
-            number = int(token) if digits else numbers.get(token.casefold(), -1)
-            if not 0 <= number < len(class_names):
-                hint = near(token, class_names)
-                problems.add(place, id, f"{token!r} is no class name or number{hint}")
-                break
-            labels.add(number)
-        else:
-            if labels:
-                known[id] = sorted(labels)
+        seen.add(id)
+        labels, wrong = _class_numbers(text, class_names)
+        if wrong:
+            hint = near(wrong, class_names)
+            problems.add(place, id, f"{wrong!r} is no class name or number{hint}")
+        elif labels:
+            known[id] = sorted(labels)
     return known
+
+
+def _class_numbers(text: str, class_names: Sequence[str]) -> tuple[set[int], str]:
+    """Class numbers of a cell, and its first token that is none ("": all are)."""
+    numbers = {name.casefold(): number for number, name in enumerate(class_names)}
+    tokens = [token.strip() for token in SEPARATORS.split(text) if token.strip()]
+    if all(re.fullmatch(r"[\d\s]+", token) for token in tokens):
+        tokens = " ".join(tokens).split()
+    labels = set()
+    for token in tokens:
+        digits = re.fullmatch("[0-9]{1,9}", token)
+        number = int(token) if digits else numbers.get(token.casefold(), -1)
+        if not 0 <= number < len(class_names):
+            return labels, token
+        labels.add(number)
+    return labels, ""
 
 
 def _check_options(
@@ -204,13 +244,44 @@ def _check_options(
 
 
 def _convert(id: str, files: dict[str, str], into: Path, settings: tuple) -> dict[str, Any]:
-    """Channel paths and original size of one picture; converts it unless that is done."""
-    order, percentiles, missing_yellow, field_um, pixel_size = settings
-    size_unknown = False
+    """Channel paths, original_size and pixel_size (µm or None); converts it unless that is done."""
+    order, percentiles, missing_yellow, field_um, given_size, largest = settings
+    mark = imported.signature(files.values(), settings)
+    done = imported.known(into, id, mark)
+    if done is not None:
+        return {**UNKNOWN, **done}
+    planes, micrometres = _planes(files, order)
+    micrometres = micrometres or given_size or None
+    missing = _missing(planes, next(iter(files.values())), missing_yellow)
+    about = {
+        "original_size": max(next(iter(planes.values())).shape),
+        "pixel_size": micrometres,
+    }
+    if field_um and micrometres is not None:
+        side = max(1, round(field_um / micrometres))
+        planes = {c: imported.to_field(plane, side) for c, plane in planes.items()}
+    plain = all(Path(file).suffix.lower() not in fields.TIFF for file in files.values())
+    eight = all(plane.dtype == np.uint8 for plane in planes.values())
+    filled = missing and missing_yellow == "mean"
+    if plain and eight and "" not in files and not field_um and not filled:
+        return {**UNKNOWN, **{c: files.get(c) for c in CHANNELS}, **about}
+    grey = {c: imported.to_eight_bits(plane, percentiles) for c, plane in planes.items()}
+    if filled:
+        others = np.stack(list(grey.values())).astype(np.float32)
+        grey["yellow"] = np.rint(others.mean(axis=0)).astype(np.uint8)
+    grey = {c: imported.reduced(plane, largest) for c, plane in grey.items()}
+    return {**UNKNOWN, **imported.store(into, id, mark, grey, about)}
+
+
+def _planes(
+    files: Mapping[str, str], order: Sequence[str]
+) -> tuple[dict[str, np.ndarray], float | None]:
+    """Channel -> plane [H, W] as stored, and the pixel size (µm) that a file states."""
     planes: dict[str, np.ndarray] = {}
+    micrometres = None
     for channel, path in files.items():
         field = fields.read(path)
-        micrometres = field.pixel_size or pixel_size or None
+        micrometres = micrometres or field.pixel_size
         if channel:
             plane = field.planes[0]
             if len(field.planes) > 1:
@@ -218,8 +289,16 @@ def _convert(id: str, files: dict[str, str], into: Path, settings: tuple) -> dic
             planes[channel] = plane
         else:
             planes = _named(field, order, path)
+    return planes, micrometres
+
+
+def _missing(planes: Mapping[str, np.ndarray], path: str, missing_yellow: str) -> bool:
+    """Whether yellow is absent; path: a file of the picture, for messages.
+
+    Raises:
+        BadPicture: sizes differ, another channel is absent, or yellow is and must not be.
+    """
     first = next(iter(planes.values()))
-    path = next(iter(files.values()))
     for plane in planes.values():
         if plane.shape != first.shape:
             raise BadPicture(path, sizes_differ(plane.shape, first.shape))
@@ -230,28 +309,7 @@ def _convert(id: str, files: dict[str, str], into: Path, settings: tuple) -> dic
         raise BadPicture(
             path, "no yellow channel; --config.data.folder.missing_yellow=zeros (or mean)"
         )
-    original = max(first.shape)
-    if field_um:
-        size_unknown = micrometres is None
-        if micrometres is not None:
-            side = max(1, round(field_um / micrometres))
-            planes = {c: imported.to_field(plane, side) for c, plane in planes.items()}
-    about = {"original_size": original, "antibody": None, "plate": None, "sample": None}
-    about["size_unknown"] = size_unknown
-    plain = all(Path(file).suffix.lower() not in fields.TIFF for file in files.values())
-    eight = all(plane.dtype == np.uint8 for plane in planes.values())
-    filled = missing and missing_yellow == "mean"
-    if plain and eight and "" not in files and not field_um and not filled:
-        return {**{c: files.get(c) for c in CHANNELS}, **about}
-    mark = imported.signature(files.values(), settings)
-    paths = imported.known(into, id, mark)
-    if paths is None:
-        grey = {c: imported.to_eight_bits(plane, percentiles) for c, plane in planes.items()}
-        if missing and missing_yellow == "mean":
-            others = np.stack(list(grey.values())).astype(np.float32)
-            grey["yellow"] = np.rint(others.mean(axis=0)).astype(np.uint8)
-        paths = imported.store(into, id, mark, grey)
-    return {**paths, **about}
+    return bool(missing)
 
 
 def _named(field: fields.Field, order: Sequence[str], path: str) -> dict[str, np.ndarray]:

@@ -11,12 +11,12 @@ channels are marked not informative, hashed as 0, and never make a match by them
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 
 import numpy as np
 
-from hpa_jax.data.pictures import read_channel
+from hpa_jax.data.pictures import BadPicture, read_channel
 from hpa_jax.errors import InputError
 
 SIDE = 32  # of the thumbnail
@@ -142,19 +142,20 @@ def of_files(
     oriented: bool = False,
     read: Callable[[str, str], np.ndarray] = read_channel,
     progress: Callable[[Iterator, int], Iterator] | None = None,
-) -> Fingerprints:
-    """Fingerprints of N pictures given as their K channel files (None: no such channel).
+    hashed: int | None = None,
+) -> tuple[Fingerprints, dict[int, BadPicture]]:
+    """Fingerprints of N pictures given as their channel files (None: no such channel), and what is
+    wrong with those that can't be used, by their number; these match nothing.
 
     Args:
-        channels: names of the K channels.
+        channels: names of the channels.
+        hashed: how many of the channels are hashed, K; the others are only read. None: all.
         workers: processes that decode and hash.
         read: (path, channel) -> uint8 [H, W]; importable by name where workers > 1.
         progress: wraps the iterator over pictures (iterator, N), for a progress bar.
-
-    Raises:
-        InputError: files that can't be read; the first is named, and how many there are.
     """
-    jobs = [(tuple(zip(paths, channels, strict=True)), oriented, read) for paths in files]
+    count = len(channels) if hashed is None else hashed
+    jobs = [(tuple(zip(paths, channels, strict=True)), count, oriented, read) for paths in files]
     if workers > 1 and len(jobs) >= _POOL_FROM:
         # Spawned, not forked: the parent may hold threads of XLA and TensorFlow.
         with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
@@ -163,20 +164,29 @@ def of_files(
     else:
         results = map(_of_file, jobs)
         found = list(progress(results, len(jobs)) if progress else results)
-    problems = [item for item in found if isinstance(item, str)]
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise InputError(f"{problems[0]}{more}; mend or remove the file, or exclude the picture")
-    return _joined(found, len(channels), oriented)
+    bad = {row: item for row, item in enumerate(found) if isinstance(item, BadPicture)}
+    for row in bad:
+        found[row] = replace(
+            fingerprint([None] * count, oriented), digests=np.array([f"bad {row}"])
+        )
+    return _joined(found, count, oriented), bad
 
 
-def _of_file(job: tuple) -> Fingerprints | str:
-    files, oriented, read = job
+def _of_file(job: tuple) -> Fingerprints | BadPicture:
+    files, count, oriented, read = job
+    path = files[0][0]
     try:
-        channels = [None if path is None else read(path, channel) for path, channel in files]
-    except InputError as error:
-        return str(error)
-    return fingerprint(channels, oriented)
+        channels = []
+        for path, channel in files:
+            channels.append(None if path is None else read(path, channel))
+        every = count < len(files)  # else one that is not looked at may show something
+        if every and not any(channel is not None and channel.any() for channel in channels):
+            raise BadPicture(path, "all channels are black")
+    except BadPicture as bad:
+        return bad
+    except InputError as error:  # of another reader
+        return BadPicture(path, str(error))
+    return fingerprint(channels[:count], oriented)
 
 
 def _joined(found: list[Fingerprints], channels: int, oriented: bool) -> Fingerprints:

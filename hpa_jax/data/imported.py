@@ -1,18 +1,26 @@
 """Pictures of other forms -> 8-bit grey channel files, once; later stages read only those.
 
-In: uint8 or uint16 planes.  Out: FOLDER/ID_SIGNATURE_{red,green,blue,yellow}.png.  The signature
-names the source file's state and the options, so that a changed one is imported anew.
+In: uint8 or uint16 planes.  Out: FOLDER/ID_SIGNATURE_{red,green,blue,yellow}.png, and a .done
+beside them with what the original was.  The signature names the source file's state and the
+options, so that a changed one is imported anew.  Nothing is kept larger than the records need:
+74,606 pictures of four 2048² planes would be some 600 GB.
 """
 
 import hashlib
+import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from hpa_jax.artifacts import atomic
-from hpa_jax.data.pictures import CHANNELS
+from hpa_jax.data.pictures import CHANNELS, BadPicture, resize, size
+from hpa_jax.errors import InputError
+
+BYTES_PER_VALUE = 0.6  # of an 8-bit PNG; the competition's have 0.44 (docs/data.md)
 
 
 def signature(files: Iterable[str | Path], options: object) -> str:
@@ -24,27 +32,58 @@ def signature(files: Iterable[str | Path], options: object) -> str:
     return mark.hexdigest()[:8]
 
 
-def known(folder: Path, id: str, mark: str) -> dict[str, str | None] | None:
-    """The channel files of an id that is imported already, else None."""
-    done = folder / f"{id}_{mark}.done"
-    if not done.is_file():
+def known(folder: Path, id: str, mark: str) -> dict[str, Any] | None:
+    """The channel files of an id that is imported already and what `store` was told, else None."""
+    try:
+        about = json.loads((folder / f"{id}_{mark}.done").read_text())
+        present = about.pop("channels")
+    except (FileNotFoundError, ValueError, TypeError, KeyError):  # absent, or of an older layout
         return None
-    present = done.read_text().split()
-    return {c: str(_path(folder, id, mark, c)) if c in present else None for c in CHANNELS}
+    paths = {c: str(_path(folder, id, mark, c)) if c in present else None for c in CHANNELS}
+    return {**paths, **about}
 
 
 def store(
-    folder: Path, id: str, mark: str, planes: Mapping[str, np.ndarray]
-) -> dict[str, str | None]:
-    """Writes channels uint8[H, W] by name; an absent one stays absent (None)."""
+    folder: Path, id: str, mark: str, planes: Mapping[str, np.ndarray], about: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Writes channels uint8[H, W] by name; an absent one stays absent (None).
+
+    about: further facts that `known` gives back (JSON), e.g. original_size.
+    """
     from PIL import Image
 
     for channel, plane in planes.items():
         with atomic(_path(folder, id, mark, channel)) as temporary:
             Image.fromarray(plane).save(temporary, "PNG", compress_level=1)
     with atomic(folder / f"{id}_{mark}.done") as temporary:
-        temporary.write_text(" ".join(planes))
-    return {c: str(_path(folder, id, mark, c)) if c in planes else None for c in CHANNELS}
+        temporary.write_text(json.dumps({"channels": list(planes), **about}))
+    return known(folder, id, mark)
+
+
+def reduced(plane: np.ndarray, side: int) -> np.ndarray:
+    """uint8[H, W] as the records of that side have it, if it is larger; side 0 leaves it."""
+    if not side or min(plane.shape) <= side:
+        return plane
+    return resize(plane[..., None], side)[..., 0]
+
+
+def check_disk(folder: Path, count: int, side: int, example: str | Path) -> None:
+    """Before `count` pictures are imported; example: a file of one; side: see `reduced`.
+
+    Raises:
+        InputError: too little disk.
+    """
+    try:
+        own = max(size(example)) if count else 0
+    except BadPicture:
+        own = side
+    need = count * len(CHANNELS) * (min(own, side) if side else own) ** 2 * BYTES_PER_VALUE
+    free = shutil.disk_usage(folder).free
+    if need > free:
+        raise InputError(
+            f"{folder}: {count:,} pictures need about {need / 1e9:.1f} GB as grey files, "
+            f"{free / 1e9:.1f} GB are free; make room, or store smaller ones (records.image_size)"
+        )
 
 
 def clean(folder: Path, wanted: Iterable[Mapping[str, str | None]]) -> None:

@@ -21,6 +21,7 @@ from hpa_jax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+TABLES = {"train": "train.csv", "external": "external.csv", "test": "sample_submission.csv"}
 SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # antibody_plate_well_sample, as the external table's ids have it; some carry a gene before it.
 _SPECIMEN = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<plate>[a-z\d]+)_(?P<well>[A-P]\d+)_\d+")
@@ -30,26 +31,38 @@ ORIGINAL_SIDES = (1728, 2048, 3072, 4096)
 
 
 def scan(
-    root: str | Path, class_names: Sequence[str], problems: Problems, full_size: bool = False
+    root: str | Path,
+    class_names: Sequence[str],
+    problems: Problems,
+    full_size: bool = False,
+    parts: Sequence[str] = (),
+    not_only: Sequence[int] = (),
 ) -> "pd.DataFrame":
     """Rows of train, external (if there) and test.
 
+    parts: those to read, () all; the tables and files of others need not be there.
+    not_only: pictures that have no class beside these are left out, their files not looked for.
+
     Raises:
-        InputError: no such folder, a table is missing or has no id or label column.
+        InputError: no such folder, a table is missing or has no id or label column, no such part.
     """
     import pandas as pd
 
     root = Path(root)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder (data.root)")
-    parts = [("train", "train.csv", True), ("test", "sample_submission.csv", False)]
-    if (root / "external.csv").is_file():
-        parts.insert(1, ("external", "external.csv", True))
+    for part in parts:
+        if part not in TABLES:
+            raise InputError(f"data.sources: part {part!r}: one of {', '.join(TABLES)}")
+    wanted = [part for part in TABLES if not parts or part in parts]
+    if not parts and not (root / TABLES["external"]).is_file():
+        wanted.remove("external")
     tables = []
-    for part, name, labelled in parts:
-        table = read_table(root / name, labelled)
+    for part in wanted:
+        table = read_table(root / TABLES[part], labelled=part != "test")
         folder = part + ("_full_size" if full_size and part != "external" else "")
-        tables.append(_rows(root, folder, part, name, table, len(class_names), problems))
+        rows = _rows(root, folder, part, table, len(class_names), problems, set(not_only))
+        tables.append(rows)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -107,17 +120,17 @@ def _rows(
     root: Path,
     folder: str,
     part: str,
-    name: str,
     table: "pd.DataFrame",
     num_classes: int,
     problems: Problems,
+    common: set[int],
 ) -> "pd.DataFrame":
     import pandas as pd
 
     files = find_files(root, root / folder)
     rows, seen = [], {}
     for record in table.to_dict("records"):
-        id, place = record["id"], f"{root / name} row {record['row']}"
+        id, place = record["id"], f"{root / TABLES[part]} row {record['row']}"
         if not safe_id(id):
             problems.add(place, id, "an id must be a plain name (no folders, not empty)")
             continue
@@ -128,7 +141,7 @@ def _rows(
         labels = None
         if part != "test":
             labels = parse_labels(record["target"], num_classes, place, id, problems)
-            if labels is None:
+            if labels is None or (common and set(labels) <= common):
                 continue
         paths = channel_files(files, id, root / folder, place, problems)
         if paths is not None:

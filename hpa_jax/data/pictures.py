@@ -32,6 +32,9 @@ class BadPicture(InputError):
         super().__init__(f"{path}: {what}")
         self.path, self.what = str(path), what
 
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.what)  # so that it can come from another process
+
 
 def size(path: str | Path) -> tuple[int, int]:
     """(height, width) from the header; the file's end is checked, its pixels are not decoded.
@@ -40,7 +43,7 @@ def size(path: str | Path) -> tuple[int, int]:
         BadPicture: absent, empty, no picture, too large, or cut off.
     """
     with _open(path) as picture:
-        _check_end(path, picture.format)
+        _check_end(path, picture)
         return picture.height, picture.width
 
 
@@ -85,7 +88,7 @@ def decode(path: str | Path) -> np.ndarray:
         BadPicture: unreadable, cut off, or damaged.
     """
     with _open(path) as picture:
-        _check_end(path, picture.format)
+        _check_end(path, picture)
         try:
             if picture.mode == "1":
                 picture = picture.convert("L")
@@ -175,16 +178,33 @@ def _open(path: str | Path) -> "Image.Image":
     return picture
 
 
-def _check_end(path: str | Path, kind: str | None) -> None:
-    """A PNG or JPEG that lacks its end mark was cut off (some decoders fill up with grey)."""
-    end = _END.get(kind or "")
-    if end is None:
+def _check_end(path: str | Path, picture: "Image.Image") -> None:
+    """A PNG or JPEG that lacks its end mark, or a TIFF that lacks a strip, was cut off (some
+    decoders fill up with grey)."""
+    kind = picture.format or ""
+    if kind == "TIFF":
+        whole = _last_byte(picture) <= os.path.getsize(path)
+    elif kind in _END:
+        with open(path, "rb") as handle:
+            handle.seek(0, os.SEEK_END)
+            handle.seek(max(0, handle.tell() - 64))
+            whole = _END[kind] in handle.read()
+    else:
         return
-    with open(path, "rb") as handle:
-        handle.seek(0, os.SEEK_END)
-        handle.seek(max(0, handle.tell() - 64))
-        if end not in handle.read():
-            raise BadPicture(path, f"truncated {kind} (its end is missing); fetch it again")
+    if not whole:
+        raise BadPicture(path, f"truncated {kind} (its end is missing); fetch it again")
+
+
+def _last_byte(tiff: "Image.Image") -> float:
+    """Where the strips or tiles of a TIFF end; infinite if its tables can't be right."""
+    last = 0
+    for start, length in ((273, 279), (324, 325)):
+        try:
+            begins, lengths = (np.array(tiff.tag_v2.get(key, ()), float) for key in (start, length))
+            last = max(last, (begins + lengths).max(initial=0))
+        except (TypeError, ValueError):
+            return np.inf
+    return last
 
 
 def _one_plane(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray:

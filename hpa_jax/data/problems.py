@@ -11,6 +11,7 @@ from hpa_jax.artifacts import atomic
 from hpa_jax.errors import InputError
 
 SHOWN = 10
+LEAVE_OUT = 'mend them, or leave them out with data.on_bad_image="skip"'  # a remedy
 
 
 @dataclass(frozen=True)

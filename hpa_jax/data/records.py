@@ -24,7 +24,7 @@ import numpy as np
 from hpa_jax.artifacts import atomic, read_json, remove, write_json, write_table
 from hpa_jax.data import encodings, pictures
 from hpa_jax.data.pictures import CHANNELS
-from hpa_jax.data.problems import Problems
+from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -76,7 +76,8 @@ def write(
     folder = Path(out_dir) / f"{image_size}-{encoding}"
     folder.mkdir(parents=True, exist_ok=True)
     settings = _settings(image_size, encoding, classes)
-    rows = _signed_rows(catalog, settings)
+    problems = Problems()
+    rows = _signed_rows(catalog, settings, problems)
     for leftover in folder.glob(".partial-*"):
         remove(leftover)
     kept = _kept_shards(folder, {row["id"]: row["signature"] for row in rows})
@@ -86,7 +87,6 @@ def write(
         remove(folder / "manifest.json")  # the folder is not whole until the end
         _check_disk(folder, len(todo), image_size, encoding)
     shards = _plan(folder, todo, kept, shard_images, image_size, encoding, tuple(classes))
-    problems = Problems()
     run = _in_threads(workers)
     if beam:
         from hpa_jax.data.beam import runner
@@ -98,22 +98,32 @@ def write(
     if bad_images is not None and problems.found:
         problems.write(Path(bad_images))
     if problems.found and on_bad_image == "error":
-        raise problems.error('mend them, or leave them out with data.on_bad_image="skip"')
+        raise problems.error(LEAVE_OUT)
     _close_gaps(folder)
     _write_metadata(folder, settings)
     return folder
 
 
-def verify(folder: str | Path) -> None:
-    """Compares every shard with its checksum, reading all bytes.
+def verify(folder: str | Path) -> int:
+    """Compares every shard with its checksum, reading all bytes; returns the number of shards.
 
     Raises:
-        InputError: names the first shard that differs.
+        InputError: names the shards that differ.
     """
     folder = Path(folder)
-    for name, known in read_json(folder / "manifest.json")["shards"].items():
-        if not (folder / name).is_file() or sha256(folder / name) != known["sha256"]:
-            raise InputError(f"{folder / name}: damaged (SHA-256); remove it, pack again")
+    shards = read_json(folder / "manifest.json")["shards"]
+    damaged = [
+        name
+        for name, known in shards.items()
+        if not (folder / name).is_file() or sha256(folder / name) != known["sha256"]
+    ]
+    if damaged:
+        raise InputError(
+            f"{folder / damaged[0]}: damaged (SHA-256)"
+            + (f", and {', '.join(damaged[1:])}" if len(damaged) > 1 else "")
+            + "; remove it, pack again"
+        )
+    return len(shards)
 
 
 def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
@@ -156,7 +166,7 @@ def _write_examples(
     try:
         for row in shard.rows:
             try:
-                image = pictures.resize(pictures.read(row), shard.image_size)
+                image = pictures.resize(_visible(row), shard.image_size)
             except pictures.BadPicture as error:
                 bad.append((error.path, row["id"], error.what))
                 continue
@@ -168,6 +178,19 @@ def _write_examples(
     finally:
         writer.close()
     return written, bad
+
+
+def _visible(row: dict[str, Any]) -> np.ndarray:
+    """uint8[H, W, K] of a row's files.
+
+    Raises:
+        BadPicture: a file is unusable, or there is nothing in any channel.
+    """
+    image = pictures.read(row)
+    if not image.any():
+        first = next(row[c] for c in CHANNELS if isinstance(row[c], str))
+        raise pictures.BadPicture(first, "all channels are black")
+    return image
 
 
 def sha256(path: Path) -> str:
@@ -186,17 +209,26 @@ def _settings(image_size: int, encoding: str, class_names: Sequence[str]) -> dic
     )
 
 
-def _signed_rows(catalog: "pd.DataFrame", settings: dict[str, Any]) -> list[dict[str, Any]]:
-    """Catalog rows as dicts with a signature: it changes when a file, a label or a setting does."""
-    rows = catalog[["id", "source", "labels", *CHANNELS, "files"]].to_dict("records")
-    for row in rows:
+def _signed_rows(
+    catalog: "pd.DataFrame", settings: dict[str, Any], problems: Problems
+) -> list[dict[str, Any]]:
+    """Catalog rows as dicts with a signature: it changes when a file, a label or a setting does.
+
+    A row with a file that is gone becomes a finding.
+    """
+    rows = []
+    for row in catalog[["id", "source", "labels", *CHANNELS, "files"]].to_dict("records"):
         mark = hashlib.sha256(repr(sorted(settings.items())).encode())
         mark.update(repr([row["source"], _numbers(row["labels"]), row["files"]]).encode())
-        for channel in CHANNELS:
-            if isinstance(row[channel], str):
-                stat = os.stat(row[channel])
-                mark.update(f"{channel} {stat.st_size} {stat.st_mtime_ns}".encode())
-        row["signature"] = mark.hexdigest()[:16]
+        try:
+            for channel in CHANNELS:
+                if isinstance(row[channel], str):
+                    stat = os.stat(row[channel])
+                    mark.update(f"{channel} {stat.st_size} {stat.st_mtime_ns}".encode())
+        except OSError as error:
+            problems.add(row[channel], row["id"], f"gone since the catalog ({error.strerror})")
+            continue
+        rows.append({**row, "signature": mark.hexdigest()[:16]})
     return rows
 
 

@@ -57,7 +57,8 @@ def assign(
     """The split of every picture of the catalog.
 
     Args:
-        groups: columns id, group; pairs: columns id_a, id_b (from `duplicates`).
+        groups: columns id, group and, where it is known, bad (pictures that can't be used; they
+            are excluded); pairs: columns id_a, id_b (from `duplicates`).
         scheme: "holdout" draws `fraction` of the rows that no rule took out; "folds" gives each row
             one of `folds` folds, in which it is validation; "listed" validates exactly on
             force_valid and the matches of test.
@@ -133,7 +134,8 @@ class _Rows:
             raise InputError(
                 f"catalog: id {catalog['id'][catalog['id'].duplicated()].iloc[0]!r} twice"
             )
-        known = groups.set_index("id")["group"]
+        groups = groups.set_index("id")
+        known = groups["group"]
         absent = ~catalog["id"].isin(known.index).to_numpy()
         if absent.any():
             raise InputError(f"groups: no row for id {self.ids[absent][0]!r}; run duplicates again")
@@ -153,6 +155,9 @@ class _Rows:
         self.forced = np.zeros(len(self.ids), np.int8)
         # One's own pictures without labels are there to be predicted.
         self.split[is_test | ((source == "own") & ~self.labelled)] = "test"
+        if "bad" in groups:
+            bad = groups["bad"].reindex(self.ids).to_numpy(bool)
+            self.split[bad], self.reason[bad] = "excluded", "bad picture"
         self.twin = self._test_twins(pairs, is_test)
 
     def _test_twins(self, pairs: "pd.DataFrame", is_test: np.ndarray) -> np.ndarray:

@@ -72,16 +72,32 @@ def _submit(context: Context) -> Task:
         used = context.config.leak == "on"
         order = submission.sample_ids(sample) if sample else list(test.ids)
         allowed = context.config.submission.argmax == "off"
-        submission.write(output, test.ids, on if used else off, order, allow_empty=allowed)
+        ids, final, filled = _with_left_out(context, order, test.ids, on if used else off)
+        submission.write(output, ids, final, order, allow_empty=allowed)
         would = "changes" if used else "is off, would change"
         by = f"{name}, {near} by their neighbours" if near else name
-        return f"{len(test.ids):,} rows by the {by}; the leak table {would} {changed} of them"
+        rest = f"; {filled} bad pictures take the most frequent class" if filled else ""
+        return f"{len(test.ids):,} rows by the {by}; the leak table {would} {changed} of them{rest}"
 
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
     inputs += retrieval.files(context) + scores.refitted_files(context)
     return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
+
+
+def _with_left_out(
+    context: Context, order: list[str], ids: np.ndarray, decided: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """ids [N], decided bool[N, C] and how many were added: pictures of the sample that
+    on_bad_image="skip" left out must have a row, and get the most frequent class of training."""
+    known = set(ids.tolist())
+    absent = [name for name in order if name not in known]
+    if not absent or context.config.data.on_bad_image != "skip":
+        return ids, decided, 0
+    guess = np.zeros((len(absent), decided.shape[1]), bool)
+    guess[:, tables.split_rows(context, "train").labels.sum(axis=0).argmax()] = True
+    return np.concatenate([ids, absent]), np.concatenate([decided, guess]), len(absent)
 
 
 def evaluate(context: Context) -> list[Task]:

@@ -11,6 +11,7 @@ from hpa_jax.context import Context
 from hpa_jax.errors import InputError
 from hpa_jax.stamps import Task
 
+SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
 _MISSING = {
     "train": "more labelled pictures or another config.split",
     "valid": "more labelled pictures or another config.split",
@@ -68,6 +69,8 @@ def catalog(context: Context) -> list[Task]:
     """One table of every picture -> catalog.parquet."""
     config = context.config.data
     output = context.path("catalog.parquet")
+    # Hashes are compared with those of the competition's pictures: not below their side.
+    largest = max(SMALLEST_IMPORT, *context.stored_sides())
 
     def work() -> str:
         from hpa_jax.data import catalog as catalogs
@@ -79,6 +82,7 @@ def catalog(context: Context) -> list[Task]:
             check=config.check,
             bad_images=context.path("bad_images.csv"),
             imported=context.path("imported"),
+            largest=largest,
         )
         artifacts.write_table(output, table)
         counts = table["source"].value_counts()
@@ -93,6 +97,7 @@ def catalog(context: Context) -> list[Task]:
         "classes": context.config.classes,
         "on_bad_image": config.on_bad_image,
         "check": config.check,
+        "largest": largest,
     }
     rooms = ("data",)
     return [Task("catalog", "catalog", work, settings, (), (output,), rooms, listing=roots)]
@@ -102,22 +107,30 @@ def duplicates(context: Context) -> list[Task]:
     """Twins among all pictures -> duplicates.parquet, groups.parquet, leak.parquet."""
     names = ("duplicates.parquet", "groups.parquet", "leak.parquet")
     outputs = tuple(context.path(name) for name in names)
-    table_path = context.path("catalog.parquet")
+    table_path, config = context.path("catalog.parquet"), context.config
 
     def work() -> str:
         from hpa_jax.data import duplicates as twins
+        from hpa_jax.data.problems import LEAVE_OUT, Problems
 
-        table = artifacts.read_table(table_path)
-        pairs, groups = twins.hash_catalog(table, **context.config.duplicates)
+        table, problems = artifacts.read_table(table_path), Problems()
+        unseen = config.data.check == "header"
+        pairs, groups = twins.hash_catalog(
+            table, look_at_all=unseen, problems=problems, **config.duplicates
+        )
+        problems.write(context.path("bad_duplicates.csv"))
+        if problems.found and config.data.on_bad_image == "error":
+            raise problems.error(LEAVE_OUT)
         leak = twins.leak_table(table, pairs)
         for output, result in zip(outputs, (pairs, groups, leak)):
             artifacts.write_table(output, result)
         largest = int(groups["group"].value_counts().iloc[0])
-        return (
-            f"{len(pairs):,} pairs, largest group {largest}, {len(leak):,} twins of test pictures"
-        )
+        left_out = f", {len(problems.found):,} bad pictures left out" if problems.found else ""
+        twins_of_test = f"{len(leak):,} twins of test pictures"
+        return f"{len(pairs):,} pairs, largest group {largest}, {twins_of_test}{left_out}"
 
-    settings = context.config.duplicates.to_dict()
+    seen = {"check": config.data.check, "on_bad_image": config.data.on_bad_image}
+    settings = {**config.duplicates.to_dict(), **seen}
     rooms = ("data",)
     return [Task("duplicates", "duplicates", work, settings, (table_path,), outputs, rooms)]
 
@@ -150,6 +163,19 @@ def split(context: Context) -> list[Task]:
 def records(context: Context) -> list[Task]:
     """All channels of a picture in one record -> records/, a task for each stored side."""
     return [_records(context, side) for side in context.stored_sides()]
+
+
+def verify_records(context: Context) -> None:
+    """Reads every byte of the packed pictures and compares it with the checksums.
+
+    Raises:
+        InputError: a shard differs.
+    """
+    from hpa_jax.data import records as packing
+
+    for side in context.stored_sides():
+        folder = context.records_at(side)
+        print(f"{folder}: {packing.verify(folder):,} shards are as they were written")
 
 
 def _records(context: Context, side: int) -> Task:

@@ -111,6 +111,7 @@ def test_from_the_network_to_the_catalog(tmp_path, atlas_server, url):
     assert "fetch it with the verb download" in bad.read_text()
     assert table["id"].tolist() == ["10580_1610_C1_1"]
     assert table["labels"][0].tolist() == [0, 13, 25] and table["source"][0] == "external"
+    assert table["original_size"][0] == 32
     image = pictures.read(table.iloc[0][list(pictures.CHANNELS)].to_dict())
     known = 4 if "{channel}" in url else 3
     difference = np.abs(image[..., :known].astype(int) - picture(3, 32)[..., :known])
@@ -128,6 +129,43 @@ def test_pictures_of_common_classes_are_not_fetched(tmp_path, atlas_server):
     source = dict(source="atlas", root=tmp_path, not_only=(0, 25))
     table = catalog.build([source], classes.NAMES, imported=tmp_path / "imported")
     assert table["id"].tolist() == ["10580_1610_C1_1"]
+
+
+def test_a_link_out_of_the_root_is_refused(tmp_path, atlas_server):
+    root = tmp_path / "atlas"
+    (root / "pictures").mkdir(parents=True)
+    (root / "external.csv").write_text("Id,Target\n10580_1610_C1_1,13\n")
+    atlas.fetch(root, classes.NAMES, **FAST)
+    red = root / "pictures" / "10580_1610_C1_1_red.jpg"
+    red.rename(tmp_path / "secret.jpg")
+    red.symlink_to(tmp_path / "secret.jpg")
+    problems = Problems()
+    table = atlas.scan(root, classes.NAMES, problems, into=tmp_path / "imported")
+    assert len(table) == 0 and len(problems.found) == 1
+    assert "a link that leaves data.root" in str(problems.found[0])
+
+
+def test_pictures_are_kept_no_larger_than_asked(tmp_path, atlas_server):
+    (tmp_path / "external.csv").write_text("Id,Target\n10580_1610_C1_1,13\n")
+    atlas.fetch(tmp_path, classes.NAMES, **FAST)
+    into = tmp_path / "imported"
+    whole = atlas.scan(tmp_path, classes.NAMES, Problems(), into=into)
+    expected = pictures.resize(pictures.read(whole.iloc[0].to_dict()), 16)
+    small = atlas.scan(tmp_path, classes.NAMES, Problems(), into=into, largest=16)
+    assert np.array_equal(pictures.read(small.iloc[0].to_dict()), expected)
+    assert small["original_size"][0] == 32 and len(list(into.glob("*.png"))) == 4
+
+
+def test_sizes_and_checksums_of_the_table_are_asked_for(tmp_path, atlas_server):
+    columns = "Id,Target,size_red,sha256_blue"
+    (tmp_path / "external.csv").write_text(f"{columns}\n10580_1610_C1_1,13,7,{'0' * 64}\n")
+    _, failed = atlas.fetch(tmp_path, classes.NAMES, **FAST)
+    reasons = {url.rsplit("_", 1)[1]: reason for url, reason in failed.items()}
+    assert "instead of 7" in reasons["red.jpg"] and "another checksum" in reasons["blue.jpg"]
+    assert len(reasons) == 2
+    (tmp_path / "external.csv").write_text(f"{columns}\n10580_1610_C1_1,13,x,\n1_2_C3_4,0,,ab\n")
+    with pytest.raises(InputError, match=r"2 problems: .*'x' is no number.*'ab' is no SHA-256"):
+        atlas.fetch(tmp_path, classes.NAMES, **FAST)
 
 
 def test_wrong_tables_and_options(tmp_path):

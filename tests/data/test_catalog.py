@@ -9,7 +9,7 @@ from hpa_jax import classes
 from hpa_jax.artifacts import read_table, write_table
 from hpa_jax.data import catalog
 from hpa_jax.errors import InputError
-from tests.data.layouts import competition, picture
+from tests.data.layouts import competition, picture, save
 
 
 def build(root, **options):
@@ -27,6 +27,17 @@ def test_columns_survive_parquet(tmp_path):
     labels = catalog.labels_matrix(again, 28)
     assert labels.shape == (9, 28) and labels.dtype == np.uint8
     assert np.flatnonzero(labels[1]).tolist() == [4, 25] and not labels[6:].any()
+
+
+def test_originals_say_their_own_size(tmp_path):
+    root = competition(tmp_path, train=2, test=1)
+    for part, id in (("train", "t0"), ("train", "t1"), ("test", "x0")):
+        save(root / f"{part}_full_size", id, picture(9, 32), ".tif")
+    (root / "train.csv").write_text("Id,Target,file_size\nt0,1,4195920\nt1,1,\n")
+    source = dict(source="kaggle", root=root, full_size=True)
+    table = catalog.build([source], classes.NAMES)
+    assert table["original_size"].tolist() == [2048, 32, 32]
+    assert build(root, check="header")["original_size"].isna().tolist() == [False, True, True]
 
 
 def break_some(root):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpa_jax.data import duplicates
+from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError
 
 
@@ -204,6 +205,43 @@ def test_an_unreadable_file_is_named(catalog, tmp_path):
     (tmp_path / "b_green.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="b_green"):
         duplicates.hash_catalog(catalog, progress=False)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_every_unreadable_file_is_named_or_left_out(catalog, tmp_path, monkeypatch, workers):
+    from hpa_jax.data import hashes
+
+    monkeypatch.setattr(hashes, "_POOL_FROM", 2)
+    (tmp_path / "b_green.png").write_bytes(b"no picture")
+    (tmp_path / "a_red.png").unlink()
+    with pytest.raises(
+        InputError, match=r"2 problems: .*\(id a\): no such file; .*\(id b\): no pic"
+    ):
+        duplicates.hash_catalog(catalog, progress=False, workers=workers)
+    problems = Problems()
+    pairs, groups = duplicates.hash_catalog(
+        catalog, progress=False, problems=problems, workers=workers
+    )
+    assert named(pairs) == {("green1", "green2"), ("two1", "two2")}
+    assert groups["id"].tolist() == catalog["id"].tolist()
+    assert groups["id"][groups["bad"]].tolist() == ["a", "b"] and len(problems.found) == 2
+
+
+def test_pictures_that_were_not_decoded_are_looked_at_as_a_whole(catalog, tmp_path):
+    yellow = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
+    for id in catalog["id"]:
+        plane = np.zeros_like(yellow) if id == "black1" else yellow
+        Image.fromarray(plane).save(tmp_path / f"{id}_yellow.png")
+    catalog["yellow"] = [str(tmp_path / f"{id}_yellow.png") for id in catalog["id"]]
+    (tmp_path / "b_yellow.png").write_bytes(b"no picture")
+    problems = Problems()
+    duplicates.hash_catalog(catalog, progress=False, problems=problems)
+    assert problems.found == []
+    _, groups = duplicates.hash_catalog(
+        catalog, progress=False, problems=problems, look_at_all=True
+    )
+    assert groups["id"][groups["bad"]].tolist() == ["b", "black1"]
+    assert "all channels are black" in str(problems.found[1])
 
 
 def test_workers_give_the_same(catalog, monkeypatch):

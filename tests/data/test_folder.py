@@ -6,7 +6,7 @@ import tifffile
 from PIL import Image
 
 from hpa_jax import classes
-from hpa_jax.data import catalog, folder, pictures
+from hpa_jax.data import catalog, folder, imported, pictures
 from hpa_jax.data.problems import Problems
 from hpa_jax.errors import InputError
 from tests.data.layouts import picture, save
@@ -146,6 +146,90 @@ def test_labels_by_name_and_by_number(tmp_path):
     assert any("row 5" in p and "did you mean 'Golgi" in p for p in problems)
     assert any("(id zz): has no pictures" in p for p in problems)
     assert any("row 7 (id a): the id is there twice" in p for p in problems)
+
+
+@pytest.mark.parametrize(
+    ("first", "rows", "is_header"),
+    [
+        ("id,labels", 1, True),
+        ("Id,Predicted", 1, True),
+        ("c,Cytosol", 2, False),
+        ("c,0 25", 2, False),
+        ("elsewhere,7", 2, False),  # labels that are classes are no column's name
+        ("c,Cytosool", 2, False),  # a picture's id is none either
+    ],
+)
+def test_the_first_row_counts_if_it_is_no_header(tmp_path, first, rows, is_header):
+    root = tmp_path / "own"
+    for id in "ac":
+        save(root, id, picture(1))
+    (root / "labels.csv").write_text(f"{first}\na,3\n")
+    table, problems = scan(root)
+    labels = dict(zip(table["id"], table["labels"], strict=True))
+    assert labels["a"] == [3]
+    expected = {"c,Cytosol": [25], "c,0 25": [0, 25]}
+    assert labels["c"] == expected.get(first)
+    assert len(problems) == (0 if is_header or first in expected else 1)
+    assert all("row 1" in problem or "elsewhere" in problem for problem in problems)
+
+
+def test_an_id_twice_is_found_even_with_an_empty_label(tmp_path):
+    save(tmp_path / "own", "a", picture(1))
+    (tmp_path / "own" / "labels.csv").write_text("id,labels\na,\na,3\n")
+    _, problems = scan(tmp_path / "own")
+    assert len(problems) == 1 and "row 3 (id a): the id is there twice" in problems[0]
+
+
+def test_a_stated_pixel_size_that_is_not_used_is_said(tmp_path):
+    planes = np.moveaxis(picture(5, 64), -1, 0)
+    ome(tmp_path / "own" / "a.ome.tif", planes, ["red", "green", "blue", "yellow"], size=0.25)
+    for _ in range(2):  # the second time the picture is converted already
+        with pytest.warns(
+            UserWarning, match=r"1 of 1 pictures say their pixel size \(e.g. 0.25 µm"
+        ):
+            scan(tmp_path / "own", pattern="{id}")
+
+
+def test_pictures_of_72_dpi_keep_their_pixels(tmp_path):
+    root = tmp_path / "own"
+    root.mkdir()
+    for k, channel in enumerate(pictures.CHANNELS):
+        plane = picture(3, 64)[..., k].astype(np.uint16) * 256
+        options = dict(resolution=(28.3, 28.3), resolutionunit="CENTIMETER")
+        tifffile.imwrite(root / f"a_{channel}.tif", plane, **options)
+    with pytest.warns(UserWarning, match="1 of 1 pictures don't say their pixel size"):
+        table, problems = scan(root, field_um=163.84)
+    assert problems == [] and channels_of(table.iloc[0]).shape == (64, 64, 4)
+
+
+def test_converted_pictures_are_no_larger_than_the_records_need(tmp_path):
+    image = picture(6, 64)
+    save(tmp_path / "own", "a", image.astype(np.uint16) * 256, ".tif")
+    whole, _ = scan(tmp_path / "own", percentiles=(0, 100))
+    expected = pictures.resize(channels_of(whole.iloc[0]), 32)
+    small, _ = scan(tmp_path / "own", percentiles=(0, 100), largest=32)
+    assert np.array_equal(channels_of(small.iloc[0]), expected)
+    assert small["original_size"][0] == 64
+    assert len(list((tmp_path / "imported").glob("*.png"))) == 4
+
+
+def test_a_full_disk_is_said_before_converting(tmp_path, monkeypatch):
+    save(tmp_path / "own", "a", picture(6, 64).astype(np.uint16) * 256, ".tif")
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(imported.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(InputError, match=r"1 pictures need about .* GB are free"):
+        scan(tmp_path / "own", largest=32)
+    assert not list((tmp_path / "imported").iterdir())
+
+
+def test_what_is_filtered_out_is_not_read(tmp_path):
+    root = tmp_path / "own"
+    save(root, "a", picture(1))
+    save(root, "b", picture(2))
+    (root / "b_red.png").write_bytes(b"")
+    (root / "labels.csv").write_text("id,labels\na,3\nb,0 25\n")
+    table, problems = scan(root, not_only=(0, 25))
+    assert table["id"].tolist() == ["a"] and problems == []
 
 
 def test_every_problem_of_a_folder_at_once(tmp_path):

@@ -111,3 +111,18 @@ def test_links_inside_the_root_are_followed(tmp_path):
         path.symlink_to(root / "store" / path.name)
     table, problems = scan(root)
     assert problems == [] and np.sum(table["id"] == "t0") == 1
+
+
+def test_only_the_parts_and_pictures_that_are_wanted_are_looked_for(tmp_path):
+    root = competition(tmp_path)
+    (root / "train" / "t3_red.png").unlink()
+    (root / "train.csv").write_text("Id,Target\nt3,0 25\nt4,25\nt5,7\n")
+    table, problems = scan(root, not_only=(0, 25))
+    assert problems == [] and table["id"].tolist() == ["t5", "x2", "x1", "x0"]
+    (root / "train.csv").unlink()
+    table, problems = scan(root, parts=("test",))
+    assert problems == [] and table["id"].tolist() == ["x2", "x1", "x0"]
+    with pytest.raises(InputError, match="part 'tests': one of train, external, test"):
+        scan(root, parts=("tests",))
+    with pytest.raises(InputError, match=r"external.csv: not there"):
+        scan(root, parts=("external",))

@@ -140,3 +140,16 @@ def test_resize_averages_and_crops_the_longer_side():
     assert np.array_equal(
         pictures.resize(transparent, 8)[..., :3], pictures.resize(image, 8)[..., :3]
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib", "tile": (16, 16)}])
+def test_a_truncated_tiff_is_found_by_its_header(tmp_path, options):
+    import tifffile
+
+    path = tmp_path / "a_red.tif"
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
+    tifffile.imwrite(path, pixels, **options)
+    assert pictures.size(path) == (64, 64)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(pictures.BadPicture, match="truncated TIFF"):
+        pictures.size(path)

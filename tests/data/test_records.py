@@ -155,6 +155,22 @@ def test_a_picture_that_broke_since_the_catalog(root, tmp_path):
     assert "t2" in (tmp_path / "bad.csv").read_text()
 
 
+def test_pictures_that_are_gone_or_black_are_named_at_once_or_left_out(root, tmp_path):
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES, check="header")
+    (root / "train" / "t2_green.png").unlink()
+    save(root / "train", "t3", np.zeros((16, 16, 4), np.uint8))
+    with pytest.raises(
+        InputError, match=r"2 problems: .*\(id t2\): gone .*\(id t3\): all channels"
+    ):
+        pack(table, tmp_path / "records")
+    folder = pack(table, tmp_path / "records", on_bad_image="skip", bad_images=tmp_path / "bad.csv")
+    assert sorted(stored(folder)) == ["t0", "t1", "t4", "t5"]
+    assert sorted(line[:2] for line in (tmp_path / "bad.csv").read_text().splitlines()[1:]) == [
+        "t2",
+        "t3",
+    ]
+
+
 def test_a_full_disk_is_said_before_the_work(root, tmp_path, monkeypatch):
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(records.shutil, "disk_usage", lambda path: usage)

@@ -185,6 +185,14 @@ def test_own_pictures_without_labels_are_predicted():
     assert result.iloc[1][["split", "reason"]].tolist() == ["excluded", "no labels"]
 
 
+def test_pictures_that_cannot_be_used_are_left_out():
+    catalog, groups = table()
+    groups["bad"] = groups["id"].isin(["i3", "i110", "i239"])  # one of each source
+    result = splits.assign(catalog, groups, NO_PAIRS).set_index("id")
+    assert (result["split"][["i3", "i110", "i239"]] == "excluded").all()
+    assert (result["reason"] == "bad picture").sum() == 3
+
+
 def test_audit_is_apart_and_typical():
     catalog, groups = table(n=3000)
     result = sides(catalog, groups, audit=0.2, fraction=0.25)
@@ -229,8 +237,11 @@ def test_a_picture_without_group_is_an_error():
         sides(catalog, groups.iloc[1:])
 
 
-@pytest.mark.skipif(not TABLES.is_dir(), reason="the competition's tables are not here")
-def test_real_tables():
+@pytest.fixture(scope="module")
+def real():
+    """The labels of the competition and the external set, with groups of three drawn into them."""
+    if not TABLES.is_dir():
+        pytest.skip("the competition's tables are not here")
     frames = [
         pd.read_csv(TABLES / "train.csv", dtype=str).assign(source="train"),
         pd.read_csv(TABLES / "HPAv18RBGY_wodpl.csv", dtype=str).assign(source="external"),
@@ -243,10 +254,25 @@ def test_real_tables():
     group = np.arange(len(catalog))
     copies = rng.permutation(len(catalog))[:9000].reshape(-1, 3)
     group[copies] = copies[:, :1]
-    groups = pd.DataFrame({"id": catalog["id"], "group": group})
+    return catalog, pd.DataFrame({"id": catalog["id"], "group": group})
+
+
+def test_holdout_of_the_real_tables(real):
+    catalog, groups = real
     result = sides(catalog, groups)
     summary = splits.summary(catalog, result, [str(number) for number in range(28)])
     common = summary["train"] + summary["valid"] >= 100
     assert (summary["valid_share"][common] - 0.2).abs().max() < 0.02
     assert (summary[["train", "valid"]] > 0).all(axis=None)
     assert across(result, groups) == 0
+
+
+def test_folds_of_the_real_tables(real):
+    catalog, groups = real
+    result = sides(catalog, groups, scheme="folds", folds=5)
+    summary = splits.summary(catalog, result, [str(number) for number in range(28)])
+    total = summary["train"] + summary["valid"]
+    shares = summary[["fold_min", "fold_max"]].div(total, axis=0)[total >= 100]
+    assert (shares - 0.2).abs().max(axis=None) < 0.02
+    assert (summary["fold_min"] > 0).all()  # each class has five groups or more
+    assert across(result, groups, "fold") == 0
