@@ -42,6 +42,23 @@ def test_computes_in_float32_for_bfloat16():
     np.testing.assert_allclose(np.float32(y), exact, rtol=2**-8)
 
 
+def test_computes_in_float64_for_float64():
+    with jax.enable_x64(True):
+        x = jax.random.normal(jax.random.key(0), (2, 6, 7, 3), jnp.float64)
+        weights = jax.random.normal(jax.random.key(1), (3, 3, 1, 3), jnp.float64)
+        padding = ((1, 1), (1, 1))
+
+        def run(way):
+            y, pull = jax.vjp(way, x, weights)
+            return [y, *pull(jnp.cos(y))]
+
+        own = run(lambda x, k: depthwise.shifted(x, k, (2, 1), padding))
+        xla = run(lambda x, k: convolution.native(x, k, (2, 1), padding, 3))
+        for ours, theirs in zip(own, xla):
+            assert ours.dtype == jnp.float64
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
 def test_convolve_takes_it_on_cpu():
     x, weights = jnp.ones((1, 4, 4, 6)), jnp.ones((3, 3, 1, 6))
     text = str(
