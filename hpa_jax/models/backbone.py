@@ -17,10 +17,14 @@ Groups = list[list[str]]
 
 
 class Backbone(nnx.Module):
-    """Base of all networks; images are [N, H, W, K] float, normalised."""
+    """Base of all networks; images are [N, H, W, K] float, normalised.
+
+    smallest: the least side of a picture whose maps no pool or convolution outgrows.
+    """
 
     head: nnx.Module
     in_channels: int
+    smallest: int = 1
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [N, C] float32."""
@@ -91,12 +95,17 @@ class Backbone(nnx.Module):
         """Checks the images' shape at the door and casts them to the compute type.
 
         Raises:
-            InputError: not [N, H, W, K] of the network's number of channels.
+            InputError: not [N, H, W, K] of the network's number of channels, or too small.
         """
         if images.ndim != 4 or images.shape[-1] != self.in_channels:
             raise InputError(
                 f"images of shape {tuple(images.shape)}: this network takes "
                 f"[N, H, W, {self.in_channels}]"
+            )
+        if min(images.shape[1:3]) < self.smallest:
+            raise InputError(
+                f"pictures of {images.shape[1]} x {images.shape[2]} pixels: this network takes "
+                f"sides from {self.smallest} pixels on"
             )
         return images.astype(dtype)
 

@@ -77,6 +77,8 @@ class BNInception(Backbone):
     remat: keep only the modules' inputs for the backward pass and compute the rest again.
     """
 
+    smallest = 39
+
     reads_bgr = True
 
     def __init__(

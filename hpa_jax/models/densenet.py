@@ -86,6 +86,7 @@ class DenseNet(Backbone):
         growth, features = scaled(32, width), scaled(64, width)
         self.in_channels, self.dtype = in_channels, dtype
         self.large_stem, self.remat = large_stem, remat
+        self.smallest = 61 if large_stem else 29  # the last transition halves 2 x 2 pixels
         self.conv0 = layers.Conv(in_channels, features, 7, strides=2, padding=3, **made)
         self.norm0 = layers.BatchNorm(features, **made)
         self.layer_counts = counts(blocks, depth)

@@ -123,6 +123,8 @@ class InceptionV3(Backbone):
     remat: keep only the modules' inputs for the backward pass and compute the rest again.
     """
 
+    smallest = 75
+
     def __init__(
         self,
         *,

@@ -95,6 +95,8 @@ class InceptionV4(Backbone):
     remat: keep only the modules' inputs for the backward pass and compute the rest again.
     """
 
+    smallest = 75
+
     def __init__(
         self,
         *,

@@ -52,8 +52,10 @@ _IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
 # timm's later SE networks: every tensor would fit, but their stem pools with other borders, which
 # changes the logits by a tenth.
 _OTHER_SQUEEZE = re.compile(r"\.se\.fc[12]\.")
-# Parts of a network that belong to a task, not to the picture: a file may lack or differ in them.
+# Parts of a network that belong to a task, not to the picture: a file may lack one, but wholly.
 _TASK_PARTS = ("head", "AuxLogits")
+# Their classifiers, which may be for another number of classes; then both tensors are left alone.
+_CLASSIFIERS = ("head.fc", "AuxLogits.fc")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +67,29 @@ class Report:
     missing: tuple[str, ...]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.mapped)} tensors mapped"]
+        return self.text(3)
+
+    def text(self, count: int | None = None) -> str:
+        """One line that names the first `count` of the unused and of the missing, or all."""
+        parts = [f"{len(self.mapped)} tensors mapped"]
         if self.unused:
-            lines.append(f"{len(self.unused)} of the file unused: {_some(self.unused)}")
+            parts.append(f"{len(self.unused)} of the file unused: {_some(self.unused, count)}")
         if self.missing:
-            lines.append(f"{len(self.missing)} of the network kept as they were: "
-                         f"{_some(self.missing)}")  # fmt: skip
-        return "; ".join(lines)
+            parts.append(
+                f"{len(self.missing)} of the network not in it: {_some(self.missing, count)}"
+            )
+        return "; ".join(parts)
+
+
+def check(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> Report:
+    """What `load` would do, from shapes alone: the network may be one of `nnx.eval_shape`.
+
+    Raises:
+        InputError: as `load`.
+    """
+    if extra_channels not in EXTRA_CHANNELS:
+        raise InputError(f"extra_channels: {extra_channels!r} is none of {EXTRA_CHANNELS}")
+    return _matched(model, path, extra_channels)[1]
 
 
 def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> Report:
@@ -85,11 +103,13 @@ def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> 
             More Layer), "copy_red" (bestfitting) or "mean" of the RGB filters.
 
     Returns:
-        A report.  `missing` can only hold tensors of the head and of an auxiliary head.
+        A report.  `missing` can only hold a whole head or auxiliary head, or their classifiers
+        (`fc`), where the file's are for another number of classes.
 
     Raises:
-        InputError: the file is no readable weight file, holds a NaN, lacks a tensor of the
-            network's body, or has one of another shape; the network is unchanged then.
+        InputError: the file is no readable weight file, holds a NaN, two tensors for one place,
+            lacks a tensor of the network's body, or has one of another shape; the network is
+            unchanged then.
     """
     if extra_channels not in EXTRA_CHANNELS:
         raise InputError(f"extra_channels: {extra_channels!r} is none of {EXTRA_CHANNELS}")
@@ -107,18 +127,25 @@ def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Repor
     Args:
         backbone: a name of `list_models()`.
         weights: as `load`'s path.
-        out: the folder to write; one that is there is replaced.
+        out: the folder to write; one that holds imported weights is replaced.
 
     Raises:
-        InputError: as `create` and `load`.
+        InputError: as `create` and `load`, or `out` holds something else.
     """
+    weight_files.writable(out)
     model = nnx.eval_shape(
         lambda: factory.create(
             backbone, num_classes=1000, in_channels=3, head="gap", rngs=nnx.Rngs(0)
         )
     )
     values, report = _matched(model, weights, "zeros")
-    weight_files.write(out, values, {"backbone": backbone, "source": Path(weights).name})
+    about = {
+        "backbone": backbone,
+        "source": Path(weights).name,
+        "unused": report.unused,
+        "missing": report.missing,
+    }
+    weight_files.write(out, values, about)
     return report
 
 
@@ -137,20 +164,27 @@ def _matched(
     bgr = getattr(model, "reads_bgr", False)
     values: dict[str, np.ndarray] = {}
     mapped: dict[str, str] = {}
+    others: dict[str, str] = {}  # classifiers of another number of classes
     for name, tensor in tensors.items():
         target = name if ours else _our_name(name, own)
         if target not in own or (target.startswith("head.") and not published_head):
             continue
+        if target in mapped or target in others:
+            first = mapped.get(target) or others[target]
+            raise InputError(f"{path}: {first} and {name} are both the network's {target}")
         where = f"{path}: {name}"
         value = _checked(tensor, where)
         value = value if ours else _our_layout(value, len(own[target]))
         value = _fitted(value, own[target], target, extra_channels, bgr, where)
-        if value is not None:
+        if value is None:
+            others[target] = name
+        else:
             values[target], mapped[target] = value, name
+    _check_classifiers(others, mapped, path)
     missing = tuple(target for target in own if target not in values)
     used = set(mapped.values())
     unused = tuple(name for name in tensors if name not in used and not _IGNORED.search(name))
-    _check_body(missing, unused, len(own), path)
+    _check_whole(missing, unused, tuple(own), path)
     return values, Report(mapped, unused, missing)
 
 
@@ -184,10 +218,11 @@ def _checked(tensor: np.ndarray, where: str) -> np.ndarray:
 def _fitted(
     value: np.ndarray, shape: tuple[int, ...], target: str, extra: str, bgr: bool, where: str
 ) -> np.ndarray | None:
-    """The value in the network's shape; None for a head of another number of classes."""
+    """The value in the network's shape; None for a classifier of another number of classes."""
     if value.shape == shape:
         return value
-    if target.startswith(_TASK_PARTS):
+    classifier = target.rpartition(".")[0] in _CLASSIFIERS
+    if classifier and value.ndim and value.shape[:-1] == shape[:-1]:
         # TensorFlow's files count a background class first; Cadene drops it for 1000 classes.
         background = shape[-1] == 1000 and value.shape == (*shape[:-1], 1001)
         return value[..., 1:] if background else None
@@ -230,14 +265,30 @@ def _stem(kernel: np.ndarray, channels: int, extra: str, bgr: bool) -> np.ndarra
     return np.concatenate([kernel, *[one] * (channels - 3)], axis=2)
 
 
-def _check_body(
-    missing: tuple[str, ...], unused: tuple[str, ...], total: int, path: str | Path
+def _check_classifiers(
+    others: Mapping[str, str], mapped: Mapping[str, str], path: str | Path
 ) -> None:
-    body = [name for name in missing if not name.startswith(_TASK_PARTS)]
-    if not body:
+    """A classifier's kernel and bias must be for the same number of classes."""
+    for target, name in others.items():
+        for fitted, other in mapped.items():
+            if fitted.rpartition(".")[0] == target.rpartition(".")[0]:
+                raise InputError(f"{path}: {name} and {other} are for different numbers of classes")
+
+
+def _check_whole(
+    missing: tuple[str, ...], unused: tuple[str, ...], own: tuple[str, ...], path: str | Path
+) -> None:
+    """Only a whole head, or its whole classifier, may be missing."""
+    allowed: set[str] = set()
+    for part in _TASK_PARTS + _CLASSIFIERS:
+        names = {name for name in own if name.startswith(f"{part}.")}
+        if names <= set(missing):
+            allowed |= names
+    lacking = [name for name in missing if name not in allowed]
+    if not lacking:
         return
     raise InputError(
-        f"{path}: lacks {len(body)} of the network's {total} tensors ({_some(body)})"
+        f"{path}: lacks {len(lacking)} of the network's {len(own)} tensors ({_some(lacking)})"
         + (f" and has {len(unused)} it doesn't know ({_some(unused)})" if unused else "")
         + "; it is for another network"
     )
@@ -257,5 +308,6 @@ def _write(model: nnx.Module, values: Mapping[str, np.ndarray]) -> None:
     )
 
 
-def _some(names: tuple[str, ...] | list[str], count: int = 3) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+def _some(names: tuple[str, ...] | list[str], count: int | None = 3) -> str:
+    cut = count is not None and len(names) > count
+    return ", ".join(names[:count]) + (", ..." if cut else "")

@@ -118,6 +118,10 @@ class ResNet(Backbone):
         self.large_stem = large_stem
         self.remat = remat
         self.dtype = dtype
+        if layout.ceil_pool:
+            self.smallest = 7 if large_stem else 5
+        elif large_stem:
+            self.smallest = 5
         w = layout.stem_width
         features = 2 * w if layout.stem == "3x3" else w
         if layout.stem == "7x7":

@@ -27,7 +27,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
     Raises:
         InputError: not there, cut short, of an unknown kind, or with anything but tensors inside.
     """
-    path = download(str(path)) if str(path).startswith(HUB) else Path(path)
+    path = download(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path), False
     if path.is_file() and path.suffix in TORCH_SUFFIXES:
@@ -42,11 +42,34 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
     )
 
 
-def write(folder: str | Path, values: Mapping[str, np.ndarray], about: Mapping[str, str]) -> None:
-    """Writes tensors under our names as an Orbax checkpoint, with their checksums; whole or not."""
+def writable(folder: str | Path) -> Path:
+    """The folder, if `write` may make it or replace what is there.
+
+    Raises:
+        InputError: something else than an empty folder or an earlier `write`'s is there.
+    """
+    folder = Path(folder).expanduser()
+    if not folder.exists():
+        return folder
+    if not folder.is_dir():
+        raise InputError(f"{folder}: is a file; name a new folder")
+    content = {child.name for child in folder.iterdir()}
+    if content and (INDEX not in content or content - {INDEX, TENSORS}):
+        raise InputError(
+            f"{folder}: holds something else than imported weights; name a new or empty folder"
+        )
+    return folder
+
+
+def write(folder: str | Path, values: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+    """Writes tensors under our names as an Orbax checkpoint, with their checksums; whole or not.
+
+    Raises:
+        InputError: as `writable`.
+    """
     import orbax.checkpoint as ocp
 
-    with artifacts.atomic(folder) as temporary:
+    with artifacts.atomic(writable(folder)) as temporary:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(temporary.resolve() / TENSORS, dict(values))
         checksums = {name: zlib.crc32(value.tobytes()) for name, value in values.items()}
@@ -56,7 +79,10 @@ def write(folder: str | Path, values: Mapping[str, np.ndarray], about: Mapping[s
 def _orbax(folder: Path) -> dict[str, np.ndarray]:
     import orbax.checkpoint as ocp
 
-    checksums = artifacts.read_json(folder / INDEX)["checksums"]
+    index = artifacts.read_json(folder / INDEX)
+    checksums = index.get("checksums") if isinstance(index, dict) else None
+    if not isinstance(checksums, dict) or not checksums:
+        raise InputError(f"{folder / INDEX}: has no checksums; call import_weights again")
     as_numpy = {name: ocp.RestoreArgs(restore_type=np.ndarray) for name in checksums}
     try:
         with ocp.PyTreeCheckpointer() as checkpointer:
@@ -135,15 +161,22 @@ def _torch(path: Path) -> dict[str, np.ndarray]:
 
 
 def _state_dict(content: Any, tensor: type, path: Path) -> dict[str, Any]:
-    """The tensors of what a torch file holds: a state dict, or one inside a training checkpoint."""
-    while isinstance(content, dict):
-        tensors = {str(name): value for name, value in content.items() if isinstance(value, tensor)}
-        inner = next((content[k] for k in _STATE_KEYS if isinstance(content.get(k), dict)), None)
-        if tensors or inner is None:
-            break
-        content = inner
-    else:
-        tensors = {}
+    """The tensors of what a torch file holds: a state dict, or one inside a training checkpoint.
+
+    Raises:
+        InputError: there are none.
+    """
+    tensors = _named_tensors(content, tensor)
     if not tensors:
         raise InputError(f"{path}: holds no tensors by name; give a state dict")
     return tensors
+
+
+def _named_tensors(content: Any, tensor: type) -> dict[str, Any]:
+    """An inner state dict goes before tensors beside it, such as a checkpoint's `best_acc1`."""
+    if not isinstance(content, dict):
+        return {}
+    for key in _STATE_KEYS:
+        if inner := _named_tensors(content.get(key), tensor):
+            return inner
+    return {str(name): value for name, value in content.items() if isinstance(value, tensor)}

@@ -101,6 +101,8 @@ class Xception(Backbone):
     remat: keep only the blocks' inputs for the backward pass and compute the rest again.
     """
 
+    smallest = 7
+
     def __init__(
         self,
         *,

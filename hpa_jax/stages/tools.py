@@ -78,7 +78,8 @@ def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
     for name in ("model", "weights", "out"):
         if not flags.get(name):
             raise InputError(f"import_weights: --{name} is missing")
-    print(pretrained.import_weights(flags["model"], flags["weights"], flags["out"]))
+    report = pretrained.import_weights(flags["model"], flags["weights"], flags["out"])
+    print(f"{report.text()} -> {flags['out']}")
 
 
 def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ from flax import nnx
 from hpa_jax.errors import InputError
 from hpa_jax.models import create, list_models
 from hpa_jax.models.factory import ALIASES, BACKBONES
+from tests.models import pinned
 
 
 def shapes(name, **options):
@@ -78,6 +79,28 @@ def test_unknown_names_list_the_near_ones():
     ]:
         with pytest.raises(InputError, match=message):
             shapes("resnet18", **options)
+
+
+SMALLEST = {
+    ("resnet18", True): 5,
+    ("se_resnet50", False): 5,
+    ("senet154", True): 7,
+    ("densenet121", False): 29,
+    ("densenet121", True): 61,
+    ("inception_v3", False): 75,
+    ("inception_v4", False): 75,
+    ("bn_inception", False): 39,
+    ("xception", False): 7,
+}
+
+
+@pytest.mark.parametrize(("name", "large_stem"), SMALLEST)
+def test_too_small_pictures_are_refused_with_the_smallest_side(name, large_stem):
+    model = pinned.small(name, in_channels=4, depth=0.1, large_stem=large_stem)
+    smallest = SMALLEST[name, large_stem]
+    assert min(pinned.feature_shape(model, smallest, smallest, 4)) > 0
+    with pytest.raises(InputError, match=f"sides from {smallest} pixels on"):
+        pinned.feature_shape(model, smallest + 9, smallest - 1, 4)
 
 
 def test_the_list_has_a_row_for_each_and_aliases_lead_there():

@@ -152,6 +152,52 @@ def test_a_missing_tensor_is_named(tmp_path, weights):
     refused(tmp_path, weights, r"lacks 1 of .*layer3\.0\.bn2\.var")
 
 
+def test_only_a_classifier_may_be_for_other_classes(tmp_path, weights):
+    weights["fc.weight"] = weights["fc.weight"][:, :8]  # of a body with fewer features
+    refused(tmp_path, weights, r"fc\.weight.*another width")
+
+
+def test_a_classifier_of_two_numbers_of_classes_is_refused(tmp_path, weights):
+    weights["fc.bias"] = weights["fc.bias"][:3]
+    refused(tmp_path, weights, r"fc\.weight|fc\.bias.* different numbers of classes")
+    del weights["fc.bias"]
+    refused(tmp_path, weights, r"lacks 1 of .*head\.fc\.bias")
+
+
+def test_an_auxiliary_head_comes_whole_or_not_at_all(tmp_path):
+    tensors = pinned.tensors("inception_v3")
+
+    def load(changed):
+        save_file(changed, tmp_path / "w.safetensors")
+        return pretrained.load(
+            pinned.network("inception_v3", num_classes=28), tmp_path / "w.safetensors"
+        )
+
+    missing = load(tensors).missing
+    assert {name for name in missing if "Aux" in name} == {
+        "AuxLogits.fc.kernel",
+        "AuxLogits.fc.bias",
+    }
+    without = {name: value for name, value in tensors.items() if not name.startswith("Aux")}
+    assert any(name.startswith("AuxLogits.conv1") for name in load(without).missing)
+    cut = {**tensors, "AuxLogits.conv0.conv.weight": tensors["AuxLogits.conv0.conv.weight"][:2]}
+    with pytest.raises(InputError, match=r"AuxLogits\.conv0\.conv\.weight.*another width"):
+        load(cut)
+    del cut["AuxLogits.conv0.conv.weight"]
+    with pytest.raises(InputError, match=r"lacks 1 of .*AuxLogits\.conv0\.conv\.kernel"):
+        load(cut)
+
+
+def test_two_tensors_for_one_place_are_refused(tmp_path, weights):
+    weights["module.conv1.weight"] = weights["conv1.weight"] + 1
+    refused(
+        tmp_path, weights, r"conv1\.weight and (module\.)?conv1\.weight are both .*conv1\.kernel"
+    )
+    del weights["module.conv1.weight"]
+    weights["last_linear.bias"] = np.zeros(5, np.float32)  # of other classes than fc.bias
+    refused(tmp_path, weights, "are both the network's head.fc.bias")
+
+
 def test_nan_weights_are_refused(tmp_path, weights):
     weights["layer4.0.bn2.bias"][3] = np.nan
     refused(tmp_path, weights, r"layer4\.0\.bn2\.bias: holds NaN")
@@ -177,6 +223,12 @@ def test_truncated_or_foreign_files_are_refused(tmp_path, weights):
         pretrained.load(model, tmp_path / "w.h5")
     with pytest.raises(InputError, match="extra_channels"):
         pretrained.load(model, tmp_path / "w.safetensors", "repeat")
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, weights, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(weights, tmp_path / "w.safetensors")
+    assert not pretrained.load(pinned.network("resnet18"), "~/w.safetensors").missing
 
 
 def test_half_precision_files_are_read(tmp_path, weights):
@@ -213,7 +265,13 @@ def test_torch_files_need_torch_and_code_in_them_never_runs(tmp_path, monkeypatc
 def test_torch_files_where_torch_is(tmp_path, weights):
     torch = pytest.importorskip("torch")
     state = {name: torch.from_numpy(value) for name, value in weights.items()}
-    for content in (state, {"epoch": 3, "state_dict": state}):
+    best = torch.tensor(77.5)  # as torchvision's training script keeps it
+    for content in (
+        state,
+        {"epoch": 3, "state_dict": state},
+        {"best_acc1": best, "state_dict": state, "optimizer": {"state": {}}},
+        {"best_acc1": best, "model": {"net": state}},
+    ):
         torch.save(content, tmp_path / "w.pth")
         assert not pretrained.load(pinned.network("resnet18"), tmp_path / "w.pth").missing
     model = pinned.network("resnet18")
@@ -251,14 +309,23 @@ def test_hub_names(tmp_path, weights, monkeypatch):
         pretrained.load(model, "hf:timm/resnet18/model.safetensors")
 
 
-def test_imported_weights_come_back_and_a_change_is_noticed(tmp_path, weights, monkeypatch):
+@pytest.fixture
+def importing(tmp_path, weights, monkeypatch):
+    """Imports the small network's file into a folder, as if it were the published one."""
     small = pinned.network("resnet18")
-    monkeypatch.setattr(pretrained.factory, "create", lambda *a, **k: small)
-    monkeypatch.setattr(pretrained.nnx, "eval_shape", lambda make: make())
     save_file(weights, tmp_path / "w.safetensors")
-    report = pretrained.import_weights("resnet18", tmp_path / "w.safetensors", tmp_path / "out")
-    assert not report.missing
-    monkeypatch.undo()
+
+    def run(out):
+        with monkeypatch.context() as patched:
+            patched.setattr(pretrained.factory, "create", lambda *a, **k: small)
+            patched.setattr(pretrained.nnx, "eval_shape", lambda make: make())
+            return pretrained.import_weights("resnet18", tmp_path / "w.safetensors", out)
+
+    return run
+
+
+def test_imported_weights_come_back_and_a_change_is_noticed(tmp_path, weights, importing):
+    assert not importing(tmp_path / "out").missing
     model = pinned.network("resnet18", in_channels=4, num_classes=28)
     again = pretrained.load(model, tmp_path / "out", "copy_red")
     assert set(again.missing) == {"head.fc.kernel", "head.fc.bias"}
@@ -270,3 +337,20 @@ def test_imported_weights_come_back_and_a_change_is_noticed(tmp_path, weights, m
     index.write_text(index.read_text().replace('"bn1.bias": ', '"bn1.bias": 1'))
     with pytest.raises(InputError, match=r"bn1\.bias has changed"):
         pretrained.load(pinned.network("resnet18"), tmp_path / "out")
+    for content in ("{}", "[]", '{"checksums": 3}'):
+        index.write_text(content)
+        with pytest.raises(InputError, match=r"weights\.json: has no checksums"):
+            pretrained.load(pinned.network("resnet18"), tmp_path / "out")
+
+
+def test_imported_weights_replace_nothing_but_imported_weights(tmp_path, importing):
+    workdir = tmp_path / "workdir"
+    workdir.mkdir()
+    importing(workdir)  # empty
+    importing(workdir)  # its own
+    (workdir / "catalog.parquet").write_text("precious")
+    with pytest.raises(InputError, match="workdir: holds something else"):
+        importing(workdir)
+    assert (workdir / "catalog.parquet").read_text() == "precious"
+    with pytest.raises(InputError, match="is a file"):
+        importing(tmp_path / "w.safetensors")
