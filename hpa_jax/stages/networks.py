@@ -27,11 +27,17 @@ def train(context: Context) -> list[Task]:
 
 
 def check_weights(context: Context) -> None:
-    """Looks for the files that networks still to be trained start from, before hours of work.
+    """Tries the files that networks still to be trained start from, before hours of work.
+
+    Published files are read and matched with their networks, name by name and shape by shape;
+    those of the hub are downloaded.  Of a folder that `train` wrote only its presence is looked at.
 
     Raises:
-        InputError: one is not there.
+        InputError: one is not there, cannot be read here, or belongs to another network.
     """
+    from hpa_jax.training import setup as setups
+
+    tried = set()
     fits = [(f"models.{name}", model, folder) for name, model, _, folder in context.fits()]
     retrieval = context.config.retrieval
     if retrieval.mode != "off":
@@ -46,6 +52,22 @@ def check_weights(context: Context) -> None:
                 f"config.{key}.init_from={given!r}: not there; put the published file there, "
                 f"or start from nothing: --config.{key}.init_from="
             )
+        this = repr(trained_by(model))  # the folds of a model start alike
+        if this not in tried and not setups.is_training(given):
+            _match(key, model, len(context.class_numbers(model)))
+        tried.add(this)
+
+
+def _match(key: str, model: ConfigDict, num_classes: int) -> None:
+    """Tries a published file on the network's shapes; names the model in what goes wrong."""
+    from hpa_jax.models import pretrained
+    from hpa_jax.training import network
+
+    shapes = network.from_config(model, num_classes, arrays=False)
+    try:
+        pretrained.check(shapes, model.init_from, model.extra_channels)
+    except InputError as error:
+        raise InputError(f"config.{key}.init_from: {error}") from None
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:

@@ -29,6 +29,8 @@ from hpa_jax.training.setup import Setup
 from hpa_jax.training.stages import Stage
 from hpa_jax.training.validation import Held, evaluate
 
+LOADED = "init_from.json"  # what was taken from init_from, by name
+REPORTED = ("missing", "unused")
 AHEAD = 2  # steps sent to the device before the host waits
 
 
@@ -53,7 +55,8 @@ def train(
     Args:
         config: `hpa_jax.config.model(...)`.
         name: for the log.
-        directory: gets checkpoints/, metrics.jsonl and TensorBoard events.
+        directory: gets checkpoints/, metrics.jsonl, TensorBoard events, and init_from.json (what
+            was taken from `config.init_from`).
         records: `hpa_jax.data.input.Records`.
         train_ids: N ids.
         train_labels: uint8 [N, C].
@@ -161,6 +164,8 @@ class _Run:
         if newest is None:
             first = self.setup.stages[0]
             state = self.setup.state(first, *setups.initial(self.setup), 0)
+            if self.setup.loaded and jax.process_index() == 0:
+                artifacts.write_json(self.directory / LOADED, self.setup.loaded)
             return self.setup.layout.put_whole(state), first, False
         meta = self.checkpoints.metas[newest]
         checkpoint.check_same_run(meta, artifacts.plain(self.saving.identity), self.directory)
@@ -346,6 +351,9 @@ class _Run:
             f"{stage.batch_size}, {self.epochs} epochs on {jax.device_count()} "
             f"{device.device_kind} device(s)"
         )
+        if loaded := setup.loaded:
+            kept, unused = (", ".join(loaded.get(part, ())) or "none" for part in REPORTED)
+            self.log.say(f"starts from {loaded['from']}; not in it: {kept}; not used: {unused}")
         if step:
             ended = step >= setup.stages[-1].end
             where = f"the checkpoint of step {step:,}"

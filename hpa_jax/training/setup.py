@@ -4,6 +4,7 @@ In: the model config and the data.  Out: `Setup`, from which the loop takes stat
 What is wrong with the input is said here, before anything is computed.
 """
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -79,6 +80,7 @@ class Setup:
     dropout: list[float]
     average: dict[str, Any]
     init_folder: Path | None = None
+    loaded: dict[str, Any] = field(default_factory=dict)  # what `initial` took from where
     _compiled: dict[Any, Any] = field(default_factory=dict)
 
     def transformation(self, stage: Stage) -> Any:
@@ -359,6 +361,8 @@ def compiled(
 def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
     """Parameters and statistics to start from: the seed's, then those of `init_from` over them.
 
+    `setup.loaded` then tells what was taken and what was not, by name.
+
     Raises:
         InputError: `init_from` cannot be read or belongs to another architecture.
     """
@@ -366,20 +370,23 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
     if setup.config.head_init == "prior":  # first: published weights may bring a head of their own
         network.start_at_frequencies(model, setup.data.train_labels.mean(axis=0))
     source = setup.init_folder or setup.config.init_from
-    if source and is_training(Path(source)):
-        params, stats, class_names = _weights_of(Path(source))
-        network.take_over(model, params, stats, head=class_names == setup.class_names)
+    if source and is_training(source):
+        params, stats, class_names = _weights_of(Path(source).expanduser())
+        same = class_names == setup.class_names
+        left = network.take_over(model, params, stats, head=same)
+        setup.loaded = {"from": str(source), "missing": left}
     elif source:
         from hpa_jax.models import pretrained
 
-        pretrained.load(model, source, setup.config.extra_channels)
+        report = pretrained.load(model, source, setup.config.extra_channels)
+        setup.loaded = {"from": str(source), **dataclasses.asdict(report)}
     _, params, stats = network.split(model)
     return params, stats
 
 
-def is_training(folder: Path) -> bool:
+def is_training(folder: str | Path) -> bool:
     """Whether a folder is one that `loop.train` wrote."""
-    return folder.is_dir() and (folder / "checkpoints").is_dir()
+    return (Path(folder).expanduser() / "checkpoints").is_dir()
 
 
 def _weights_of(folder: Path) -> tuple[network.Arrays, network.Arrays, tuple[str, ...]]:

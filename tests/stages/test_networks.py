@@ -1,9 +1,11 @@
 """Prediction with the weights that the config names."""
 
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from hpa_jax import config as configs
 from hpa_jax.context import Context
@@ -12,6 +14,7 @@ from hpa_jax.inference import predict, sweep
 from hpa_jax.stages import networks
 from hpa_jax.stages.tables import Rows
 from hpa_jax.training import checkpoint
+from tests.models import pinned
 
 
 @pytest.mark.parametrize(("which", "mean"), [("snapshots", 0.6), ("best", 0.3)])
@@ -53,17 +56,43 @@ def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_p
     assert networks.fitted_rows(context, configs.model(), rows) is rows
 
 
-def test_missing_weight_files_are_told_before_any_work(tmp_path):
+def started_from(folder, **sources):
+    """The context of a recipe whose small resnet18s start from files."""
     config = configs.default().unlock()
-    there = tmp_path / "there.pth"
-    there.touch()
+    small = dict(backbone="resnet18", width=1 / 16, depth=(1, 1, 1, 1))
     config.models = {
-        "a": configs.model(init_from=str(there)),
-        "b": configs.model(init_from="model:a"),
-        "c": configs.model(init_from="weights/absent.pth"),
+        name: configs.model(init_from=str(given), **small) for name, given in sources.items()
     }
-    context = Context(config.lock(), tmp_path)
-    with pytest.raises(InputError, match=r"config\.models\.c\.init_from='weights/absent\.pth'"):
+    return Context(config.lock(), folder)
+
+
+def test_missing_weight_files_are_told_before_any_work(tmp_path):
+    save_file(pinned.tensors("resnet18"), tmp_path / "there.safetensors")
+    (tmp_path / "trained" / "checkpoints").mkdir(parents=True)
+    context = started_from(
+        tmp_path,
+        a=tmp_path / "there.safetensors",
+        b="model:a",
+        c=tmp_path / "trained",
+        d="weights/absent.pth",
+    )
+    with pytest.raises(InputError, match=r"config\.models\.d\.init_from='weights/absent\.pth'"):
         networks.check_weights(context)
-    (tmp_path / "models" / "c" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "models" / "d" / "checkpoints").mkdir(parents=True)
     networks.check_weights(context)  # it has begun: the file has been read
+
+
+def test_weight_files_are_tried_before_any_work(tmp_path, monkeypatch):
+    def told(given, match):
+        with pytest.raises(InputError, match=rf"config\.models\.a\.init_from: .*{match}"):
+            networks.check_weights(started_from(tmp_path, a=given))
+
+    save_file(pinned.tensors("densenet121"), tmp_path / "other.safetensors")
+    told(tmp_path / "other.safetensors", "is for another network")
+    (tmp_path / "cut.safetensors").write_bytes(b"<html>")
+    told(tmp_path / "cut.safetensors", "no whole safetensors")
+    (tmp_path / "w.pth").touch()
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if not installed
+    told(tmp_path / "w.pth", "needs torch")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    told("hf:timm/resnet18.tv_in1k/model.safetensors", "needs huggingface_hub")

@@ -1,0 +1,76 @@
+"""A training starts from published weights, by way of a folder of import_weights, and says so."""
+
+import json
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from hpa_jax.data import input as inputs
+from hpa_jax.models import pretrained
+from hpa_jax.training import distributed, loop, network
+from hpa_jax.training import setup as setups
+from tests.models import pinned
+from tests.training import tiny
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """What import_weights makes of the golden resnet18, as if it were the published one."""
+    small = pinned.network("resnet18")
+    save_file(pinned.tensors("resnet18"), tmp_path / "w.safetensors")
+    with monkeypatch.context() as patched:
+        patched.setattr(pretrained.factory, "create", lambda *a, **k: small)
+        patched.setattr(pretrained.nnx, "eval_shape", lambda make: make())
+        pretrained.import_weights("resnet18", tmp_path / "w.safetensors", tmp_path / "imported")
+    return tmp_path / "imported"
+
+
+def config(folder):
+    return tiny.model(
+        backbone="resnet18", width=1 / 16, depth=(1, 1, 1, 1), image_size=32,
+        init_from=str(folder), extra_channels="copy_red", augment="none",
+        stages=({"epochs": 1, "lr": 1e-9},),
+    )  # fmt: skip
+
+
+def data(records):
+    half = len(records.ids) // 2
+    return dict(
+        records=records,
+        train_ids=records.ids[:half],
+        train_labels=records.labels[:half],
+        valid_ids=records.ids[half:],
+        valid_labels=records.labels[half:],
+    )
+
+
+def test_the_imported_weights_are_those_that_training_starts_from(folder):
+    setup = setups.build(
+        config(folder), tiny.settings(), distributed.layout(),
+        setups.Data(**data(tiny.Records(32, side=32))), tiny.CLASSES, seed=0,
+    )  # fmt: skip
+    params, stats = setups.initial(setup)
+    published = pinned.tensors("resnet18")
+    stem = published["conv1.weight"].transpose(2, 3, 1, 0)
+    np.testing.assert_array_equal(params["conv1.kernel"][:, :, :3], stem)
+    np.testing.assert_array_equal(params["conv1.kernel"][:, :, 3], stem[:, :, 0])
+    np.testing.assert_array_equal(stats["layer4.0.bn2.var"], published["layer4.0.bn2.running_var"])
+    fresh = network.split(network.from_config(setup.config, 5, seed=setup.seed))[1]
+    np.testing.assert_array_equal(params["head.fc.kernel"], fresh["head.fc.kernel"])
+    assert setup.loaded["from"] == str(folder)
+    assert setup.loaded["unused"] == ("head.fc.bias", "head.fc.kernel")
+    assert setup.loaded["mapped"]["bn1.scale"] == "bn1.scale"
+
+
+def test_training_tells_what_it_took_and_writes_it_down(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(inputs, "train_batches", tiny.train_batches)
+    monkeypatch.setattr(inputs, "eval_batches", tiny.eval_batches)
+    loop.train(
+        config(folder), name="net", directory=tmp_path / "out", class_names=tiny.CLASSES,
+        settings=tiny.settings(), seed=0, **data(tiny.Records(32, side=32)),
+    )  # fmt: skip
+    assert f"starts from {folder}; not in it: head.bn" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / loop.LOADED).read_text())
+    assert written["mapped"]["conv1.kernel"] == "conv1.kernel"
+    assert set(written["unused"]) == {"head.fc.kernel", "head.fc.bias"}
