@@ -103,7 +103,7 @@ def default() -> ConfigDict:
                 on_nonfinite="stop",  # stop | skip (the step changes nothing and is counted)
                 # epochs of a stage without a better monitor before it ends (later stages go on);
                 patience=0,  # 0: never
-                compilation_cache="",  # folder of compiled programs; "": beside the checkpoints
+                compilation_cache="",  # folder of compiled programs; "": WORKDIR/compiled
                 tensorboard=True,
                 profile=False,  # writes a jax.profiler trace of 5 steps
             ),

@@ -276,11 +276,15 @@ def record_provenance(context: Context, names: list[str]) -> None:
 
 
 def _say_what_comes(context: Context, names: list[str]) -> None:
-    """Before long work: disk space and time.
+    """Before long work: the networks' plans, disk space and time.
 
     Raises:
-        InputError: too little disk.
+        InputError: an option of a network is wrong, or there is too little disk.
     """
+    if not set(names).isdisjoint((*OF_NETWORKS, "retrieve")):
+        networks.share_compiled(context)
+    if not set(names).isdisjoint(("train", "refit", "retrieve")):
+        networks.check_plans(context)
     free = shutil.disk_usage(context.workdir).free
     if "records" in names or "train" in names:
         need = forecast.bytes_needed(context)

@@ -18,6 +18,7 @@ from hpa_jax.stamps import Task
 if TYPE_CHECKING:
     from hpa_jax.inference.predict import Seen
 
+PLANNED = 1000  # pictures of a plan that is laid out to be checked, before the catalog is made
 TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py")
 
 
@@ -68,6 +69,43 @@ def _match(key: str, model: ConfigDict, num_classes: int) -> None:
         pretrained.check(shapes, model.init_from, model.extra_channels)
     except InputError as error:
         raise InputError(f"config.{key}.init_from: {error}") from None
+
+
+def check_plans(context: Context) -> None:
+    """Lays out the training of every network, before any work: the seventh one's misspelt stage
+    would else be told when six are trained.
+
+    Raises:
+        InputError: naming the network, the key and the value.
+    """
+    import jax
+
+    from hpa_jax.training import plans
+
+    config, drawn = context.config, {}
+    wanted = [
+        (f"models.{name}", model, len(context.class_numbers(model)))
+        for name, model in context.models().items()
+    ]
+    if config.retrieval.mode != "off":  # its classes are the antibodies of a catalog to come
+        wanted.append(("retrieval.model", config.retrieval.model, None))
+    planned = dict(count=PLANNED, seed=0, devices=jax.device_count())
+    for where, model, classes in wanted:
+        try:
+            key = plans.key(model, classes or 2)
+            if key not in drawn:
+                drawn[key] = plans.outline(model, classes or 2)
+            plans.lay(model, config.train, drawn[key], classes=classes, **planned)
+        except InputError as error:
+            raise InputError(f"config.{where}: {error}") from None
+
+
+def share_compiled(context: Context) -> None:
+    """One folder of compiled programs for all networks, folds and starts of a workdir."""
+    from hpa_jax.training import distributed
+
+    own = context.config.train.compilation_cache
+    distributed.compilation_cache(own or context.path("compiled"))
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:

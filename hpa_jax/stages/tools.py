@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
-from hpa_jax.stages.networks import rows_to_fit
+from hpa_jax.stages.networks import rows_to_fit, share_compiled
 from hpa_jax.stages.prepare import opened
 
 
@@ -55,6 +55,7 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
     from hpa_jax.training import lr_finder
 
     context = opened(config, flags)
+    share_compiled(context)
     for name, model, fold, folder in context.fits():
         found = lr_finder.find(
             model,

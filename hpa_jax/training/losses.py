@@ -198,13 +198,14 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 }
 
 
-def from_config(terms: Mapping[str, Any]) -> Loss:
+def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
     """A weighted sum of losses: fn(logits [N, C], labels [N, C], mask [N]) -> scalar over real
     rows.
 
     Args:
         terms: name -> weight, or name -> {"weight": w, option: value}; for example
             {"focal": .5, "lovasz": .5, "hard_log": .5} or {"focal": {"weight": 1., "gamma": 5.}}.
+        classes: C, where it is known: a list of positive weights must have this length.
 
     Raises:
         InputError: no term, an unknown name or option, or a weight that is no positive number.
@@ -214,6 +215,8 @@ def from_config(terms: Mapping[str, Any]) -> Loss:
         options = dict(value) if hasattr(value, "items") else {"weight": value}
         weight = options.pop("weight", 1.0)
         _check_term(name, weight, options)
+        if "positive_weight" in options:
+            _check_positive_weight(f"loss.{name}", options["positive_weight"], classes)
         parts.append((name, float(weight), options))
     if not parts:
         raise InputError("loss is empty: name at least one term, for example loss={'focal': 1.0}")
@@ -248,6 +251,19 @@ def _check_term(name: str, weight: Any, options: dict[str, Any]) -> None:
         raise InputError(f"loss.{name}.smoothing: must lie in [0, 1), not {options['smoothing']}")
     if options.get("gamma", 2.0) < 0.0:
         raise InputError(f"loss.{name}.gamma: must be >= 0, not {options['gamma']}")
+
+
+def _check_positive_weight(where: str, given: Any, classes: int | None) -> None:
+    """One number >= 0, or one for each class."""
+    single = isinstance(given, int | float)
+    weights = [given] if single else list(given)
+    if not all(isinstance(w, int | float) and 0 <= w < float("inf") for w in weights):
+        raise InputError(f"{where}.positive_weight: must be numbers >= 0, not {given}")
+    if not single and classes is not None and len(weights) != classes:
+        raise InputError(
+            f"{where}.positive_weight: {len(weights)} numbers for {classes} classes; give one a "
+            "class, or one number for all"
+        )
 
 
 def _lovasz_class(logits: Array, labels: Array, real: Array) -> Array:

@@ -18,14 +18,14 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.errors import InputError
 from hpa_jax.training import (
     augment,
-    averaging,
     checkpoint,
     losses,
     network,
     optimizer,
+    plans,
     sampling,
     stages,
 )
@@ -33,8 +33,6 @@ from hpa_jax.training import step as steps
 from hpa_jax.training.distributed import Layout
 from hpa_jax.training.preemption import Preemption
 from hpa_jax.training.stages import Stage
-
-MONITORS = ("loss", "macro_f1", "micro_f1", "map")
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ class Setup:
             self.transformation(stage),
             losses.from_config(stage.loss),
             normalize=self.normalize,
-            augment=augmentation(stage.augment, self.config.channels),
+            augment=plans.augmentation(stage.augment, self.config.channels),
             accumulate=self.config.accumulate,
             accumulate_sum=self.config.accumulate_sum,
             on_nonfinite=self.settings.on_nonfinite,
@@ -259,24 +257,18 @@ def build(
     """
     from hpa_jax.models.normalization import normalizer
 
-    check(config, settings, data, class_names)
+    check(data, class_names)
     seed = int(np.random.SeedSequence([seed, config.seed]).generate_state(1)[0])
-    model = network.from_config(config, len(class_names), seed=seed, arrays=False)
-    params, stats = network.shapes(model)
-    laid = stages.resolve(
+    drawn = plans.outline(config, len(class_names), seed)
+    laid = plans.lay(
         config,
-        params=list(params),
-        stats=list(stats),
-        depth_groups=network.depth_groups(model, config.depth_groups),
+        settings,
+        drawn,
+        classes=len(class_names),
         count=len(data.train_ids),
         seed=seed,
         devices=layout.mesh.size,
     )
-    dropout = network.dropout_rates(model)
-    for stage in laid:
-        augmentation(stage.augment, config.channels)
-        if stage.options.dropout is not None:
-            network.rates_for(stage.options.dropout, len(dropout))
     sampling.build(config.sampling, data.train_labels, seed=seed, weights=data.weights)
     return Setup(
         config=config,
@@ -285,19 +277,19 @@ def build(
         data=data,
         class_names=tuple(class_names),
         seed=seed,
-        model=model,
-        params=params,
-        stats=stats,
+        model=drawn.model,
+        params=drawn.params,
+        stats=drawn.stats,
         stages=laid,
         normalize=normalizer(config.normalize, tuple(config.channels)),
-        dropout=dropout,
-        average=average_options(config),
+        dropout=drawn.dropout,
+        average=plans.average_options(config),
         init_folder=init_folder,
     )
 
 
-def check(config: ConfigDict, settings: ConfigDict, data: Data, class_names: Sequence[str]) -> None:
-    """Refuses options and data that could only fail later."""
+def check(data: Data, class_names: Sequence[str]) -> None:
+    """Refuses empty parts, and labels of another shape than ids and classes."""
     for part, ids, labels in (
         ("training", data.train_ids, data.train_labels),
         ("validation", data.valid_ids, data.valid_labels),
@@ -309,39 +301,6 @@ def check(config: ConfigDict, settings: ConfigDict, data: Data, class_names: Seq
                 f"{part}: labels of shape {labels.shape} for {len(ids)} pictures and "
                 f"{len(class_names)} classes"
             )
-    for key, value, known in (
-        ("train.monitor", settings.monitor, MONITORS),
-        ("train.on_nonfinite", settings.on_nonfinite, ("stop", "skip")),
-        ("average.kind", average_options(config)["kind"], averaging.KINDS),
-    ):
-        if value not in known:
-            raise InputError(f"{key}: unknown {value!r}{near(str(value), known)}; known: {known}")
-    average = average_options(config)
-    if average["count"] < 1 or not 0 < average["decay"] < 1:
-        raise InputError(
-            f"average: count must be >= 1 and decay in (0, 1), not {average['count']} and "
-            f"{average['decay']}"
-        )
-    epochs = sum(stages.epochs_of(stage) for stage in config.stages)
-    chosen = average["epochs"]
-    if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
-        raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")
-    if average["kind"] == "chosen" and settings.patience:
-        raise InputError(
-            f"train.patience={settings.patience}: may end a stage before the epochs {chosen} that "
-            "average.epochs names; take average.kind='last', or patience=0"
-        )
-
-
-def average_options(config: ConfigDict) -> dict[str, Any]:
-    """config.average with what a recipe leaves out."""
-    defaults = {"kind": "none", "count": 10, "epochs": (), "decay": 0.999}
-    return {**defaults, **config.average.to_dict()}
-
-
-def augmentation(given: Any, channels: Sequence[str]) -> Any:
-    """The augmentation of a stage; None for "none"."""
-    return None if given in ("", "none") else augment.preset(given, channels=tuple(channels))
 
 
 def compiled(

@@ -13,7 +13,7 @@ import pytest
 
 from hpa_jax import config_check
 from hpa_jax.errors import InputError
-from hpa_jax.training import distributed
+from hpa_jax.training import distributed, plans
 from hpa_jax.training import setup as setups
 
 ROOT = Path(__file__).parent.parent.parent
@@ -91,7 +91,7 @@ def test_every_stage_of_the_full_networks_can_be_traced(name, network, seen):
     setup = setup_of(recipe(name), network)
     for stage in setup.stages:
         batch = setup.batch_shapes(stage.batch_size)
-        augment = setups.augmentation(stage.augment, setup.config.channels)
+        augment = plans.augmentation(stage.augment, setup.config.channels)
         if augment is not None:
             images = jax.ShapeDtypeStruct(batch["image"].shape, np.float32)
             images, _ = jax.eval_shape(augment, jax.random.key(0), images, batch["label"])

@@ -96,3 +96,73 @@ def test_weight_files_are_tried_before_any_work(tmp_path, monkeypatch):
     told(tmp_path / "w.pth", "needs torch")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     told("hf:timm/resnet18.tv_in1k/model.safetensors", "needs huggingface_hub")
+
+
+TINY = dict(backbone="se_resnext_tiny", width=0.25, image_size=32, batch_size=4)
+
+
+def context_of(folder, **models):
+    config = configs.default().unlock()
+    config.models = {name: configs.model(**{**TINY, **own}) for name, own in models.items()}
+    return Context(config, folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            dict(stages=(configs.stage(), configs.stage(lr=0.0))),
+            r"stages\[1\]: stage\.lr: .* not 0",
+        ),
+        (dict(stages=(configs.stage(freeze="stem"),)), r"stages\[0\]: .*unknown group 'stem'"),
+        (dict(stages=(configs.stage(freeze=9),)), "9 of . depth groups"),
+        (dict(batch_size=6, accumulate=4), "batch_size=6: not divisible"),
+        (dict(loss=dict(focl=1.0)), "did you mean 'focal'"),
+        (dict(loss=dict(bce=dict(positive_weight=(1.0, 2.0)))), "2 numbers for 28 classes"),
+        (dict(optimizer=dict(name="adm")), "did you mean 'adam'"),
+        (dict(augment="d5"), "augmentation 'd5' is unknown"),
+        (dict(augment=dict(rotat=5.0)), "did you mean 'rotate'"),
+        (dict(sampling="rarest"), "did you mean 'rare'"),
+        (dict(average=dict(kind="sma")), "did you mean 'swa'"),
+        (dict(backbone="se_resnext_tin"), "se_resnext_tiny"),
+    ],
+)
+def test_a_later_networks_wrong_option_is_told_before_any_work(tmp_path, change, message):
+    with pytest.raises(InputError, match=rf"config\.models\.second: .*{message}"):
+        networks.check_plans(context_of(tmp_path, first={}, second=change))
+
+
+def test_the_plan_of_metric_learning_is_checked_too(tmp_path):
+    context = context_of(tmp_path, first={})
+    context.config.retrieval.mode = "boost"
+    context.config.retrieval.model = configs.embedding_model(**TINY)
+    networks.check_plans(context)
+    context.config.retrieval.model.stages = (configs.stage(lr=-1.0),)
+    with pytest.raises(InputError, match=r"config\.retrieval\.model: stages\[0\]: stage\.lr"):
+        networks.check_plans(context)
+
+
+def test_networks_of_one_outline_are_drawn_once(tmp_path, monkeypatch):
+    from hpa_jax.training import plans
+
+    drawn, outline = [], plans.outline
+    monkeypatch.setattr(plans, "outline", lambda *args: drawn.append(args) or outline(*args))
+    folds = {f"m{seed}": dict(seed=seed, loss=dict(bce=1.0)) for seed in range(3)}
+    networks.check_plans(context_of(tmp_path, **folds, wide=dict(width=0.5)))
+    assert len(drawn) == 2
+
+
+def test_all_networks_and_starts_share_what_is_compiled(tmp_path):
+    """Whichever network is trained first in a process: the folder is the workdir's."""
+    import jax
+
+    from hpa_jax.training import distributed
+
+    before = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", None)
+        networks.share_compiled(context_of(tmp_path, a={}))
+        distributed.compilation_cache(tmp_path / "models" / "a" / "compilation_cache")
+        assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)

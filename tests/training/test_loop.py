@@ -222,7 +222,7 @@ def test_skipped_steps_are_counted(tmp_path):
 
 
 def test_an_epoch_without_a_finite_step_has_no_loss(tmp_path):
-    nothing = mock.patch.object(losses, "from_config", lambda terms: lambda x, *_: x.sum() * np.nan)
+    nothing = mock.patch.object(losses, "from_config", lambda *_: lambda x, *_: x.sum() * np.nan)
     with nothing:
         tiny.train(tmp_path, tiny.model(), on_nonfinite="skip", patience=1)
     rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r["split"] == "train"]

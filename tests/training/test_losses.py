@@ -225,8 +225,11 @@ def test_weighted_sum_of_terms():
         ({"focal": -1.0}, "weight"),
         ({"focal": {"weight": 1.0, "gama": 3.0}}, "did you mean 'gamma'"),
         ({"bce": {"weight": 1.0, "smoothing": 1.5}}, "smoothing"),
+        ({"bce": {"positive_weight": -1.0}}, "positive_weight: must be numbers >= 0"),
+        ({"bce": {"positive_weight": (1.0, float("nan"))}}, "positive_weight: must be numbers"),
+        ({"bce_mean": {"positive_weight": (1.0, 2.0)}}, "2 numbers for 5 classes"),
     ],
 )
 def test_bad_terms_are_refused(terms, message):
     with pytest.raises(InputError, match=message):
-        losses.from_config(terms)
+        losses.from_config(terms, 5)
