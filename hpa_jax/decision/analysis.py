@@ -15,8 +15,6 @@ from hpa_jax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-CUT_DRAWS = 200  # a search for cuts costs more than a count of hits
-
 
 def class_table(
     labels: np.ndarray,
@@ -26,17 +24,19 @@ def class_table(
     class_names: Sequence[str],
     groups: np.ndarray | None = None,
     *,
+    around: np.ndarray,
     draws: int = 500,
     seed: int = 0,
     weights: np.ndarray | None = None,
 ) -> "pd.DataFrame":
     """One row a class: what the report's table shows.
 
-    weights: of `confidence.resamples`, if they are drawn already.
+    around: [C, 2], interval of the cuts (of `confidence.cut_intervals`); weights: of
+    `confidence.resamples`, if they are drawn already.
 
     Columns: class, name, support, predicted, average_precision, f1, f1_low, f1_high (95 %,
-    bootstrap over rows or groups), threshold, threshold_low, threshold_high (95 % of the best cut
-    over resampled rows), threshold_spread (standard deviation of the cuts of 5 folds x 20 repeats).
+    bootstrap over rows or groups), threshold, threshold_low, threshold_high (`around`),
+    threshold_spread (standard deviation of the cuts of 5 folds x 20 repeats).
     """
     import pandas as pd
 
@@ -49,7 +49,6 @@ def class_table(
     if weights is None:
         weights = confidence.resamples(len(labels), draws, seed, groups)
     f1 = confidence.f1_intervals(labels, decided, weights=weights).classes
-    around = confidence.threshold_intervals(labels, scores, weights=weights[:CUT_DRAWS])
     return pd.DataFrame(
         {
             "class": np.arange(labels.shape[1]),

@@ -278,11 +278,17 @@ def fit(
     )
 
 
-def cutter(protocol: Protocol) -> nested.Fitter:
-    """The function that fits the final cuts: 5 folds x repeats, exact search, rare ones shrunk."""
+def cutter(
+    protocol: Protocol, repeats: int | None = None, drawn: dict[str, np.ndarray] | None = None
+) -> nested.Fitter:
+    """The function that fits the final cuts: 5 folds x repeats, exact search, rare ones shrunk.
+
+    repeats: at most so many; drawn: as thresholds.fitter.
+    """
     return thresholds.fitter(
         "cross_validated",
-        repeats=protocol.cut_repeats,
+        repeats=min(protocol.cut_repeats, repeats or protocol.cut_repeats),
+        drawn=drawn,
         seed=protocol.seed,
         shrink=protocol.shrink,
         search="exact",

@@ -33,8 +33,8 @@ def section(found: Findings, train: np.ndarray) -> Section:
         Table(columns, rows, groups=groups),
         [Figure(_dots(found, tables), "F1 of each class with its interval")],
         feet=[
-            "AP: average precision. 95 %: bootstrap over rows, twins together; of the cut, the "
-            "interval of the best cut over resampled rows. ± folds: standard deviation of the cuts "
+            "AP: average precision. 95 %: bootstrap over rows, twins together; of the cut, by the "
+            "method's own rule on each resample. ± folds: standard deviation of the cuts "
             "found on 5 folds × 20 repeats. A dash: no positive there, or never predicted."
         ],
     )
@@ -54,7 +54,14 @@ def _table(found: Findings, part: Scored) -> pd.DataFrame:
     probs = np.nan_to_num(part.probs[found.chosen])
     decided, cuts = part.decided[found.chosen], found.cuts[found.chosen]
     table = analysis.class_table(
-        part.labels, probs, decided, cuts, found.classes, part.groups, weights=part.weights
+        part.labels,
+        probs,
+        decided,
+        cuts,
+        found.classes,
+        part.groups,
+        around=found.around,
+        weights=part.weights,
     )
     table.loc[table["support"] == 0, ["f1", "f1_low", "f1_high"]] = np.nan
     table.loc[table["threshold"] > 1, ["threshold", "threshold_low", "threshold_high"]] = np.nan

@@ -44,7 +44,10 @@ class Scored:
 class Findings:
     """valid: every row decided by cuts (and a stack) fitted without its fold; test: None if the
     truth is not known; chosen, stack: names of the submitted method and of the stack; cuts:
-    method -> float[C], above 1 for a class that is never predicted."""
+    method -> float[C], above 1 for a class that is never predicted; around: [C, 2], the 95 %
+    interval of the submitted method's cuts; automatic: the score of "the best on validation" with
+    that choice nested, and the methods it chose.
+    """
 
     classes: Sequence[str]
     chosen: str
@@ -52,6 +55,8 @@ class Findings:
     valid: Scored
     test: Scored | None
     cuts: Mapping[str, np.ndarray]
+    around: np.ndarray
+    automatic: Mapping[str, Any]
 
     @property
     def parts(self) -> list[Scored]:

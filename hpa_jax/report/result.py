@@ -60,7 +60,11 @@ def _weights(of_models: Mapping[str, float]) -> str:
 
 
 def _notes(found: Findings, evaluation: Mapping[str, Any] | None) -> list[str]:
-    notes = [f"Macro-F1 over {len(found.classes)} classes. Submitted: {found.chosen}."]
+    notes = [
+        f"Macro-F1 over {len(found.classes)} classes. Submitted: {found.chosen}. Taking the best "
+        f"method on validation scores {number(found.automatic['macro_f1'])} there, if each fold is "
+        "decided by the method that is best on the others: that is what the choice is worth."
+    ]
     if evaluation is None:
         return [*notes, "The truth of the test part is not known: no test scores."]
     final = evaluation["submission"]

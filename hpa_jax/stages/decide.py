@@ -8,8 +8,9 @@ import numpy as np
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
+from hpa_jax.stages import cuts as cuts_of
 from hpa_jax.stages import retrieval, scores, tables
-from hpa_jax.stages.tables import Rows
+from hpa_jax.stages.cuts import Drawn, around, fit_and_nest
 from hpa_jax.stamps import Task
 
 ROOMS = ("decision", "inference/ensemble.py", "stages")
@@ -124,10 +125,11 @@ def _thresholds(context: Context) -> Task:
         if on_test:
             test = tables.split_rows(context, "test")
             matched = scores.of_methods(context, "test", test.ids)
-        cuts, scored, nested = {}, {}, {}
+        cuts, intervals, scored, nested, drawn = {}, {}, {}, {}, Drawn()
         for name, probs in found.items():
-            own, decided = fit_and_nest(context, name, probs, rows, matched[name])
+            own, decided = fit_and_nest(context, name, probs, rows, matched[name], drawn)
             cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
+            intervals[name] = around(context, name, probs, rows, matched[name], drawn)
             nested[name] = decided
             scored[name] = (
                 scores.score(rows.labels, decided, weights, scores.known_classes(probs))
@@ -139,7 +141,8 @@ def _thresholds(context: Context) -> Task:
                 with_near = scores.score(rows.labels, near, weights)
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
-        artifacts.write_json(outputs[0], table)
+        artifacts.write_json(outputs[0], table | {"intervals": intervals})
+        automatic = cuts_of.automatic(rows, nested, weights)
         artifacts.write_json(
             outputs[1],
             {
@@ -150,11 +153,15 @@ def _thresholds(context: Context) -> Task:
                 "classes_without_positives": scores.absent_classes(context, rows.labels),
                 "scores": scored,
                 "best": max(scored, key=lambda name: scored[name]["macro_f1"]),
+                "auto": automatic,
                 "blends": artifacts.read_json(context.path("ensemble", "blends.json")),
             },
         )
         scores.write_decisions(outputs[2], rows.ids, nested)
-        return f"macro-F1 on validation, nested: {scores.summary(scored)}"
+        return (
+            f"macro-F1 on validation, nested: {scores.summary(scored)}; the best of them, its "
+            f"choice nested too: {automatic['macro_f1']:.3f}"
+        )
 
     inputs = tables.all_predictions(context, "valid", *(["test"] if on_test else []))
     inputs += context.paths("stack", "ensemble", "duplicates.parquet", *tables.SPLIT_TABLES)
@@ -166,46 +173,3 @@ def _thresholds(context: Context) -> Task:
     }
     inputs += retrieval.files(context)
     return Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)
-
-
-def fit_and_nest(
-    context: Context, name: str, probs: np.ndarray, rows: Rows, matched: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [C] fitted on all rows, bool[N, C] decided fold by fold without the own.
-
-    matched: the method's scores of the rows whose predictions are matched to proportions, None: of
-    `rows` themselves.  The stack brings its own rule, and votes that are out of fold.
-    """
-    from hpa_jax.decision import nested, stacking, thresholds
-
-    argmax, settings = context.config.submission.argmax, context.config.thresholds.to_dict()
-    if name == scores.STACK:
-        fitted = stacking.load(context.path("stack"))
-        cut, seed = stacking.cutter(fitted.protocol), fitted.protocol.seed
-        votes = retrieval.boosted(context, "valid", rows.ids, fitted.oof)
-        decided = nested.predictions(
-            rows.labels, votes, cut, seed=seed, groups=rows.groups, argmax=argmax
-        )
-        as_fitted = votes is fitted.oof
-        return fitted.thresholds if as_fitted else cut(rows.labels, votes, rows.groups), decided
-    method, scale = settings.pop("method"), settings.pop("scale")
-    settings.pop("match_on")
-    fit = thresholds.fitter(method, **settings)
-    unknown = ~scores.known_classes(probs)
-
-    def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        cuts = thresholds.scaled(fit(labels, probs, groups), scale)
-        return np.where(unknown, np.inf, cuts)
-
-    probs = np.nan_to_num(probs)
-    decided = nested.predictions(
-        rows.labels,
-        probs,
-        scaled,
-        groups=rows.groups,
-        argmax=argmax,
-        on_held=matched is not None,
-    )
-    if matched is None:
-        return scaled(rows.labels, probs, rows.groups), decided
-    return scaled(rows.labels, np.nan_to_num(matched), None), decided

@@ -9,23 +9,28 @@ from hpa_jax import artifacts
 from hpa_jax.context import Context
 from hpa_jax.report.findings import Findings, Scored
 from hpa_jax.report.steps import Step
-from hpa_jax.stages import decide, finish, scores, tables
+from hpa_jax.stages import cuts as cuts_of
+from hpa_jax.stages import finish, scores, tables
 
 
 def gather(context: Context) -> Findings:
     """Validation rows by nested decisions; the test rows too if their truth is known."""
-    stored = artifacts.read_json(context.path("thresholds.json"))["thresholds"]
+    stored = artifacts.read_json(context.path("thresholds.json"))
     cuts = {
         name: np.array([np.inf if cut is None else cut for cut in own], float)
-        for name, own in stored.items()
+        for name, own in stored["thresholds"].items()
     }
+    chosen = scores.chosen_method(context)
+    own = stored["intervals"][chosen]
     return Findings(
         classes=list(context.config.classes),
-        chosen=scores.chosen_method(context),
+        chosen=chosen,
         stack=scores.STACK,
         valid=_valid(context),
         test=_test(context),
         cuts=cuts,
+        around=np.array([own["low"], own["high"]], float).T,
+        automatic=artifacts.read_json(context.path("metrics.json"))["auto"],
     )
 
 
@@ -130,7 +135,7 @@ def _plain(context: Context, found: Findings, model: str) -> Step | None:
     }
     rows = tables.split_rows(context, "valid")
     matched = probs.get("test") if context.config.thresholds.match_on == "test" else None
-    cuts, nested = decide.fit_and_nest(context, model, probs["validation"], rows, matched)
+    cuts, nested = cuts_of.fit_and_nest(context, model, probs["validation"], rows, matched)
     decided = {"validation": nested}
     if found.test:
         decided["test"] = scores.decide(context, probs["test"], cuts)

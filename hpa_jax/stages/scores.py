@@ -129,7 +129,8 @@ def score(
 ) -> dict[str, Any]:
     """Macro-F1 over all classes and over those with positives, and each class' F1.
 
-    weights: of `confidence.resamples`; adds the 95 % bootstrap interval of macro-F1.
+    weights: of `confidence.resamples`; adds the 95 % bootstrap intervals of macro-F1 and of each
+    class's F1.
     known: bool[C], classes that the method knows (None: all); if some are not, also the macro-F1
     over those, which is what such a method is judged by.
     """
@@ -143,6 +144,7 @@ def score(
     if weights is not None:
         around = confidence.f1_intervals(labels, predicted, weights=weights)
         found["macro_f1_interval"] = list(around.macro)
+        found["class_f1_interval"] = around.classes
     if known is not None and not known.all():
         found["classes_known"] = int(known.sum())
         found["macro_f1_classes_known"] = metrics.macro_f1(labels[:, known], predicted[:, known])

@@ -35,23 +35,43 @@ def test_f1_interval_agrees_with_scipy(case):
     assert found.classes[2].tolist() == [0, 0]
 
 
-def test_threshold_cuts_equal_exact_on_each_resample(case):
+def test_cut_intervals_are_those_of_a_plain_bootstrap(case):
+    """The rule itself is fitted on every resample, scale and all."""
     labels, probs = case
-    weights = confidence.resamples(300, 20, seed=3)
-    for c in range(2):
-        found = confidence._cuts(labels[:, c], probs[:, c], weights)
-        for b in range(20):
-            rows = np.repeat(np.arange(300), weights[b])
-            expected = thresholds.exact(labels[rows][:, [c]], probs[rows][:, [c]])[0]
-            assert found[b] == pytest.approx(expected, abs=1e-12)
+
+    def fit(labels, probs, groups):
+        return 0.5 * thresholds.exact(labels, probs)
+
+    found = confidence.cut_intervals(labels, probs, fit, draws=60, seed=3)
+    cuts = []
+    for weight in confidence.resamples(300, 60, seed=3):
+        rows = np.repeat(np.arange(300), weight)
+        cuts.append(0.5 * thresholds.exact(labels[rows], probs[rows]))
+    low, high = np.quantile(cuts, [0.025, 0.975], axis=0)
+    np.testing.assert_allclose(found.low[:2], low[:2])
+    np.testing.assert_allclose(found.high[:2], high[:2])
+    np.testing.assert_allclose(found.spread[:2], np.std(cuts, axis=0)[:2])
+    cut = fit(labels, probs, None)
+    assert (found.low[:2] <= cut[:2]).all() and (cut[:2] <= found.high[:2]).all()
+    assert np.isnan([found.low[2], found.high[2], found.spread[2]]).all()  # without positives
 
 
-def test_threshold_interval_holds_the_threshold(case):
+def test_copies_of_a_row_stay_in_one_fold_of_the_rule(case):
     labels, probs = case
-    bounds = confidence.threshold_intervals(labels, probs)
-    cuts = thresholds.exact(labels, probs)
-    assert (bounds[:2, 0] <= cuts[:2]).all() and (cuts[:2] <= bounds[:2, 1]).all()
-    assert np.isnan(bounds[2]).all()
+    seen = []
+
+    def fit(labels, probs, groups):
+        seen.append((probs, groups))
+        return np.full(3, 0.5)
+
+    found = confidence.cut_intervals(labels, probs, fit, np.arange(300) // 2, draws=3)
+    assert found.low[0] == found.high[0] == 0.5 and found.spread[0] == 0
+    for rows, groups in seen:
+        assert len(rows) == len(groups) == 300 and len(np.unique(groups)) < 110
+        place = {tuple(row): group for row, group in zip(rows, groups)}
+        assert all(place[tuple(row)] == group for row, group in zip(rows, groups))
+    confidence.cut_intervals(labels, probs, fit, draws=2, matched=probs[:7])
+    assert len(seen[-1][0]) == 7 and seen[-1][1] is None
 
 
 def test_groups_are_drawn_whole():

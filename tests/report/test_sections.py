@@ -21,6 +21,7 @@ from hpa_jax.report import (
     result,
     steps,
 )
+from hpa_jax.report.page import span
 from tests.report.example import CLASSES, findings
 
 
@@ -61,6 +62,7 @@ def test_result_says_whether_the_stack_paid(stack, word):
     found = findings()
     found.test.scores["stack"]["macro_f1"] = stack
     section = result.section(found, evaluation(found), {})
+    assert "scores 0.512 there, if each fold is decided by the method" in section.notes[0]
     assert f"the stack ({stack:.3f}) {word} the best of the others, tiny" in section.notes[-1]
 
 
@@ -80,7 +82,7 @@ def test_classes_state_support_scores_and_cuts():
     valid = found.valid
     f1 = f1_score(valid.labels[:, 1], valid.decided["stack"][:, 1])
     assert row[1] == "1,234" and row[2] == str(valid.labels[:, 1].sum())
-    assert row[4] == f"{f1:.3f}" and row[6] == "0.500"
+    assert row[4] == f"{f1:.3f}" and row[6:8] == ["0.500", span((0.3, 0.7))]
     absent = row_of(section, "Rods & rings")
     assert absent[3:] == ["–"] * 6 + ["0"] + ["–"] * 3
     assert any("validation, so never predicted: Rods & rings" in note for note in section.notes)
