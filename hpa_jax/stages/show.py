@@ -21,6 +21,7 @@ from hpa_jax.report import (
     page,
     reliability,
     result,
+    schedules,
     steps,
 )
 from hpa_jax.report.findings import Findings
@@ -85,12 +86,16 @@ def report(context: Context) -> list[Task]:
     settings = {"config": context.config.to_json_best_effort(), "seconds": seconds}
     rooms = ("report", "report/page.html.j2", "stages", "decision", "inference/ensemble.py")
     rooms += ("data/statistics.py", "data/input.py", "classes.py")
+    rooms += ("training/stages.py", "training/schedules.py")
     return [Task("report", "report", work, settings, inputs, (output,), rooms)]
 
 
 def _training(context: Context) -> Section:
-    """Curves of loss, validation score and learning rate."""
-    logs = {}
+    """Curves of loss, validation score and learning rate, as they were and as they were planned."""
+    from hpa_jax.training.stages import learning_rates
+
+    count, logs = len(tables.split_rows(context, "train").ids), {}
+    plans = {name: learning_rates(model, count) for name, model in context.models().items()}
     for name, _, fold, folder in context.fits():
         path = folder / "metrics.jsonl"
         if path.is_file():
@@ -99,6 +104,7 @@ def _training(context: Context) -> Section:
     images = [
         Figure(figures.training_curves(logs), "Loss and validation macro-F1 over epochs"),
         Figure(figures.learning_rates(logs), "Learning rate over steps"),
+        Figure(schedules.planned(plans), "Planned rates and momentum of every model over epochs"),
     ]
     return Section("training", "Training", images=images)
 

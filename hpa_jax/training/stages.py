@@ -169,7 +169,11 @@ def epochs_of(stage: Any) -> int:
 
 
 def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[str, np.ndarray]:
-    """The planned curves of a whole training, for drawing: epoch, lr (of the head), beta1.
+    """The planned curves of a whole training, for drawing.
+
+    Returns:
+        epoch, lr (of the head), stem (its lr; NaN where it is frozen), beta1, all [P]; borders, the
+        epochs at which a later stage begins.  The lr noise is left out.
 
     Args:
         config: `hpa_jax.config.model(...)`.
@@ -179,17 +183,23 @@ def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[st
     beta1 = optimizer.checked(config.optimizer.to_dict())["b1"]
     whole = optimizer.Plan((), (), {}, 1)
     laid: list[Stage] = []
-    epochs, lr, momentum = [], [], []
+    epochs, lr, stem, momentum = [], [], [], []
     for given in config.stages:
-        options = configs.stage(**{**dict(given), "lr_decay": 1.0})
+        decay = configs.stage(**dict(given)).lr_decay
+        options = configs.stage(**{**dict(given), "lr_decay": 1.0, "freeze": "none"})
         stage = _lay(config, options, whole, laid, count=count, seed=0, beta1=beta1)
         laid.append(stage)
         at, rates, beta = stage.schedule.values(points)
+        first, head = (1 / decay, 1.0) if isinstance(decay, int | float) else (decay[0], decay[-1])
+        frozen = configs.stage(**dict(given)).freeze not in ("none", "", 0, "0")
         epochs.append(stage.first_epoch + at * stage.batch_size / count)
-        lr.append(rates)
+        lr.append(rates * head)
+        stem.append(rates * (np.nan if frozen else first))
         momentum.append(beta)
     join = np.concatenate
-    return {"epoch": join(epochs), "lr": join(lr), "beta1": join(momentum)}
+    curves = {"epoch": epochs, "lr": lr, "stem": stem, "beta1": momentum}
+    borders = np.array([stage.first_epoch for stage in laid[1:]], float)
+    return {**{name: join(parts) for name, parts in curves.items()}, "borders": borders}
 
 
 def _check_start(start_from: str, index: int) -> None:

@@ -5,7 +5,7 @@ import networkx as nx
 import numpy as np
 from PIL import Image
 
-from hpa_jax.report import figures
+from hpa_jax.report import figures, schedules
 
 
 def svg(uri: str) -> str:
@@ -47,3 +47,22 @@ def test_class_graph_draws_names_and_is_the_same_twice():
     uri = figures.class_graph(graph, positions, ["Alpha", "Beta"], "circle")
     assert "Alpha" in svg(uri)
     assert uri == figures.class_graph(graph, positions, ["Alpha", "Beta"], "circle")
+
+
+def test_planned_rates_of_every_model_and_stage_are_drawn():
+    from hpa_jax import config as configs
+    from hpa_jax.training.stages import learning_rates
+
+    plans = {
+        "one": learning_rates(configs.model(stages=(configs.stage(epochs=2),)), 100),
+        "two": learning_rates(
+            configs.model(
+                stages=(configs.stage(freeze="backbone"), configs.stage(epochs=3, lr_decay=16.0))
+            ),
+            100,
+        ),
+    }
+    text = svg(schedules.planned(plans))
+    for part in ("one", "two", "learning rate", "beta 1", "head", "stem"):
+        assert part in text
+    assert schedules.planned(plans) == schedules.planned(plans)

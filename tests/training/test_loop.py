@@ -344,6 +344,15 @@ def test_planned_curves_span_all_stages():
     assert found["epoch"][0] == 0 and found["epoch"][-1] == pytest.approx(2.75)
     assert found["lr"].max() == pytest.approx(1e-2) and found["lr"][-1] == 1e-3
     assert found["beta1"][0] == 0.95 and found["beta1"][-1] == 0.9
+    assert found["borders"].tolist() == [1.0]
+    layered = (
+        stage(lr=1e-2, freeze="backbone"),
+        stage(lr=1e-2, lr_decay=16.0, schedule="constant"),
+    )
+    found = stages.learning_rates(tiny.model(stages=layered), 64)
+    later = found["epoch"] >= 1
+    assert np.isnan(found["stem"][~later]).all()
+    np.testing.assert_allclose(found["stem"][later], 1e-2 / 16)
 
 
 def test_loop_is_public():
