@@ -4,9 +4,10 @@ Source: spec "bestfitting and pudae", A; the team's released code.  A number wit
 is stated there.  Where the team's code leaves something open, `ours:` marks what was chosen.
 Command: python -m hpa_jax run --config=configs/bestfitting.py --workdir=runs/bestfitting \
     --config.data.root=FOLDER
-FOLDER: the competition's files, its full-size pictures where there are any, external.csv with
-external/.  weights/: the published ImageNet files of WEIGHTS.
-Variants: `:smoke`, all of it with tiny networks on drawn pictures, in minutes on a laptop.
+FOLDER: the competition's tables, its full-size pictures (train_full_size/, test_full_size/),
+external.csv with external/.  weights/: the published ImageNet files of WEIGHTS.
+Variants: `:no_full_size`, all from the 512 px pictures of train/ and test/, enlarged; `:smoke`, all
+of it with tiny networks on drawn pictures, in minutes on a laptop.
 How it works: docs/bestfitting.md.
 """
 
@@ -33,9 +34,10 @@ WEIGHTS = dict(
 
 
 def get_config(arg: str = ""):
-    chosen = recipes.variants(arg)
+    chosen = recipes.variants(arg, "no_full_size")
     config = base.default().unlock()
-    config.data.update(source="kaggle")
+    # Of config.data.root.  768 and 1536 px are made of the full-size pictures.
+    config.data.sources = (dict(source="kaggle", full_size="no_full_size" not in chosen),)
     config.records.update(image_size=768, also=(1536,), encoding="png")
     # Five folds, stratified, pictures of external sources dealt apart; 0, 1, 2 are trained.
     config.split.update(scheme="folds", folds=5, trained_folds=(0, 1, 2))

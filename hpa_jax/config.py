@@ -29,7 +29,7 @@ def default() -> ConfigDict:
             seed=0,
             classes=classes.NAMES,
             # Pictures on disk -> catalog.  `sources`: a list of dicts (source, root, weight, keep);
-            # `source` and `root` are the short form for one.
+            # one without a root has `root`.  `source` and `root` are the short form for one.
             data=dict(
                 source="synthetic",  # kaggle | atlas | folder | synthetic
                 root="",  # "" with synthetic: WORKDIR/data

@@ -31,8 +31,9 @@ class Context:
         """
         for kind in ("kaggle", None):
             for source in self.config.data.sources:
-                if kind in (None, source.get("source")):
-                    return Path(source["root"]).expanduser()
+                root = source.get("root", self.config.data.root)
+                if kind in (None, source.get("source")) and root:
+                    return Path(root).expanduser()
         if self.config.data.root:
             return Path(self.config.data.root).expanduser()
         if self.config.data.source == "synthetic":

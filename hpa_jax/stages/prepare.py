@@ -50,16 +50,21 @@ def data(context: Context) -> list[Task]:
 def sources(context: Context) -> list[dict]:
     """The list of sources: config.data.sources, or the short form for one.
 
-    config.data.folder and config.data.atlas are the defaults of these sources' options.
+    A source without a root is that of config.data.root.  config.data.folder and config.data.atlas
+    are the defaults of these sources' options.
     """
     config = context.config.data
-    listed = [dict(source) for source in config.sources]
+    root = {"root": config.root} if config.root else {}
+    listed = [{**root, **source} for source in config.sources]
     if not listed:
         kind = "kaggle" if config.source == "synthetic" else config.source
         listed = [{"source": kind, "root": str(context.data_root)}]
     for source in listed:
         if "source" not in source or "root" not in source:
-            raise InputError("config.data.sources: every source needs the keys source and root")
+            raise InputError(
+                "config.data.sources: every source needs the keys source and root (or "
+                "config.data.root, for those without)"
+            )
     kinds = ("folder", "atlas")
     options = {kind: config[kind].to_dict() for kind in kinds if kind in config}
     return [{**options.get(source["source"], {}), **source} for source in listed]

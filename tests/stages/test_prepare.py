@@ -5,9 +5,13 @@ import os
 import numpy as np
 import pytest
 
+from configs import bestfitting
 from hpa_jax import artifacts, pipeline
 from hpa_jax import config as configs
+from hpa_jax.context import Context
 from hpa_jax.data.input import Records
+from hpa_jax.errors import InputError
+from hpa_jax.stages import prepare
 from tests.data.layouts import competition, picture, save
 
 STAGES = ["catalog", "duplicates", "records"]
@@ -56,3 +60,23 @@ def test_nothing_is_done_again_for_equal_pixels_under_a_new_time(work):
 def test_a_table_without_any_model_can_be_packed(work):
     assert "[records] 9 pictures of 16 px" in work()
     assert not np.any([name.startswith("models") for name in os.listdir(work.workdir)])
+
+
+def test_a_source_without_a_root_is_that_of_the_short_form(tmp_path):
+    config = configs.default().unlock()
+    config.data.sources = (dict(source="kaggle", full_size=True), dict(source="atlas", root="b"))
+    with pytest.raises(InputError, match=r"data\.root"):
+        prepare.sources(Context(config, tmp_path))
+    config.data.root = "a"
+    context = Context(config, tmp_path)
+    assert [source["root"] for source in prepare.sources(context)] == ["a", "b"]
+    assert str(context.data_root) == "a" and not context.draws
+
+
+@pytest.mark.parametrize(("variant", "full_size"), [("", True), ("no_full_size", False)])
+def test_bestfitting_reads_full_size_pictures_of_the_root_it_is_given(tmp_path, variant, full_size):
+    config = bestfitting.get_config(variant)
+    with config.unlocked():
+        config.data.root = str(tmp_path)
+    (source,) = prepare.sources(Context(config, tmp_path))
+    assert source == dict(source="kaggle", root=str(tmp_path), full_size=full_size)
