@@ -282,7 +282,10 @@ def _by_faiss(
     try:
         import faiss
     except ImportError:
-        raise InputError("retrieval backend 'faiss': faiss is not installed; use 'exact'") from None
+        raise InputError(
+            "retrieval backend 'faiss': faiss is not installed (scripts/requirements-faiss.txt); "
+            "use 'exact'"
+        ) from None
     index = faiss.index_factory(gallery.shape[1], "HNSW32", faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(gallery))
     spare = 0 if query_codes is None else SPARE

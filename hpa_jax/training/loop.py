@@ -21,6 +21,7 @@ from hpa_jax.training import averaging, checkpoint, distributed, network, stoppi
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 from hpa_jax.training.checkpoint import Checkpoints
+from hpa_jax.training.labels import Labels, as_labels
 from hpa_jax.training.logs import Log, Speed, duration, memory_mib
 from hpa_jax.training.preemption import Preemption
 from hpa_jax.training.profiling import Profile
@@ -41,9 +42,9 @@ def train(
     directory: str | Path,
     records: Any,
     train_ids: Sequence[str],
-    train_labels: np.ndarray,
+    train_labels: Labels,
     valid_ids: Sequence[str],
-    valid_labels: np.ndarray,
+    valid_labels: Labels,
     class_names: Sequence[str],
     settings: ConfigDict,
     seed: int,
@@ -59,7 +60,7 @@ def train(
             was taken from `config.init_from`).
         records: `hpa_jax.data.input.Records`.
         train_ids: N ids.
-        train_labels: uint8 [N, C].
+        train_labels: uint8 [N, C], or labels.OneClass.
         valid_ids: M ids.
         valid_labels: uint8 [M, C].
         class_names: C names, kept in every checkpoint.
@@ -83,9 +84,9 @@ def train(
     data = setups.Data(
         records,
         np.asarray(train_ids),
-        np.asarray(train_labels, np.uint8),
+        as_labels(train_labels),
         np.asarray(valid_ids),
-        np.asarray(valid_labels, np.uint8),
+        as_labels(valid_labels),
         train_weights,
     )
     layout = distributed.layout()

@@ -2,7 +2,7 @@
 
 Pictures of one antibody show one protein.  A network that tells antibodies apart puts pictures of
 the same protein close together, and a test picture may then take the labels of its nearest
-labelled neighbour (inference/retrieval.py).  Training is `loop.train` with one-hot antibodies for
+labelled neighbour (inference/retrieval.py).  Training is `loop.train` with one antibody a row for
 labels; restarts, checkpoints and logs are the loop's.
 """
 
@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.errors import InputError
 from hpa_jax.training import checkpoint, loop
+from hpa_jax.training.labels import OneClass
 
 
 def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[str], np.ndarray]:
@@ -93,10 +94,6 @@ def train(
     fitted = (numbers >= 0) & ~held
     if not held.any():
         raise InputError("metric learning: no antibody has pictures enough to hold one out")
-    # One byte for each picture and class: 74,606 pictures of 12,815 antibodies are 1 GB.
-    labels = np.zeros((len(numbers), len(names)), np.uint8)
-    known = numbers >= 0
-    labels[np.flatnonzero(known), numbers[known]] = 1
     ids = np.asarray(ids)
     loop.train(
         config,
@@ -104,9 +101,9 @@ def train(
         directory=directory,
         records=records,
         train_ids=ids[fitted],
-        train_labels=labels[fitted],
+        train_labels=OneClass(numbers[fitted], len(names)),
         valid_ids=ids[held],
-        valid_labels=labels[held],
+        valid_labels=OneClass(numbers[held], len(names)),
         class_names=names,
         settings=settings,
         seed=seed,

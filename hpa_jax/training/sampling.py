@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 
 from hpa_jax.errors import InputError, near
+from hpa_jax.training.labels import Labels, OneClass, frequencies
 
 Sampler = Callable[[int], np.ndarray]
 
@@ -46,21 +47,27 @@ def weighted(weights: np.ndarray, *, seed: int) -> Sampler:
     return sampler
 
 
-def class_weights(labels: np.ndarray, *, power: float = 0.5) -> np.ndarray:
+def class_weights(labels: Labels, *, power: float = 0.5) -> np.ndarray:
     """Weight of each row, [N]: the largest (N / n_c)^power over its classes (rows without: 1).
 
     power 1 is class-balanced, 0 uniform; the square root between them shows rare classes more often
     without drowning the others.  labels: [N, C] in {0, 1}.
     """
-    labels = np.asarray(labels).astype(bool)
-    counts = np.maximum(labels.sum(0), 1)
-    rarity = (len(labels) / counts) ** power
-    return np.maximum(np.where(labels, rarity[None, :], 0.0).max(1), 1.0)
+    shares = frequencies(labels)
+    rarity = np.zeros(len(shares))
+    rarity[shares > 0] = shares[shares > 0] ** -power
+    if isinstance(labels, OneClass):
+        return rarity[labels.numbers]
+    # A block of rows at a time: a float64 a label would be eight times the labels.
+    starts = range(0, len(labels), _BLOCK)
+    blocks = (np.asarray(labels[start : start + _BLOCK]) > 0 for start in starts)
+    most = [np.where(block, rarity, 0.0).max(1) for block in blocks]
+    return np.maximum(np.concatenate(most), 1.0)
 
 
 def build(
     name: str,
-    labels: np.ndarray,
+    labels: Labels,
     *,
     seed: int,
     weights: np.ndarray | None = None,
@@ -83,6 +90,7 @@ def build(
     return weighted(own * class_weights(labels, power=_POWERS[name]), seed=seed)
 
 
+_BLOCK = 4096  # rows
 _POWERS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
 
 

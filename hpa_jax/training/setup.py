@@ -31,6 +31,7 @@ from hpa_jax.training import (
 )
 from hpa_jax.training import step as steps
 from hpa_jax.training.distributed import Layout
+from hpa_jax.training.labels import Labels, content, frequencies
 from hpa_jax.training.preemption import Preemption
 from hpa_jax.training.stages import Stage
 
@@ -41,9 +42,9 @@ class Data:
 
     records: Any
     train_ids: np.ndarray
-    train_labels: np.ndarray
+    train_labels: Labels
     valid_ids: np.ndarray
-    valid_labels: np.ndarray
+    valid_labels: Labels
     weights: np.ndarray | None = None
 
     def fingerprint(self) -> str:
@@ -54,7 +55,7 @@ class Data:
             (self.valid_ids, self.valid_labels),
         ):
             digest.update("\n".join(map(str, ids)).encode())
-            digest.update(np.ascontiguousarray(labels, np.uint8).tobytes())
+            digest.update(content(labels))
         if self.weights is not None:
             digest.update(np.ascontiguousarray(self.weights, np.float64).tobytes())
         return digest.hexdigest()[:16]
@@ -205,7 +206,7 @@ class Setup:
             **self._input_options(),
         )
 
-    def eval_batches(self, ids: Sequence[str], labels: np.ndarray) -> Iterator[Any]:
+    def eval_batches(self, ids: Sequence[str], labels: Labels) -> Iterator[Any]:
         """Host batches of every row once, the last one padded."""
         from hpa_jax.data import input as inputs
 
@@ -327,7 +328,7 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays]:
     """
     model = network.from_config(setup.config, len(setup.class_names), seed=setup.seed)
     if setup.config.head_init == "prior":  # first: published weights may bring a head of their own
-        network.start_at_frequencies(model, setup.data.train_labels.mean(axis=0))
+        network.start_at_frequencies(model, frequencies(setup.data.train_labels))
     source = setup.init_folder or setup.config.init_from
     if source and is_training(source):
         params, stats, class_names = _weights_of(Path(source).expanduser())

@@ -15,6 +15,7 @@ from hpa_jax import config_check
 from hpa_jax.errors import InputError
 from hpa_jax.training import distributed, plans
 from hpa_jax.training import setup as setups
+from hpa_jax.training.labels import OneClass
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.py"))
@@ -101,3 +102,22 @@ def test_every_stage_of_the_full_networks_can_be_traced(name, network, seen):
         assert {k: v.shape for k, v in after.params.items()} == {
             k: v.shape for k, v in setup.params.items()
         }
+
+
+ANTIBODIES = 12815  # of the external set
+
+
+def test_the_embedding_network_of_bestfitting_can_be_traced_with_all_antibodies():
+    config = recipe("configs.bestfitting")
+    ids, names = np.array([f"i{k}" for k in range(ROWS)]), [f"a{k}" for k in range(ANTIBODIES)]
+    labels = OneClass(np.arange(ROWS), ANTIBODIES)
+    data = setups.Data(None, ids, labels, ids, labels)
+    model = config.retrieval.model
+    setup = setups.build(model, config.train, distributed.layout(), data, names, config.seed)
+    (stage,) = setup.stages
+    after, loss = jax.eval_shape(setup.step_function(stage), *setup.step_shapes(stage))
+    assert loss.shape == () and after.params["head.weight"].shape == (512, ANTIBODIES)
+    assert setup.step_shapes(stage)[1]["image"].shape == (32, 768, 768, 4)
+    assert (model.optimizer.name, model.optimizer.b2, model.optimizer.clip_norm) == (
+        "adam", 0.999, 1.0,
+    )  # fmt: skip

@@ -1,9 +1,12 @@
 """Metric learning: antibodies as classes, a leak-free hold-out, and neighbours that are found."""
 
+import tracemalloc
+from pathlib import Path
 from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 from flax import nnx
 
@@ -11,8 +14,12 @@ from hpa_jax import config as configs
 from hpa_jax.errors import InputError
 from hpa_jax.inference import predict, retrieval
 from hpa_jax.models.heads import Embedding
-from hpa_jax.training import checkpoint, losses, metric_learning, network
+from hpa_jax.training import checkpoint, losses, metric_learning, network, sampling
+from hpa_jax.training import setup as setups
 from tests.training import tiny
+
+TABLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_tables"
+EXTERNAL = TABLES / "HPAv18RBGY_wodpl.csv"
 
 
 class Net(nnx.Module):
@@ -73,6 +80,35 @@ def test_arcface_is_a_term_of_the_config():
     labels, mask = jnp.array([[1, 0, 0], [0, 0, 1]]), jnp.array([True, False])
     want = losses.arcface(cosines[:1], jnp.array([0]))[0]
     np.testing.assert_allclose(loss(cosines, labels, mask), want, rtol=1e-6)
+
+
+@pytest.mark.skipif(not EXTERNAL.is_file(), reason="the external set's table is not here")
+def test_the_real_external_set_has_12815_antibodies_and_fits_into_little_memory(tmp_path):
+    ids = pd.read_csv(EXTERNAL, dtype=str)["Id"]
+    asked = {}
+
+    def train(config, **given):
+        weights = sampling.class_weights(given["train_labels"], power=1.0)
+        sampler = sampling.build("balanced", given["train_labels"], seed=0)
+        asked.update(given, weights=weights, drawn=sampler(0))
+        setups.Data(None, given["train_ids"], given["train_labels"], given["valid_ids"],
+                    given["valid_labels"]).fingerprint()  # fmt: skip
+
+    tracemalloc.start()
+    with mock.patch.object(metric_learning.loop, "train", train):
+        _, held = metric_learning.train(
+            configs.embedding_model(), name="m", directory=tmp_path, records=None, ids=ids,
+            antibodies=[name.split("_")[0] for name in ids], settings=None, seed=0,
+        )  # fmt: skip
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(asked["class_names"]) == 12815 and len(ids) == 74606
+    assert asked["train_labels"].shape == (len(ids) - held.sum(), 12815)
+    assert asked["train_labels"][np.arange(32)].shape == (32, 12815)
+    assert held.mean() == pytest.approx(0.05, abs=0.001)
+    drawn = np.unique(asked["train_labels"].numbers[asked["drawn"]])
+    assert len(drawn) == 12815  # every antibody in every epoch
+    assert peak < 200e6, f"{peak / 1e6:.0f} MB"
 
 
 def test_training_brings_pictures_of_an_antibody_together(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from hpa_jax.errors import InputError
 from hpa_jax.training import sampling
+from hpa_jax.training.labels import OneClass
 
 
 def test_uniform_epochs_are_permutations_that_differ_and_repeat():
@@ -43,6 +44,22 @@ def test_rare_classes_are_shown_more_often():
     # weights 5 and 25 against 1 of the other 96 rows
     assert counts["rare"] == pytest.approx(100 * 20 / 116, rel=0.05)
     assert counts["balanced"] == pytest.approx(100 * 100 / 196, rel=0.05)
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_class_weights_are_the_formulas_by_blocks_and_of_one_class_a_row(power):
+    draw = np.random.default_rng(0)
+    labels = (draw.random((9000, 6)) < [0.5, 0.2, 0.1, 0.01, 0.001, 0]).astype(np.uint8)
+    counts = np.maximum(labels.sum(0), 1)
+    expected = np.maximum((labels * (9000 / counts) ** power).max(1), 1.0)
+    np.testing.assert_allclose(sampling.class_weights(labels, power=power), expected)
+    numbers = draw.integers(0, 50, 3000)
+    one = OneClass(numbers, 50)
+    dense = one[np.arange(3000)]
+    assert dense.sum() == 3000 and (dense.argmax(1) == numbers).all()
+    np.testing.assert_allclose(
+        sampling.class_weights(one, power=power), sampling.class_weights(dense, power=power)
+    )
 
 
 def test_source_weights_multiply():

@@ -84,7 +84,7 @@ def train_batches(
         rows = rows[process_index * size : (process_index + 1) * size]
         yield {
             "image": records.images[at[rows]],
-            "label": np.asarray(labels)[rows],
+            "label": labels[rows],
             "mask": np.ones(len(rows), bool),
             "index": rows.astype(np.int32),
         }
@@ -105,7 +105,7 @@ def eval_batches(
         own = slice(process_index * size, (process_index + 1) * size)
         yield {
             "image": records.images[at[rows[own]]],
-            "label": np.asarray(labels)[rows[own]],
+            "label": labels[rows[own]],
             "mask": mask[own],
             "index": rows[own].astype(np.int32),
         }
