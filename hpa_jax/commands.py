@@ -35,7 +35,7 @@ VERBS: dict[str, Verb] = {
         "the pictures and tables of config.data",
         "everything below, in the workdir",
         {
-            **ONLY,
+            "only": (None, "this model alone (a name of config.models, or retrieval)"),
             **CLUSTER,
             "collect": (
                 False,

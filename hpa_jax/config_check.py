@@ -5,6 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import config as configs
+from hpa_jax.context import RETRIEVAL
 from hpa_jax.errors import InputError, near
 
 
@@ -61,6 +62,8 @@ def validate(config: ConfigDict) -> None:
     if config.split.scheme == "folds" and config.split.folds < 2:
         raise InputError(f"config.split.folds={config.split.folds}: at least 2")
     for name in config.models:
+        if name == RETRIEVAL:
+            raise InputError(f"config.models.{name}: this name is metric learning's (--only)")
         if not name.isidentifier():
             raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
         _validate_model(config, f"models.{name}")

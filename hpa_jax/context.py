@@ -10,6 +10,8 @@ from ml_collections import ConfigDict
 from hpa_jax import config as configs
 from hpa_jax.errors import InputError, near
 
+RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
+
 
 @dataclass(frozen=True)
 class Context:
@@ -91,7 +93,8 @@ class Context:
         return tuple(self.path(name) for name in names)
 
     def models(self) -> dict[str, ConfigDict]:
-        """The recipe's models by name, in the order of training; with --only the one named.
+        """The recipe's models by name, in the order of training; with --only the one named, which
+        is none if it is metric learning's.
 
         Raises:
             InputError: no models, or --only names none of them.
@@ -103,9 +106,17 @@ class Context:
         only = self.flags.get("only")
         if not only:
             return models
+        if only == RETRIEVAL and self.config.retrieval.mode != "off":
+            return {}
         if only not in models:
             raise InputError(f"--only={only}: the recipe has no such model{near(only, models)}")
         return {only: models[only]}
+
+    @property
+    def trains_retrieval(self) -> bool:
+        """Whether metric learning's network is trained: it is on, and --only names no other."""
+        only = self.flags.get("only")
+        return self.config.retrieval.mode != "off" and only in (None, RETRIEVAL)
 
     def folds(self) -> list[int | None]:
         """Folds to train, or [None] for the one hold-out."""

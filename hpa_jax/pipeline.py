@@ -20,7 +20,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import __version__, artifacts, stamps
-from hpa_jax.context import Context
+from hpa_jax.context import RETRIEVAL, Context
 from hpa_jax.errors import InputError
 from hpa_jax.stages import (
     collect,
@@ -33,6 +33,7 @@ from hpa_jax.stages import (
     refit,
     retrieval,
     show,
+    tables,
 )
 
 STAGES: dict[str, Callable[[Context], list[stamps.Task]]] = {
@@ -56,6 +57,7 @@ STAGES_OF_ALL_HOSTS = ("train", "predict")
 # `run --only=NAME` prepares, works on its network alone, and leaves the decision to a run of all.
 PREPARING = ("data", "catalog", "duplicates", "split", "records")
 OF_NETWORKS = ("train", "predict", "refit")
+OF_RETRIEVAL = ("retrieve",)  # with --only=retrieval
 LONG = 60.0  # minutes of training from which on a few steps of each network are measured first
 
 
@@ -65,7 +67,7 @@ def run(config: ConfigDict, flags: dict[str, Any]) -> int:
     if flags.get("only") and flags.get("collect"):
         raise InputError("--only trains one network, --collect none: choose")
     if flags.get("only"):
-        names = [name for name in names if name in (*PREPARING, *OF_NETWORKS)]
+        names = [name for name in names if name in (*PREPARING, *_alone(flags))]
     if flags.get("collect"):
         config, missing = collect.present(prepare.opened(config, flags))
         there = f"collected {', '.join(config.models)}"
@@ -137,13 +139,13 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
         raise InputError("--workdir=DIR is missing: the folder for everything that is written")
     context = Context(config, _writable(Path(flags["workdir"]).expanduser().resolve()), flags)
     leads = _joins_hosts_as_first()
-    one_network = flags.get("only") and [name for name in names if name in OF_NETWORKS]
-    shared = [name for name in names if not one_network or name not in OF_NETWORKS]
+    one_network = [name for name in names if name in _alone(flags)]
+    shared = [name for name in names if name not in one_network]
     try:
         lock = FileLock(context.path(".lock"), timeout=-1 if one_network else 0)
         with lock if leads and shared else contextlib.nullcontext():
             started = time.monotonic()
-            _say_what_comes(context, names)
+            _check_before(context, names)
             _do_all(context, shared, leads)
             if not one_network and leads:
                 _say_time(started)
@@ -157,12 +159,22 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
     return 0
 
 
+def _alone(flags: dict[str, Any]) -> tuple[str, ...]:
+    """Stages that work on the one network of --only, beside other runs; none without it."""
+    only = flags.get("only")
+    return (OF_RETRIEVAL if only == RETRIEVAL else OF_NETWORKS) if only else ()
+
+
 def _do_all(context: Context, names: list[str], leads: bool) -> None:
     """The tasks of the stages; a network's under its own lock, as another run may train it."""
     from filelock import FileLock
 
     force = bool(context.flags.get("force"))
     for name in names:
+        if name == "records" and not context.draws:
+            _check_disk(context)
+        if name == (*_alone(context.flags), "train")[0]:
+            _say_time_of_training(context)
         for task in STAGES[name](context):
             if leads or task.stage in STAGES_OF_ALL_HOSTS:
                 folder = _network_of(context, task) if leads else None
@@ -172,10 +184,11 @@ def _do_all(context: Context, names: list[str], leads: bool) -> None:
 
 
 def _network_of(context: Context, task: stamps.Task) -> Path | None:
-    """The folder of the network that a task works on, models/NAME; made if it is not there."""
+    """The folder of the network that a task works on, models/NAME or retrieval; made if absent."""
     if task.stage not in STAGES_OF_ALL_HOSTS:
         return None
-    folder = context.path(*task.outputs[0].relative_to(context.workdir).parts[:2])
+    parts = task.outputs[0].relative_to(context.workdir).parts
+    folder = context.path(*parts[: 1 if parts[0] == RETRIEVAL else 2])
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -275,36 +288,49 @@ def record_provenance(context: Context, names: list[str]) -> None:
     )
 
 
-def _say_what_comes(context: Context, names: list[str]) -> None:
-    """Before long work: the networks' plans, disk space and time.
+def _check_before(context: Context, names: list[str]) -> None:
+    """What can be known before any work: plans, weight files, the disk space of drawn pictures.
 
     Raises:
-        InputError: an option of a network is wrong, or there is too little disk.
+        InputError: an option of a network is wrong, a weight file is not there, or there is too
+            little disk.
     """
     if not set(names).isdisjoint((*OF_NETWORKS, "retrieve")):
         networks.share_compiled(context)
     if not set(names).isdisjoint(("train", "refit", "retrieve")):
         networks.check_plans(context)
-    free = shutil.disk_usage(context.workdir).free
-    if "records" in names or "train" in names:
-        need = forecast.bytes_needed(context)
-        if need > free:
-            raise InputError(
-                f"{context.workdir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are "
-                "free; make room or name another --workdir"
-            )
-        print(f"disk: about {need / 1e9:.2f} GB needed, {free / 1e9:.0f} GB free")
-    if "train" in names:
+    if context.draws and ("records" in names or "train" in names):
+        _check_disk(context)
+    if "train" in names or context.flags.get("only") == RETRIEVAL:
         networks.check_weights(context)
-        minutes = forecast.training_seconds(context) / 60
-        print(
-            f"time: about {max(minutes, 0.1):.1f} min to train what is not trained yet, from this "
-            "machine's matrix speed (within a factor of two; the first steps tell better)",
-            flush=True,
+
+
+def _check_disk(context: Context) -> None:
+    if not context.draws and not context.path("catalog.parquet").is_file():
+        return  # the stage that reads it says so
+    free, need = shutil.disk_usage(context.workdir).free, forecast.bytes_needed(context)
+    if need > free:
+        raise InputError(
+            f"{context.workdir}: about {need / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are "
+            "free; make room or name another --workdir"
         )
-        if minutes > LONG and not os.environ.get("HPA_COORDINATOR"):
-            hours = forecast.measured_seconds(context, lambda text: print(text, flush=True)) / 3600
-            print(f"time: {hours:.1f} h to train, from a few steps of each network")
+    print(f"disk: about {need / 1e9:.2f} GB needed, {free / 1e9:.0f} GB free")
+
+
+def _say_time_of_training(context: Context) -> None:
+    """Before the first network, when the split has told the number of pictures."""
+    tables_there = all(path.is_file() for path in context.paths(*tables.SPLIT_TABLES))
+    minutes = forecast.training_seconds(context) / 60 if tables_there else 0
+    if not minutes:
+        return
+    print(
+        f"time: about {max(minutes, 0.1):.1f} min to train what is not trained yet, from this "
+        "machine's matrix speed (within a factor of two; the first steps tell better)",
+        flush=True,
+    )
+    if minutes > LONG and not os.environ.get("HPA_COORDINATOR"):
+        hours = forecast.measured_seconds(context, lambda text: print(text, flush=True)) / 3600
+        print(f"time: {hours:.1f} h to train, from a few steps of each network")
 
 
 def _writable(workdir: Path) -> Path:

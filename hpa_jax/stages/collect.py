@@ -6,12 +6,13 @@ on a shared file system or in a copy of the workdir whose models/NAME is brought
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from ml_collections import ConfigDict
 
 from hpa_jax import config as configs
 from hpa_jax import config_check
-from hpa_jax.context import Context
+from hpa_jax.context import RETRIEVAL, Context
 from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
 from hpa_jax.training import stages
@@ -19,6 +20,8 @@ from hpa_jax.training import stages
 
 def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
     """(the config of the networks whose predictions are there, the others' names with their state).
+
+    Metric learning counts as one of them: without its embeddings the decision is made without.
 
     Raises:
         InputError: none is there, or one that the config names elsewhere is missing.
@@ -34,6 +37,10 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
     for model in config.models.values():
         if configs.started_from(model) in missing:
             model.init_from = ""  # where a trained network came from is no matter any more
+    if config.retrieval.mode != "off" and not context.path(RETRIEVAL, "embeddings").is_dir():
+        folder = context.path(RETRIEVAL, "network")
+        missing[RETRIEVAL] = _progress(folder, config.retrieval.model)
+        config.retrieval.mode = "off"
     config_check.validate(config)
     return config.lock(), missing
 
@@ -56,11 +63,16 @@ def _state(context: Context, name: str, model: ConfigDict, fold: int | None) -> 
     """How far one network of a model is."""
     folder = context.fit_folder(name, fold)
     of_fold = "" if fold is None else f"fold {fold}: "
-    log = folder / "metrics.jsonl"
     if (folder / "predictions").is_dir():
         return of_fold + "predicted, not joined" if of_fold else "predicted, not refitted"
+    return of_fold + _progress(folder, model)
+
+
+def _progress(folder: Path, model: ConfigDict) -> str:
+    """How far a network is whose predictions are not there."""
+    log = folder / "metrics.jsonl"
     if not log.is_file():
-        return of_fold + "not begun"
+        return "not begun"
     epochs = sum(stages.epochs_of(stage) for stage in model.stages)
     done = max((json.loads(line)["epoch"] for line in log.read_text().splitlines()), default=0)
-    return of_fold + (f"epoch {done} of {epochs}" if done < epochs else "trained, not predicted")
+    return f"epoch {done} of {epochs}" if done < epochs else "trained, not predicted"

@@ -1,21 +1,42 @@
 """What a run will need, before it starts: disk space, and minutes of training."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpa_jax.context import Context
-from hpa_jax.stages import tables
+from hpa_jax import artifacts
+from hpa_jax.context import RETRIEVAL, Context
+from hpa_jax.stages import retrieval, tables
 
 # A training step costs about three forward passes; it reaches this share of the speed of one large
 # float32 matrix product.  Measured on 2 CPU cores: .28 to .31 (the demo's networks, 64 px).
 PASSES, SHARE = 3, 0.3
 
 
+class Fit(NamedTuple):
+    """One network that is still to be trained: model, folder, its classes, pictures an epoch."""
+
+    name: str
+    model: ConfigDict
+    folder: Path
+    classes: list[str]
+    pictures: int
+
+    @property
+    def passes(self) -> int:
+        """Pictures that training looks at."""
+        return self.pictures * sum(stage.epochs for stage in self.model.stages)
+
+
 def bytes_needed(context: Context) -> int:
-    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints."""
+    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints.
+
+    Needs the catalog, unless the pictures are drawn.
+    """
     config = context.config
     pictures, total = _pictures(context), 0
     if context.draws:
@@ -32,67 +53,86 @@ def bytes_needed(context: Context) -> int:
 def training_seconds(context: Context) -> float:
     """Rough time of training, within a factor of two on a CPU: operations over the machine's speed.
 
-    Compiling (half a minute a network on a laptop) and validation are left out.
+    Needs the split.  Compiling (half a minute a network on a laptop) and validation are left out.
     """
+    found = list(to_train(context))
+    if not found:
+        return 0.0
     speed = _operations_per_second() * SHARE
-    operations = 0.0
-    for model, fits in _networks(context):
-        epochs = sum(stage.epochs for stage in model.stages)
-        passes = epochs * _pictures(context) * fits * PASSES
-        operations += passes * _operations(model, len(context.class_numbers(model)))
-    return operations / speed
+    return sum(fit.passes * _operations(fit.model, len(fit.classes)) for fit in found) * (
+        PASSES / speed
+    )
 
 
 def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     """Time of training the recipe's networks, from a few measured steps of each; says each one's.
 
-    Validation, prediction and metric learning are left out; what is compiled is used again.
+    Needs the split.  Validation and prediction are left out; what is compiled is used again.
     """
     from hpa_jax.training import trial
 
+    fits_of: dict[str, list[Fit]] = {}
+    for fit in to_train(context):
+        fits_of.setdefault(fit.name, []).append(fit)
     total = 0.0
-    for name, model in context.models().items():
-        fits = _fits(context, name)
-        if not fits:
-            continue
+    for name, fits in fits_of.items():
+        model = fits[0].model
         each = trial.seconds_per_picture(
             model,
-            directory=context.fit_folder(name, context.folds()[0]),
-            class_names=[context.config.classes[c] for c in context.class_numbers(model)],
+            directory=fits[0].folder,
+            class_names=fits[0].classes,
             settings=context.config.train,
             say=lambda text, name=name: say(f"{name}: {text}"),
         )
         epochs = sum(stage.epochs for stage in model.stages)
-        seconds = each * epochs * _pictures(context) * fits
-        times = f" x {fits}" if fits > 1 else ""
+        seconds = each * sum(fit.passes for fit in fits)
+        times = f" x {len(fits)}" if len(fits) > 1 else ""
         say(f"{name}: {1 / each:.1f} pictures/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
         total += seconds
     return total
 
 
-def _networks(context: Context) -> list[tuple[ConfigDict, int]]:
-    """Every network that a run trains, and how often; none where the recipe has no model yet."""
-    models = context.models() if context.config.models else {}
-    found = [(model, _fits(context, name)) for name, model in models.items()]
-    retrieval = context.config.retrieval
-    return found + ([] if retrieval.mode == "off" else [(retrieval.model, 1)])
+def to_train(context: Context) -> Iterator[Fit]:
+    """Every network without predictions, by the split: folds, left-out parts, refit, retrieval."""
+    names = list(context.config.classes)
+    for name, model, fold, folder in context.fits():
+        if not (folder / "predictions").is_dir():
+            known = [names[number] for number in context.class_numbers(model)]
+            rows = len(tables.split_rows(context, "train", fold).ids)
+            yield Fit(name, model, folder, known, _share(model, rows))
+    for name, model in context.models().items() if context.config.refit else ():
+        folder = tables.refitted(context, name)
+        if not (folder / "predictions").is_dir():
+            known = [names[number] for number in context.class_numbers(model)]
+            rows = len(tables.labelled_rows(context).ids)
+            yield Fit(name, model, folder, known, _share(model, rows))
+    if context.trains_retrieval and not context.path(RETRIEVAL, "embeddings").is_dir():
+        known, rows = retrieval.to_learn(context)
+        folder = context.path(RETRIEVAL, "network")
+        yield Fit(RETRIEVAL, context.config.retrieval.model, folder, known, rows)
 
 
-def _fits(context: Context, name: str) -> int:
-    """How many networks of a model are still to be trained: those without predictions."""
-    folders = [context.fit_folder(name, fold) for fold in context.folds()]
-    folders += [tables.refitted(context, name)] if context.config.refit else []
-    return sum(not (folder / "predictions").is_dir() for folder in folders)
+def _share(model: ConfigDict, rows: int) -> int:
+    """Of the rows, those that a model does not leave out."""
+    return round(rows * (1 - 1 / model.left_out[1])) if model.left_out else rows
+
+
+def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
+    """Every network without predictions, and how often it is trained; no table is needed."""
+    for name, model in context.models().items():
+        folders = [context.fit_folder(name, fold) for fold in context.folds()]
+        folders += [tables.refitted(context, name)] if context.config.refit else []
+        yield model, sum(not (folder / "predictions").is_dir() for folder in folders)
+    if context.trains_retrieval:
+        yield context.config.retrieval.model, 1
 
 
 def _pictures(context: Context) -> int:
-    """About how many pictures there are, before the catalog is made."""
+    """How many pictures there are; of drawn ones it is known before the catalog is made."""
     drawn = context.config.data.synthetic
     if context.draws:
         return drawn.train + drawn.test + drawn.external
-    root = context.data_root
-    folder = root / "train" if (root / "train").is_dir() else root
-    return sum(1 for _ in folder.iterdir()) // 4 if folder.is_dir() else 0
+    return len(artifacts.read_table(context.path("catalog.parquet")))
 
 
 def _operations(model: ConfigDict, num_classes: int) -> float:

@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax import config as configs
-from hpa_jax.context import Context
+from hpa_jax.context import RETRIEVAL, Context
 from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
 from hpa_jax.stages.tables import Rows
@@ -40,10 +40,9 @@ def check_weights(context: Context) -> None:
 
     tried = set()
     fits = [(f"models.{name}", model, folder) for name, model, _, folder in context.fits()]
-    retrieval = context.config.retrieval
-    if retrieval.mode != "off":
-        folder = context.path("retrieval", "network")
-        fits.append(("retrieval.model", retrieval.model, folder))
+    if context.trains_retrieval:
+        folder = context.path(RETRIEVAL, "network")
+        fits.append(("retrieval.model", context.config.retrieval.model, folder))
     for key, model, folder in fits:
         given = str(model.init_from)
         if not given or configs.started_from(model) or (folder / "checkpoints").is_dir():
@@ -87,7 +86,7 @@ def check_plans(context: Context) -> None:
         (f"models.{name}", model, len(context.class_numbers(model)))
         for name, model in context.models().items()
     ]
-    if config.retrieval.mode != "off":  # its classes are the antibodies of a catalog to come
+    if context.trains_retrieval:  # its classes are the antibodies of a catalog to come
         wanted.append(("retrieval.model", config.retrieval.model, None))
     planned = dict(count=PLANNED, seed=0, devices=jax.device_count())
     for where, model, classes in wanted:

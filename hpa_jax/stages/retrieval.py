@@ -27,9 +27,14 @@ ROOMS = (*networks.TRAIN_ROOMS, "inference", "stages/retrieval.py")
 
 
 def retrieve(context: Context) -> list[Task]:
-    """Training and embeddings of the network, neighbours -> retrieval/; nothing if it is off."""
+    """Training and embeddings of the network, neighbours -> retrieval/; nothing if it is off.
+
+    With --collect the network was trained elsewhere, and the neighbours alone are looked for.
+    """
     if context.config.retrieval.mode == "off":
         return []
+    if context.flags.get("collect"):
+        return [_neighbours(context)]
     return [_train(context), _embed(context), _neighbours(context)]
 
 
@@ -69,6 +74,20 @@ def _train(context: Context) -> Task:
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
     outputs = tuple(folder / name for name in names)
     return Task("train", "train-retrieval", work, stamped, inputs, outputs, ROOMS, resume="same")
+
+
+def to_learn(context: Context) -> tuple[list[str], int]:
+    """The antibodies that the network learns to tell apart, and of how many pictures.
+
+    Raises:
+        InputError: fewer than two.
+    """
+    from hpa_jax.training import metric_learning
+
+    settings = context.config.retrieval
+    known = antibodies(context, tables.split_rows(context, "train").ids)
+    names, numbers = metric_learning.classes_of(known, settings.pictures)
+    return names, round((numbers >= 0).sum() * (1 - settings.holdout))
 
 
 def _embed(context: Context) -> Task:

@@ -7,10 +7,10 @@ import pytest
 from filelock import FileLock
 
 from hpa_jax import config as configs
-from hpa_jax import pipeline
+from hpa_jax import config_check, pipeline
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import collect
+from hpa_jax.stages import collect, retrieval
 from hpa_jax.stamps import Task
 
 
@@ -58,6 +58,38 @@ def test_folds_and_refitted_networks_count_when_all_are_there(tmp_path):
     assert list(found.models) == ["a"] and missing["c"] == "predicted, not refitted"
 
 
+def test_metric_learning_is_taken_where_it_is_there_and_named_where_it_is_not(tmp_path):
+    predict(tmp_path, "a", "b", "c")
+    config = recipe()
+    config.retrieval.mode = "replace"
+    found, missing = collect.present(Context(config, tmp_path))
+    assert found.retrieval.mode == "off" and missing == {"retrieval": "not begun"}
+    (tmp_path / "retrieval" / "network").mkdir(parents=True)
+    (tmp_path / "retrieval" / "network" / "metrics.jsonl").write_text('{"epoch": 7}\n')
+    assert collect.present(Context(config, tmp_path))[1] == {"retrieval": "epoch 7 of 50"}
+    (tmp_path / "retrieval" / "embeddings").mkdir()
+    found, missing = collect.present(Context(config, tmp_path))
+    assert found.retrieval.mode == "replace" and missing == {}
+    tasks = retrieval.retrieve(Context(found, tmp_path, {"collect": True}))
+    assert [task.name for task in tasks] == ["retrieve"]  # nothing is trained
+
+
+def test_metric_learning_can_be_trained_alone(tmp_path, monkeypatch):
+    config, seen = recipe(), []
+    monkeypatch.setattr(pipeline, "work", lambda names, *rest: seen.append(names) or 0)
+    pipeline.run(config, {"workdir": str(tmp_path), "only": "retrieval"})
+    assert seen[0] == [*pipeline.PREPARING, "retrieve"]
+    with pytest.raises(InputError, match="no such model"):
+        Context(config, tmp_path, {"only": "retrieval"}).models()
+    config.retrieval.mode = "boost"
+    alone = Context(config, tmp_path, {"only": "retrieval"})
+    assert alone.models() == {} and alone.trains_retrieval
+    assert not Context(config, tmp_path, {"only": "a"}).trains_retrieval
+    config.models.retrieval = configs.model()
+    with pytest.raises(InputError, match="metric learning"):
+        config_check.validate(config)
+
+
 def test_nothing_to_collect_and_a_chosen_model_that_is_missing(tmp_path):
     with pytest.raises(InputError, match=r"a \(not begun\), b"):
         collect.present(Context(recipe(), tmp_path))
@@ -81,7 +113,8 @@ def stages(monkeypatch, tmp_path):
         ]  # fmt: skip
 
     monkeypatch.setitem(pipeline.STAGES, "train", train)
-    monkeypatch.setattr(pipeline, "_say_what_comes", lambda context, names: None)
+    monkeypatch.setattr(pipeline, "_check_before", lambda context, names: None)
+    monkeypatch.setattr(pipeline, "_say_time_of_training", lambda context: None)
     return done
 
 

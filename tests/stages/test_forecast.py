@@ -1,7 +1,10 @@
-"""Forecasts grow with what causes them; they need no data but the number of pictures."""
+"""Forecasts grow with what causes them; they need no data but the split."""
 
+import pandas as pd
 import pytest
 
+from configs import bestfitting, pudae
+from configs.one_more_layer import solution
 from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.stages import forecast
@@ -14,7 +17,24 @@ def context(tmp_path, epochs=2, train=100, size=32):
     stages = (configs.stage(epochs=epochs),)
     tiny = configs.model(backbone="se_resnext_tiny", width=0.25, image_size=size, stages=stages)
     config.models = {"m": tiny}
+    write_tables(tmp_path, train)
     return Context(config.lock(), tmp_path)
+
+
+def write_tables(tmp_path, train, valid=0, test=0, folds=0):
+    """What `split` leaves: so many rows of each part, dealt over folds if there are any."""
+    tmp_path.mkdir(exist_ok=True)
+    count = train + valid + test
+    ids = [f"i{number}" for number in range(count)]
+    side = ["train"] * train + ["valid"] * valid + ["test"] * test
+    fold = [k % folds if folds and side[k] != "test" else None for k in range(count)]
+    labels = [[0] if part != "test" else None for part in side]
+    antibodies = [f"a{number // 4}" for number in range(count)]
+    catalog = pd.DataFrame({"id": ids, "labels": labels, "antibody": antibodies})
+    catalog.to_parquet(tmp_path / "catalog.parquet")
+    splits = pd.DataFrame({"id": ids, "split": side, "fold": pd.array(fold, "Int64")})
+    splits.to_parquet(tmp_path / "splits.parquet")
+    pd.DataFrame({"id": ids, "group": range(count)}).to_parquet(tmp_path / "groups.parquet")
 
 
 def test_time_grows_with_epochs_and_pictures(tmp_path, monkeypatch):
@@ -30,6 +50,39 @@ def test_disk_counts_pictures_records_and_checkpoints(tmp_path):
     pictures = forecast.bytes_needed(large) - forecast.bytes_needed(small)
     assert pictures == 100 * 4 * (32**2 + large.config.records.image_size**2)
     assert forecast.bytes_needed(small) > 100 * 4 * 32**2
+
+
+def test_pictures_are_those_of_the_split_wherever_they_lie(tmp_path):
+    """One More Layer's layout: several sources, full-size pictures alone; nothing is listed."""
+    solution_ = solution.get_config()
+    write_tables(tmp_path, train=120, valid=16, test=24)
+    found = {fit.name: fit for fit in forecast.to_train(Context(solution_, tmp_path))}
+    assert list(found) == list(configs.in_training_order(solution_.models))
+    assert all(fit.pictures == 120 for fit in found.values())
+    assert found["se_resnext_v2"].passes == 17 * 120 and len(found["se_resnext_v2"].classes) == 28
+    assert len(found["se_resnext_ovr"].classes) == 10
+    sides = 512**2 + 768**2
+    assert forecast.bytes_needed(Context(solution_, tmp_path)) > 160 * 4 * sides
+
+
+def test_folds_left_out_parts_refit_and_metric_learning_count(tmp_path):
+    config = bestfitting.get_config()
+    write_tables(tmp_path, train=100, test=40, folds=5)
+    fits = list(forecast.to_train(Context(config, tmp_path)))
+    of_one = [fit for fit in fits if fit.name == "densenet121"]
+    assert [fit.folder.name for fit in of_one] == ["fold_0", "fold_1", "fold_2"]
+    assert [fit.pictures for fit in of_one] == [80, 80, 80]
+    assert fits[-1].name == "retrieval" and len(fits[-1].classes) == 25
+    assert fits[-1].passes == 50 * 95
+    only = list(forecast.to_train(Context(config, tmp_path, {"only": "retrieval"})))
+    assert only == fits[-1:]
+    config = pudae.get_config()
+    with config.unlocked():
+        config.refit = True
+    write_tables(tmp_path, train=100, valid=10)
+    pictures = [(fit.name, fit.pictures) for fit in forecast.to_train(Context(config, tmp_path))]
+    assert ("resnet34_3", 80) in pictures and ("resnet34_3", 88) in pictures
+    assert ("inception_v3", 100) in pictures and ("inception_v3", 110) in pictures
 
 
 def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, monkeypatch):
