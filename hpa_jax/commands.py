@@ -196,10 +196,11 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "adversarial": Verb(
-        "hpa_jax.stages.tools:adversarial",
-        "can train and test be told apart? AUC, and the training pictures most like test",
-        "records/, splits.parquet, groups.parquet",
-        "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid)",
+        "hpa_jax.stages.adversarial:adversarial",
+        "can train and test be told apart? AUC, and the training pictures most (un)like test",
+        "records/, catalog.parquet, splits.parquet, groups.parquet",
+        "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid), "
+        "adversarial_unlike.csv; adversarial/fold_K/ (variant network)",
     ),
     "label_noise": Verb(
         "hpa_jax.stages.tools:label_noise",

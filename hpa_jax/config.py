@@ -86,6 +86,14 @@ def default() -> ConfigDict:
                 force_train="",
                 seed=0,
             ),
+            # The verb adversarial: can train and test be told apart?
+            adversarial=dict(
+                variant="features",  # features (trees on metafeatures) | network (`model`)
+                model=adversary_model(),
+                folds=5,  # each picture is scored by a model that has not seen it
+                fraction=0.25,  # of the labelled pictures, for adversarial_valid.csv
+                sources=("train",),  # whose labelled pictures: train, external, own
+            ),
             records=dict(
                 image_size=128,  # stored side in pixels
                 also=(),  # further sides, as (768,): a model reads the smallest that holds its own
@@ -317,6 +325,18 @@ def embedding_model(**differences: Any) -> ConfigDict:
         loss=dict(arcface=dict(weight=1.0, scale=30.0, margin=0.5, plain=0.5)),
         optimizer={**model().optimizer, "b2": 0.999, "clip_norm": 1.0},
         stages=(stage(epochs=50, lr=1e-4, schedule="constant"),),
+        views="identity",
+    )
+    return model(**{**defaults, **differences})
+
+
+def adversary_model(**differences: Any) -> ConfigDict:
+    """The network that tells test pictures from training pictures: a small one, few epochs."""
+    defaults = dict(
+        backbone="resnet18",
+        loss=dict(bce=1.0),
+        stages=(stage(epochs=4),),
+        checkpoint="best",
         views="identity",
     )
     return model(**{**defaults, **differences})

@@ -68,8 +68,22 @@ def validate(config: ConfigDict) -> None:
             raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
         _validate_model(config, f"models.{name}")
     configs.in_training_order(config.models)
+    _validate_adversarial(config)
     _validate_model(config, "retrieval.model")
     _choice(config, "retrieval.model.head", ("embedding",))
+
+
+def _validate_adversarial(config: ConfigDict) -> None:
+    settings = config.adversarial
+    _choice(config, "adversarial.variant", ("features", "network"))
+    _validate_model(config, "adversarial.model")
+    known = ("train", "external", "own")
+    if not settings.sources or not set(settings.sources) <= set(known):
+        raise InputError(
+            f"config.adversarial.sources={settings.sources}: some of {', '.join(known)}"
+        )
+    if settings.folds < 2 or not 0 < settings.fraction <= 0.5:
+        raise InputError("config.adversarial: folds at least 2, fraction above 0 and at most 0.5")
 
 
 def _validate_model(config: ConfigDict, where: str) -> None:

@@ -63,6 +63,8 @@ def smoke(
     kept = config.models if models is None else models
     config.models = {name: tiny(config.models[name], stages) for name in kept}
     config.retrieval.model = tiny(config.retrieval.model)
+    config.adversarial.model = tiny(config.adversarial.model)
+    config.adversarial.folds = FOLDS
     weights = config.ensemble.weights.to_dict()
     config.ensemble.weights = {name: weights[name] for name in weights if name in config.models}
     largest = max(side(pixels) for pixels in (config.records.image_size, *config.records.also))

@@ -1,11 +1,11 @@
 """Adversarial validation: can a model tell training pictures from test pictures, and by what?
 
 In: metafeatures of training and test pictures (the fast variant, boosted trees), or any callable
-that fits on some rows and scores others (the network variant: `pipeline` hands in the project's own
-training engine).  Out: out-of-fold scores of every picture (how much it looks like test), their AUC
-with a confidence interval, weights that make training look like test, and a validation set that
-does: One More Layer ranked the training pictures by the score of an Xception and took every second
-one of the test-like half (spec 2.3).
+that fits on some rows and scores others (the network variant: `stages.adversarial` hands in the
+project's own training engine).  Out: out-of-fold scores of every picture (how much it looks like
+test), their AUC with a confidence interval, weights that make training look like test, and a
+validation set that does: One More Layer ranked the training pictures by the score of an Xception
+and took every second one of the test-like half (spec 2.3).
 
 AUC 0.5: the sets can't be told apart, and an ordinary validation is typical of the test.
 """

@@ -252,7 +252,7 @@ def prediction(
     def work() -> str:
         ids_of = parts()
         found = {
-            part: _seen(context, model, folder, ids, part, title) for part, ids in ids_of.items()
+            part: seen(context, model, folder, ids, part, title) for part, ids in ids_of.items()
         }
         _write_predictions(output, ids_of, found, context.class_numbers(model))
         artifacts.remove(folder / "predict_parts")
@@ -265,7 +265,7 @@ def prediction(
     return Task("predict", f"predict-{title}", work, settings, inputs, (output,), rooms)
 
 
-def _seen(
+def seen(
     context: Context, model: ConfigDict, folder: Path, ids: np.ndarray, part: str, title: str
 ) -> "Seen":
     """What the chosen weights say of some rows: of snapshots the mean, with the last embeddings."""

@@ -44,8 +44,12 @@ def labelled_rows(context: Context) -> Rows:
     train = split_rows(context, "train")
     if context.folds() != [None]:
         return train  # of all folds
-    both = (train, split_rows(context, "valid"))
-    return Rows(*(np.concatenate([getattr(rows, f.name) for rows in both]) for f in fields(Rows)))
+    return joined(train, split_rows(context, "valid"))
+
+
+def joined(*parts: Rows) -> Rows:
+    """The rows of all parts, one after the other."""
+    return Rows(*(np.concatenate([getattr(rows, f.name) for rows in parts]) for f in fields(Rows)))
 
 
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:

@@ -1,5 +1,6 @@
 """Verbs that look or prepare and are no stage of `run`: classes, preview, lr_find, import_weights,
-adversarial, label_noise.  Each reads a workdir in which the stages before it have run.
+label_noise (adversarial has a file of its own).  Each reads a workdir in which the stages before it
+have run.
 """
 
 import base64
@@ -95,38 +96,3 @@ def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
     with artifacts.atomic(context.path("label_noise.csv")) as temporary:
         found.to_csv(temporary, index=False)
     print(f"{len(found)} of {len(rows.ids)} pictures -> {context.path('label_noise.csv')}")
-
-
-def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Can train and test be told apart by the metafeatures? -> adversarial.json, .parquet.
-
-    And One More Layer's hold-out -> adversarial_valid.csv, a list for config.split.force_valid: of
-    the competition's labelled pictures the half that looks like test, every second of it.
-    """
-    import pandas as pd
-
-    from hpa_jax.decision import adversarial as validation
-    from hpa_jax.decision.features import metafeature_table
-
-    context = opened(config, flags)
-    parts = {part: tables.split_rows(context, part) for part in ("train", "valid", "test")}
-    ids = np.concatenate([rows.ids for rows in parts.values()])
-    groups = np.concatenate([rows.groups for rows in parts.values()])
-    is_test = np.isin(ids, parts["test"].ids)
-    features = metafeature_table(tables.images(context, ids), ids).set_index("id")
-    features = features.dropna(axis=1)
-    found = validation.on_features(
-        features.to_numpy(float), is_test, list(features.columns), groups=groups, seed=config.seed
-    )
-    table = pd.DataFrame({"id": ids, "is_test": is_test, "score": found.scores})
-    table["test_like"] = False
-    table.loc[~is_test, "test_like"] = validation.test_like(found.scores[~is_test])
-    artifacts.write_table(context.path("adversarial.parquet"), table)
-    source = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["source"]
-    own = table[(source.loc[ids] == "train").to_numpy()]
-    with artifacts.atomic(context.path("adversarial_valid.csv")) as temporary:
-        own.loc[validation.test_like(own["score"].to_numpy()), ["id"]].to_csv(
-            temporary, index=False
-        )
-    artifacts.write_json(context.path("adversarial.json"), found.as_json())
-    print(f"AUC of train against test {found.auc:.3f} ({found.low:.3f} to {found.high:.3f})")

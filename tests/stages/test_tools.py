@@ -66,22 +66,6 @@ def test_label_noise_lists_pictures_that_the_models_contradict(verb):
     assert set(found["id"]) <= set(valid) and f"{len(found)} of {len(valid)}" in out
 
 
-def test_adversarial_cannot_tell_drawn_train_from_drawn_test(verb):
-    workdir, out = verb("adversarial")
-    found = json.loads((workdir / "adversarial.json").read_text())
-    assert found["auc_low"] < found["auc"] < found["auc_high"] and found["auc_low"] < 0.6
-    table = pd.read_parquet(workdir / "adversarial.parquet")
-    assert table["is_test"].sum() == 30 and len(table) == found["rows"]
-    # a quarter of what is not test, the upper half's every second
-    assert table["test_like"].sum() == pytest.approx((~table["is_test"]).sum() / 4, abs=1)
-    assert not table.query("is_test")["test_like"].any() and f"{found['auc']:.3f}" in out
-    source = pd.read_parquet(workdir / "catalog.parquet").set_index("id")["source"]
-    held_out = pd.read_csv(workdir / "adversarial_valid.csv")["id"]
-    assert (source[held_out] == "train").all()
-    labelled = (source.loc[table["id"]] == "train").sum()
-    assert len(held_out) == pytest.approx(labelled / 4, abs=1)
-
-
 def test_import_weights_names_what_is_missing(verb, done, tmp_path, capsys):
     arguments = ["import_weights", *CONFIG, f"--workdir={done[0]}", f"--out={tmp_path}/out"]
     assert main([*arguments, "--model=resnet18"]) == 2
