@@ -71,10 +71,10 @@ def get_config(arg: str = ""):
         common.full_size(config)
     # The verb adversarial: an Xception ranked the pictures for their hold-out; its training is not
     # published, so it is that of the other networks, short.
-    adversary = common.network("xception", False, normalize="inception", batch_size=12)
     stages = (common.frozen(1, 2e-3), common.unfrozen(3, 1e-4, lr_decay=20.0))
-    adversary.update(loss=common.BCE, stages=stages, views="identity")
-    config.adversarial.update(variant="network", model=adversary)
+    one = dict(xception.model(as_run).items())
+    changes = dict(loss=common.BCE, stages=stages, views="identity")
+    config.adversarial.variant, config.adversarial.model = "network", base.model(**one | changes)
     # 5 x 5 outer folds, in each 5 x 3 inner ones: 375 models a class, each with one vote; ridge
     # for classes of fewer than 15 positives.
     config.stack.protocol = "talk"
