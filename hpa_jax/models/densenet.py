@@ -43,10 +43,19 @@ class DenseBlock(nnx.Module):
             setattr(self, name, layer)
 
     def __call__(self, x: jax.Array, remat: bool) -> jax.Array:
+        if not remat:
+            for name in self.names:
+                x = jnp.concatenate([x, getattr(self, name)(x)], axis=-1)
+            return x
+        # The parts go in, so that each map is kept once, and not again in every concatenation.
+        maps = [x]
         for name in self.names:
-            new = run_blocks([getattr(self, name)], x, remat)
-            x = jnp.concatenate([x, new], axis=-1)
-        return x
+            maps.append(nnx.remat(_joined)(getattr(self, name), maps))
+        return jnp.concatenate(maps, axis=-1)
+
+
+def _joined(layer: DenseLayer, maps: list[jax.Array]) -> jax.Array:
+    return layer(jnp.concatenate(maps, axis=-1))
 
 
 class Transition(nnx.Module):
@@ -67,7 +76,7 @@ class DenseNet(Backbone):
     width: multiplies the growth rate (32) and the stem (64).
     depth: multiplies the layers of each block, or gives the four numbers.
     large_stem: bestfitting's extra 2x2 max-pool after the first pool, for 1024 pixels.
-    remat: keep only the layers' inputs for the backward pass and compute the rest again.
+    remat: keep only each layer's own maps for the backward pass and compute the rest again.
     """
 
     def __init__(
@@ -110,7 +119,7 @@ class DenseNet(Backbone):
         for index in range(1, len(self.layer_counts) + 1):
             x = getattr(self, f"denseblock{index}")(x, self.remat)
             if index < len(self.layer_counts):
-                x = getattr(self, f"transition{index}")(x)
+                x = run_blocks([getattr(self, f"transition{index}")], x, self.remat)
         return nnx.relu(self.norm5(x))
 
     def body_groups(self) -> Groups:

@@ -34,6 +34,8 @@ class Row:
     build: called with in_channels, width, depth, remat, dtype, rngs (and large_stem).
     parameters: of the published form with its 1000-class head (and auxiliary head), in number.
     gmacs: multiply-adds of the body at 512 x 512 x 3, in 1e9.
+    weights: published files, each as its library calls it ("torchvision FILE", "Cadene FILE",
+        "timm FILE") or as `init_from` takes it ("hf:OWNER/REPO/FILE").
     """
 
     build: Callable[..., nnx.Module]
@@ -53,49 +55,52 @@ BACKBONES: dict[str, Row] = {
     "resnet18": Row(
         functools.partial(ResNet, Layout((2, 2, 2, 2), bottleneck=False)),
         11_689_512, 9.47, 512, 224, "imagenet",
-        ("torchvision resnet18-5c106cde.pth", "timm/resnet18.tv_in1k"),
+        ("torchvision resnet18-5c106cde.pth", "hf:timm/resnet18.tv_in1k/model.safetensors"),
         "He 2015, 1512.03385",
     ),
     "resnet34": Row(
         functools.partial(ResNet, Layout(bottleneck=False)),
         21_797_672, 19.14, 512, 224, "imagenet",
-        ("torchvision resnet34-333f7ec4.pth", "timm/resnet34.tv_in1k"),
+        ("torchvision resnet34-333f7ec4.pth", "hf:timm/resnet34.tv_in1k/model.safetensors"),
         "He 2015, 1512.03385",
     ),
     "resnet50": Row(
         functools.partial(ResNet, Layout()),
         25_557_032, 21.35, 2048, 224, "imagenet",
-        ("torchvision resnet50-19c8e357.pth", "timm/resnet50.tv_in1k"),
+        ("torchvision resnet50-19c8e357.pth", "hf:timm/resnet50.tv_in1k/model.safetensors"),
         "He 2015, 1512.03385",
     ),
     "resnet101": Row(
         functools.partial(ResNet, Layout((3, 4, 23, 3))),
         44_549_160, 40.75, 2048, 224, "imagenet",
-        ("torchvision resnet101-5d3b4d8f.pth", "timm/resnet101.tv_in1k"),
+        ("torchvision resnet101-5d3b4d8f.pth", "hf:timm/resnet101.tv_in1k/model.safetensors"),
         "He 2015, 1512.03385",
     ),
     "se_resnet50": Row(
         functools.partial(ResNet, Layout(stride_first=True, **_SENET)),
         28_088_024, 20.15, 2048, 224, "imagenet",
-        ("Cadene se_resnet50-ce0d4300.pth", "timm/legacy_seresnet50.in1k"),
+        ("Cadene se_resnet50-ce0d4300.pth",),
         "Hu 2017, 1709.01507",
     ),
     "resnext50_32x4d": Row(
         functools.partial(ResNet, Layout(**_NEXT)),
         25_028_904, 22.09, 2048, 224, "imagenet",
-        ("torchvision resnext50_32x4d-7cdf4587.pth", "timm/resnext50_32x4d.tv_in1k"),
+        ("torchvision resnext50_32x4d-7cdf4587.pth",
+         "hf:timm/resnext50_32x4d.tv_in1k/model.safetensors"),
         "Xie 2016, 1611.05431",
     ),
     "se_resnext50_32x4d": Row(
         functools.partial(ResNet, Layout(**_NEXT, **_SENET)),
         27_559_896, 22.09, 2048, 224, "imagenet",
-        ("Cadene se_resnext50_32x4d-a260b3a4.pth", "timm/legacy_seresnext50_32x4d.in1k"),
+        ("Cadene se_resnext50_32x4d-a260b3a4.pth",
+         "timm legacy_se_resnext50_32x4d-f3651bad.pth"),
         "Hu 2017, 1709.01507",
     ),
     "se_resnext101_32x4d": Row(
         functools.partial(ResNet, Layout((3, 4, 23, 3), **_NEXT, **_SENET)),
         48_955_416, 41.63, 2048, 224, "imagenet",
-        ("Cadene se_resnext101_32x4d-3b2fe3d8.pth", "timm/legacy_seresnext101_32x4d.in1k"),
+        ("Cadene se_resnext101_32x4d-3b2fe3d8.pth",
+         "timm legacy_se_resnext101_32x4d-37725eac.pth"),
         "Hu 2017, 1709.01507",
     ),
     "senet154": Row(
@@ -105,37 +110,38 @@ BACKBONES: dict[str, Row] = {
                    wide_downsample=True, **_SENET),
         ),
         115_088_984, 108.05, 2048, 224, "imagenet",
-        ("Cadene senet154-c7b49a05.pth", "timm/legacy_senet154.in1k"),
+        ("Cadene senet154-c7b49a05.pth", "timm legacy_senet154-e9eb9fe6.pth"),
         "Hu 2017, 1709.01507",
     ),
     "densenet121": Row(
         functools.partial(DenseNet, (6, 12, 24, 16)),
         7_978_856, 14.80, 1024, 224, "imagenet",
-        ("torchvision densenet121-a639ec97.pth", "timm/densenet121.tv_in1k"),
+        ("torchvision densenet121-a639ec97.pth", "hf:timm/densenet121.tv_in1k/model.safetensors"),
         "Huang 2016, 1608.06993",
     ),
     "densenet169": Row(
         functools.partial(DenseNet, (6, 12, 32, 32)),
         14_149_480, 17.54, 1664, 224, "imagenet",
-        ("torchvision densenet169-b2777c0a.pth", "timm/densenet169.tv_in1k"),
+        ("torchvision densenet169-b2777c0a.pth", "hf:timm/densenet169.tv_in1k/model.safetensors"),
         "Huang 2016, 1608.06993",
     ),
     "densenet201": Row(
         functools.partial(DenseNet, (6, 12, 48, 32)),
         20_013_928, 22.41, 1920, 224, "imagenet",
-        ("torchvision densenet201-c1103571.pth", "timm/densenet201.tv_in1k"),
+        ("torchvision densenet201-c1103571.pth", "hf:timm/densenet201.tv_in1k/model.safetensors"),
         "Huang 2016, 1608.06993",
     ),
     "inception_v3": Row(
         InceptionV3,
         27_161_264, 17.52, 2048, 299, "inception",
-        ("torchvision inception_v3_google-0cc3c7bd.pth", "timm/inception_v3.tv_in1k"),
+        ("torchvision inception_v3_google-0cc3c7bd.pth",
+         "hf:timm/inception_v3.tv_in1k/model.safetensors"),
         "Szegedy 2015, 1512.00567",
     ),
     "inception_v4": Row(
         InceptionV4,
         42_679_816, 37.69, 1536, 299, "inception",
-        ("Cadene inceptionv4-8e4777a0.pth", "timm/inception_v4.tf_in1k"),
+        ("Cadene inceptionv4-8e4777a0.pth", "hf:timm/inception_v4.tf_in1k/model.safetensors"),
         "Szegedy 2016, 1602.07261",
     ),
     "bn_inception": Row(
@@ -147,7 +153,7 @@ BACKBONES: dict[str, Row] = {
     "xception": Row(
         Xception,
         22_855_952, 23.90, 2048, 299, "inception",
-        ("Cadene xception-43020ad28.pth", "timm/legacy_xception.tf_in1k"),
+        ("Cadene xception-43020ad28.pth",),
         "Chollet 2016, 1610.02357",
     ),
     "nasnet_a_large": Row(

@@ -93,6 +93,11 @@ class Block(nnx.Module):
 class ResNet(Backbone):
     """A ResNet of some `Layout`; the last feature map has `out_features` features at 1/32 size.
 
+    torchvision's resnet18-5c106cde.pth, resnet34-333f7ec4.pth, resnet50-19c8e357.pth,
+    resnet101-5d3b4d8f.pth and resnext50_32x4d-7cdf4587.pth (timm: NAME.tv_in1k), and Cadene's
+    se_resnet50-ce0d4300.pth, se_resnext50_32x4d-a260b3a4.pth, se_resnext101_32x4d-3b2fe3d8.pth and
+    senet154-c7b49a05.pth (timm has them as legacy_seresnet50.in1k and so on).
+
     width: multiplies all channel numbers (kept divisible by the groups).
     depth: multiplies the blocks of each stage, at least one stays; or the four numbers themselves.
     large_stem: bestfitting's extra 2x2 max-pool after the first pool, for 1024 pixels.

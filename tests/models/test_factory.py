@@ -108,3 +108,17 @@ def test_the_list_has_a_row_for_each_and_aliases_lead_there():
     assert list(table.name) == list(BACKBONES)
     assert (table.parameters > 0).all() and (table.gmacs_512 > 0).all()
     assert set(ALIASES.values()) <= set(BACKBONES)
+
+
+def test_published_files_are_named_by_library_or_as_init_from_takes_them():
+    for name, row in BACKBONES.items():
+        assert row.weights or name == "se_resnext_tiny"
+        for given in row.weights:
+            if given.startswith("hf:"):
+                owner, repository, file = given.removeprefix("hf:").split("/")
+                assert owner == "timm" and repository and file == "model.safetensors"
+            else:
+                library, file = given.split(" ")
+                assert library in ("torchvision", "Cadene", "timm") and file.endswith(".pth")
+                docs = getattr(row.build, "func", row.build).__doc__
+                assert library == "timm" or file[-12:-4].strip("-") in docs, (name, file)
