@@ -166,9 +166,9 @@ VERBS: dict[str, Verb] = {
     ),
     "classes": Verb(
         "hpa_jax.stages.tools:classes",
-        "class counts, pairs and graphs of the training labels",
-        "catalog.parquet, splits.parquet",
-        "classes/{counts,pairs}.csv, classes/graph_*.svg",
+        "class counts, pairs, matrices and graphs by source, and of the submission",
+        "catalog.parquet, splits.parquet, groups.parquet, submission.csv (if there)",
+        "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
     ),
     "preview": Verb(
         "hpa_jax.stages.tools:preview",
@@ -205,8 +205,8 @@ VERBS: dict[str, Verb] = {
     "label_noise": Verb(
         "hpa_jax.stages.tools:label_noise",
         "likely label errors among the validation pictures",
-        "models/*/predictions/valid.parquet, splits.parquet",
-        "label_noise.csv",
+        "models/*/predictions/valid.parquet, splits.parquet, records/",
+        "label_noise.csv, label_noise.html (the least trusted, with pictures)",
     ),
     "ablate": Verb(
         "hpa_jax.ablate:ablate",

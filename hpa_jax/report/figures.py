@@ -59,9 +59,18 @@ def class_graph(
     graph: object, positions: Mapping[int, np.ndarray], names: Sequence[str], title: str
 ) -> str:
     """Class co-occurrence graph: node area by count, edge width by weight."""
+    figure, (axis,) = axes(1, width=6.5, height=6)
+    draw_classes(axis, graph, positions, names)
+    axis.set_title(title)
+    return svg(figure)
+
+
+def draw_classes(
+    axis: object, graph: object, positions: Mapping[int, np.ndarray], names: Sequence[str]
+) -> None:
+    """The same on an axis of one's own."""
     import networkx as nx
 
-    figure, (axis,) = axes(1, width=6.5, height=6)
     counts = np.array([graph.nodes[n].get("count", 1) for n in graph], float)
     weights = np.array([data.get("weight", 1.0) for _, _, data in graph.edges(data=True)], float)
     sizes = 60 + 900 * np.sqrt(counts / max(counts.max(), 1))
@@ -70,10 +79,8 @@ def class_graph(
     nx.draw_networkx_nodes(graph, positions, ax=axis, node_size=sizes, node_color=PALETTE[5])
     labels = {n: names[n] if isinstance(n, int | np.integer) else str(n) for n in graph}
     nx.draw_networkx_labels(graph, positions, labels, ax=axis, font_size=6.5)
-    axis.set_title(title)
     axis.margins(0.12)  # names are wider than nodes
     axis.axis("off")
-    return svg(figure)
 
 
 def _head(rate: float | Sequence[float] | Mapping[str, float]) -> float:

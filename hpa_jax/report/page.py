@@ -44,11 +44,12 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """A small picture with lines under it."""
+    """A small picture with lines under it; `other`: a second picture beside the first."""
 
     uri: str
     alt: str
     lines: list[Line]
+    other: str = ""
 
 
 @dataclass(frozen=True)

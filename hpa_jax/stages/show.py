@@ -26,7 +26,7 @@ from hpa_jax.report import (
 )
 from hpa_jax.report.findings import Findings
 from hpa_jax.report.page import Card, Figure, Line, Section
-from hpa_jax.stages import findings, retrieval, scores, tables
+from hpa_jax.stages import findings, retrieval, scores, show_data, tables
 from hpa_jax.stamps import Task
 
 # In which the page lists times; a stage that is not named comes last.
@@ -57,10 +57,9 @@ def report(context: Context) -> list[Task]:
             importance.section({int(c): own for c, own in gains.items()}, found.classes),
             _training(context),
             _examples(context),
-            _graph(context),
             *_neighbours(context, found),
             _leak(context, found),
-            _twins(context),
+            *show_data.sections(context),
             cost.section(seconds, STAGES),
         ]
         config = context.config
@@ -73,11 +72,12 @@ def report(context: Context) -> list[Task]:
 
     names = ("submission.csv", "metrics.json", "thresholds.json", "decisions.parquet")
     names += ("catalog.parquet", "splits.parquet", "groups.parquet")
-    names += ("duplicates.parquet", "leak_overlay.parquet", "leak_conflicts.csv")
+    names += ("duplicates.parquet", "leak.parquet", "leak_overlay.parquet", "leak_conflicts.csv")
     names += ("stack", "ensemble")
     inputs = (context.records, *(context.path(name) for name in names))
     evaluation, truth = context.path("evaluation.json"), context.truth
     maybe = (evaluation, truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
+    maybe += show_data.adversarial_files(context)
     inputs += tuple(path for path in maybe if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
     inputs += retrieval.files(context) + scores.refitted_files(context)
@@ -129,46 +129,6 @@ def _examples(context: Context) -> Section:
         cards.append(Card(figures.picture(image[..., :3]), str(rows.ids[row]), lines))
     notes = ["Red microtubules, green the protein, blue nucleus; brightness stretched."]
     return Section("examples", "Examples from the test part", notes, cards=cards)
-
-
-def _graph(context: Context) -> Section:
-    """Which classes occur together in training."""
-    from hpa_jax.data import statistics
-
-    labels = tables.split_rows(context, "train").labels
-    graph = statistics.graph(labels, context.config.classes, weight="count", at_least=0.02)
-    layouts = {"Kamada-Kawai": "kamada_kawai", "circle": "circular"}
-    images = [
-        Figure(
-            figures.class_graph(
-                graph, statistics.layout(graph, kind), context.config.classes, title
-            ),
-            f"Class graph, {title} layout",
-        )
-        for title, kind in layouts.items()
-    ]
-    notes = ["Node: pictures that carry the class. Edge: pictures that carry both."]
-    return Section("graph", "Classes that occur together", notes, images=images)
-
-
-def _twins(context: Context) -> Section:
-    """Matched pairs side by side."""
-    pairs = artifacts.read_table(context.path("duplicates.parquet"))
-    catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["source"]
-    shown = pairs.head(context.config.report.examples // 4)
-    ids = shown[["id_a", "id_b"]].to_numpy(str).ravel()
-    distances = [
-        f"R {p.distance_r}, G {p.distance_g}, B {p.distance_b}" for p in shown.itertuples()
-    ]
-    cards = []
-    for i, (own, image) in enumerate(zip(ids, tables.images(context, ids) if len(ids) else ())):
-        lines = [
-            Line(f"{catalog[own]}: {own}"),
-            Line(f"pair {i // 2 + 1}, bits: {distances[i // 2]}"),
-        ]
-        cards.append(Card(figures.picture(image[..., :3]), own, lines))
-    notes = [f"{len(pairs):,} pairs within the radius on each of red, green and blue."]
-    return Section("twins", "Twins", notes, cards=cards)
 
 
 def _neighbours(context: Context, found: Findings) -> list[Section]:

@@ -4,6 +4,7 @@ have run.
 """
 
 import base64
+import functools
 from typing import Any
 
 import numpy as np
@@ -11,29 +12,31 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError
-from hpa_jax.stages import tables
+from hpa_jax.stages import show_data, tables
 from hpa_jax.stages.networks import rows_to_fit, share_compiled
 from hpa_jax.stages.prepare import opened
 
+SHOWN = 60  # pictures in label_noise.html
+
 
 def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Counts, pairs and graphs of the classes -> classes/."""
+    """Counts, pairs, matrices and graphs of the classes, by source and as submitted -> classes/."""
     from hpa_jax.data import statistics
-    from hpa_jax.report import figures
+    from hpa_jax.report import together
 
-    context = opened(config, flags)
-    names = config.classes
-    parts = {part: tables.split_rows(context, part).labels for part in ("train", "valid")}
-    counts = statistics.frequencies(parts, names)
-    pairs = statistics.strongest(parts["train"], names)
+    context, names = opened(config, flags), config.classes
+    parts = show_data.labels_of_parts(context)
+    labelled = tables.labelled_rows(context).labels
+    counts, pairs = statistics.frequencies(parts, names), statistics.strongest(labelled, names)
     for name, table in (("counts", counts), ("pairs", pairs)):
         with artifacts.atomic(context.path("classes", f"{name}.csv")) as temporary:
             table.to_csv(temporary, index=False)
-    graph = statistics.graph(parts["train"], names, weight="count", at_least=0.02)
-    for kind in ("kamada_kawai", "circular"):
-        uri = figures.class_graph(graph, statistics.layout(graph, kind), names, kind)
+    for kind in together.LAYOUTS:
+        uri = together.graphs(parts, names, kind)
         with artifacts.atomic(context.path("classes", f"graph_{kind}.svg")) as temporary:
             temporary.write_bytes(base64.b64decode(uri.split(",")[1]))
+    files = {part.replace(", ", "_"): labels for part, labels in parts.items()}
+    statistics.write(context.path("classes"), files, names)
     print(counts.to_string(index=False, float_format=lambda share: f"{share:.3f}"))
     print(f"-> {context.path('classes')}")
 
@@ -85,14 +88,18 @@ def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Likely label errors among the validation pictures -> label_noise.csv."""
-    from hpa_jax.decision import label_noise as noise
-    from hpa_jax.inference import ensemble
+    """Likely label errors among the validation pictures -> label_noise.csv, label_noise.html."""
+    from hpa_jax.report import doubtful, page
 
     context = opened(config, flags)
-    rows = tables.split_rows(context, "valid")
-    probs = ensemble.mean(tables.of_models(context, "valid", rows.ids))
-    found = noise.table(rows.ids, rows.labels, probs, config.classes)
+    found, rows = show_data.label_noise(context)
     with artifacts.atomic(context.path("label_noise.csv")) as temporary:
         found.to_csv(temporary, index=False)
-    print(f"{len(found)} of {len(rows.ids)} pictures -> {context.path('label_noise.csv')}")
+    pictures = functools.partial(tables.images, context)
+    section = doubtful.section(found, rows, config.classes, pictures, SHOWN)
+    about = f"the {SHOWN} least trusted of label_noise.csv"
+    page.write(context.path("label_noise.html"), section.title, about, [section])
+    for row in found.head(10).itertuples():
+        print(f"{row.id}: {row.given or 'nothing'} -> {row.suggested or 'nothing'}, "
+              f"trust {row.trust:.3f}")  # fmt: skip
+    print(f"{len(found)} of {rows} pictures -> {context.path('label_noise.csv')}, .html")

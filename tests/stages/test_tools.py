@@ -26,15 +26,22 @@ def verb(done, capsys):
     return call
 
 
-def test_classes_counts_the_labels_of_the_split(verb):
+def test_classes_counts_the_labels_of_each_source_and_of_the_submission(verb):
     workdir, out = verb("classes")
     counts = pd.read_csv(workdir / "classes" / "counts.csv")
-    catalog = pd.read_parquet(workdir / "catalog.parquet")
     splits = pd.read_parquet(workdir / "splits.parquet")
-    labels = catalog.merge(splits, on="id").query("split == 'train'")["labels"]
-    expected = np.bincount(np.concatenate(labels.tolist()), minlength=28)
-    assert counts["train"].tolist() == expected.tolist()
+    table = pd.read_parquet(workdir / "catalog.parquet").merge(splits, on="id")
+    table = table[table["split"].isin(["train", "valid"])]
+    submitted = pd.read_csv(workdir / "submission.csv", dtype=str)["Predicted"].fillna("")
+    labels = {source: table.query("source == @source")["labels"] for source in table["source"]}
+    labels["test, predicted"] = [[int(token) for token in text.split()] for text in submitted]
+    assert len(labels) == 3
+    for part, rows in labels.items():
+        expected = np.bincount(np.concatenate([*rows]).astype(int), minlength=28)
+        assert counts[part].tolist() == expected.tolist(), part
     assert "Nucleoplasm" in out
+    given = pd.read_parquet(workdir / "classes" / "test_predicted_conditional.parquet")
+    assert given.shape == (28, 29) and np.nanmax(given.iloc[:, 1:].to_numpy()) == 1
     for kind in ("kamada_kawai", "circular"):
         assert "<svg" in (workdir / "classes" / f"graph_{kind}.svg").read_text()
     assert len(pd.read_csv(workdir / "classes" / "pairs.csv"))
@@ -64,6 +71,9 @@ def test_label_noise_lists_pictures_that_the_models_contradict(verb):
     found = pd.read_csv(workdir / "label_noise.csv")
     valid = pd.read_parquet(workdir / "splits.parquet").query("split == 'valid'")["id"]
     assert set(found["id"]) <= set(valid) and f"{len(found)} of {len(valid)}" in out
+    page = (workdir / "label_noise.html").read_text()
+    assert page.count("data:image/jpeg") == min(len(found), 60) > 0
+    assert all(id in page for id in found["id"].head(60))
 
 
 def test_import_weights_names_what_is_missing(verb, done, tmp_path, capsys):

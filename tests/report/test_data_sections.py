@@ -1,0 +1,103 @@
+"""Sections about the data: pairs in the order of need, doubtful labels, likeness, classes."""
+
+import numpy as np
+import pandas as pd
+
+from hpa_jax.report import doubtful, page, pairs, together, unlike
+from tests.report.example import CLASSES
+
+
+def pictures(ids):
+    """A grey picture an id, with as many bright rows as its number says."""
+    for id in ids:
+        image = np.full((16, 16, 4), 20, np.uint8)
+        image[: int(id[1:])] = 200
+        yield image
+
+
+def table(rows):
+    """rows: id_a, id_b, source_a, source_b, distance of green, group, conflict."""
+    names = ["id_a", "id_b", "source_a", "source_b", "distance_g", "group", "conflict"]
+    found = pd.DataFrame(rows, columns=names)
+    found["distance_g"] = found["distance_g"].astype("Int16")
+    found["distance_r"] = pd.array([3] * len(rows), "Int16")
+    found["distance_b"] = pd.array([pd.NA] * len(rows), "Int16")
+    known = np.array([None, [0, 2]], object)
+    for side in "ab":
+        found[f"labels_{side}"] = known[(found[f"source_{side}"] != "test").astype(int)]
+    return found.assign(exact=found["distance_g"] == 0)
+
+
+PAIRS = table(
+    [
+        ("a1", "a2", "train", "train", 12, 0, False),
+        ("a3", "a4", "train", "test", 1, 1, False),
+        ("a5", "a6", "external", "test", 2, 2, False),
+        ("a7", "a8", "test", "external", 1, 3, True),
+        ("a9", "b1", "test", "external", 9, 4, False),
+        ("c1", "c2", "train", "train", 0, 5, False),
+        ("c1", "c3", "train", "train", 1, 5, False),
+    ]
+)
+
+
+def test_pairs_come_as_they_need_looking_at():
+    ids = pairs.chosen(PAIRS, 7)["id_a"] + pairs.chosen(PAIRS, 7)["id_b"]
+    # conflict, external with test by distance, train with test, one kept for the largest group
+    expected = ["a7a8", "a9b1", "a5a6", "a3a4", "a1a2", "c1c3", "c1c2"]
+    assert ids.tolist() == expected
+    assert (pairs.chosen(PAIRS, 4)["id_a"]).tolist() == ["a7", "a9", "a5", "c1"]
+    assert len(pairs.chosen(PAIRS.head(0), 4)) == 0
+
+
+def test_a_pair_is_one_card_of_two_pictures(tmp_path):
+    section = pairs.section(PAIRS, CLASSES, pictures, 3)
+    card = section.cards[0]
+    texts = [line.text for line in card.lines]
+    assert texts[0] == "bits: R 3, G 1, B –, conflict" and card.lines[0].kind == "bad"
+    assert texts[1:] == ["test: labels unknown", "a7", "external: Nucleoplasm, Rods & rings", "a8"]
+    assert card.other and card.other != card.uri
+    assert (
+        "1 of them lend" in section.notes[1] and "largest group has 3 pictures" in section.notes[1]
+    )
+    page.write(tmp_path / "p.html", "T", "", [section])
+    html = (tmp_path / "p.html").read_text()
+    assert "&lt;NA&gt;" not in html and html.count('class="pair"') == 3
+    assert pairs.section(PAIRS.head(0), CLASSES, pictures, 3).cards == []
+
+
+def test_doubtful_labels_show_given_and_suggested():
+    found = pd.DataFrame(
+        {"id": ["a1", "a2"], "trust": [0.1, 0.2], "given": ["0 2", ""], "suggested": ["0", "1"]}
+    ).assign(missing="", spurious="", worst_class=CLASSES[2], worst_probability=0.02)
+    section = doubtful.section(found, 50, CLASSES, pictures, 1)
+    assert "2 of 50 validation pictures" in section.notes[0] and len(section.cards) == 1
+    texts = [line.text for line in section.cards[0].lines]
+    assert texts[0] == "given: Nucleoplasm, Rods & rings" and texts[1] == "suggested: Nucleoplasm"
+    assert texts[2] == "trust 0.100; Rods & rings: score 0.020"
+    assert doubtful.section(found.head(0), 50, CLASSES, pictures, 1).cards == []
+
+
+def test_likeness_shows_the_pictures_most_unlike_test():
+    scored = pd.DataFrame({"id": ["a1", "a2", "a3"], "is_test": [True, False, False],
+                           "score": [0.05, 0.1, 0.9], "weight": [1.0, 0.1, 2.0],
+                           "source": ["test", "train", "train"]})  # fmt: skip
+    own = {"auc": 0.7, "auc_low": 0.6, "auc_high": 0.8, "rows": 2}
+    summary = own | {"variant": "network", "folds": 2, "labelled": 2, "effective_size": 1.2,
+                     "by_source": {"train": own}, "importances": {"size": 0.6}}  # fmt: skip
+    section = unlike.section(summary, scored, pictures, 1)
+    assert "can be told apart" in section.notes[0] and "0.60–0.80" in section.notes[0]
+    assert [card.alt for card in section.cards] == ["a2"] and "size 60 %" in section.feet[1]
+    assert (
+        "can't be told" in unlike.section(summary | {"auc_low": 0.4}, scored, pictures, 1).notes[0]
+    )
+
+
+def test_classes_of_each_part_stand_side_by_side():
+    rng = np.random.default_rng(0)
+    parts = {"train": rng.random((50, 3)) < 0.4, "test, predicted": rng.random((20, 3)) < 0.2}
+    section = together.section(parts, CLASSES)
+    assert section.table.groups == [("", 1), ("train, 50", 2), ("test, predicted, 20", 2)]
+    count = int(parts["train"][:, 1].sum())
+    assert section.table.rows[1][:3] == ["1 Golgi apparatus", str(count), f"{2 * count:.1f} %"]
+    assert len(section.images) == 3
