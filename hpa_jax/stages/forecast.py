@@ -119,7 +119,7 @@ def _share(model: ConfigDict, rows: int) -> int:
 
 def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
     """Every network without predictions, and how often it is trained; no table is needed."""
-    for name, model in context.models().items():
+    for name, model in context.models().items() if context.config.models else ():
         folders = [context.fit_folder(name, fold) for fold in context.folds()]
         folders += [tables.refitted(context, name)] if context.config.refit else []
         yield model, sum(not (folder / "predictions").is_dir() for folder in folders)

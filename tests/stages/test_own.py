@@ -57,11 +57,14 @@ def test_the_bundle_decides_as_the_run(exported, done):
 
 
 def test_embeddings_are_those_of_the_run(exported, done):
-    workdir, _, own = exported
-    theirs = pd.read_parquet(workdir / "models/tiny/predictions/test_embeddings.parquet")
-    found = pd.read_parquet(own / "embeddings" / "tiny.parquet")
-    found = found.set_index("id").loc[theirs["id"]]
-    np.testing.assert_allclose(found, theirs.set_index("id"), rtol=1e-3, atol=1e-4)
+    workdir, packed, own = exported
+    members = [member.name for member in bundle.read(packed).members]  # the best method's
+    assert members
+    for name in members:
+        theirs = pd.read_parquet(workdir / f"models/{name}/predictions/test_embeddings.parquet")
+        found = pd.read_parquet(own / "embeddings" / f"{name}.parquet")
+        found = found.set_index("id").loc[theirs["id"]]
+        np.testing.assert_allclose(found, theirs.set_index("id"), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["tiny", "weighted mean", "logistic regression", "greedy"])
