@@ -9,6 +9,10 @@ from hpa_jax.context import RETRIEVAL
 from hpa_jax.errors import InputError, near
 
 
+# Free in form: names of models, or options that the room of their subject knows and checks.
+FREE = ("models", "weights", "head_options", "loss", "augment", "views")
+
+
 def check_key(config: ConfigDict, key: str) -> None:
     """Checks that a dotted key ("models.a.stages[0].lr") names something in the config.
 
@@ -41,10 +45,7 @@ def validate(config: ConfigDict) -> None:
     Raises:
         InputError: names the key, its value, and what it can be.
     """
-    expected = configs.default()
-    for name in config:
-        if name not in expected:
-            raise InputError(f"config.{name}: no such option{near(name, expected)}")
+    _known(config, configs.default(), "")
     if len(config.classes) < 1 or len(set(config.classes)) != len(config.classes):
         raise InputError("config.classes: needs at least one name, each once")
     _choice(config, "data.source", ("synthetic", "kaggle", "atlas", "folder"))
@@ -86,14 +87,30 @@ def _validate_adversarial(config: ConfigDict) -> None:
         raise InputError("config.adversarial: folds at least 2, fraction above 0 and at most 0.5")
 
 
+def _known(node: ConfigDict, expected: ConfigDict, where: str) -> None:
+    """Looks for keys, at any depth, that no option has; those of FREE are other rooms' to know.
+
+    Raises:
+        InputError: one is there; the message names the nearest option.
+    """
+    for key, value in node.items():
+        path = f"{where}.{key}" if where else key
+        if key not in expected:
+            raise InputError(f"config.{path}: no such option{near(key, expected)}")
+        if key in FREE or not isinstance(expected[key], ConfigDict):
+            continue
+        if not isinstance(value, ConfigDict):
+            raise InputError(f"config.{path}={value!r}: needs options: {', '.join(expected[key])}")
+        _known(value, expected[key], path)
+
+
 def _validate_model(config: ConfigDict, where: str) -> None:
     settings: Any = config
     for part in where.split("."):
         settings = settings[part]
-    known = configs.model()
-    for key in settings:
-        if key not in known:
-            raise InputError(f"config.{where}.{key}: no such option{near(key, known)}")
+    _known(settings, configs.model(), where)
+    for number, stage in enumerate(settings.stages):
+        _known(stage, configs.stage(), f"{where}.stages[{number}]")
     _choice(config, f"{where}.head_init", ("kaiming", "prior"))
     _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots"))
     if settings.left_out and not 0 <= settings.left_out[0] < settings.left_out[-1]:

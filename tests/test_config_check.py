@@ -35,12 +35,33 @@ def test_the_defaults_are_valid():
         (dict(split__fraction=1.0), ["split.fraction=1.0", "between 0 and 1"]),
         (dict(classes=("a", "a")), ["classes", "each once"]),
         (dict(tresholds=1), ["tresholds", "thresholds"]),
+        (dict(split__fracton=0.1), ["config.split.fracton", "'fraction'"]),
+        (dict(records__imagesize=64), ["config.records.imagesize", "'image_size'"]),
+        (dict(thresholds__wrong=1), ["config.thresholds.wrong"]),
+        (dict(data__folder__patern="x"), ["config.data.folder.patern", "'pattern'"]),
+        (dict(models__m__average__knd="last"), ["config.models.m.average.knd", "'kind'"]),
+        (dict(models__m__optimizer__wieght_decay=1), ["m.optimizer.wieght_decay", "weight_decay"]),
+        (dict(retrieval__model__optimizer__b3=1), ["config.retrieval.model.optimizer.b3", "b2"]),
+        (dict(split=5), ["config.split=5", "fraction"]),
     ],
 )
 def test_refused_with_key_and_choices(changes, words):
     with pytest.raises(InputError) as raised:
         config_check.validate(with_one(**changes))
     assert all(word in str(raised.value) for word in words)
+
+
+def test_a_stages_keys_are_known_and_free_forms_are_free():
+    config = with_one(models__m__loss={"focal": {"gamma": 1.0}}, models__m__views={"name": "oml"})
+    config.ensemble.weights = {"m": 1.0}
+    config.models.m.head_options = {"hidden": 5}
+    config_check.validate(config)
+    stage = configs.stage()
+    with stage.unlocked():
+        stage.epoch = 2
+    config.models.m.stages = (configs.stage(), stage)
+    with pytest.raises(InputError, match=r"models\.m\.stages\[1\]\.epoch: .*'epochs'"):
+        config_check.validate(config)
 
 
 def test_an_unknown_key_names_the_nearest():
