@@ -60,9 +60,9 @@ def get_config(arg: str = ""):
     config.retrieval.update(
         mode="replace",
         tau=0.65,
-        # Adam 1e-4, 50 epochs, of which the team used epoch 45.
-        model=base.embedding_model(init_from=WEIGHTS["resnet50"],
-                                   extra_channels="copy_red"),
+        # Adam 1e-4, 50 epochs; the weights are those after 45.
+        model=base.embedding_model(init_from=WEIGHTS["resnet50"], extra_channels="copy_red",
+                                   keep_epochs=(45,), checkpoint="epoch:45"),
     )  # fmt: skip
     if recipes.SMOKE in chosen:
         recipes.smoke(config)

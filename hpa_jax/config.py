@@ -233,7 +233,8 @@ def stage(**differences: Any) -> ConfigDict:
             pct_start=0.3,  # one_cycle: share of the rising phase
             cycles=1,  # of cyclic_cosine and cyclic_triangular; each one's end is kept
             warmup=0.0,  # epochs of linear rise, for every schedule but one_cycle
-            start_from="",  # "": go on | best | number of an earlier stage: its last weights
+            # "": go on | best | number of an earlier stage: its last weights | epoch:N, see
+            start_from="",  # keep_epochs
             batch_size=0,  # 0: the model's
             dropout=None,  # None: the model's | a rate | one rate a dropout layer
             loss=None,  # None: the model's
@@ -297,8 +298,10 @@ def model(**differences: Any) -> ConfigDict:
             stages=(stage(),),
             augment="d4",
             # of prediction: final (the average if one is made, else the best) | best | last |
-            # snapshots (the mean of what the ends of all stages and cycles predict)
+            # snapshots (the mean of what the ends of all stages and cycles predict) | stage:K (the
+            # end of stages[K]) | epoch:N, one of keep_epochs
             checkpoint="final",
+            keep_epochs=(),  # epochs whose ends are kept, counted from 1
             views="d4",
         ),
         differences,

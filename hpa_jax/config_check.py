@@ -8,7 +8,6 @@ from hpa_jax import config as configs
 from hpa_jax.context import RETRIEVAL
 from hpa_jax.errors import InputError, near
 
-
 # Free in form: names of models, or options that the room of their subject knows and checks.
 FREE = ("models", "weights", "head_options", "loss", "augment", "views")
 
@@ -112,7 +111,9 @@ def _validate_model(config: ConfigDict, where: str) -> None:
     for number, stage in enumerate(settings.stages):
         _known(stage, configs.stage(), f"{where}.stages[{number}]")
     _choice(config, f"{where}.head_init", ("kaiming", "prior"))
-    _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots"))
+    ends = [f"stage:{number}" for number in range(len(settings.stages))]
+    ends += [f"epoch:{epoch}" for epoch in settings.keep_epochs]
+    _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots", *ends))
     if settings.left_out and not 0 <= settings.left_out[0] < settings.left_out[-1]:
         raise InputError(f"config.{where}.left_out={settings.left_out}: (k, n) with 0 <= k < n")
     for name in settings.classes:

@@ -98,6 +98,7 @@ def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
     average["count"] = min(average["count"], epochs)
     if average["epochs"]:
         average["epochs"] = (epochs,)
+    keep_epochs, checkpoint = _ends(model, kept, epochs)
     accumulate = min(model.accumulate, 2)
     weights_of_this_run = str(model.init_from).startswith(base.OF_THIS_RUN)
     changed = dict(
@@ -109,11 +110,25 @@ def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
         accumulate=accumulate,
         average=average,
         stages=short,
+        keep_epochs=keep_epochs,
+        checkpoint=checkpoint,
         augment=_augment(model.augment),
         views=_views(model.views),
         init_from=model.init_from if weights_of_this_run else "",
     )
     return base.model(**{**dict(model.items()), **changed})
+
+
+def _ends(model: ConfigDict, kept: list[int], epochs: int) -> tuple[tuple[int, ...], str]:
+    """keep_epochs and checkpoint of the stages and epochs that are left."""
+    known, which = (epochs,) if model.keep_epochs else (), model.checkpoint
+    what, _, number = which.partition(":")
+    if what == "epoch":
+        which = f"epoch:{epochs}"
+    elif what == "stage":
+        left = kept.index(int(number)) if int(number) in kept else len(kept) - 1
+        which = f"stage:{left}"
+    return known, which
 
 
 def side(pixels: int) -> int:

@@ -130,7 +130,7 @@ def _trained(path: Path, given: str) -> _Trained:
     run = _run(place)
     model = None if run is None else run.config.models.get(home.name)
     if model is not None and path.name == "refit":
-        model = refit.without_choice(model)
+        model = refit.planned(run, home.name)
     return _Trained(home.name, place, run, model, tuple(folders))
 
 

@@ -124,13 +124,19 @@ def training(
     rows: Callable[[], tuple[Rows, Rows]],
     origin: Path | None,
     settings: dict[str, Any],
+    patience: bool = True,
 ) -> Task:
     """The task that trains one network in `folder`.
 
     rows: gives those to fit and those to validate on.  origin: the trained model of this run that
-    it starts from.  settings: what else its result depends on.
+    it starts from.  settings: what else its result depends on.  patience: whether validation may
+    end training early.
     """
     config = context.config
+    how = config.train.copy_and_resolve_references()
+    if not patience:
+        with how.unlocked():
+            how.patience = 0
 
     def work() -> str:
         from hpa_jax.training import loop
@@ -143,14 +149,14 @@ def training(
             **training_data(context, model, fitted, held_out, origin),
             # one weight for all is plain shuffling
             train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
-            settings=config.train,
+            settings=how,
             seed=config.seed,
         )
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
     settings = {
         "model": trained_by(model),
-        "train": config.train.to_dict(),
+        "train": how.to_dict(),
         "classes": config.classes,
         "seed": config.seed,
         **settings,

@@ -206,6 +206,8 @@ def checkpoint_choice(context: Context) -> str:
         "snapshots": "the snapshots of {} (ends of cycles and stages), not chosen on these rows",
     }
     other = "the weights of {} are an {} of epochs, not chosen on these rows"
+    named = "the weights of {} are those at the end of {}, not chosen on these rows"
+    said |= {kind: named for kind in by_choice if ":" in kind}
     kinds = sorted(by_choice, key=lambda kind: kind != "best")
     parts = [said.get(kind, other).format(" and ".join(by_choice[kind]), kind) for kind in kinds]
     for name, model in models.items():
@@ -235,7 +237,8 @@ def _chosen_somewhere(context: Context, name: str) -> bool:
     model = context.config.models[name]
     source = configs.started_from(model)
     before = source in context.config.models and _chosen_somewhere(context, source)
-    return model.average.kind == "none" or _restarts_from_best(model) or before
+    best = model.average.kind == "none" and not model.checkpoint.startswith("epoch:")
+    return best or _restarts_from_best(model) or before
 
 
 def write_decisions(path: Path, ids: np.ndarray, decided: dict[str, np.ndarray]) -> None:

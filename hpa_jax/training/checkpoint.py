@@ -193,7 +193,8 @@ def load(
     Args:
         directory: the folder that `loop.train` wrote (or its `checkpoints`).
         which: "best" (by the run's monitor), "last", "average" (what config.average made), "final"
-            (the average if the config asked for one, else the best), or a step.
+            (the average if the config asked for one, else the "epoch:N" that its checkpoint
+            names, else the best), "stage:K" (the end of stages[K]), "epoch:N" (from 1), or a step.
 
     Raises:
         InputError: no checkpoint there, none of that kind, or all of them damaged.
@@ -247,13 +248,32 @@ def find(folder: Path, which: str | int) -> int:
         "best": best_step(metas, monitor) or (plain[-1] if plain else None),
         "average": average[-1] if average else None,
     }
-    found["final"] = found["average"] or found["best"]
+    asked = next((meta["model"]["checkpoint"] for meta in metas.values() if "model" in meta), "")
+    of_epoch = end_of(metas, asked) if asked.startswith("epoch:") else None
+    found["final"] = found["average"] or of_epoch or found["best"]
+    found[str(which)] = found.get(str(which)) or end_of(metas, str(which))
     if found.get(str(which)) is None:
         raise InputError(
             f"{folder}: no checkpoint {which!r}; there are best, last, final"
             f"{', average' if average else ''} and steps {steps}"
         )
     return found[str(which)]
+
+
+def end_of(metas: Mapping[int, Mapping[str, Any]], which: str) -> int | None:
+    """The step of "stage:K" or "epoch:N", None where that end was not kept or `which` is another.
+
+    A stage's end is that of its last epoch, which is always kept.
+    """
+    key, _, number = which.partition(":")
+    if key not in ("stage", "epoch") or not number.isdecimal():
+        return None
+    ends = [
+        step
+        for step, meta in sorted(metas.items())
+        if meta.get("kind") == "epoch" and meta.get(key) == int(number)
+    ]
+    return ends[-1] if ends else None
 
 
 def chosen(directory: str | Path, which: str) -> list[int]:
@@ -272,7 +292,8 @@ def snapshots(directory: str | Path) -> list[int]:
     folder = Path(directory).resolve() / "checkpoints"
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     metas = {step: read_meta(folder, step) for step in steps}
-    return [s for s in steps if metas[s].get("keep") and metas[s].get("kind") == "epoch"]
+    ends = [s for s in steps if metas[s].get("keep") and metas[s].get("kind") == "epoch"]
+    return [s for s in ends if metas[s].get("snapshot", True)]
 
 
 def read_meta(folder: Path, step: int) -> dict[str, Any]:

@@ -190,11 +190,12 @@ class _Run:
         source = str(stage.options.start_from)
         if source:
             self.checkpoints.wait()
-            found = (
-                checkpoint.best_step(self.checkpoints.metas, self.setup.settings.monitor)
-                if source == "best"
-                else stopping.last_step(self.saving.history, self.setup.stages[int(source)])
-            )
+            if source == "best":
+                found = checkpoint.best_step(self.checkpoints.metas, self.setup.settings.monitor)
+            elif source.isdigit():
+                found = stopping.last_step(self.saving.history, self.setup.stages[int(source)])
+            else:
+                found = checkpoint.end_of(self.checkpoints.metas, source)
             params, stats = self.checkpoints.weights(found, state)
             self.log.say(f"stage {stage.index + 1} starts from the weights of step {found:,}")
         fresh = self.setup.state(stage, params, stats, stage.start)
@@ -265,9 +266,12 @@ class _Run:
             average=self.swa(state, epoch),
         )
         chosen = self.setup.average["kind"] == "chosen" and epoch in self.setup.average["epochs"]
+        chosen |= epoch in self.setup.config.keep_epochs
         early = self.ended(stage, step) and step != stage.end
-        keep = chosen or early or step in stage.kept_ends
-        self.saving.save(stage, state, step, "epoch", scores, keep=keep)
+        snapshot = early or step in stage.kept_ends
+        self.saving.save(
+            stage, state, step, "epoch", scores, keep=chosen or snapshot, snapshot=snapshot
+        )
         self.speed.pause(time.perf_counter() - start)
         self.log.say(
             f"epoch {epoch} of {self.epochs} | loss {row['loss']:.4f} | valid loss "

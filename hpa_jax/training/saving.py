@@ -55,8 +55,12 @@ class Saving:
         scores: dict[str, Any] | None,
         *,
         keep: bool,
+        snapshot: bool = False,
     ) -> None:
-        """A checkpoint; kind: epoch | middle (of an epoch) | average."""
+        """A checkpoint; kind: epoch | middle (of an epoch) | average.
+
+        keep: whether it stays until the end.  snapshot: whether it ends a stage or cycle.
+        """
         self.check_finite(stage, state)
         setup = self.setup
         meta = {
@@ -65,6 +69,7 @@ class Saving:
             "kind": kind,
             "stage": stage.index,
             "keep": keep,
+            "snapshot": snapshot,
             "metrics": scores,
             "monitor": setup.settings.monitor,
             "history": self.history,

@@ -129,7 +129,7 @@ def _lay(
             f"lr_noise={options.lr_noise}, lr_noise_every={options.lr_noise_every!r}: needs a "
             "number >= 0, drawn every stage or step"
         )
-    _check_start(options.start_from, len(before))
+    _check_start(options.start_from, before, config.keep_epochs)
     batch_size = options.batch_size or config.batch_size
     start = before[-1].end if before else 0
     per_epoch = count / batch_size
@@ -202,15 +202,17 @@ def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[st
     return {**{name: join(parts) for name, parts in curves.items()}, "borders": borders}
 
 
-def _check_start(start_from: str, index: int) -> None:
-    """start_from: "" (go on), "best", or the number of an earlier stage."""
-    if start_from in ("", "best"):
+def _check_start(start_from: str, before: Sequence[Stage], kept: Sequence[int]) -> None:
+    """start_from: "" (go on), "best", the number of an earlier stage, or an earlier "epoch:N"."""
+    given = str(start_from)
+    done = before[-1].first_epoch + len(before[-1].epoch_ends) if before else 0
+    epochs = [f"epoch:{epoch}" for epoch in kept if epoch <= done]
+    if given in ("", "best", *epochs) or (given.isdigit() and int(given) < len(before)):
         return
-    if not str(start_from).isdigit() or int(start_from) >= index:
-        raise InputError(
-            f"start_from={start_from!r}: must be '', 'best', or the number of an earlier stage "
-            f"(0 to {index - 1})"
-        )
+    raise InputError(
+        f"start_from={start_from!r}: must be '', 'best', the number of an earlier stage (0 to "
+        f"{len(before) - 1}), or 'epoch:N' of an earlier epoch in keep_epochs"
+    )
 
 
 def plain(value: Any) -> Any:

@@ -82,6 +82,7 @@ def test_bestfittings_numbers():
     assert config.retrieval.tau == 0.65
     metric = config.retrieval.model
     assert (metric.stages[0].epochs, metric.stages[0].lr, metric.image_size) == (50, 1e-4, 768)
+    assert (metric.checkpoint, metric.keep_epochs) == ("epoch:45", (45,))
     arcface = metric.loss.arcface
     assert (arcface.scale, arcface.margin, arcface.plain) == (30.0, 0.5, 0.5)
     for model in config.models.values():

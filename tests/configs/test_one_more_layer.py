@@ -80,6 +80,9 @@ def test_as_run_trains_on_cross_entropy_everywhere(full, as_run):
         assert all(stage.loss is None for stage in model.stages), name
     assert full.models.se_resnext_v7.stages[2].loss.to_dict() == {"focal": {"gamma": 5.0}}
     assert as_run.models.bn_inception_v3.normalize == "bn_inception_as_run"
+    ends = {name: model.checkpoint for name, model in as_run.models.items()}
+    assert ends.pop("bn_inception_v4") == "stage:6" and ends.pop("se_resnext_v14") == "stage:3"
+    assert {*ends.values(), *(model.checkpoint for model in full.models.values())} == {"last"}
     assert as_run.models.xception.as_run and not full.models.xception.as_run
     assert as_run.features.legacy_corr_bug and not full.features.legacy_corr_bug
 

@@ -1,12 +1,16 @@
 """Refitting: which rows are learnt, which weights count, whose the submission is."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
-from hpa_jax import artifacts
+from hpa_jax import artifacts, config_check
 from hpa_jax import config as configs
 from hpa_jax.context import Context
+from hpa_jax.errors import InputError
 from hpa_jax.stages import refit, scores, tables
 from tests.small_run import call
 
@@ -39,23 +43,80 @@ def test_all_labelled_rows_are_fitted_and_none_else(tmp_path, folds):
     assert [np.flatnonzero(row).tolist() for row in rows.labels] == [[0], [1], [2]]
 
 
+def history(*stages):
+    return [(number, score) for number, scores in enumerate(stages) for score in scores]
+
+
+LOSS = [history((0.9, 0.4, 0.5, 0.45, 0.3))]
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "average", "kept"),
     [
-        ("final", "none", "last"),
-        ("best", "none", "last"),
-        ("best", "last", "last"),
+        ("final", "none", "epoch:5"),
+        ("best", "none", "epoch:5"),
+        ("best", "last", "epoch:5"),
         ("final", "last", "final"),
+        ("last", "none", "last"),
         ("snapshots", "none", "snapshots"),
     ],
 )
 def test_no_weights_are_chosen_on_rows_that_were_fitted(checkpoint, average, kept):
-    model = configs.model(checkpoint=checkpoint)
+    model = configs.model(checkpoint=checkpoint, stages=(configs.stage(epochs=5),))
     model.average.kind = average
-    assert refit.without_choice(model).checkpoint == kept
+    new = refit.without_choice(model, LOSS)
+    assert new.checkpoint == kept
+    assert new.keep_epochs == ((5,) if kept == "epoch:5" else ())
+    config_check.validate(context(Path("unused"), models={"m": new}).config)
+
+
+def test_a_stage_goes_back_to_the_epoch_that_the_holdout_found():
+    stages = (configs.stage(epochs=3), configs.stage(epochs=2, start_from="best"))
+    model = configs.model(checkpoint="last", stages=stages)
+    scores = [history((0.9, 0.4, 0.5), (0.45, 0.3))]
+    new = refit.without_choice(model, scores)
+    assert new.stages[1].start_from == "epoch:2" and new.keep_epochs == (2,)
+    of_f1 = refit.without_choice(model, scores, "macro_f1")
+    assert of_f1.stages[1].start_from == "epoch:1"
+    assert model.stages[1].start_from == "best"
+
+
+def test_of_folds_the_median_epoch_counts_and_stages_are_as_long_as_they_were():
+    stages = (configs.stage(epochs=9), configs.stage(epochs=4))
+    model = configs.model(checkpoint="best", stages=stages)
+    scores = [
+        history((0.5, 0.2, 0.9), (0.9,)),
+        history((0.9, 0.9, 0.9, 0.1, 0.9), (0.9, 0.9)),
+        history((0.9,) * 6, (0.9, 0.1, 0.9)),  # 5 + 2, as stage 0 has 5 now
+    ]
+    new = refit.without_choice(model, scores, early=True)
+    assert [stage.epochs for stage in new.stages] == [5, 2] and new.checkpoint == "epoch:4"
+    last = refit.without_choice(model, scores[2:], early=True)
+    assert [stage.epochs for stage in last.stages] == [6, 3] and last.checkpoint == "epoch:8"
+
+
+def test_the_history_is_read_and_asked_for(tmp_path):
+    with pytest.raises(InputError, match="train the model first"):
+        refit.refit(context(tmp_path, refit=True))
+    write_history(tmp_path)
+    run = context(tmp_path, refit=True, train={"patience": 1})
+    assert refit._history(run.fit_folder("m", None), "loss") == [(0, 0.5), (0, 0.4)]
+    train, _, _ = refit.refit(run)
+    assert train.settings["train"]["patience"] == 0
+    assert train.settings["model"]["keep_epochs"] == (2,)
+
+
+def write_history(tmp_path):
+    rows = [dict(step=4 * epoch, epoch=epoch, split=split, stage=0, loss=loss)
+            for epoch, loss in ((1, 0.5), (2, 0.4)) for split in ("train", "valid")]  # fmt: skip
+    rows.append(dict(step=9, epoch=2, split="valid", weights="last", loss=0.1))
+    log = tmp_path / "models" / "m" / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
 def test_switched_off_the_final_networks_are_those_of_the_holdout(tmp_path):
+    write_history(tmp_path)
     off, on = context(tmp_path), context(tmp_path, refit=True)
     for name in (tables.FINAL, "test"):
         assert tables.predictions(off, "m", name) == tables.predictions(on, "m", "test")
@@ -65,6 +126,7 @@ def test_switched_off_the_final_networks_are_those_of_the_holdout(tmp_path):
 
 
 def test_one_network_leaves_the_decision_and_a_collection_the_training(tmp_path):
+    write_history(tmp_path)
     config = context(tmp_path, refit=True).config
     tasks = refit.refit(Context(config, tmp_path, {"only": "m"}))
     assert [task.name for task in tasks] == ["train-m-refit", "predict-m-refit"]

@@ -200,6 +200,20 @@ def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
     assert checkpoint.snapshots(tmp_path) == [8, 16, 20]
 
 
+def test_named_epochs_are_kept_found_and_gone_back_to(tmp_path, capsys):
+    plan = (stage(epochs=3, lr=1e-2), stage(epochs=2, lr=1e-2, start_from="epoch:2"))
+    config = tiny.model(stages=plan, keep_epochs=(2, 4), checkpoint="epoch:4")
+    tiny.train(tmp_path, config, keep=1)
+    folder = tmp_path / "checkpoints"
+    found = [checkpoint.find(folder, f"epoch:{epoch}") for epoch in (2, 4)]
+    assert found == [8, 16] and checkpoint.find(folder, "final") == 16
+    assert [checkpoint.find(folder, f"stage:{number}") for number in (0, 1)] == [12, 20]
+    assert checkpoint.snapshots(tmp_path) == [12, 20]  # a named epoch is no end of a cycle
+    assert "stage 2 starts from the weights of step 8" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no checkpoint 'stage:2'"):
+        checkpoint.find(folder, "stage:2")
+
+
 def test_a_non_finite_loss_stops_with_the_batchs_ids(tmp_path):
     config = tiny.model(stages=(stage(epochs=2, lr=1e30, schedule="constant"),))
     with pytest.raises(FloatingPointError, match="step"):
@@ -266,6 +280,8 @@ def test_nothing_compiles_twice(tmp_path, capsys):
         (dict(stages=(stage(freeze=3),)), {}, "3 of 3 depth groups"),
         (dict(stages=(stage(lr_decay=(1.0, 1.0)),)), {}, "3 factors"),
         (dict(stages=(stage(start_from="0"),)), {}, "start_from='0'"),
+        (dict(stages=(stage(), stage(start_from="epoch:2")), keep_epochs=(2,)), {}, "epoch:2"),
+        (dict(stages=(stage(), stage(start_from="epoch:1"))), {}, "in keep_epochs"),
         (dict(stages=(stage(dropout=(0.1, 0.2)),)), {}, "1 dropout layer"),
         (dict(stages=(stage(epochs=3, cycles=2),)), {}, "cycles=2"),
         (dict(stages=(stage(loss={"focl": 1.0}),)), {}, r"stages\[0\]: loss: unknown"),
