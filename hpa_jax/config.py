@@ -159,6 +159,8 @@ def default() -> ConfigDict:
                     learner=str,  # boosted | logistic | ridge | multi_output_tree
                     rare_learner=str,  # boosted | logistic | ridge
                     rare_below=int,
+                    rare_repeats=int,  # of both loops, for rare classes
+                    rare_features=tuple,  # what they look at: own, meta, size, others
                     boost_from=int,
                     ridge_alpha=float,
                     rounds=int,

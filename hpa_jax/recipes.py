@@ -81,7 +81,11 @@ def smoke(
     config.train.tensorboard = False
     config.predict.batch_size = BATCH
     config.thresholds.repeats = 2
+    if config.stack.protocol == "by_frequency":  # its table of repeats knows no smaller form
+        config.stack.protocol = "talk"
     config.stack.update(repeats=1, outer=3, inner_repeats=1, inner=2)
+    if config.stack.rare_repeats:
+        config.stack.rare_repeats = 1
     config.report.examples = 8
 
 

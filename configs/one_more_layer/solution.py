@@ -6,8 +6,8 @@ Cost: 572 epochs of 55,825 pictures (bn_inception_v4 of 768 px, the rest of 512)
 picture and network; GPUs.  `run` measures a few steps and says what is to be expected.
 Command: python -m hpa_jax run --config=configs/one_more_layer/solution.py --workdir=runs/oml
 One network at a time, on as many hosts as there are: the same command with --only=NAME.
-Variants: smoke (one network a backbone, LSEP, one-vs-rest; two stages each), as_run, no_full_size
-(13 networks, for those without the full-size pictures).
+Variants: smoke (one network a backbone, LSEP, one-vs-rest; two stages each), as_run, talk (a stack
+of 375 models a class), no_full_size (13 networks, for those without the full-size pictures).
 """
 
 from configs.one_more_layer import (
@@ -59,7 +59,7 @@ SMOKE = (
 
 
 def get_config(arg: str = ""):
-    chosen = recipes.variants(arg, "as_run", "no_full_size")
+    chosen = recipes.variants(arg, "as_run", "talk", "no_full_size")
     as_run = "as_run" in chosen
     config = base.default().unlock()
     common.data(config)
@@ -75,15 +75,18 @@ def get_config(arg: str = ""):
     one = dict(xception.model(as_run).items())
     changes = dict(loss=common.BCE, stages=stages, views="identity")
     config.adversarial.variant, config.adversarial.model = "network", base.model(**one | changes)
-    # 5 x 5 outer folds, in each 5 x 3 inner ones: 375 models a class, each with one vote; ridge
-    # for classes of fewer than 15 positives.
-    config.stack.protocol = "talk"
+    # 441 to 6,000 models a class by its positives, each with one vote; the talk's 375 for each are
+    # 5 x 5 outer folds, in each 5 x 3 inner ones.  Classes of fewer than 15 positives: ridge, which
+    # does not see the picture's side (that tells where it came from).
+    config.stack.protocol = "talk" if "talk" in chosen else "by_frequency"
+    config.stack.rare_features = ("own", "meta", "others")
     # Rows on which nothing passes stay empty; the leak table is written over all else.
     config.submission.update(method="stack", argmax="off")
     if as_run:
         config.features.legacy_corr_bug = True  # red's correlation in blue's column
         # The released script: 3 x 5 outer, 5 x 3 inner; `colsample` was no name LightGBM knew.
-        config.stack.update(protocol="main", colsample=1.0, ridge_alpha=0.1)
+        # The ridge was for classes 8, 10, 27 alone; 20 x 5 outer, 20 x 3 inner (27: 40).
+        config.stack.update(protocol="main", colsample=1.0, ridge_alpha=0.1, rare_repeats=20)
     if "smoke" in chosen:
         recipes.smoke(config, models=SMOKE, stages=2)
     return config.lock()

@@ -141,9 +141,11 @@ class Fitter:
         test: ClassInputs | None,
         kind: str = "",
     ) -> None:
-        self.inputs, self.y, self.protocol, self.test = inputs, y, protocol, test
         positives = int(y.sum())
         rare = positives < protocol.rare_below
+        if rare:
+            inputs = inputs.of_kinds(protocol.rare_features)
+        self.inputs, self.y, self.protocol, self.test = inputs, y, protocol, test
         self.kind = kind or (protocol.rare_learner if rare else protocol.learner)
         self.booster = None
         if self.kind == "boosted" and positives >= protocol.boost_from and inputs.trees.shape[1]:

@@ -10,6 +10,7 @@ Rules: an id that a table lacks, or has twice, is an error that names it; NaN or
 error that names the column, except in `size`, whose unknown values become the known ones' median.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -201,7 +202,8 @@ class ClassInputs:
 
     `trees` [N, T] float32 for boosters; `penalty`, `centre` [D]: relative strength and target of
     each linear weight (the centre is the plain mean of the models); `names` of the T columns;
-    `named`: whether names tell which columns matter (else learners preselect).
+    `named`: whether names tell which columns matter (else learners preselect); `kinds`: of the D
+    and of the T columns (stack_protocols.KINDS, "" the constant), () where names don't tell.
     """
 
     linear: np.ndarray
@@ -210,6 +212,16 @@ class ClassInputs:
     centre: np.ndarray
     names: tuple[str, ...]
     named: bool = True
+    kinds: tuple[tuple[str, ...], ...] = ((), ())
+
+    def of_kinds(self, wanted: Sequence[str]) -> "ClassInputs":
+        """These inputs with the columns of other kinds zero, so that no learner can use them."""
+        if not self.named or set(wanted) >= {kind for side in self.kinds for kind in side}:
+            return self
+        linear, trees = (np.isin(side, ("", *wanted)) for side in self.kinds)
+        return dataclasses.replace(
+            self, linear=self.linear * linear, trees=self.trees * trees.astype(np.float32)
+        )
 
 
 def class_means(features: np.ndarray, where: Layout) -> np.ndarray:
@@ -244,7 +256,10 @@ def class_inputs(
         trees = np.concatenate([mean, own, meta, means[:, known]], axis=1)
         labels = ["own/mean", *_labels(where.own[c], names), *_labels(where.meta, names)]
         labels += [f"mean/p{k:02d}" for k in known]
+        kinds = ["own"] * (1 + len(where.own[c])) + _kinds(where.meta, names)
+        kinds += ["others"] * len(known)
     else:
+        kinds = []
         shares = (meta.min(axis=0) >= 0) & (meta.max(axis=0) <= 1) if len(meta) else False
         mean = np.zeros((len(features), 1))
         blocks = [np.where(_shares(scale, shares), logit(meta), meta)]
@@ -263,7 +278,8 @@ def class_inputs(
     centre = np.zeros(len(penalty))
     centre[1] = 1.0
     trees = trees.astype(np.float32)
-    return ClassInputs(linear, trees, penalty, centre, tuple(labels), where.named), scale
+    by_kind = (("", *kinds), tuple(kinds)) if kinds else ((), ())
+    return ClassInputs(linear, trees, penalty, centre, tuple(labels), where.named, by_kind), scale
 
 
 def joint_columns(
@@ -275,6 +291,12 @@ def joint_columns(
     table = np.concatenate([features[:, where.meta], means[:, known]], axis=1)
     labels = (*_labels(where.meta, names), *(f"mean/p{k:02d}" for k in known))
     return table.astype(np.float32), labels
+
+
+def _kinds(columns: Sequence[int], names: Sequence[str] | None) -> list[str]:
+    """Metafeatures, and those of them that tell a picture's side."""
+    sides = [f"meta/{name}" for name in UNKNOWN_ALLOWED]
+    return ["size" if label in sides else "meta" for label in _labels(columns, names)]
 
 
 def _labels(columns: Sequence[int], names: Sequence[str] | None) -> list[str]:

@@ -18,6 +18,10 @@ from typing import Any
 
 from hpa_jax.errors import InputError, near
 
+# Columns of a class: its own probability by every model, metafeatures, the side of the picture as
+# it was taken (which tells its source), other classes' means over models.
+KINDS = ("own", "meta", "size", "others")
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -33,6 +37,8 @@ class Protocol:
     learner: str = "boosted"  # boosted | logistic | ridge | multi_output_tree
     rare_learner: str = "logistic"  # of classes with fewer than rare_below positives
     rare_below: int = 15
+    rare_repeats: int = 0  # of both loops, for rare classes (the team: 20, once 40); 0: as others
+    rare_features: tuple[str, ...] = KINDS  # what a rare class's learner looks at
     boost_from: int = 40  # fewer positives: the logistic part alone, no trees
     strengths: tuple[float, ...] = (5.0, 20.0, 80.0)  # logistic penalties tried; inner folds choose
     ridge_alpha: float = 10.0  # 0.1 in the team's code: the same F1 on 10 to 30 positives
@@ -54,11 +60,14 @@ class Protocol:
 
     def counts(self, positives: int) -> tuple[int, int, int, int]:
         """(repeats, outer, inner_repeats, inner) of a class with so many positives."""
+        found = self.repeats, self.outer, self.inner_repeats, self.inner
         if self.by_positives:
-            for below, repeats, outer, inner in FREQUENCY_TABLE:
-                if positives < below:
-                    return repeats, outer, repeats, inner
-        return self.repeats, self.outer, self.inner_repeats, self.inner
+            table = (row[1:] for row in FREQUENCY_TABLE if positives < row[0])
+            repeats, outer, inner = next(table)
+            found = repeats, outer, repeats, inner
+        if self.rare_repeats and positives < self.rare_below:
+            return self.rare_repeats, found[1], self.rare_repeats, found[3]
+        return found
 
     def models(self, positives: int) -> int:
         """Fits of a class with so many positives."""
@@ -116,6 +125,8 @@ def resolve(config: str | Mapping[str, Any] | Protocol) -> Protocol:
     given = {key: value for key, value in settings.items() if value is not None}
     if "strengths" in given:
         given["strengths"] = tuple(float(value) for value in given["strengths"])
+    if "rare_features" in given:
+        given["rare_features"] = tuple(given["rare_features"])
     return _checked(dataclasses.replace(PROTOCOLS[name], **given))
 
 
@@ -130,6 +141,10 @@ def _checked(protocol: Protocol) -> Protocol:
     for key in ("outer", "inner"):
         if getattr(protocol, key) < 2:
             raise InputError(f"stack.{key} is {getattr(protocol, key)}; 2 or more folds are needed")
+    if protocol.rare_repeats < 0:
+        raise InputError(f"stack.rare_repeats is {protocol.rare_repeats}; 0 or more is needed")
+    if "own" not in protocol.rare_features or not set(protocol.rare_features) <= set(KINDS):
+        raise InputError(f"stack.rare_features {protocol.rare_features}: 'own' and some of {KINDS}")
     if not protocol.strengths:
         raise InputError("stack.strengths is empty; at least one penalty is needed")
     return protocol

@@ -6,6 +6,7 @@ import pytest
 
 from configs.one_more_layer import se_resnext_ovr, solution
 from hpa_jax import classes
+from hpa_jax.decision import stack_protocols
 from hpa_jax.models.factory import BACKBONES
 from hpa_jax.training import stages
 
@@ -100,3 +101,19 @@ def test_smoke_keeps_a_network_a_backbone_and_what_others_start_from():
     }  # fmt: skip
     assert {"se_resnext_lsep", "se_resnext_ovr"} < set(small.models)
     assert all(len(model.stages) <= 2 for model in small.models.values())
+
+
+def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(full, as_run):
+    intended, script, talk = (
+        stack_protocols.resolve(config.stack.to_dict())
+        for config in (full, as_run, solution.get_config("talk"))
+    )
+    assert [intended.models(n) for n in (14, 15, 110, 250, 1000)] == [6000, 2500, 1715, 1225, 441]
+    assert [talk.models(n) for n in (14, 1000)] == [375, 375]
+    assert [script.models(n) for n in (14, 15)] == [6000, 225]
+    assert (script.ridge_alpha, script.colsample, intended.ridge_alpha) == (0.1, 1.0, 10.0)
+    for protocol in (intended, script, talk):
+        assert (protocol.rare_learner, protocol.rare_below) == ("ridge", 15)
+        assert protocol.rare_features == ("own", "meta", "others")  # not the picture's side
+    small = stack_protocols.resolve(solution.get_config("smoke,as_run").stack.to_dict())
+    assert {small.models(n) for n in (1, 15, 1000)} == {6}

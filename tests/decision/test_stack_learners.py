@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression, Ridge
 
-from hpa_jax.decision import stack_inputs, stack_learners, stack_protocols
+from hpa_jax.decision import stack_class, stack_inputs, stack_learners, stack_protocols
 from hpa_jax.decision.stack_inputs import ClassInputs
+from hpa_jax.errors import InputError
 
 
 def inputs(rows=300, columns=6, seed=0):
@@ -89,3 +90,32 @@ def test_noise_gets_no_trees():
     margin = np.full(400, np.log(0.3 / 0.7))
     _, _, rounds, _ = booster.fit(margin, rows, np.arange(250, 400), 0)
     assert rounds <= 3
+
+
+def test_a_rare_class_looks_at_the_kinds_of_columns_that_are_asked_for():
+    rng = np.random.default_rng(0)
+    names = ["meta/green_mean", "meta/size", *(f"{m}/p0{c}" for m in "ab" for c in (0, 1))]
+    features = rng.random((200, 6))
+    where = stack_inputs.layout(names, 6, 2)
+    own, _ = stack_inputs.class_inputs(features, where, 0, names=names)
+    assert own.kinds[1] == ("own", "own", "own", "meta", "size", "others")
+    y = (np.arange(200) < 12).astype(float)
+    protocol = stack_protocols.resolve(
+        {"protocol": "talk", "rare_features": ("own", "meta"), "ridge_alpha": 0.1}
+    )
+    fitter = stack_class.Fitter(own, y, protocol, "cpu", None)
+    (weights,) = fitter.linear([(np.arange(0, 200, 2), np.arange(1, 200, 2))])
+    left = np.isin(own.kinds[0], ("size", "others"))
+    assert (weights[left] == 0).all() and (weights[~left] != 0).all() and left.sum() == 2
+    assert (fitter.inputs.trees[:, 4:] == 0).all() and (fitter.inputs.trees[:, :4] != 0).any()
+    common = stack_class.Fitter(own, (np.arange(200) < 50).astype(float), protocol, "cpu", None)
+    assert common.inputs is own
+
+
+def test_rare_classes_have_repeats_of_their_own():
+    main = stack_protocols.resolve({"protocol": "main", "rare_repeats": 20})
+    assert [main.models(count) for count in (14, 15)] == [20 * 5 * 20 * 3, 225]
+    table = stack_protocols.resolve("by_frequency")
+    assert [table.models(n) for n in (14, 109, 249, 999, 1000)] == [6000, 2500, 1715, 1225, 441]
+    with pytest.raises(InputError, match="rare_features"):
+        stack_protocols.resolve({"rare_features": ("own", "metas")})
