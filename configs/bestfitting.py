@@ -28,6 +28,7 @@ PROPORTIONS = (
 WEIGHTS = dict(
     densenet121="weights/densenet121-a639ec97.pth",
     inception_v3="weights/inception_v3_google-0cc3c7bd.pth",
+    resnet18="weights/resnet18-5c106cde.pth",
     resnet34="weights/resnet34-333f7ec4.pth",
     resnet50="weights/resnet50-19c8e357.pth",
 )
@@ -50,9 +51,11 @@ def get_config(arg: str = ""):
             large_stem=True,
         ),
         "inception_v3": network("inception_v3", ADAM45, **small),
+        "resnet18": network("resnet18", ADAM45, **small),
         "resnet34": network("resnet34", ADAM45, **small),
         "resnet50": network("resnet50", ADAM45, **small),
     }  # fmt: skip
+    config.train.monitor = "focal"  # of validation: the best epoch, whatever else is in the loss
     config.ensemble.average_duplicates = True  # twins in the test part share their mean
     config.thresholds.update(method="match_proportions", proportions=PROPORTIONS, match_on="test")
     # The best class is always predicted; the mean decides, over networks and folds.

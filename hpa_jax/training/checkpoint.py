@@ -33,7 +33,7 @@ from hpa_jax.training import network
 from hpa_jax.training.step import TrainState
 
 CHECKSUMS = "checksums.json"
-LOWER_IS_BETTER = ("loss",)
+LOWER_IS_BETTER = ("loss", "focal")
 
 
 class Checkpoints:

@@ -17,7 +17,7 @@ from hpa_jax.errors import InputError, near
 from hpa_jax.training import augment, averaging, losses, network, sampling, stages
 from hpa_jax.training.stages import Stage
 
-MONITORS = ("loss", "macro_f1", "micro_f1", "map")
+MONITORS = ("loss", "focal", "macro_f1", "micro_f1", "map")
 # Options that other networks may differ in and still have the same outline.
 _OF_OUTLINE = (
     *("backbone", "channels", "head", "dropout", "width", "depth", "large_stem", "as_run", "remat"),

@@ -1,7 +1,9 @@
 """Scores of a network on the validation part, between epochs.
 
-In: the evaluation step and the held-out pictures.  Out: {"loss", "macro_f1", "micro_f1", "map",
-"ap": one a class}: F1 at threshold .5, for watching; thresholds are chosen later, in `decision`.
+In: the evaluation step and the held-out pictures.  Out: {"loss", "focal", "macro_f1", "micro_f1",
+"map", "ap": one a class}: F1 at threshold .5, for watching; thresholds are chosen later, in
+`decision`.  "focal" is that loss alone (gamma 2, summed over classes), by which bestfitting chose
+its checkpoints, whatever the model's own loss.
 Every picture counts once: the last batch is padded and masked.
 """
 
@@ -14,6 +16,7 @@ from sklearn.metrics import average_precision_score
 from hpa_jax.training.distributed import gather
 
 Batch = Mapping[str, np.ndarray]
+SMALLEST = 1e-7  # probability, where its logarithm is taken
 IN_MEMORY = 512 << 20  # bytes: a validation part up to this size is decoded once
 
 
@@ -84,8 +87,10 @@ def scores(labels: np.ndarray, probs: np.ndarray, loss: float) -> dict[str, Any]
     if np.isfinite(probs).all():
         for c in np.flatnonzero(truth.any(0)):
             ap[c] = average_precision_score(truth[:, c], probs[:, c])
+    given = np.clip(np.where(truth, probs, 1 - probs), SMALLEST, 1)  # to what is true
     return {
         "loss": loss,
+        "focal": float((-((1 - given) ** 2) * np.log(given)).sum(1).mean()),
         "macro_f1": float(f1.mean()),
         "micro_f1": float(2.0 * hits.sum() / max(either.sum(), 1)),
         "map": float(np.nanmean(ap)) if np.isfinite(ap).any() else float("nan"),

@@ -1,32 +1,112 @@
 """The teams' numbers in the recipes: rates, dropouts, batches, augmentation, cuts, weights."""
 
+import inspect
+
 import pytest
 
 from configs import bestfitting, pudae
 from configs.one_more_layer import solution
+from hpa_jax.decision import thresholds
 
-# Network: epochs and rate of each stage, dropout after its last stage, batch of its last stage.
+
+def stage(freeze, epochs, lr, **changes):
+    """A stage of the table; what is not said is one cycle from lr / 25, base 16, going on."""
+    usual = dict(schedule="one_cycle", base=16.0, div=25.0, start="", gamma=2.0)
+    return dict(freeze=freeze, epochs=epochs, lr=lr, **{**usual, **changes})
+
+
+def fit(epochs, lr, **changes):
+    """A constant rate, the same for all, while the body is frozen."""
+    return stage("backbone", epochs, lr, schedule="constant", **{"base": 1.0, **changes})
+
+
+def frozen(epochs, lr, **changes):
+    return stage("backbone", epochs, lr, **changes)
+
+
+def whole(epochs, lr, **changes):
+    return stage("none", epochs, lr, **changes)
+
+
+BY_HAND = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+TWO = dict(dropout=(0.2, 0.3))
+# The spec's table of stages (one_more_layer 3).  "Where it changed is our guess" of the recipes:
+# the batches of v6, v14 and bn_inception_v4, and what the last stage of v10 goes on from.
 STAGES = dict(
-    se_resnext_v2=([(1, 1e-3), (8, 1e-3), (8, 1e-4)], (0.2, 0.3), 12),
-    se_resnext_v3=([(1, 1e-3), (8, 1e-3), (8, 1e-4)], (0.2, 0.3), 12),
-    se_resnext_v5=([(1, 1e-3), (8, 1e-3), (8, 1e-4), (16, 5e-5)], 0.4, 24),
-    se_resnext_v6=([(4, 1e-3), (8, 8e-4), (8, 1e-4), (8, 1e-4), (8, 5e-5)], 0.6, 12),
-    se_resnext_v7=([(1, 1e-3), (8, 1e-3), (16, 1e-4)], 0.6, 12),
-    se_resnext_v10=([(1, 1e-3), (8, 1e-3), (8, 1e-4), (16, 1e-4), (16, 5e-5)], 0.6, 24),
+    se_resnext_v2=(
+        fit(1, 1e-3, batch=12, **TWO), whole(8, 1e-3, batch=12, base=BY_HAND, **TWO),
+        whole(8, 1e-4, batch=12, base=BY_HAND, **TWO)),
+    se_resnext_v3=(
+        fit(1, 1e-3, batch=12, **TWO), whole(8, 1e-3, batch=12, **TWO),
+        whole(8, 1e-4, batch=12, **TWO)),
+    se_resnext_v5=(
+        fit(1, 1e-3, batch=24, dropout=0.4), whole(8, 1e-3, batch=24, dropout=0.4),
+        whole(8, 1e-4, batch=24, dropout=0.4), whole(16, 5e-5, batch=24, dropout=0.4)),
+    se_resnext_v6=(
+        frozen(4, 1e-3, batch=14, dropout=0.4), frozen(8, 8e-4, batch=14, dropout=0.4),
+        whole(8, 1e-4, batch=12, dropout=0.4), whole(8, 1e-4, batch=12, dropout=0.4),
+        whole(8, 5e-5, batch=12, dropout=0.6, base=8.0)),
+    se_resnext_v7=(
+        fit(1, 1e-3, batch=12, dropout=0.4), whole(8, 1e-3, batch=12, dropout=0.4),
+        whole(16, 1e-4, batch=12, dropout=0.6, gamma=5.0)),
+    se_resnext_v10=(
+        fit(1, 1e-3, batch=24, dropout=0.4), whole(8, 1e-3, batch=24, dropout=0.4),
+        whole(8, 1e-4, batch=24, dropout=0.6),
+        whole(16, 1e-4, batch=24, dropout=0.55, div=50.0, start="1"),
+        whole(16, 5e-5, batch=24, dropout=0.6, base=32.0, gamma=3.0)),
     se_resnext_v14=(
-        [(8, 5e-3), (16, 1e-4), (16, 8e-5), (16, 5e-5), (16, 3e-5), (16, 2e-5)], 0.6, 25),
-    se_resnext_lsep=([(4, 3e-5)], (0.2, 0.3), 12),
-    se_resnext_ovr=([(1, 1e-3), (8, 5e-5), (8, 1e-5)], 0.4, 12),
+        frozen(8, 5e-3, batch=20, dropout=0.5), whole(16, 1e-4, batch=22, dropout=0.5),
+        whole(16, 8e-5, batch=22, dropout=0.5), whole(16, 5e-5, batch=22, dropout=0.5),
+        whole(16, 3e-5, batch=25, dropout=0.5),
+        whole(16, 2e-5, batch=25, dropout=0.6, base=20.0, start="best")),
+    se_resnext_lsep=(whole(4, 3e-5, batch=12, gamma=None, **TWO),),
+    se_resnext_ovr=(
+        fit(1, 1e-3, batch=12, dropout=0.4, gamma=5.0),
+        whole(8, 5e-5, batch=12, dropout=0.4, gamma=5.0),
+        whole(8, 1e-5, batch=12, dropout=0.4, gamma=5.0)),
     bn_inception_v3=(
-        [(6, 2e-3), (16, 1e-3), (16, 5e-4), (16, 1e-4), (8, 1e-4), (8, 1e-4), (8, 5e-5),
-         (8, 1e-4), (8, 9e-5)], 0.6, 28),
+        frozen(6, 2e-3, batch=28, dropout=0.5), whole(16, 1e-3, batch=28, dropout=0.5),
+        whole(16, 5e-4, batch=28, dropout=0.5), whole(16, 1e-4, batch=28, dropout=0.6),
+        whole(8, 1e-4, batch=28, dropout=0.6), whole(8, 1e-4, batch=28, dropout=0.6, div=50.0),
+        whole(8, 5e-5, batch=28, dropout=0.6), whole(8, 1e-4, batch=28, dropout=0.6, start="3"),
+        whole(8, 9e-5, batch=28, dropout=0.6)),
     bn_inception_v4=(
-        [(4, 2e-3), (8, 2e-3), (8, 5e-4), (16, 3e-4), (16, 2e-4), (8, 1e-4), (8, 8e-5),
-         (8, 5e-5)], 0.6, 12),
-    xception=([(4, 2e-3), (8, 1e-4), (8, 1e-4), (8, 5e-4), (16, 2e-4)], 0.75, 12),
-    inception_v4_v1=([(4, 1e-3), (8, 5e-4), (8, 1e-4), (16, 5e-5)], (0.6, 0.4), 12),
-    inception_v4_v2=([(4, 1e-3), (8, 1e-3), (16, 1e-4), (8, 5e-5)], 0.6, 16),
+        frozen(4, 2e-3, batch=8, dropout=0.5), whole(8, 2e-3, batch=8, dropout=0.5),
+        whole(8, 5e-4, batch=12, dropout=0.6), whole(16, 3e-4, batch=12, dropout=0.6),
+        whole(16, 2e-4, batch=12, dropout=0.6), whole(8, 1e-4, batch=12, dropout=0.6),
+        whole(8, 8e-5, batch=12, dropout=0.6), whole(8, 5e-5, batch=12, dropout=0.6)),
+    xception=(
+        frozen(4, 2e-3, batch=12, dropout=0.5), whole(8, 1e-4, batch=12, dropout=0.5, base=20.0),
+        whole(8, 1e-4, batch=12, dropout=0.65, base=32.0),
+        whole(8, 5e-4, batch=12, dropout=0.7, base=32.0),
+        whole(16, 2e-4, batch=12, dropout=0.75, base=32.0)),
+    inception_v4_v1=(
+        fit(4, 1e-3, batch=12, dropout=(0.25, 0.3)),
+        *(whole(8, lr, batch=12, dropout=(0.25, 0.3), base=(1 / 16, 1 / 12, *BY_HAND[2:]))
+          for lr in (5e-4, 1e-4)),
+        whole(16, 5e-5, batch=12, dropout=(0.6, 0.4), base=BY_HAND)),
+    inception_v4_v2=(
+        frozen(4, 1e-3, batch=16, dropout=0.25), frozen(8, 1e-3, batch=16, dropout=0.4),
+        whole(16, 1e-4, batch=16, dropout=0.4),
+        whole(8, 5e-5, batch=16, dropout=0.6, base=32.0)),
 )  # fmt: skip
+# Network: normalisation, depth groups, hidden units of the head (None: one dense layer).
+PARTS = dict(
+    se_resnext_v2=("imagenet", 6, 512),
+    se_resnext_v3=("imagenet", 14, 512),
+    se_resnext_v5=("imagenet", 10, None),
+    se_resnext_v6=("imagenet", 10, None),
+    se_resnext_v7=("imagenet", 10, None),
+    se_resnext_v10=("imagenet", 10, None),
+    se_resnext_v14=("imagenet", 10, None),
+    se_resnext_lsep=("imagenet", 14, 512),
+    se_resnext_ovr=("imagenet", 6, None),
+    bn_inception_v3=("bn_inception", 7, None),
+    bn_inception_v4=("bn_inception", 7, None),
+    xception=("inception", 25, None),
+    inception_v4_v1=("inception", 6, 512),
+    inception_v4_v2=("inception", 6, None),
+)
 # Network: zoom, lighting, warp and chance of lighting at the start and in the last stage.
 AUGMENT = dict(
     se_resnext_v2=((1.2, 0.2, 0, 0.65),) * 2,
@@ -46,19 +126,70 @@ AUGMENT = dict(
 )
 
 
+# bestfitting's target ratios, classes 0 to 27 (spec bestfitting_pudae A).
+RATIOS = """
+.362398 .043841 .075269 .059322 .075269 .075269 .043841 .075269 .001706 .001448 .000901 .043841
+.043841 .014199 .043841 .000676 .028807 .014199 .028807 .059322 .005536 .126126 .028807 .075269
+.010363 .222494 .028807 .000354
+"""
+
+
 @pytest.fixture(scope="module")
 def layers():
     return solution.get_config().models
 
 
+def planned(model, number):
+    """A stage of a recipe in the words of the table."""
+    given = dict(model.stages[number])
+    loss = (given["loss"] or model.loss).to_dict()
+    gamma = loss["focal"]["gamma"] if "focal" in loss else None
+    return dict(
+        freeze=given["freeze"],
+        epochs=given["epochs"],
+        lr=given["lr"],
+        schedule=given["schedule"],
+        base=given["lr_decay"],
+        div=given["div_factor"],
+        start=given["start_from"],
+        gamma=gamma,
+        batch=given["batch_size"] or model.batch_size,
+        dropout=model.dropout if given["dropout"] is None else given["dropout"],
+    )
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_one_more_layers_stages(layers, name):
     model = layers[name]
-    last = model.stages[-1]
-    dropout = model.dropout if last.dropout is None else last.dropout
-    batch = last.batch_size or model.batch_size
-    found = [(stage.epochs, stage.lr) for stage in model.stages]
-    assert (found, dropout, batch) == STAGES[name]
+    assert len(model.stages) == len(STAGES[name])
+    for number, expected in enumerate(STAGES[name]):
+        assert planned(model, number) == expected, number
+        assert not model.stages[number].freeze_bn and model.stages[number].pct_start == 0.3
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_one_more_layers_parts(layers, name):
+    model = layers[name]
+    found = (model.normalize, model.depth_groups, model.head_options.get("hidden"))
+    assert found == PARTS[name] and model.head == "adaptive_concat"
+    own = model.optimizer
+    assert (own.name, own.b2, own.weight_decay, own.decay_norm_and_bias) == ("adamw", 0.99, 0.01, 1)
+
+
+def test_what_one_network_alone_has(layers):
+    first, second, third = (one.augment for one in layers.se_resnext_v7.stages)
+    chances = [first["blank_protein"], second["blank_protein"], third.get("blank_protein", 0)]
+    assert chances == [1.0, 0.5, 0]
+    lsep = layers.se_resnext_lsep
+    assert lsep.loss.to_dict() == {"lsep": 1.0} and lsep.stages[0].lr_noise == 0.01
+    jitter = ("jitter", "p_jitter", "corner_shift", "p_perspective")
+    assert [lsep.augment[key] for key in jitter] == [0.03, 0.1, 0.03, 0.1]
+    warps = {name: [(one.augment or model.augment)["warp"] for one in model.stages]
+             for name, model in layers.items()}  # fmt: skip
+    assert warps["se_resnext_v10"] == [0, 0, 0.02, 0, 0]
+    assert warps["bn_inception_v4"] == [0.05] * 4 + [0.07] * 4
+    assert warps["se_resnext_v6"] == [0, 0, 0, 0.05, 0.05]
+    assert warps["bn_inception_v3"] == [0.05] * 4 + [0.07] * 5
 
 
 @pytest.mark.parametrize("name", AUGMENT)
@@ -76,8 +207,12 @@ def test_one_more_layers_augmentation(layers, name):
 def test_bestfittings_numbers():
     config = bestfitting.get_config()
     cuts = config.thresholds.proportions
-    assert len(cuts) == 28 and sum(cuts) == pytest.approx(1.589822, abs=1e-9)
-    assert (cuts[0], cuts[21], cuts[25], cuts[27]) == (0.362398, 0.126126, 0.222494, 0.000354)
+    assert cuts == tuple(float(x) for x in RATIOS.split())
+    points = inspect.signature(thresholds.match_proportions).parameters["grid"].default
+    assert points == 10_000
+    assert (config.thresholds.method, config.thresholds.match_on) == ("match_proportions", "test")
+    assert config.submission.argmax == "always" and config.ensemble.average_duplicates
+    assert config.train.monitor == "focal"
     assert config.split.folds == 5 and tuple(config.split.trained_folds) == (0, 1, 2)
     assert config.retrieval.tau == 0.65
     metric = config.retrieval.model
@@ -88,7 +223,13 @@ def test_bestfittings_numbers():
     for model in config.models.values():
         assert model.loss.to_dict() == dict(focal=0.5, lovasz=0.5, hard_log=0.5)
         assert model.optimizer.clip_norm == 1.0 and model.dropout == 0.5
-        assert model.views["count"] == 3
+        assert model.views["count"] == 3 and model.normalize == "hpa"
+        assert (model.head, model.extra_channels) == ("bestfitting", "copy_red")
+        if model is not config.models.densenet121_large:
+            assert (model.image_size, model.augment["output_size"]) == (768, 512)
+    assert {model.backbone for model in config.models.values()} == {
+        "densenet121", "inception_v3", "resnet18", "resnet34", "resnet50"
+    }  # fmt: skip
     large = config.models.densenet121_large
     assert (large.image_size, large.augment["output_size"], large.large_stem) == (1536, 1024, True)
     assert config.models.densenet121.stages[0].schedule == (
@@ -112,5 +253,15 @@ def test_pudaes_numbers():
     assert (models.se_resnext50.batch_size, models.se_resnext50.accumulate) == (32, 4)
     assert (models.inception_v3.batch_size, models.inception_v3.accumulate) == (48, 2)
     assert models.se_resnext50.augment["output_size"] == 1024
+    for name, model in models.items():
+        small = name.startswith("resnet34")
+        assert model.normalize == ("half_range" if small else "per_image")
+        assert model.head == ("gap" if small else "attention")
+        assert dict(model.augment) == dict(name="pudae", output_size=512 if small else 1024)
+        assert model.stages[0].schedule == "constant" and model.aux_weight == 0.4
+        assert model.optimizer.name == "adam" and model.accumulate_sum
+    assert [tuple(models[f"resnet34_{k}"].left_out) for k in range(5)] == [(k, 5) for k in range(5)]
+    assert config.submission.argmax == "off" and config.submission.method == "ensemble"
+    assert config.thresholds.method == "match_proportions_pudae"
     weights = config.ensemble.weights
     assert [weights[n] for n in ("resnet34_0", "se_resnext50", "inception_v3")] == [0.2, 1, 1]

@@ -15,10 +15,11 @@ def images(channels=4):
 
 
 def test_hpa_goes_by_the_channels_name():
-    x = images(2)
-    result = normalizer("hpa", ("yellow", "green"))(x)
-    np.testing.assert_allclose(result[..., 0], (x[..., 0] - 0.076287) / 0.119411, rtol=1e-4)
-    np.testing.assert_allclose(result[..., 1], (x[..., 1] - 0.05063) / 0.085745, rtol=1e-4)
+    x = images()
+    result = normalizer("hpa", ("yellow", "green", "red", "blue"))(x)
+    mean = np.array([0.076287, 0.05063, 0.074598, 0.050891])
+    deviation = np.array([0.119411, 0.085745, 0.122813, 0.129882])
+    np.testing.assert_allclose(result, (x - mean) / deviation, rtol=1e-4, atol=1e-6)
 
 
 def test_imagenet_gives_the_fourth_channel_the_mean_of_three():
