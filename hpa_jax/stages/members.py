@@ -18,13 +18,22 @@ from hpa_jax import artifacts
 from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import prepare, refit, scores
+from hpa_jax.stages import prepare, refit, scores, tables
 
 if TYPE_CHECKING:
     from hpa_jax.decision.bundle import Bundle, Member
     from hpa_jax.decision.unlike import Reference
 
 COMPETITION_FIELD = 163.84  # µm: 2048 pixels of 0.08
+
+
+def fits(context: Context) -> "Iterator[tuple[str, ConfigDict, int | None, Path]]":
+    """The networks of the submission: as Context.fits, or the refitted ones."""
+    if not context.config.refit:
+        yield from context.fits()
+        return
+    for name, model in context.models().items():
+        yield name, refit.without_choice(model), None, tables.refitted(context, name)
 
 
 def of_fit(
@@ -191,8 +200,10 @@ def _reference(context: Context, folder: Path, optional: bool = False) -> "Refer
     from hpa_jax.decision import unlike
     from hpa_jax.inference.tables import read_embeddings
 
-    seen = folder / "predictions" / "valid_embeddings.parquet"
-    measured = context.path("features", "valid.parquet")
+    # A refitted network has learnt the validation pictures: the test's are ordinary to it.
+    part = "test" if folder.name == "refit" else "valid"
+    seen = folder / "predictions" / f"{part}_embeddings.parquet"
+    measured = context.path("features", f"{part}.parquet")
     if optional and not (seen.is_file() and measured.is_file()):
         return None
     ids, embeddings = read_embeddings(seen)

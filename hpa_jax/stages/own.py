@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 def export(context: Context) -> Path:
     """Networks, thresholds and (if it was chosen) the stack in one folder -> bundle/.
 
+    With config.refit the networks are those of the submission, trained on all labelled pictures.
+
     Raises:
         InputError: a stage before it has not run.
     """
@@ -39,7 +41,7 @@ def export(context: Context) -> Path:
     blend = blends.Formula()
     if method in scores.blends(context):
         blend = blends.from_json(artifacts.read_json(stored)[method], list(context.config.models))
-    fits = [fit for fit in context.fits() if not single or fit[0] == method]
+    fits = [fit for fit in members.fits(context) if not single or fit[0] == method]
     packed = bundle.Bundle(
         class_names=tuple(context.config.classes),
         members=[member for fit in fits for member in members.of_fit(context, *fit)],
@@ -49,9 +51,20 @@ def export(context: Context) -> Path:
         argmax=context.config.submission.argmax,
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
-        picture=members.picture(context, method),
+        picture=members.picture(context, method) | {"left_out": left_out(context)},
     )
     return bundle.write(context.path("bundle"), packed)
+
+
+def left_out(context: Context) -> str:
+    """What of the run's decision a bundle does not hold, and what follows; "" if it holds all."""
+    mode = context.config.retrieval.mode
+    if mode == "off":
+        return ""
+    said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled pictures"
+    if mode == "boost":
+        said += "; the cuts were fitted with it, so labels may differ from the submission's"
+    return said
 
 
 def predict(context: Context) -> str:
@@ -188,6 +201,8 @@ def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) 
     text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
     whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
     text += f"\ncuts: {whose}"
+    if left_out := packed.picture.get("left_out"):
+        text += f"\nnot in the bundle: {left_out}"
     field = packed.picture.get("field_um")
     if field and not context.config.data.folder.field_um:
         text += (
@@ -220,4 +235,6 @@ def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The verb `export`."""
     context = prepare.opened(config, flags)
     print(f"bundle -> {export(context)}")
+    if said := left_out(context):
+        print(f"not in the bundle: {said}")
     return 0

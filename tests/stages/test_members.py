@@ -6,7 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from hpa_jax.context import side_for
+from hpa_jax import config as configs
+from hpa_jax.context import Context, side_for
 from hpa_jax.decision import bundle
 from hpa_jax.errors import InputError
 from hpa_jax.stages import members, own
@@ -106,6 +107,28 @@ def test_no_model_and_one_named_twice_are_refused(workdir):
         members.of_folders(f"{workdir}/models/none")
     with pytest.raises(InputError, match="twice"):
         members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny")
+
+
+def test_a_bundle_of_a_refitted_run_holds_the_refitted_networks(workdir):
+    config = configs.default().unlock()
+    config.models = {"tiny": configs.model()}
+    here = Context(config.lock(), workdir)
+    assert [folder.name for *_, folder in members.fits(here)] == ["tiny"]
+    with config.unlocked():
+        config.refit = True
+    ((name, model, fold, folder),) = members.fits(here)
+    assert folder == workdir / "models" / "tiny" / "refit" and fold is None
+    assert model.checkpoint == "last"  # nothing chooses an epoch there
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"), [("off", ""), ("replace", "retrieval (replace)"), ("boost", "fitted with")]
+)
+def test_what_a_bundle_leaves_out_is_said(tmp_path, mode, words):
+    config = configs.default().unlock()
+    config.retrieval.mode = mode
+    said = own.left_out(Context(config.lock(), tmp_path))
+    assert words in said and bool(said) == (mode != "off") and "\n" not in said
 
 
 def test_each_network_reads_the_side_that_the_run_read(workdir):
