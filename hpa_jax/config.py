@@ -140,7 +140,9 @@ def default() -> ConfigDict:
                 repeats=20,
                 grid=50,
                 search="grid",  # grid | exact: inside cross_validated
-                shrink=0.0,  # positives at which a class counts as much as the pooled cut; 0: off
+                combine="mean",  # mean | median of the cuts of all folds and repeats
+                shrink=0.0,  # positives at which a class counts as much as what it shrinks to
+                shrink_towards="pooled",  # pooled: one cut for all | proportions: the matched share
                 value=0.5,  # of method fixed
                 proportions=(),  # of match_proportions: a share a class; (): those of validation
                 match_on="valid",  # whose predictions are matched: valid | test (bestfitting)

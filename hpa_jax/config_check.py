@@ -1,11 +1,13 @@
 """What a config may hold: its keys and choices are checked before any work is done."""
 
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from hpa_jax import config as configs
 from hpa_jax.context import RETRIEVAL
+from hpa_jax.decision import stack_protocols
 from hpa_jax.errors import InputError, near
 
 # Free in form: names of models, or options that the room of their subject knows and checks.
@@ -130,8 +132,14 @@ def _validate_decision(config: ConfigDict) -> None:
     _choice(config, "thresholds.method", ("cross_validated", "exact", *matching, "fixed"))
     _choice(config, "thresholds.match_on", ("valid", "test"))
     _choice(config, "thresholds.search", ("grid", "exact"))
+    _choice(config, "thresholds.combine", ("mean", "median"))
+    _choice(config, "thresholds.shrink_towards", ("pooled", "proportions"))
     _choice(config, "submission.argmax", ("off", "empty", "always"))
-    _choice(config, "stack.protocol", ("quick", "talk", "main", "by_frequency"))
+    _validate_numbers(config)
+    try:
+        stack_protocols.resolve(config.stack.to_dict())
+    except InputError as error:
+        raise InputError(f"config.{error}") from None
     methods = ("auto", *configs.METHODS, *config.models)
     _choice(config, "submission.method", methods)
     if config.submission.method == "ensemble" and not configs.has_ensemble(config):
@@ -152,6 +160,28 @@ def _validate_decision(config: ConfigDict) -> None:
     trained = config.split.trained_folds
     if not set(trained) <= set(range(config.split.folds)):
         raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
+
+
+def _validate_numbers(config: ConfigDict) -> None:
+    """Ranges of the numbers that the steps after training read."""
+    cuts, predict = config.thresholds, config.predict
+    for key, value, low, high in (
+        ("predict.batch_size", predict.batch_size, 1, math.inf),
+        ("predict.tile", predict.tile, 0, math.inf),
+        ("thresholds.folds", cuts.folds, 2, 127),
+        ("thresholds.repeats", cuts.repeats, 1, math.inf),
+        ("thresholds.grid", cuts.grid, 2, math.inf),
+        ("thresholds.shrink", cuts.shrink, 0, math.inf),
+        ("thresholds.value", cuts.value, 0, 1),
+        *(("thresholds.proportions", share, 0, 1) for share in cuts.proportions),
+        *((f"ensemble.weights.{n}", w, 0, math.inf) for n, w in config.ensemble.weights.items()),
+    ):
+        if not low <= value <= high:
+            limit = f"at least {low}" if high == math.inf else f"{low} to {high}"
+            raise InputError(f"config.{key}={value}: {limit}")
+    for factor in cuts.scale:
+        if not factor > 0:
+            raise InputError(f"config.thresholds.scale={factor}: above 0")
 
 
 def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:

@@ -289,16 +289,21 @@ def record_provenance(context: Context, names: list[str]) -> None:
 
 
 def _check_before(context: Context, names: list[str]) -> None:
-    """What can be known before any work: plans, weight files, the disk space of drawn pictures.
+    """What can be known before any work: plans, views, weight files, leak tables, the disk space of
+    drawn pictures.
 
     Raises:
-        InputError: an option of a network is wrong, a weight file is not there, or there is too
-            little disk.
+        InputError: an option of a network is wrong, a file is not there, or there is too little
+            disk.
     """
     if not set(names).isdisjoint((*OF_NETWORKS, "retrieve")):
         networks.share_compiled(context)
     if not set(names).isdisjoint(("train", "refit", "retrieve")):
         networks.check_plans(context)
+    if not set(names).isdisjoint(("train", "predict", "refit")):
+        networks.check_views(context)
+    if "submit" in names:
+        finish.check_files(context)
     if context.draws and ("records" in names or "train" in names):
         _check_disk(context)
     if "train" in names or context.flags.get("only") == RETRIEVAL:

@@ -141,8 +141,21 @@ def _checked(protocol: Protocol) -> Protocol:
     for key in ("outer", "inner"):
         if getattr(protocol, key) < 2:
             raise InputError(f"stack.{key} is {getattr(protocol, key)}; 2 or more folds are needed")
-    if protocol.rare_repeats < 0:
-        raise InputError(f"stack.rare_repeats is {protocol.rare_repeats}; 0 or more is needed")
+    for key in (
+        "rare_below",
+        "rare_repeats",
+        "boost_from",
+        "ridge_alpha",
+        "shrink",
+        "min_positives",
+    ):
+        if getattr(protocol, key) < 0:
+            raise InputError(f"stack.{key} is {getattr(protocol, key)}; 0 or more is needed")
+    if protocol.bins < 2:
+        raise InputError(f"stack.bins is {protocol.bins}; 2 or more are needed")
+    for key, most in (("eta", 1.0), ("colsample", 1.0), ("subsample", 1.0)):
+        if not 0 < getattr(protocol, key) <= most:
+            raise InputError(f"stack.{key} is {getattr(protocol, key)}; above 0, at most {most}")
     if "own" not in protocol.rare_features or not set(protocol.rare_features) <= set(KINDS):
         raise InputError(f"stack.rare_features {protocol.rare_features}: 'own' and some of {KINDS}")
     if not protocol.strengths:

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.errors import InputError
 from hpa_jax.inference import views as views_module
 from hpa_jax.inference.tables import (
     check_finite,
@@ -36,8 +36,6 @@ __all__ = [
     "write_embeddings",
     "write_table",
 ]
-
-AGGREGATES = ("mean", "max", "geometric", "mean_logit")
 
 
 class Seen(NamedTuple):
@@ -144,8 +142,7 @@ def compiled(
     """
     shown = views_module.make(views)
     aggregate = aggregate or shown.aggregate
-    if aggregate not in AGGREGATES:
-        raise InputError(f"aggregate {aggregate!r} is unknown{near(aggregate, AGGREGATES)}")
+    views_module.check_aggregate(aggregate)
     normalise = normalizer(model_config.normalize, tuple(model_config.channels))
     graph, state = nnx.split(model)
     mesh = Mesh(np.asarray(jax.local_devices()), ("data",))

@@ -21,6 +21,7 @@ import numpy as np
 from hpa_jax.errors import InputError, near
 from hpa_jax.training import augment, warp
 
+AGGREGATES = ("mean", "max", "geometric", "mean_logit")
 # (keys[N], view number, images[N, H, W, K]) -> images[N, h, w, K]
 Show = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -86,10 +87,10 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     """The views of a name of `VIEWS`, or of a mapping {"name": ..., option: value}.
 
     Options of all of them: `weights`, one number a view for means over views; `aggregate`, as
-    predict.AGGREGATES (default: "mean", of crops "max").
+    AGGREGATES (default: "mean", of crops "max").
 
     Raises:
-        InputError: unknown name or option.
+        InputError: unknown name, option or aggregate.
     """
     if isinstance(name, Views):
         return name
@@ -104,7 +105,14 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     for key in options:
         if key not in defaults:
             raise InputError(f"views {name!r} have no option {key!r}{near(key, defaults)}")
+    check_aggregate(aggregate)
     return Views(name, {**defaults, **options}, build, weights, aggregate)
+
+
+def check_aggregate(aggregate: str) -> None:
+    """Refuses an unknown way to join views."""
+    if aggregate not in AGGREGATES:
+        raise InputError(f"aggregate {aggregate!r} is unknown{near(aggregate, AGGREGATES)}")
 
 
 def _identity(height: int, width: int, output_size: int) -> list[Group]:

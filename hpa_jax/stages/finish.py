@@ -9,6 +9,7 @@ import numpy as np
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
+from hpa_jax.errors import InputError
 from hpa_jax.stages import retrieval, scores, tables
 from hpa_jax.stamps import Task
 
@@ -23,6 +24,17 @@ def submit(context: Context) -> list[Task]:
     catalog's.
     """
     return [_leak(context), _submit(context)]
+
+
+def check_files(context: Context) -> None:
+    """Looks for the leak tables, before hours of work.
+
+    Raises:
+        InputError: one is not there.
+    """
+    for name in context.config.submission.leak_tables:
+        if name != MATCHES and not Path(name).expanduser().is_file():
+            raise InputError(f"config.submission.leak_tables: no file {name!r}")
 
 
 def _leak(context: Context) -> Task:

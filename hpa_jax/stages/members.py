@@ -32,8 +32,8 @@ def fits(context: Context) -> "Iterator[tuple[str, ConfigDict, int | None, Path]
     if not context.config.refit:
         yield from context.fits()
         return
-    for name, model in context.models().items():
-        yield name, refit.without_choice(model), None, tables.refitted(context, name)
+    for name in context.models():
+        yield name, refit.planned(context, name), None, tables.refitted(context, name)
 
 
 def of_fit(

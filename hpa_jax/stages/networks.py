@@ -70,6 +70,24 @@ def _match(key: str, model: ConfigDict, num_classes: int) -> None:
         raise InputError(f"config.{key}.init_from: {error}") from None
 
 
+def check_views(context: Context) -> None:
+    """Lays out the test-time views of every network, before hours of work.
+
+    Raises:
+        InputError: naming the network, the key and the value.
+    """
+    from hpa_jax.inference import views
+
+    models = {f"models.{name}": model for name, model in context.models().items()}
+    if context.trains_retrieval:
+        models["retrieval.model"] = context.config.retrieval.model
+    for where, model in models.items():
+        try:
+            views.make(model.views).count(model.image_size, model.image_size)
+        except (InputError, TypeError, ValueError) as error:
+            raise InputError(f"config.{where}.views={model.views!r}: {error}") from None
+
+
 def check_plans(context: Context) -> None:
     """Lays out the training of every network, before any work: the seventh one's misspelt stage
     would else be told when six are trained.

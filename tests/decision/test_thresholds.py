@@ -243,3 +243,28 @@ def test_folds_are_drawn_once_for_methods_on_the_same_rows(monkeypatch):
     fits[0](labels[:200], probs[0, :200], groups[:200])
     fits[0](labels, probs[0], None)
     assert len(calls) == 3
+
+
+def test_median_of_the_parts_ignores_a_few_wild_ones():
+    rng = np.random.default_rng(0)
+    labels = rng.random((300, 2)) < [0.3, 0.03]
+    probs = np.clip(labels * 0.4 + rng.random((300, 2)) * 0.6, 0, 1)
+    parts = thresholds.per_part(labels, probs)
+    found = thresholds.cross_validated(labels, probs, combine="median")
+    np.testing.assert_array_equal(found, [np.median(part) for part in parts])
+    fit = thresholds.fitter("cross_validated", combine="median")
+    np.testing.assert_array_equal(fit(labels, probs, None), found)
+    with pytest.raises(InputError, match="mode"):
+        thresholds.cross_validated(labels, probs, combine="mode")
+
+
+def test_rare_classes_shrink_towards_what_the_config_names():
+    rng = np.random.default_rng(0)
+    labels = rng.random((400, 2)) < [0.3, 0.02]
+    probs = np.clip(labels * 0.3 + rng.random((400, 2)) * 0.6, 0, 1)
+    plain = thresholds.exact(labels, probs)
+    for towards in ("pooled", "proportions"):
+        fit = thresholds.fitter("exact", shrink=10.0, shrink_towards=towards)
+        expected = thresholds.shrunk(plain, labels, probs, 10.0, towards)
+        np.testing.assert_array_equal(fit(labels, probs, None), expected)
+    assert (fit(labels, probs, None) != thresholds.shrunk(plain, labels, probs, 10.0)).any()

@@ -92,7 +92,7 @@ def slow(model, pictures, made, aggregate):
 
 @pytest.mark.parametrize(
     "name, aggregate",
-    [("d4", aggregate) for aggregate in predict.AGGREGATES]
+    [("d4", aggregate) for aggregate in views.AGGREGATES]
     + [("identity", "mean"), ("identity", "geometric"), ("oml", "mean")],
 )
 def test_equals_a_loop_over_views(model, pictures, name, aggregate):

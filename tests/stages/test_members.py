@@ -10,7 +10,7 @@ from hpa_jax import config as configs
 from hpa_jax.context import Context, side_for
 from hpa_jax.decision import bundle
 from hpa_jax.errors import InputError
-from hpa_jax.stages import members, own
+from hpa_jax.stages import members, own, refit
 from hpa_jax.training import checkpoint
 
 
@@ -109,16 +109,20 @@ def test_no_model_and_one_named_twice_are_refused(workdir):
         members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny")
 
 
-def test_a_bundle_of_a_refitted_run_holds_the_refitted_networks(workdir):
-    config = configs.default().unlock()
-    config.models = {"tiny": configs.model()}
-    here = Context(config.lock(), workdir)
-    assert [folder.name for *_, folder in members.fits(here)] == ["tiny"]
-    with config.unlocked():
-        config.refit = True
-    ((name, model, fold, folder),) = members.fits(here)
-    assert folder == workdir / "models" / "tiny" / "refit" and fold is None
-    assert model.checkpoint == "last"  # nothing chooses an epoch there
+def test_a_bundle_of_a_refitted_run_holds_the_refitted_networks(workdir, done):
+    here = members._run(workdir)
+    assert [folder.name for *_, folder in members.fits(here)] == ["tiny", "tiny_wide"]
+    for name in ("tiny", "tiny_wide"):
+        log = done[0] / "models" / name / "metrics.jsonl"
+        shutil.copy(log, workdir / "models" / name / "metrics.jsonl")
+    with here.config.unlocked():
+        here.config.refit = True
+    found = list(members.fits(here))
+    assert [folder for *_, folder in found] == [
+        workdir / "models" / name / "refit" for name in ("tiny", "tiny_wide")
+    ]
+    for name, model, fold, _ in found:
+        assert fold is None and model == refit.planned(here, name)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
 from hpa_jax.inference import predict, sweep
-from hpa_jax.stages import networks
+from hpa_jax.stages import finish, networks
 from hpa_jax.stages.tables import Rows
 from hpa_jax.training import checkpoint
 from tests.models import pinned
@@ -166,3 +166,33 @@ def test_all_networks_and_starts_share_what_is_compiled(tmp_path):
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize(
+    ("views", "words"),
+    [
+        ("d5", "unknown"),
+        ({"name": "d4", "aggregate": "median"}, "aggregate 'median'"),
+        ({"name": "d4", "wieghts": (1,)}, "no option 'wieghts'"),
+        ({"name": "d4", "weights": (1.0, 2.0)}, "2 numbers for 8 views"),
+    ],
+)
+def test_views_are_refused_before_any_work(tmp_path, views, words):
+    config = configs.default().unlock()
+    config.models = {"a": configs.model(), "b": configs.model()}
+    context = Context(config, tmp_path)
+    networks.check_views(context)
+    with config.models.b.ignore_type():
+        config.models.b.views = views
+    with pytest.raises(InputError, match=words) as raised:
+        networks.check_views(context)
+    assert str(raised.value).startswith("config.models.b.views=")
+
+
+def test_missing_leak_tables_are_told_before_any_work(tmp_path):
+    config = configs.default().unlock()
+    config.submission.leak_tables = ("matches", str(tmp_path / "leak.csv"))
+    with pytest.raises(InputError, match=r"config\.submission\.leak_tables: no file .*leak\.csv"):
+        finish.check_files(Context(config, tmp_path))
+    (tmp_path / "leak.csv").touch()
+    finish.check_files(Context(config, tmp_path))
