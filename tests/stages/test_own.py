@@ -194,7 +194,8 @@ def test_a_bundle_reads_pictures_of_the_sides_that_the_run_read(tmp_path):
     ids, probs, _ = read_table(tmp_path / "own" / "predictions.parquet")
     method = chosen(tmp_path / "run")
     np.testing.assert_allclose(probs, scores_of(tmp_path / "run", method, ids), atol=2e-3)
-    shown = tmp_path / "run" / "models" / "tiny" / "predictions" / "test_embeddings.parquet"
-    theirs = pd.read_parquet(shown).set_index("id").loc[ids]
-    found = pd.read_parquet(tmp_path / "own" / "embeddings" / "tiny.parquet").set_index("id")
-    np.testing.assert_allclose(found.loc[ids], theirs, rtol=1e-3, atol=1e-4)
+    for path in (tmp_path / "own" / "embeddings").glob("*.parquet"):
+        folder = tmp_path / "run" / "models" / path.stem / "predictions"
+        theirs = pd.read_parquet(folder / "test_embeddings.parquet").set_index("id")
+        found = pd.read_parquet(path).set_index("id")
+        np.testing.assert_allclose(found.loc[ids], theirs.loc[ids], rtol=1e-3, atol=1e-4)
