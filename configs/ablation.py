@@ -12,6 +12,7 @@ import runpy
 from pathlib import Path
 
 from hpa_jax import config as base
+from hpa_jax.errors import InputError
 
 DEMO = Path(__file__).with_name("demo.py")
 WORKED, FAILED = "worked", "did not work"
@@ -27,7 +28,7 @@ def get_config(arg: str = ""):
         config.models.tiny.update(width=0.5, stages=(base.stage(epochs=18, lr=5e-3),))
         config.ablate.method = "tiny"
     elif arg:
-        raise ValueError(f"configs/ablation.py: no variant {arg!r}; there is smoke")
+        raise InputError(f"configs/ablation.py: no variant {arg!r}; there is smoke")
     config.split.external = "train"
     config.ablate.variations = variations(config.models.tiny)
     return config.lock()
@@ -46,6 +47,7 @@ def variations(model) -> tuple[dict, ...]:
             "bestfitting's loss",
             loss=dict(focal=0.5, lovasz=0.5, hard_log=0.5),
         ),
+        change("Lovász alone", "symmetric Lovász hinge", loss=dict(lovasz=1.0)),
         change("D4 only", "no zoom, lighting or channel drop", WORKED + " (strong)", augment="d4"),
         change("mixup", "Beta(.4, .4)", FAILED, augment=dict(name="demo", mixup=0.4)),
         change("sample pairing", "half", FAILED, augment=dict(name="demo", sample_pairing=0.5)),
@@ -54,6 +56,12 @@ def variations(model) -> tuple[dict, ...]:
             "green channel alone brighter or darker by up to 30 %",
             FAILED + " (green domain)",
             augment=dict(name="demo", protein_gain=0.3),
+        ),
+        change(
+            "blanked protein",
+            "in half of the batches a picture without protein and labels",
+            FAILED + " (green domain)",
+            augment=dict(name="demo", blank_protein=0.5),
         ),
         change(
             "snapshots",

@@ -8,9 +8,12 @@ Command: scripts/demo    Cost and scores: README.md, "The demo".
 """
 
 from hpa_jax import config as base
+from hpa_jax.errors import InputError
 
 
 def get_config(arg: str = ""):
+    if arg:
+        raise InputError(f"configs/demo.py has no variants, so none called {arg!r}")
     config = base.default().unlock()
     config.data.synthetic.update(
         train=3600, test=500, external=300, image_size=64, min_per_class=110

@@ -17,6 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts, config_check, pipeline, stamps
+from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
 from hpa_jax.stages import prepare
@@ -65,13 +66,14 @@ def checked(config: ConfigDict) -> list[dict[str, Any]]:
     """The variations, the base first.
 
     Raises:
-        InputError: none, a name twice or unfit for a folder, an unknown option, key or cut.
+        InputError: none, a name twice or unfit for a folder, an unknown option, key, cut or method.
     """
     variations = [dict(variation) for variation in config.ablate.variations]
     if not variations:
         raise InputError("config.ablate.variations: empty; take configs/ablation.py as a pattern")
     if not config.ablate.seeds or len(set(config.ablate.seeds)) < len(config.ablate.seeds):
         raise InputError(f"config.ablate.seeds={config.ablate.seeds}: one or more, each once")
+    _check_method(config, config.ablate.method, "config.ablate.method")
     names = [BASE]
     for variation in variations:
         where = f"config.ablate.variations, {variation.get('name')!r}"
@@ -83,9 +85,18 @@ def checked(config: ConfigDict) -> list[dict[str, Any]]:
             raise InputError(f"{where}: needs a name of its own that can be a folder's")
         if variation.get("at", "thresholds") not in CUTS:
             raise InputError(f"{where}: at={variation['at']!r}: one of {', '.join(CUTS)}")
-        changed(config, variation.get("set", {}))
+        of_variation = changed(config, variation.get("set", {}))
+        _check_method(of_variation, variation.get("method", config.ablate.method), where)
         names.append(name)
     return [{"name": BASE, "about": "the recipe as it stands"}, *variations]
+
+
+def _check_method(config: ConfigDict, method: str, where: str) -> None:
+    """Refuses a method that the run would have no score of, before any training."""
+    known = [name for name in configs.METHODS if name != "ensemble" or configs.has_ensemble(config)]
+    known += config.models
+    if method not in known:
+        raise InputError(f"{where}: no method {method!r}{near(method, known)}")
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:

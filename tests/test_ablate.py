@@ -49,6 +49,8 @@ def test_a_seed_is_that_of_the_split_and_the_decision_too():
         ({"name": "base"}, "name of its own"),
         ({"name": "a/b"}, "name of its own"),
         ({"name": "x", "at": "third"}, "third"),
+        ({"name": "x", "method": "stak"}, "did you mean 'stack'"),
+        ({"name": "x", "method": "ensemble"}, "no method"),
         ({"name": "x", "set": {"leak": "maybe"}}, "maybe"),
     ],
 )
