@@ -126,7 +126,7 @@ def simulate(
     for m in range(models):
         own = rng.normal(size=labels.shape)
         error = np.sqrt(correlation) * common + np.sqrt(1 - correlation) * own
-        skill = rng.uniform(0.9, 1.05)
+        skill = rng.uniform(0.925, 1.075)
         score = skill * distance * labels + error
         # Over-confident sigmoids of networks: a temperature and a bias a model.
         temperature, bias = rng.uniform(0.7, 1.6), rng.normal(0, 0.3, labels.shape[1])
