@@ -4,6 +4,7 @@ import functools
 import math
 
 import jax
+import jax.extend
 import pytest
 from flax import nnx
 
@@ -108,6 +109,37 @@ def test_the_list_has_a_row_for_each_and_aliases_lead_there():
     assert list(table.name) == list(BACKBONES)
     assert (table.parameters > 0).all() and (table.gmacs_512 > 0).all()
     assert set(ALIASES.values()) <= set(BACKBONES)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["resnet34", "se_resnext50_32x4d", "densenet121", "bn_inception", "xception"],
+)
+def test_multiply_adds_are_those_of_the_traced_body(name):
+    model = published(name)
+    model.eval()
+    graph, state = nnx.split(model)
+    images = jax.ShapeDtypeStruct((1, 512, 512, 3), "float32")
+    body = jax.make_jaxpr(lambda state, x: nnx.merge(graph, state).features(x))(state, images)
+    model.train()  # the published form is shared
+    assert round(multiply_adds(body.jaxpr) / 1e9, 2) == BACKBONES[name].gmacs
+
+
+def multiply_adds(jaxpr):
+    """Of all convolutions and matrix products; where the platform decides, those off CPU."""
+    total = 0
+    for equation in jaxpr.eqns:
+        out = math.prod(equation.outvars[0].aval.shape) if equation.outvars else 0
+        if equation.primitive.name == "conv_general_dilated":
+            total += out * math.prod(equation.invars[1].aval.shape[:3])
+        elif equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            total += out * math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+        elif equation.primitive.name == "cond":
+            total += multiply_adds(equation.params["branches"][-1].jaxpr)
+        else:
+            total += sum(map(multiply_adds, jax.extend.core.jaxprs_in_params(equation.params)))
+    return total
 
 
 def test_published_files_are_named_by_library_or_as_init_from_takes_them():

@@ -1,4 +1,4 @@
-"""ResNets: sizes of maps, channels, gradients in both types, recomputation, other platforms."""
+"""ResNets: sizes of maps, channels, gradients in both types, recomputation."""
 
 import jax
 import jax.numpy as jnp
@@ -83,28 +83,3 @@ def test_evaluation_leaves_the_statistics_and_repeats():
     np.testing.assert_array_equal(logits, model(images))
     assert embedding.shape == (2, 2 * model.out_features)
     jax.tree.map(np.testing.assert_array_equal, before, nnx.state(model, nnx.BatchStat))
-
-
-@pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_training_step_lowers_with_the_native_grouped_convolution(platform):
-    model = create("se_resnext50", dtype=jnp.bfloat16, rngs=nnx.Rngs(0), **SMALL)
-    graph, params, rest = nnx.split(model, nnx.Param, ...)
-
-    def step(params, rest, images):
-        def loss(params, rest):
-            return (nnx.merge(graph, params, rest, copy=True)(images) ** 2).sum()
-
-        return jax.grad(loss)(params, rest)
-
-    images = jax.ShapeDtypeStruct((2, 64, 64, 4), jnp.float32)
-    leaves, tree = jax.tree.flatten((params, rest))
-
-    def flat(leaves, images):
-        return jax.tree.leaves(step(*jax.tree.unflatten(tree, leaves), images))
-
-    exported = jax.export.export(jax.jit(flat), platforms=[platform])(leaves, images)
-    text = exported.mlir_module()
-    assert "feature_group_count = 32" in text  # forward
-    assert "batch_group_count = 32" in text  # the kernel's gradient
-    on_cpu = jax.export.export(jax.jit(flat), platforms=["cpu"])(leaves, images).mlir_module()
-    assert "group_count = 32" not in on_cpu

@@ -145,7 +145,9 @@ def widened(model: nnx.Module) -> nnx.Module:
         if hasattr(module, "dtype"):
             module.dtype = jnp.float64
     weights = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
-    nnx.update(model, jax.tree.map(lambda values: values.astype(jnp.float64), weights))
+    # timm's Inception-v3 has no auxiliary head: ours is without arrays there
+    wide = lambda leaf: leaf.astype(jnp.float64) if isinstance(leaf, jax.Array) else leaf  # noqa: E731
+    nnx.update(model, jax.tree.map(wide, weights))
     return model
 
 
