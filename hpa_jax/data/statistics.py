@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 WEIGHTS = ("jaccard", "count", "conditional")
 LAYOUTS = ("kamada_kawai", "circular")
-_FAR = 1.5  # distance of classes without a path, in units of the longest path there is
+_FAR = 1.0  # distance of classes without a path, in units of the longest path there is
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:

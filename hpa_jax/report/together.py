@@ -9,7 +9,7 @@ from hpa_jax.report import figures
 from hpa_jax.report.canvas import AREAS, axes, svg
 from hpa_jax.report.page import Figure, Section, Table, number
 
-AT_LEAST = 0.02  # of the commonest pair: rarer ones have no edge
+AT_LEAST = 0.01  # Jaccard index: pairs that occur together less have no edge
 LAYOUTS = {"kamada_kawai": "Kamada-Kawai", "circular": "circle"}
 
 
@@ -33,8 +33,9 @@ def section(parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> Section:
         "Labels of the training and validation pictures by source, and what the submission says of "
         "the test part."
     ]
-    feet = ["Node: pictures that carry the class. Edge: pictures that carry both. Heat map: of the "
-            "pictures with the row's class, the share that also has the column's."]  # fmt: skip
+    feet = ["Node: pictures that carry the class. Edge: those that carry both over those that carry "
+            "either. Heat map: of the pictures with the row's class, the share that also has the "
+            "column's."]  # fmt: skip
     table = Table(columns, rows, groups=groups)
     return Section("graph", "Classes, alone and together", notes, table, images, feet=feet)
 
@@ -44,7 +45,7 @@ def graphs(parts: Mapping[str, np.ndarray], classes: Sequence[str], kind: str) -
     figure, panels = axes(len(parts), width=6.5 * len(parts), height=6, fitted=False)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94, wspace=0.02)
     for axis, (part, labels) in zip(panels, parts.items()):
-        graph = statistics.graph(labels, classes, weight="count", at_least=AT_LEAST)
+        graph = statistics.graph(labels, classes, at_least=AT_LEAST)
         figures.draw_classes(axis, graph, statistics.layout(graph, kind), classes)
         axis.set_title(f"{part}, {len(labels):,} pictures")
     return svg(figure)
