@@ -37,7 +37,7 @@ def section(
         )
         for row, image in zip(shown.itertuples(), pictures(ids), strict=True)
     ]  # fmt: skip
-    telling = list(summary["importances"].items())[:5]
+    telling = sorted(summary["importances"].items(), key=lambda pair: -pair[1])[:5]
     feet = ["Pictures: the labelled ones most unlike test, by the score of a model without them."]
     if telling:
         said = ", ".join(f"{name} {100 * share:.0f} %" for name, share in telling)

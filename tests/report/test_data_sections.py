@@ -84,10 +84,10 @@ def test_likeness_shows_the_pictures_most_unlike_test():
                            "source": ["test", "train", "train"]})  # fmt: skip
     own = {"auc": 0.7, "auc_low": 0.6, "auc_high": 0.8, "rows": 2}
     summary = own | {"variant": "network", "folds": 2, "labelled": 2, "effective_size": 1.2,
-                     "by_source": {"train": own}, "importances": {"size": 0.6}}  # fmt: skip
+                     "by_source": {"train": own}, "importances": {"hue": 0.1, "size": 0.6}}  # fmt: skip
     section = unlike.section(summary, scored, pictures, 1)
     assert "can be told apart" in section.notes[0] and "0.60–0.80" in section.notes[0]
-    assert [card.alt for card in section.cards] == ["a2"] and "size 60 %" in section.feet[1]
+    assert [card.alt for card in section.cards] == ["a2"] and "size 60 %, hue 10 %" in section.feet[1]
     assert (
         "can't be told" in unlike.section(summary | {"auc_low": 0.4}, scored, pictures, 1).notes[0]
     )
