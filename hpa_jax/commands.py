@@ -120,7 +120,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline:features",
         "the 15 metafeatures of every validation and test picture",
         "records/, catalog.parquet",
-        "features/{valid,test}.parquet",
+        "features/{valid,test}.parquet (audit.parquet, too, with config.split.audit)",
         FORCE,
     ),
     "stack": Verb(
@@ -146,9 +146,9 @@ VERBS: dict[str, Verb] = {
     ),
     "evaluate": Verb(
         "hpa_jax.pipeline:evaluate",
-        "scores the submission and every step before it on the test truth",
+        "scores every method and the submission on the audit part and on the test truth, if known",
         "the truth table (config.data.truth), predictions, thresholds.json, submission.csv",
-        "evaluation.json",
+        "audit.json (with config.split.audit), evaluation.json",
         FORCE,
     ),
     "report": Verb(

@@ -80,7 +80,7 @@ def default() -> ConfigDict:
                 # split | train (all but the twins of test pictures) | excluded
                 external="split",
                 group_by="",  # antibody | plate | sample: stay on one side too
-                audit=0.0,  # share of labelled pictures on which nothing is ever fitted
+                audit=0.0,  # share of labelled pictures on which nothing is fitted, for `evaluate`
                 exclude="",  # a file with ids, as the two below
                 force_valid="",
                 force_train="",

@@ -33,9 +33,11 @@ def section(parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> Section:
         "Labels of the training and validation pictures by source, and what the submission says of "
         "the test part."
     ]
-    feet = ["Node: pictures that carry the class. Edge: those that carry both over those that carry "
-            "either. Heat map: of the pictures with the row's class, the share that also has the "
-            "column's."]  # fmt: skip
+    feet = [
+        "Node: pictures that carry the class. Edge: those that carry both over those that carry "
+        "either. Heat map: of the pictures with the row's class, the share that also has the "
+        "column's."
+    ]
     table = Table(columns, rows, groups=groups)
     return Section("graph", "Classes, alone and together", notes, table, images, feet=feet)
 

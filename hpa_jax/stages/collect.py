@@ -52,7 +52,7 @@ def described(missing: dict[str, str]) -> str:
 
 def _missing(context: Context) -> Iterator[tuple[str, str]]:
     for name, model in context.config.models.items():
-        splits = ("valid", "test", tables.FINAL)
+        splits = ("valid", *tables.unseen_parts(context), tables.FINAL)
         if all(tables.predictions(context, name, split).is_file() for split in splits):
             continue
         states = [_state(context, name, model, fold) for fold in context.folds()]

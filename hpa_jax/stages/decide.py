@@ -17,22 +17,23 @@ ROOMS = ("decision", "inference/ensemble.py", "stages")
 
 
 def features(context: Context) -> list[Task]:
-    """The 15 metafeatures of the validation and test pictures -> features/{valid,test}.parquet."""
-    outputs = (context.path("features", "valid.parquet"), context.path("features", "test.parquet"))
+    """The 15 metafeatures of validation, test and audit pictures -> features/PART.parquet."""
+    parts = ("valid", *tables.unseen_parts(context))
+    outputs = tuple(context.path("features", f"{part}.parquet") for part in parts)
 
     def work() -> str:
         from hpa_jax.decision.features import metafeature_table
 
         catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
         counts = []
-        for output in outputs:
-            ids = tables.split_rows(context, output.stem).ids
+        for part, output in zip(parts, outputs):
+            ids = tables.split_rows(context, part).ids
             sizes = catalog.loc[ids, "original_size"].astype(float).to_numpy()
             images = tables.images(context, ids)
             found = metafeature_table(images, ids, sizes, **context.config.features)
             artifacts.write_table(output, found)
-            counts.append(len(ids))
-        return f"15 features of {counts[0]:,} validation and {counts[1]:,} test pictures"
+            counts.append(f"{len(ids):,} {part}")
+        return f"15 features of {' and '.join(counts)} pictures"
 
     inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
     settings = context.config.features.to_dict()

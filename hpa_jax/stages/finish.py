@@ -1,4 +1,4 @@
-"""Stages from decisions to the end: leak table, submission, scores on the test truth.
+"""Stages from decisions to the end: leak table, submission, scores on audit part and test truth.
 
 The test truth is read by `evaluate` (and the report) alone.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from hpa_jax import artifacts
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
-from hpa_jax.stages import retrieval, scores, tables
+from hpa_jax.stages import audit, retrieval, scores, tables
 from hpa_jax.stamps import Task
 
 ROOMS = ("decision", "inference/ensemble.py", "stages")
@@ -113,7 +113,14 @@ def _with_left_out(
 
 
 def evaluate(context: Context) -> list[Task]:
-    """Scores on the test truth -> evaluation.json. No truth, no task."""
+    """Scores on the audit part -> audit.json, and on the test truth -> evaluation.json.
+
+    Without an audit part or a truth, no such task.
+    """
+    return [*audit.audit(context), *_on_truth(context)]
+
+
+def _on_truth(context: Context) -> list[Task]:
     path, output = context.truth, context.path("evaluation.json")
     if path is None or not path.is_file():
         print("[evaluate] the truth of the test part is not known (config.data.truth): skipped")

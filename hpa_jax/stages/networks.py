@@ -255,7 +255,7 @@ def _predict(
     def parts() -> dict[str, np.ndarray]:
         return {
             part: tables.split_rows(context, part, fold if part == "valid" else None).ids
-            for part in ("valid", "test")
+            for part in ("valid", *tables.unseen_parts(context))
         }
 
     return prediction(context, model, _task_name(name, fold), folder, parts)
@@ -346,7 +346,7 @@ def _write_predictions(
 
 
 def _join_folds(context: Context, name: str) -> Task:
-    """valid = union of the folds' out-of-fold rows; test = mean over the folds' networks."""
+    """valid = union of the folds' out-of-fold rows; test, audit = mean over their networks."""
     folders = [context.path("models", name, f"fold_{fold}") for fold in context.folds()]
     output = context.path("models", name, "predictions")
 
@@ -359,11 +359,12 @@ def _join_folds(context: Context, name: str) -> Task:
         with artifacts.atomic(output) as temporary:
             temporary.mkdir()
             for file in sorted((folders[0] / "predictions").glob("*.parquet")):
-                if file.name == "test_embeddings.parquet":  # each fold's network has its own space
+                unseen = not file.name.startswith("valid")
+                if unseen and "embeddings" in file.name:  # each fold's network has its own space
                     continue
                 parts = [artifacts.read_table(f / "predictions" / file.name) for f in folders]
                 joined = pd.concat(parts, ignore_index=True)
-                if file.name.startswith("test"):
+                if unseen:
                     means = joined.groupby("id", sort=False).mean()
                     joined = means.astype(np.float32).reset_index()
                 elif joined["id"].duplicated().any():

@@ -9,12 +9,14 @@ from ml_collections import ConfigDict
 from hpa_jax import artifacts
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
+from hpa_jax.stages import tables
 from hpa_jax.stamps import Task
 
 SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
 _MISSING = {
     "train": "more labelled pictures or another config.split",
     "valid": "more labelled pictures or another config.split",
+    "audit": "more labelled pictures, or config.split.audit=0",
     "test": 'name a folder of pictures to label, part="test", in config.data.sources',
 }
 
@@ -153,7 +155,7 @@ def split(context: Context) -> list[Task]:
         result = splits.assign(table, groups, pairs, **settings)
         artifacts.write_table(output, result)
         counts = result["split"].value_counts()
-        for needed in ("train", "valid", "test"):
+        for needed in ("train", "valid", *tables.unseen_parts(context)):
             if not counts.get(needed):
                 raise InputError(f"split: no picture in {needed}; {_MISSING[needed]}")
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)

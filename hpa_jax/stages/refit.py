@@ -141,7 +141,8 @@ def _train(context: Context, name: str, model: ConfigDict) -> Task:
 
 def _predict(context: Context, name: str, model: ConfigDict) -> Task:
     def parts() -> dict[str, np.ndarray]:
-        return {"test": tables.split_rows(context, "test").ids}
+        parts = tables.unseen_parts(context)
+        return {part: tables.split_rows(context, part).ids for part in parts}
 
     folder = tables.refitted(context, name)
     return networks.prediction(context, model, f"{name}-refit", folder, parts)

@@ -132,15 +132,16 @@ def _embed(context: Context) -> Task:
 
 
 def _neighbours(context: Context) -> Task:
-    """Neighbours of validation and test -> retrieval/{valid,test}.parquet, scores.json there."""
-    names = ("valid.parquet", "test.parquet", "scores.json")
+    """Neighbours of validation, test and audit -> retrieval/PART.parquet, scores.json there."""
+    parts = ("valid", *tables.unseen_parts(context))
+    names = (*(f"{part}.parquet" for part in parts), "scores.json")
     outputs = tuple(context.path("retrieval", name) for name in names)
     settings = context.config.retrieval
 
     def work() -> str:
         from hpa_jax.inference import retrieval
 
-        found = {part: _nearest(context, part) for part in ("valid", "test")}
+        found = {part: _nearest(context, part) for part in parts}
         for part, output in zip(found, outputs):
             artifacts.write_table(output, found[part])
         rows = tables.split_rows(context, "valid")
@@ -157,7 +158,7 @@ def _neighbours(context: Context) -> Task:
             "taken": {part: float((t["similarity"] >= settings.tau).mean())
                       for part, t in found.items()},
         }  # fmt: skip
-        artifacts.write_json(outputs[2], scores)
+        artifacts.write_json(outputs[-1], scores)
         recall, taken = scores["recall_at_1"], scores["taken"]["test"]
         return (
             f"recall@1 {recall['recall']:.3f} (chance {recall['chance']:.3f}, "
@@ -208,7 +209,8 @@ def files(context: Context) -> tuple[Path, ...]:
     """The neighbours' tables, where a later stage reads them."""
     if context.config.retrieval.mode == "off":
         return ()
-    return context.paths("retrieval/valid.parquet", "retrieval/test.parquet")
+    parts = ("valid", *tables.unseen_parts(context))
+    return context.paths(*(f"retrieval/{part}.parquet" for part in parts))
 
 
 def settings(context: Context) -> dict[str, Any]:
@@ -234,7 +236,8 @@ def antibodies(context: Context, ids: np.ndarray) -> list[str | None]:
 
 def _ids(context: Context) -> dict[str, np.ndarray]:
     """Ids by part; with folds, where each labelled row is both, the parts are labelled and test."""
-    parts = {part: tables.split_rows(context, part).ids for part in ("train", "valid", "test")}
+    names = ("train", "valid", *tables.unseen_parts(context))
+    parts = {part: tables.split_rows(context, part).ids for part in names}
     if context.folds() != [None]:
         parts["valid"] = parts["valid"][~np.isin(parts["valid"], parts["train"])]
     return {part: ids for part, ids in parts.items() if len(ids)}
@@ -252,7 +255,7 @@ def _nearest(context: Context, part: str) -> "pd.DataFrame":
     if part == "valid" and context.folds() != [None]:
         # A row's neighbours are those of the other folds, as its predictions are.
         own, others = _folds(context, queries), _folds(context, gallery[0])
-    elif part == "test" and context.folds() == [None]:
+    elif part != "valid" and context.folds() == [None]:
         gallery.append(tables.split_rows(context, "valid"))
         others = np.concatenate([others, gallery[1].groups])
     ids = np.concatenate([rows.ids for rows in gallery])

@@ -33,6 +33,8 @@ def blends(context: Context) -> dict[str, str]:
 
 def blend_path(context: Context, name: str, split: str) -> Path:
     """Where a blend's scores of one split lie; those of validation are out of fold."""
+    if split == tables.AUDIT:
+        return audited_path(context, name)
     if split == tables.FINAL and context.config.refit:
         return refitted_path(context, name)
     return context.path("ensemble", name.replace(" ", "_"), f"{tables.rows_of(split)}.parquet")
@@ -40,6 +42,8 @@ def blend_path(context: Context, name: str, split: str) -> Path:
 
 def stack_path(context: Context, split: str) -> Path:
     """Where the stack's votes of one split lie; those of validation are out of fold."""
+    if split == tables.AUDIT:
+        return audited_path(context, STACK)
     if split == tables.FINAL and context.config.refit:
         return refitted_path(context, STACK)
     return context.path("stack", f"{tables.rows_of(split)}.parquet")
@@ -48,6 +52,11 @@ def stack_path(context: Context, split: str) -> Path:
 def refitted_path(context: Context, name: str) -> Path:
     """Where a blend's or the stack's scores by refitted networks lie, test part alone."""
     return context.path("refit", f"{name.replace(' ', '_')}.parquet")
+
+
+def audited_path(context: Context, name: str) -> Path:
+    """Where a blend's or the stack's scores of the audit part lie."""
+    return context.path("audit", f"{name.replace(' ', '_')}.parquet")
 
 
 def refitted_files(context: Context) -> tuple[Path, ...]:
@@ -60,7 +69,8 @@ def refitted_files(context: Context) -> tuple[Path, ...]:
 def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.ndarray]:
     """Scores [N, C] of every method; NaN in classes that it does not know.
 
-    split: valid, test, or tables.FINAL, the test part by the networks of the submission.  With
+    split: valid, test, tables.AUDIT, or tables.FINAL, the test part by the networks of the
+    submission.  With
     config.ensemble.average_duplicates, test pictures that are twins share their mean.
     """
     paths = {name: tables.predictions(context, name, split) for name in context.config.models}
@@ -84,7 +94,7 @@ def decisions(
 ) -> dict[str, np.ndarray]:
     """bool[N, C] of every method on the test rows, by thresholds.json; before any leak overlay.
 
-    split: tables.FINAL, or "test" for the networks that were not refitted.
+    split: tables.FINAL, "test" for the networks that were not refitted, or tables.AUDIT.
 
     Raises:
         InputError: the thresholds were made for other classes or methods.

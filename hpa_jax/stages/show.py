@@ -77,7 +77,7 @@ def report(context: Context) -> list[Task]:
     inputs = (context.records, *(context.path(name) for name in names))
     evaluation, truth = context.path("evaluation.json"), context.truth
     maybe = (evaluation, truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
-    maybe += show_data.adversarial_files(context)
+    maybe += show_data.files(context)
     inputs += tuple(path for path in maybe if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
     inputs += retrieval.files(context) + scores.refitted_files(context)

@@ -7,7 +7,7 @@ import numpy as np
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
-from hpa_jax.report import doubtful, pairs, together, unlike
+from hpa_jax.report import audited, doubtful, pairs, together, unlike
 from hpa_jax.report.page import Section
 from hpa_jax.stages import tables
 
@@ -18,7 +18,8 @@ PREDICTED = "test, predicted"
 
 
 def sections(context: Context) -> list[Section]:
-    """All of them; likeness to test only where the verb adversarial was called."""
+    """All of them; the audit part only where there is one, likeness to test only where the verb
+    adversarial was called."""
     names, count = context.config.classes, context.config.report.examples // 2
     pictures = functools.partial(tables.images, context)
     noise, rows = label_noise(context)
@@ -27,6 +28,10 @@ def sections(context: Context) -> list[Section]:
         doubtful.section(noise, rows, names, pictures, count),
         pairs.section(_pairs(context), names, pictures, count),
     ]
+    scored = context.path("audit.json")
+    if scored.is_file():
+        valid = artifacts.read_json(context.path("metrics.json"))["scores"]
+        found.insert(0, audited.section(artifacts.read_json(scored), valid))
     summary, table = adversarial_files(context)
     if summary.is_file() and table.is_file():
         said, scored = artifacts.read_json(summary), artifacts.read_table(table)
@@ -34,6 +39,11 @@ def sections(context: Context) -> list[Section]:
         if set(scored["id"]) <= known:  # else it is of another set of pictures
             found.append(unlike.section(said, scored, pictures, count))
     return found
+
+
+def files(context: Context) -> tuple:
+    """What these sections read where it is there."""
+    return (context.path("audit.json"), *adversarial_files(context))
 
 
 def adversarial_files(context: Context) -> tuple:

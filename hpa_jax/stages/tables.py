@@ -15,6 +15,7 @@ from hpa_jax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+AUDIT = "audit"  # labelled rows on which nothing is fitted, by the networks of the submission
 FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
 PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the picture as it is, no other views
 
@@ -39,6 +40,11 @@ class Rows:
         return Rows(self.ids[kept], self.labels[kept], self.groups[kept], self.weights[kept])
 
 
+def unseen_parts(context: Context) -> tuple[str, ...]:
+    """The parts that no network has seen: test, and audit where one is set apart."""
+    return ("test", AUDIT) if context.config.split.audit else ("test",)
+
+
 def labelled_rows(context: Context) -> Rows:
     """All rows that a refitted network learns: those of train and of valid."""
     train = split_rows(context, "train")
@@ -53,7 +59,7 @@ def joined(*parts: Rows) -> Rows:
 
 
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
-    """The rows of `split` ("train", "valid" or "test").
+    """The rows of `split` ("train", "valid", "test" or "audit").
 
     With folds: valid is the given fold, or all that are trained; train is all that the given fold
     trains on, or all labelled rows.
@@ -65,7 +71,7 @@ def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
 
 
 def _chosen(context: Context, table: "pd.DataFrame", split: str, fold: int | None) -> np.ndarray:
-    if split == "test" or table["fold"].isna().all():
+    if split in ("test", AUDIT) or table["fold"].isna().all():
         return (table["split"] == split).to_numpy()
     if split == "valid":
         return table["fold"].isin(context.folds() if fold is None else [fold]).to_numpy()
@@ -100,7 +106,7 @@ def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
 
 def predictions(context: Context, name: str, split: str, plain: bool = False) -> Path:
     """Where a model's probabilities of one split lie; plain: of the picture as it is alone."""
-    refit = split == FINAL and context.config.refit
+    refit = split in (FINAL, AUDIT) and context.config.refit
     folder = refitted(context, name) if refit else context.path("models", name)
     file = f"{rows_of(split)}_{PLAIN}" if plain else rows_of(split)
     return folder / "predictions" / f"{file}.parquet"

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from hpa_jax.report import doubtful, page, pairs, together, unlike
+from hpa_jax.report import audited, doubtful, page, pairs, together, unlike
 from tests.report.example import CLASSES
 
 
@@ -83,14 +83,14 @@ def test_likeness_shows_the_pictures_most_unlike_test():
                            "score": [0.05, 0.1, 0.9], "weight": [1.0, 0.1, 2.0],
                            "source": ["test", "train", "train"]})  # fmt: skip
     own = {"auc": 0.7, "auc_low": 0.6, "auc_high": 0.8, "rows": 2}
-    summary = own | {"variant": "network", "folds": 2, "labelled": 2, "effective_size": 1.2,
-                     "by_source": {"train": own}, "importances": {"hue": 0.1, "size": 0.6}}  # fmt: skip
+    summary = own | {"variant": "network", "folds": 2, "labelled": 2, "effective_size": 1.2}
+    summary |= {"by_source": {"train": own}, "importances": {"hue": 0.1, "size": 0.6}}
     section = unlike.section(summary, scored, pictures, 1)
     assert "can be told apart" in section.notes[0] and "0.60–0.80" in section.notes[0]
-    assert [card.alt for card in section.cards] == ["a2"] and "size 60 %, hue 10 %" in section.feet[1]
-    assert (
-        "can't be told" in unlike.section(summary | {"auc_low": 0.4}, scored, pictures, 1).notes[0]
-    )
+    assert [card.alt for card in section.cards] == ["a2"]
+    assert "size 60 %, hue 10 %" in section.feet[1]
+    unsure = unlike.section(summary | {"auc_low": 0.4}, scored, pictures, 1)
+    assert "can't be told" in unsure.notes[0]
 
 
 def test_classes_of_each_part_stand_side_by_side():
@@ -101,3 +101,17 @@ def test_classes_of_each_part_stand_side_by_side():
     count = int(parts["train"][:, 1].sum())
     assert section.table.rows[1][:3] == ["1 Golgi apparatus", str(count), f"{2 * count:.1f} %"]
     assert len(section.images) == 3
+
+
+def test_the_audit_part_stands_beside_validation():
+    def score(value):
+        return {"macro_f1": value, "macro_f1_interval": [value - 0.1, value + 0.1],
+                "macro_f1_at_half": value - 0.2, "mean_average_precision": value}  # fmt: skip
+
+    found = {"rows": "9 audit pictures; nothing was fitted or chosen on them", "chosen": "stack",
+             "scores": {"tiny": score(0.5), "stack": score(0.6)}, "submission": score(0.65),
+             "classes_without_positives": ["Rods & rings"]}  # fmt: skip
+    section = audited.section(found, {"tiny": score(0.55), "stack": score(0.7)})
+    assert section.table.rows[1] == ["stack", "0.700", "0.600", "0.50–0.70", "0.400", "0.600"]
+    assert section.table.chosen == 1 and "Rods & rings" in section.notes[1]
+    assert "0.650 (0.55–0.75)" in section.notes[0] and found["rows"] in section.notes[0]

@@ -51,11 +51,13 @@ def test_rows_of_a_hold_out(context):
 def test_rows_of_folds(context):
     context.config.split.update(scheme="folds", folds=3)
     rows = [(f"i{n}", [n % 3], "train", n % 3, n) for n in range(6)]
-    write_catalog(context, [*rows, ("t", None, "test", None, 9)])
+    others = [("t", None, "test", None, 9), ("a", [0], "audit", None, 10)]
+    write_catalog(context, [*rows, *others])
     assert tables.split_rows(context, "valid", 0).ids.tolist() == ["i0", "i3"]
     assert tables.split_rows(context, "train", 0).ids.tolist() == ["i1", "i2", "i4", "i5"]
     assert len(tables.split_rows(context, "valid").ids) == 6
     assert tables.split_rows(context, "test").ids.tolist() == ["t"]
+    assert tables.split_rows(context, tables.AUDIT).ids.tolist() == ["a"]
     context.config.split.trained_folds = (1, 0)  # the third is only ever trained on
     assert context.folds() == [0, 1]
     assert tables.split_rows(context, "valid").ids.tolist() == ["i0", "i1", "i3", "i4"]
