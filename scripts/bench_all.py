@@ -24,7 +24,7 @@ PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
     "input": ["--folder={pictures}", "--pictures=48", "--rounds=2"],
     "augment": [],
-    "training": ["--what=overhead"],
+    "training": [],
     "inference": ["--views=d4,crops"],
     "duplicates": ["--sizes", "10000", "110000"],
     "decision": ["--parts=thresholds,features,stack"],

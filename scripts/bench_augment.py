@@ -13,12 +13,13 @@ import time
 from collections.abc import Callable
 
 import bench_table
+import dm_pix
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from hpa_jax.models import create
-from hpa_jax.training import augment, losses
+from hpa_jax.training import augment, losses, warp
 
 
 def main() -> None:
@@ -37,6 +38,7 @@ def main() -> None:
     step_ms = _median_ms(lambda number: step(images, labels), options.steps)
     device = jax.devices()[0].device_kind
     print(json.dumps(dict(step=options.backbone, ms=round(step_ms, 1), device=device)), flush=True)
+    _against_dm_pix(images)
     for name in augment.PRESETS:
         function = jax.jit(augment.preset(name))
 
@@ -52,6 +54,28 @@ def main() -> None:
                 f"augmentation {name}, {options.batch} pictures of {options.size}²",
                 ms, "ms", f"a training step of {options.backbone}", step_ms,
             )  # fmt: skip
+
+
+def _against_dm_pix(images: jax.Array) -> None:
+    """One composed affine map of every picture, read by warp.sample and by dm_pix."""
+    count, size = images.shape[:2]
+    turns = jax.vmap(warp.rotation)(jnp.linspace(-170.0, 170.0, count))
+    base, half = warp.grid(size, size), (size - 1) / 2
+
+    def read(image: jax.Array, turn: jax.Array) -> jax.Array:
+        return warp.sample(image, warp.affine(base, turn), "edge")
+
+    def theirs(image: jax.Array, turn: jax.Array) -> jax.Array:
+        inner = turn[1::-1, 1::-1]  # (row, column); the middle of the picture stays
+        matrix = jnp.eye(4).at[:2, :2].set(inner).at[:2, 3].set(half * (1.0 - inner.sum(1)))
+        return dm_pix.affine_transform(image, matrix, mode="nearest")
+
+    ms = []
+    for one in (read, theirs):
+        compiled = jax.jit(jax.vmap(one))
+        ms.append(_median_ms(lambda number, compiled=compiled: compiled(images, turns), 5))
+    what = f"one affine reading of {count} pictures of {size}²"
+    bench_table.row(what, ms[0], "ms", "dm_pix.affine_transform", ms[1])
 
 
 def _training_step(backbone: str) -> Callable[[jax.Array, jax.Array], jax.Array]:

@@ -1,12 +1,14 @@
 """`scripts/bench training`: what the loop costs beside its step, the data, and the compiler.
 
-    .venv/bin/python scripts/bench_training.py
+    .venv/bin/python scripts/bench_training.py [--what=overhead,data_wait,compile,accumulation]
 
-Prints one JSON object a line:
+All on a network of the demo as its recipe has it (size, batch, loss, augmentation).  Prints one
+JSON object a line, and rows for the table of `scripts/bench all`:
 - overhead: seconds a step of the loop (pictures in memory) over those of the bare compiled step,
   the two taken in turns in one run; medians over the turns;
-- data_wait: share of the time the same network waits for packed records;
-- compile: seconds until the first step is compiled in a fresh process, without and with the cache;
+- data_wait: share of the time the same network waits for packed records of noise;
+- compile: seconds until the training step is compiled in a fresh process, without and with the
+  cache;
 - accumulation: temporary memory of the compiled step at 1, 4 and 16 micro-batches of one size.
 """
 
@@ -17,16 +19,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import bench_table
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from configs import demo
 from hpa_jax import classes
 from hpa_jax import config as configs
 from hpa_jax.data import input as inputs
@@ -34,36 +38,46 @@ from hpa_jax.training import distributed, logs, loop, preemption, stages
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 
+MICRO = 4  # pictures of a micro-batch
+
 
 def main() -> None:
     """Measures what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--what", default="overhead,data_wait,compile,accumulation")
-    parser.add_argument("--backbone", default="se_resnext_tiny")
-    parser.add_argument("--size", type=int, default=96)
-    parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--turns", type=int, default=5, help="of the overhead, each 16 steps")
+    parser.add_argument("--model", default="tiny", help="of configs/demo.py")
+    parser.add_argument("--turns", type=int, default=7, help="of the overhead, the first uncounted")
+    parser.add_argument("--steps", type=int, default=32, help="of a turn, and of data_wait's epoch")
     parser.add_argument("--only_compile", default="", help="(internal) cache folder")
     options = parser.parse_args()
-    config = configs.model(
-        backbone=options.backbone,
-        image_size=options.size,
-        batch_size=options.batch,
-        augment="demo",
-        stages=(configs.stage(epochs=options.turns, lr=1e-3),),
-    )
+    config = demo_model(options.model, epochs=options.turns)
     if options.only_compile:
         print(json.dumps({"seconds": compile_seconds(config, Path(options.only_compile))}))
         return
-    for what in options.what.split(","):
-        print(json.dumps({"what": what, **MEASURES[what](config, options)}), flush=True)
+    name = f"{options.model} of the demo"
+    print(json.dumps({"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}))
+    with tempfile.TemporaryDirectory() as cache:
+        distributed.compilation_cache(cache)
+        for what in options.what.split(","):
+            found = MEASURES[what](config, options)
+            print(json.dumps({"what": what, **found}), flush=True)
+            for row in ROWS[what](found, name):
+                bench_table.row(*row)
+
+
+def demo_model(name: str, **stage: Any) -> ConfigDict:
+    """A model of the demo's recipe, with changes of its only stage."""
+    given = demo.get_config().models[name]
+    return configs.model(
+        **{**stages.plain(given), "stages": (configs.stage(**{**given.stages[0], **stage}),)}
+    )
 
 
 def overhead(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
     """Loop against bare step, epoch by epoch: a turn of the one, a turn of the other."""
     bare: list[float] = []
     host = {"loop": [], "bare": []}  # CPU seconds a step of the thread that drives the device
-    per_epoch = 16
+    per_epoch = options.steps
     left_at = [0.0]
 
     def timed_instead_of_validation(run: Any, params: Any, stats: Any) -> dict[str, Any]:
@@ -113,13 +127,11 @@ def overhead(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
 
 def data_wait(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
     """Trains two epochs on packed noise, the worst case for decoding."""
-    from hpa_jax.data import encodings, records
-
     with tempfile.TemporaryDirectory() as folder:
-        packed = _packed(Path(folder), config, records, encodings)
+        packed = _packed(Path(folder), config, options.steps * config.batch_size)
         two = (configs.stage(epochs=2, lr=1e-3),)
         config = configs.model(**{**stages.plain(config), "stages": two})
-        train(config, Path(folder) / "model", packed, 16 * config.batch_size)
+        train(config, Path(folder) / "model", packed, options.steps * config.batch_size)
         rows = logs.read(Path(folder) / "model" / "metrics.jsonl")
     last = [row for row in rows if row["split"] == "train"][-1]
     return {key: last[key] for key in ("data_wait", "images_per_second")}
@@ -143,17 +155,17 @@ def compile_seconds(config: ConfigDict, cache: Path) -> float:
 
 
 def accumulation(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
-    """compiled.memory_analysis(): bytes of temporaries for 1, 4, 16 micro-batches of 4 pictures."""
+    """compiled.memory_analysis(): temporaries for 1, 4, 16 micro-batches of one size."""
     found = {}
     for count in (1, 4, 16):
-        own = configs.model(**{**stages.plain(config), "batch_size": 4 * count})
+        own = configs.model(**{**stages.plain(config), "batch_size": MICRO * count})
         own.accumulate = count
         setup = _setup(own)
         with preemption.Preemption() as stop:
             step = setup.train_step(setup.stages[0], stop, lambda text: None)
         memory = step.memory_analysis()
         found[f"temporaries_mib_{count}"] = round(memory.temp_size_in_bytes / 2**20, 2)
-        found[f"pictures_mib_{count}"] = round(4 * count * own.image_size**2 * 4 / 2**20, 2)
+        found[f"pictures_mib_{count}"] = round(MICRO * count * own.image_size**2 * 4 / 2**20, 2)
     return found
 
 
@@ -162,6 +174,29 @@ MEASURES = {
     "data_wait": data_wait,
     "compile": compile_twice,
     "accumulation": accumulation,
+}
+# What was found -> rows of the table.
+ROWS: dict[str, Callable[[dict, str], list[tuple]]] = {
+    "overhead": lambda found, name: [
+        (f"loop, a step ({name})", found["loop_ms"], "ms", "the bare step", found["bare_ms"]),
+        ("the same, median of the turns' ratios", 100 * found["overhead"], "% over the bare step"),
+    ],
+    "data_wait": lambda found, name: [
+        (f"waiting for packed records ({name})", 100 * found["data_wait"], "% of the time"),
+    ],
+    "compile": lambda found, name: [
+        (f"compiling, second start ({name})", found["second_s"], "s", "first", found["first_s"]),
+    ],
+    "accumulation": lambda found, name: [
+        (
+            f"temporaries, {count} micro-batches of {MICRO} ({name})",
+            found[f"temporaries_mib_{count}"],
+            "MiB",
+            "one",
+            found["temporaries_mib_1"],
+        )
+        for count in (4, 16)
+    ],
 }
 
 
@@ -212,21 +247,21 @@ def _setup(config: ConfigDict) -> setups.Setup:
 
 
 def _fresh_process(cache: str, options: argparse.Namespace) -> float:
-    network = (f"--backbone={options.backbone}", f"--size={options.size}")
-    command = [sys.executable, __file__, f"--only_compile={cache}", *network]
-    command.append(f"--batch={options.batch}")
+    command = [sys.executable, __file__, f"--only_compile={cache}", f"--model={options.model}"]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return json.loads(out.splitlines()[-1])["seconds"]
 
 
-def _packed(folder: Path, config: ConfigDict, records: Any, encodings: Any) -> Any:
-    """Packed pictures of noise."""
+def _packed(folder: Path, config: ConfigDict, count: int) -> Any:
+    """So many packed pictures of noise, in the demo's encoding."""
     import pandas as pd
     from PIL import Image
 
+    from hpa_jax.data import records
+
     draw = np.random.default_rng(0)
     rows = []
-    for number in range(16 * config.batch_size):
+    for number in range(count):
         row: dict[str, Any] = {"id": f"{number:05d}", "source": "train", "labels": [0]}
         for channel in ("red", "green", "blue", "yellow"):
             path = folder / f"{number:05d}_{channel}.png"
@@ -240,7 +275,7 @@ def _packed(folder: Path, config: ConfigDict, records: Any, encodings: Any) -> A
         pd.DataFrame(rows),
         folder / "records",
         image_size=config.image_size,
-        encoding="raw",
+        encoding=demo.get_config().records.encoding,
         classes=classes.NAMES,
     )
     return inputs.Records(written)

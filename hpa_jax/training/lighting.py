@@ -4,6 +4,7 @@ All functions take a whole batch images[N, H, W, K] in [0, 1] and per-picture nu
 values in [0, 1].
 """
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 
@@ -24,10 +25,10 @@ def logit_shift(images: jax.Array, add: jax.Array, multiply: jax.Array) -> jax.A
 def linear_shift(images: jax.Array, brightness: jax.Array, contrast: jax.Array) -> jax.Array:
     """contrast * (x - mean) + mean + brightness, clipped; the mean is each picture's and channel's.
 
-    Equal to dm_pix.adjust_contrast then adjust_brightness, with the clip.
+    brightness, contrast: [N] (all channels alike) or [N, K].
     """
-    mean = images.mean(axis=(1, 2), keepdims=True)
-    return jnp.clip(_spread(contrast) * (images - mean) + mean + _spread(brightness), 0.0, 1.0)
+    images = dm_pix.adjust_contrast(images, _spread(contrast))
+    return jnp.clip(dm_pix.adjust_brightness(images, _spread(brightness)), 0.0, 1.0)
 
 
 def gain(images: jax.Array, factor: jax.Array) -> jax.Array:

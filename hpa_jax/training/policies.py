@@ -19,6 +19,7 @@ Operations follow albumentations 0.1, with these readings of it:
 
 from typing import Any, NamedTuple
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +170,8 @@ def shade(images: jax.Array, drawn: Drawn) -> jax.Array:
         offset = spread(drawn.pull[:, slot]) * mean + spread(drawn.lift[:, slot])
         images = jnp.clip(spread(drawn.gain[:, slot]) * images + offset, 0.0, 1.0)
     # max: the power's gradient at 0 is not finite, and 1e-6 is far below one grey level.
-    return jnp.maximum(images, 1e-6) ** spread(drawn.exponent)
+    images = jnp.maximum(images, 1e-6)
+    return dm_pix.adjust_gamma(images, spread(drawn.exponent), assume_in_bounds=True)
 
 
 def blur(images: jax.Array, kernels: jax.Array) -> jax.Array:

@@ -9,11 +9,12 @@ Coordinates are (x, y), normalised: -1 and 1 are the centres of the first and la
 Grids are [h, w, 2]; matrices are [3, 3] and act on (x, y, 1).  All functions take one picture and
 are meant for `jax.vmap`.
 
-dm_pix.affine_transform gives the same values for affine maps; reading all channels of a tap at
-once makes `sample` about ten times faster on CPU (8 x 256 x 256 x 4: 6 ms to 70 ms), and it takes
-any map and four kinds of padding.
+dm_pix.affine_transform gives the same values for affine maps (tests/training/test_warp.py); reading
+all channels of a tap at once makes `sample` several times faster on CPU (`scripts/bench augment`),
+and it takes any map and four kinds of padding.
 """
 
+import dm_pix
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -228,8 +229,8 @@ def d4(images: jax.Array, k: jax.Array) -> jax.Array:
     def bit(position: int) -> jax.Array:
         return (((k >> position) & 1) == 1)[:, None, None, None]
 
-    images = jnp.where(bit(0), images[:, :, ::-1], images)
-    images = jnp.where(bit(1), images[:, ::-1], images)
+    images = jnp.where(bit(0), dm_pix.flip_left_right(images), images)
+    images = jnp.where(bit(1), dm_pix.flip_up_down(images), images)
     return jnp.where(bit(2), jnp.swapaxes(images, 1, 2), images)
 
 
