@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from hpa_jax.commands import COMMON_FLAGS, VERBS, Verb
-from hpa_jax.errors import InputError, near
+from hpa_jax.errors import InputError, near, tells_of_a_full_disk
 
 USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
 
@@ -51,7 +51,15 @@ def _quiet() -> None:
     """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logger = logging.getLogger("absl")
+    logger.setLevel(logging.ERROR)
+    logger.addFilter(_not_raised_again)
+
+
+def _not_raised_again(record: logging.LogRecord) -> bool:
+    """Orbax's threads log a full disk with their tracebacks; the error comes as one line, too."""
+    cause = record.exc_info[1] if record.exc_info else None
+    return not tells_of_a_full_disk(f"{record.getMessage()} {cause}")
 
 
 def dispatch(arguments: list[str]) -> int:

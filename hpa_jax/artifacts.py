@@ -26,19 +26,32 @@ def atomic(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path (same folder, same suffixes); on success it becomes `path`.
 
     The body may write a file or make a folder there; a folder replaces the one at `path`.
+
+    Raises:
+        InputError: it can't be written: the disk is full, the folder is not ours.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
-    remove(temporary)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)
         yield temporary
         if path.is_dir():
             remove(path)
         os.replace(temporary, path)
-    except BaseException:
-        remove(temporary)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            remove(temporary)
+        if isinstance(error, OSError) and _is_of(error, path, temporary):
+            why = error.strerror or _line(error)
+            raise InputError(f"{path}: can't be written ({why})") from error
         raise
+
+
+def _is_of(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether an error is of what was to be written, and not of a file that was read for it."""
+    name = error.filename
+    return name is None or str(name).startswith((str(temporary), str(path), str(path.parent)))
 
 
 def remove(path: Path) -> None:

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,6 +17,27 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
         raise RuntimeError
     assert artifacts.read_json(path) == {"a": 1}
     assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), OSError("no room")])
+def test_a_full_disk_names_the_file_that_was_not_written(tmp_path, error):
+    path = tmp_path / "a.parquet"
+    said = r"(?i)a\.parquet: can't be written \(no"
+    with pytest.raises(InputError, match=said) as caught, artifacts.atomic(path) as temporary:
+        temporary.write_text("half")
+        raise error
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_is_a_file_is_named(tmp_path):
+    (tmp_path / "models").touch()
+    with pytest.raises(InputError, match=r"models/a\.json: can't be written \(File exists"):
+        artifacts.write_json(tmp_path / "models" / "a.json", {})
+
+
+def test_an_error_of_another_file_is_not_said_of_the_target(tmp_path):
+    with pytest.raises(FileNotFoundError), artifacts.atomic(tmp_path / "a.json"):
+        Path("/nowhere/source.png").read_bytes()
 
 
 def test_a_folder_replaces_the_folder_before(tmp_path):

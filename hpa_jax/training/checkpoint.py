@@ -9,11 +9,12 @@ checksums (CRC-32 of every file, written after that) find one that the disk cut 
 later.
 """
 
+import contextlib
 import json
 import math
 import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -28,7 +29,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from hpa_jax import artifacts
 from hpa_jax import config as configs
-from hpa_jax.errors import InputError
+from hpa_jax.errors import InputError, tells_of_a_full_disk
 from hpa_jax.training import network
 from hpa_jax.training.step import TrainState
 
@@ -64,35 +65,42 @@ class Checkpoints:
         self.metas.update({step: read_meta(self.folder, step) for step in self.manager.all_steps()})
 
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Saves in the background; `state` may be donated as soon as this returns."""
+        """Saves in the background; `state` may be donated as soon as this returns.
+
+        Raises:
+            InputError: the disk is full (this save's, or the last one's).
+        """
         step = int(meta["step"])
         if step in self.metas:  # an epoch's end that a save by the clock has hit already
             self.wait()
             self.manager.delete(step)
         self.wait()
-        self.metas[step] = dict(meta)
         rest = {
             "step": state.step,
             "optimizer": state.optimizer,
             "average": state.average,
             "totals": state.totals,
         }
-        self.manager.save(
-            step,
-            args=ocp.args.Composite(
-                weights=ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
-                training=ocp.args.StandardSave(rest),
-                meta=ocp.args.JsonSave(dict(meta)),
-            ),
-            force=True,
+        arguments = ocp.args.Composite(
+            weights=ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+            training=ocp.args.StandardSave(rest),
+            meta=ocp.args.JsonSave(dict(meta)),
         )
+        self.metas[step] = dict(meta)
+        with self._naming_a_full_disk():
+            self.manager.save(step, args=arguments, force=True)
         if jax.process_index() == 0:
             self._sealer = Thread(target=self._seal, args=(step,), daemon=True)
             self._sealer.start()
 
     def wait(self) -> None:
-        """Returns when the last save is on disk."""
-        self.manager.wait_until_finished()
+        """Returns when the last save is on disk.
+
+        Raises:
+            InputError: the disk is full.
+        """
+        with self._naming_a_full_disk():
+            self.manager.wait_until_finished()
         if self._sealer is not None:
             self._sealer.join()
             self._sealer = None
@@ -126,6 +134,19 @@ class Checkpoints:
         """Waits for the last save and ends Orbax's threads."""
         self.wait()
         self.manager.close()
+
+    @contextlib.contextmanager
+    def _naming_a_full_disk(self) -> Iterator[None]:
+        """Orbax and TensorStore tell it as ValueError or OSError, over many lines."""
+        try:
+            yield
+        except (ValueError, OSError, RuntimeError) as error:
+            if not tells_of_a_full_disk(error):
+                raise
+            raise InputError(
+                f"{self.folder / str(max(self.metas, default=0))}: not saved, the disk is full; "
+                "make room and call again: training goes on from the checkpoint before"
+            ) from error
 
     def _seal(self, step: int) -> None:
         # Orbax's own callback comes before its rename; the folder's final name says it is whole

@@ -120,6 +120,19 @@ def test_a_checkpoint_cut_short_before_its_checksums_is_passed_over(trained, tmp
     same_weights(tmp_path / "run", folder)
 
 
+@pytest.mark.parametrize("method", ["save", "wait_until_finished"])
+def test_a_full_disk_is_one_line_with_folder_and_step(tmp_path, monkeypatch, method):
+    def full(*args, **kwargs):
+        raise ValueError("RESOURCE_EXHAUSTED: Failed writing:\n No space left on device [28]")
+
+    monkeypatch.setattr(checkpoint.ocp.CheckpointManager, method, full)
+    with pytest.raises(
+        InputError, match=r"checkpoints/[04]: not saved, the disk is full"
+    ) as caught:
+        tiny.train(tmp_path, tiny.model(stages=(stage(epochs=1, lr=1e-2),)), keep=1)
+    assert "\n" not in str(caught.value)
+
+
 def test_another_training_in_the_folder_is_refused(trained, tmp_path):
     folder, config = trained
     for other, key in (
