@@ -43,6 +43,29 @@ def test_pictures_labels_and_rows_belong_together(opened):
             assert np.array_equal(image, picture(int(IDS[row][1:])))
 
 
+@pytest.mark.parametrize("encoding", ["raw", "zstd"])
+def test_damage_inside_a_shard_of_the_right_size_names_it(tmp_path, encoding):
+    table = catalog.build(
+        [dict(source="kaggle", root=competition(tmp_path / "data"))], classes.NAMES
+    )
+    settings = dict(image_size=16, encoding=encoding, classes=classes.NAMES)
+    folder = records.write(table, tmp_path / "r", **settings)
+    shard = folder / "hpa-train-00000.array_record"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 3 :: 97] = bytes(255 - x for x in content[len(content) // 3 :: 97])
+    shard.write_bytes(content)
+    said = r"hpa-train-00000\.array_record: damaged inside, at 't\d' .*verb records"
+    with pytest.raises(InputError, match=said):
+        train(input.Records(folder), 1)
+    with pytest.raises(InputError, match=said) as caught:
+        opened = input.Records(folder)
+        [opened.image(row) for row in range(len(opened))]
+    assert "\n" not in str(caught.value)
+    shard.unlink()  # what the message asks for
+    records.write(table, tmp_path / "r", **settings)
+    assert len(train(input.Records(folder), 1)) == 1
+
+
 def test_epochs_are_exact_and_cross_batches(opened):
     rows = np.concatenate([b["index"] for b in train(opened, 5)])
     assert np.array_equal(rows, np.concatenate([shuffled(e) for e in range(4)]))
