@@ -8,6 +8,9 @@ import contextlib
 import json
 import os
 import shutil
+import struct
+import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +22,13 @@ from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What taking damaged bytes apart raises: a key is missing, a header is no Python, an archive asks
+# for a password or for more memory than there is.
+_OF_DAMAGE = (
+    *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, SyntaxError),
+    *(OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
+)
 
 
 @contextlib.contextmanager
@@ -75,11 +85,27 @@ def read_json(path: str | Path) -> Any:
         InputError: the file is missing or no JSON.
     """
     try:
-        return json.loads(Path(path).read_text())
+        return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: not there; run the stage that writes it first") from None
-    except ValueError as error:  # no UTF-8, or no JSON
+    except (ValueError, RecursionError) as error:  # no UTF-8, or no JSON
         raise InputError(f"{path}: no valid JSON ({error})") from None
+
+
+@contextlib.contextmanager
+def parsing(path: str | Path, remedy: str) -> Iterator[None]:
+    """Around the code that takes apart what a file holds: what damage can raise there, in one line.
+
+    Raises:
+        InputError: naming the file and what to do.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except _OF_DAMAGE as error:
+        reason = f"{type(error).__name__}: {_line(error)[:200]}"
+        raise InputError(f"{path}: damaged ({reason}); {remedy}") from error
 
 
 def write_table(path: str | Path, table: "pd.DataFrame") -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.artifacts import read_json, read_table
+from hpa_jax.artifacts import parsing, read_json, read_table
 from hpa_jax.data import encodings
 from hpa_jax.data.pictures import resize
 from hpa_jax.data.records import LAYOUT
@@ -43,13 +43,8 @@ class Records:
         self.directory = Path(directory)
         manifest = read_json(self.directory / "manifest.json")
         table = read_table(self.directory / "manifest.parquet")
-        try:
+        with parsing(self.directory / "manifest.json", "run the verb records --force"):
             self._open(manifest, table)
-        except (KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{self.directory}: its manifest is damaged ({type(error).__name__}: {error}); "
-                "run the verb records --force"
-            ) from None
 
     def _open(self, manifest: dict[str, Any], table: "pd.DataFrame") -> None:
         """Takes what the manifest says, and looks at the shards' sizes."""

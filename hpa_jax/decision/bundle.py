@@ -178,6 +178,11 @@ def read(directory: str | Path) -> Bundle:
     """
     directory = Path(directory)
     stored = artifacts.read_json(directory / "bundle.json")
+    with artifacts.parsing(directory / "bundle.json", "export the bundle again"):
+        return _read(directory, stored)
+
+
+def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
     if stored.get("format") != FORMAT:
         raise InputError(f"{directory}: bundle of format {stored.get('format')}, not {FORMAT}")
     bundle = Bundle(

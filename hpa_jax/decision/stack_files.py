@@ -16,7 +16,6 @@ import numpy as np
 from hpa_jax import artifacts
 from hpa_jax.decision.stack_class import Unit
 from hpa_jax.decision.stack_learners import Fitted
-from hpa_jax.errors import InputError
 
 
 def path(directory: str | Path, c: int, repeat: int) -> Path:
@@ -94,7 +93,7 @@ def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -
     file = path(directory, c, repeat)
     if not file.exists():
         return None
-    try:
+    with artifacts.parsing(file, "delete it and fit again"):
         with zipfile.ZipFile(file) as archive:
             meta = json.loads(archive.read("meta.json"))
             if stamp is not None and meta["stamp"] != stamp:
@@ -116,17 +115,15 @@ def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -
                     model.booster = (file.parent / stored["booster"]).read_bytes()
                 elif stored["booster"]:
                     model.booster = archive.read(stored["booster"])
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as error:
-        raise InputError(f"{file}: damaged ({error}); delete it and fit again") from None
-    scale = tuple(arrays[f"scale{i}"] for i in range(3) if f"scale{i}" in arrays)
-    return Unit(
-        c,
-        repeat,
-        arrays["votes"],
-        arrays["fold"],
-        models,
-        scale,
-        meta["gains"],
-        arrays.get("test_votes"),
-        meta["stamp"],
-    )
+        scale = tuple(arrays[f"scale{i}"] for i in range(3) if f"scale{i}" in arrays)
+        return Unit(
+            c,
+            repeat,
+            arrays["votes"],
+            arrays["fold"],
+            models,
+            scale,
+            meta["gains"],
+            arrays.get("test_votes"),
+            meta["stamp"],
+        )

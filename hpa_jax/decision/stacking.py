@@ -165,6 +165,11 @@ def load(directory: str | Path) -> Stack:
     """
     directory = Path(directory)
     stored = artifacts.read_json(directory / "stack.json")
+    with artifacts.parsing(directory / "stack.json", "fit the stack again"):
+        return _load(directory, stored)
+
+
+def _load(directory: Path, stored: Mapping[str, Any]) -> Stack:
     if stored.get("format") != FORMAT:
         raise InputError(f"{directory}: stack of format {stored.get('format')}, not {FORMAT}")
     units = []

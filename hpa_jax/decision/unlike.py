@@ -77,13 +77,11 @@ def load(path: str | Path) -> Reference:
     Raises:
         InputError: no such file, or damaged.
     """
-    try:
+    with artifacts.parsing(path, "export the bundle again"):
         with np.load(path, allow_pickle=False) as stored:
             values = {name: stored[name] for name in stored.files}
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: no readable reference ({error})") from None
-    names = tuple(str(name) for name in values.pop("names"))
-    return Reference(cut=float(values.pop("cut")), names=names, **values)
+        names = tuple(str(name) for name in values.pop("names"))
+        return Reference(cut=float(values.pop("cut")), names=names, **values)
 
 
 def fit(

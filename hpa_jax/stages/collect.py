@@ -4,7 +4,6 @@ Networks of one recipe can be trained anywhere: each `run --only=NAME` writes in
 on a shared file system or in a copy of the workdir whose models/NAME is brought back.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hpa_jax import config_check
 from hpa_jax.context import RETRIEVAL, Context
 from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
-from hpa_jax.training import stages
+from hpa_jax.training import logs, stages
 
 
 def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
@@ -74,5 +73,5 @@ def _progress(folder: Path, model: ConfigDict) -> str:
     if not log.is_file():
         return "not begun"
     epochs = sum(stages.epochs_of(stage) for stage in model.stages)
-    done = max((json.loads(line)["epoch"] for line in log.read_text().splitlines()), default=0)
+    done = max((row["epoch"] for row in logs.read(log)), default=0)
     return f"epoch {done} of {epochs}" if done < epochs else "trained, not predicted"

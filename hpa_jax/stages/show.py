@@ -1,7 +1,6 @@
 """The stage `report`: reads the whole workdir, writes report/index.html."""
 
 import functools
-import json
 
 import numpy as np
 
@@ -92,18 +91,19 @@ def report(context: Context) -> list[Task]:
 
 def _training(context: Context) -> Section:
     """Curves of loss, validation score and learning rate, as they were and as they were planned."""
+    from hpa_jax.training import logs
     from hpa_jax.training.stages import learning_rates
 
-    count, logs = len(tables.split_rows(context, "train").ids), {}
+    count, rows = len(tables.split_rows(context, "train").ids), {}
     plans = {name: learning_rates(model, count) for name, model in context.models().items()}
     for name, _, fold, folder in context.fits():
         path = folder / "metrics.jsonl"
         if path.is_file():
             label = name if fold is None else f"{name}, fold {fold}"
-            logs[label] = [json.loads(line) for line in path.read_text().splitlines()]
+            rows[label] = logs.read(path)
     images = [
-        Figure(figures.training_curves(logs), "Loss and validation macro-F1 over epochs"),
-        Figure(figures.learning_rates(logs), "Learning rate over steps"),
+        Figure(figures.training_curves(rows), "Loss and validation macro-F1 over epochs"),
+        Figure(figures.learning_rates(rows), "Learning rate over steps"),
         Figure(schedules.planned(plans), "Planned rates and momentum of every model over epochs"),
     ]
     return Section("training", "Training", images=images)

@@ -178,14 +178,18 @@ def memory_mib() -> float:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that a kill cut short is left out."""
+    """The rows of a metrics.jsonl; a last line that a kill cut short is left out, as is any that
+    is no row (the log is for looking at; nothing is computed from it).
+    """
     rows = []
     if Path(path).exists():
-        for line in Path(path).read_text().splitlines():
+        for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
             try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
+                row = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(row, dict) and all(type(row.get(k)) is int for k in ("step", "epoch")):
+                rows.append(row)
     return rows
 
 
