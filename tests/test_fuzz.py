@@ -81,7 +81,7 @@ def decided(folder):
 
 
 def epochs(folder):
-    return sum(row["epoch"] for row in logs.read(folder / "metrics.jsonl"))
+    return sum(row.get("epoch", 0) for row in logs.read(folder / "metrics.jsonl"))
 
 
 # What is damaged, and what reads it.

@@ -73,5 +73,5 @@ def _progress(folder: Path, model: ConfigDict) -> str:
     if not log.is_file():
         return "not begun"
     epochs = sum(stages.epochs_of(stage) for stage in model.stages)
-    done = max((row["epoch"] for row in logs.read(log)), default=0)
+    done = max((row.get("epoch", 0) for row in logs.read(log)), default=0)
     return f"epoch {done} of {epochs}" if done < epochs else "trained, not predicted"

@@ -188,7 +188,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
                 row = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(row, dict) and all(type(row.get(k)) is int for k in ("step", "epoch")):
+            numbers = (row.get("step"), row.get("epoch", 0)) if isinstance(row, dict) else ()
+            if numbers and all(type(x) is int for x in numbers):
                 rows.append(row)
     return rows
 

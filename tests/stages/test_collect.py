@@ -35,12 +35,12 @@ def test_what_is_there_is_kept_and_what_is_missing_is_described(tmp_path):
     predict(tmp_path, "a", "c")
     log = tmp_path / "models" / "b" / "metrics.jsonl"
     log.parent.mkdir()
-    log.write_text("".join(json.dumps({"epoch": epoch}) + "\n" for epoch in (1, 2)))
+    log.write_text("".join(json.dumps({"step": epoch, "epoch": epoch}) + "\n" for epoch in (1, 2)))
     config, missing = collect.present(Context(recipe(), tmp_path))
     assert list(config.models) == ["a", "c"] and dict(config.ensemble.weights) == {"a": 1.0}
     assert missing == {"b": "epoch 2 of 3"}
     assert config.models.c.init_from == ""  # b is not asked for
-    log.write_text(log.read_text() + '{"epoch": 3}\n')
+    log.write_text(log.read_text() + '{"step": 3, "epoch": 3}\n')
     _, missing = collect.present(Context(recipe(), tmp_path))
     assert missing == {"b": "trained, not predicted"}
 
