@@ -101,8 +101,10 @@ def parsing(path: str | Path, remedy: str) -> Iterator[None]:
     """
     try:
         yield
-    except InputError:
-        raise
+    except InputError as error:
+        if str(Path(path).parent) in str(error):
+            raise
+        raise InputError(f"{path}: {error}; {remedy}") from error  # of a check that knows no file
     except _OF_DAMAGE as error:
         reason = f"{type(error).__name__}: {_line(error)[:200]}"
         raise InputError(f"{path}: damaged ({reason}); {remedy}") from error

@@ -124,3 +124,14 @@ def test_damage_is_read_over_or_named(written, name, damage):
 @pytest.mark.parametrize("name", READERS)
 def test_what_is_whole_is_read(written, name):
     assert READERS[name](written) is not None
+
+
+def test_a_setting_that_a_stack_does_not_know_is_of_its_file(written):
+    path = written / "stack" / "stack.json"
+    kept = path.read_text()
+    try:
+        path.write_text(kept.replace('"rare_learner"', '"rare_teacher"'))
+        with pytest.raises(InputError, match=rf"{path}: .*rare_teacher"):
+            whole_stack(written)
+    finally:
+        path.write_text(kept)
