@@ -13,7 +13,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -132,31 +132,51 @@ def predict(config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
-    """Runs stages under the workdir's lock."""
-    from filelock import FileLock, Timeout
+    """Runs stages under the workdir's lock.
 
+    Raises:
+        InputError: no workdir, it can't be written, or another run is at work there.
+    """
     if not flags.get("workdir"):
         raise InputError("--workdir=DIR is missing: the folder for everything that is written")
     context = Context(config, _writable(Path(flags["workdir"]).expanduser().resolve()), flags)
     leads = _joins_hosts_as_first()
     one_network = [name for name in names if name in _alone(flags)]
     shared = [name for name in names if name not in one_network]
-    try:
-        lock = FileLock(context.path(".lock"), timeout=-1 if one_network else 0)
-        with lock if leads and shared else contextlib.nullcontext():
-            started = time.monotonic()
-            _check_before(context, names)
-            _do_all(context, shared, leads)
-            if not one_network and leads:
-                _say_time(started)
-                record_provenance(context, names)
-        if one_network:  # others may work on other networks, and prepare
-            _do_all(context, one_network, leads)
-            if leads:
-                _say_time(started)
-    except Timeout:
-        raise InputError(f"{context.workdir}: another run is at work there; wait for it") from None
+    alone = leads and bool(shared)
+    lock = _locked(context.path(".lock"), waits=bool(one_network))
+    with lock if alone else contextlib.nullcontext():
+        started = time.monotonic()
+        _check_before(context, names)
+        _do_all(context, shared, leads)
+        if not one_network and leads:
+            _say_time(started)
+            record_provenance(context, names)
+    if one_network:  # others may work on other networks, and prepare
+        _do_all(context, one_network, leads)
+        if leads:
+            _say_time(started)
     return 0
+
+
+@contextlib.contextmanager
+def _locked(path: Path, waits: bool) -> Iterator[None]:
+    """Holds a lock file; while another run does, `waits` says so and waits, else it is an error."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        if not waits:
+            there = f"{path.parent}: another run is at work there; wait for it"
+            raise InputError(there) from None
+        print(f"waiting: another run is at work in {path.parent} (it holds {path})", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _alone(flags: dict[str, Any]) -> tuple[str, ...]:
@@ -167,8 +187,6 @@ def _alone(flags: dict[str, Any]) -> tuple[str, ...]:
 
 def _do_all(context: Context, names: list[str], leads: bool) -> None:
     """The tasks of the stages; a network's under its own lock, as another run may train it."""
-    from filelock import FileLock
-
     force = bool(context.flags.get("force"))
     for name in names:
         if name == "records" and not context.draws:
@@ -178,7 +196,8 @@ def _do_all(context: Context, names: list[str], leads: bool) -> None:
         for task in STAGES[name](context):
             if leads or task.stage in STAGES_OF_ALL_HOSTS:
                 folder = _network_of(context, task) if leads else None
-                with FileLock(folder / ".lock") if folder else contextlib.nullcontext():
+                lock = _locked(folder / ".lock", waits=True) if folder else contextlib.nullcontext()
+                with lock:
                     do(context, task, force, leads)
             _wait_for_all(task.name)
 

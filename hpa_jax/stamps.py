@@ -1,10 +1,14 @@
 """Which tasks of a work directory are done, and whether they still hold.
 
-A stamp under WORKDIR/.stamps records, for one task, a key (its config section, its inputs, the code
-of its rooms and library versions) and a fingerprint of what it wrote.  The task is done while both
-are unchanged.  Files count by content, so a result that comes out the same re-runs nothing below.
+A stamp under WORKDIR/.stamps records, for one task, a key (its config section, its inputs, its code
+and library versions) and a fingerprint of what it wrote.  The task is done while both are
+unchanged.  Files count by content, so a result that comes out the same re-runs nothing below.
+
+Code: the files that a task names, and all of the package that those import, and so on.  Comments
+and docstrings don't count: a better explanation trains nothing again.
 """
 
+import ast
 import contextlib
 import functools
 import hashlib
@@ -20,9 +24,14 @@ from hpa_jax import artifacts
 
 PACKAGE = Path(__file__).parent
 LIBRARIES = (
-    *("jax", "flax", "optax", "numpy", "scipy", "scikit-learn", "tensorflow-datasets", "dm-pix"),
-    *("xgboost", "xgboost-cpu"),  # one of them
+    *("jax", "jaxlib", "flax", "optax", "dm-pix", "numpy", "scipy", "scikit-learn", "pandas"),
+    *("tensorflow-datasets", "tensorflow", "tensorflow-cpu", "pillow", "tifffile", "imagehash"),
+    *("iterative-stratification", "networkx", "xgboost", "xgboost-cpu"),
 )
+# Imports are not followed from a stage (they lead everywhere; it names the rooms that compute), nor
+# into what computes nothing: settings and inputs count themselves.
+NOT_FOLLOWED = ("stages",)
+NOT_COUNTED = ("config", "config_check", "context", "errors", "stamps", "artifacts")
 SMALL_FILE = 1 << 16  # bytes; in folders, larger files count by name and size
 
 
@@ -47,7 +56,7 @@ def key(task: Task) -> str:
         "settings": task.settings,
         "inputs": [content(path) for path in task.inputs],
         "listing": [listing(path) for path in task.listing],
-        "code": [_code(room) for room in task.code],
+        "code": [[name, _code(name)] for name in closure(task.code)],
         "libraries": _libraries(),
     }
     return _sha(json.dumps(artifacts.plain(parts), sort_keys=True, default=str).encode())
@@ -138,14 +147,61 @@ def _sha(data: bytes) -> str:
 
 
 @functools.cache
-def _code(room: str) -> str:
-    return _sources(PACKAGE / room)
+def closure(rooms: tuple[str, ...]) -> tuple[str, ...]:
+    """The files that a task depends on, sorted: those of its rooms and what they import.
+
+    rooms: files and folders, relative to the package; so is the answer.
+    """
+    found: set[str] = set()
+    left = [file for room in rooms for file in _of_room(PACKAGE / room)]
+    while left:
+        file = left.pop()
+        name = str(file.relative_to(PACKAGE))
+        if name in found:
+            continue
+        found.add(name)
+        if file.suffix == ".py" and not name.startswith(NOT_FOLLOWED):
+            left += _imported(file)
+    return tuple(sorted(found))
 
 
-def _sources(path: Path) -> str:
-    """Hash of the sources and their tables at a file or below a folder."""
-    files = sorted((*path.rglob("*.py"), *path.rglob("*.csv"))) if path.is_dir() else [path]
-    return _sha(b"".join(file.read_bytes() for file in files))
+def _of_room(path: Path) -> list[Path]:
+    return [*path.rglob("*.py"), *path.rglob("*.csv")] if path.is_dir() else [path]
+
+
+@functools.cache
+def _imported(file: Path) -> tuple[Path, ...]:
+    """Files of the package that a file imports, at any depth of its code."""
+    found = []
+    for node in ast.walk(_parsed(file)):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            package, *parts = name.split(".")
+            if package == PACKAGE.name and parts and parts[0] not in (*NOT_FOLLOWED, *NOT_COUNTED):
+                path = PACKAGE.joinpath(*parts)
+                found += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
+    return tuple(found)
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    """The code of a file, without comments and docstrings."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
+    return tree
+
+
+@functools.cache
+def _code(name: str) -> str:
+    """Hash of a file of the package."""
+    file = PACKAGE / name
+    return _sha(ast.dump(_parsed(file)).encode()) if file.suffix == ".py" else _file(file)
 
 
 @functools.cache

@@ -1,22 +1,32 @@
 # Sourced by the scripts: makes .venv and installs a requirements file, once.
-#   REQUIREMENTS  which file (default requirements.txt; on GPU hosts requirements-gpu.txt, on TPU hosts requirements-tpu.txt)
-#   PYTHON        which interpreter (default: the first of python3.11, python3.12, python3.13, python3 that is new enough)
+#   REQUIREMENTS  which file (on GPU hosts requirements-gpu.txt, on TPU hosts requirements-tpu.txt; default: the one that
+#                 .venv was made with, at first requirements.txt).  Another file makes .venv anew, a changed one installs again.
+#   PYTHON        which interpreter (default: the first of python3.11, python3.12, python3.13, python3 that fits)
 # Afterwards $python is the environment's interpreter and the working directory is the project's root.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
-REQUIREMENTS=${REQUIREMENTS:-requirements.txt}
+made_with=$(cat .venv/.requirements 2>/dev/null || true)
+REQUIREMENTS=${REQUIREMENTS:-${made_with:-requirements.txt}}
 [ -f "$REQUIREMENTS" ] || { echo "no file $REQUIREMENTS (REQUIREMENTS)" >&2; exit 1; }
 python=.venv/bin/python
 
 find_python() {
   local name
   for name in ${PYTHON:-python3.11 python3.12 python3.13 python3}; do
-    if "$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then
+    if "$name" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' >/dev/null 2>&1; then
       echo "$name"
       return
     fi
   done
   return 1
+}
+
+found_pythons() {
+  local name versions=""
+  for name in ${PYTHON:-python3}; do
+    versions+="${versions:+, }$name: $("$name" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo none)"
+  done
+  echo "$versions"
 }
 
 make_environment() {
@@ -29,7 +39,8 @@ make_environment() {
   elif command -v uv >/dev/null; then
     uv venv --seed --python 3.11 .venv && return
   else
-    echo "Python 3.11 or newer is needed: install it, or name one with PYTHON=/path/to/python3, or install uv." >&2
+    echo "Python 3.11, 3.12 or 3.13 is needed (TensorFlow has no wheels for others), found: $(found_pythons)." >&2
+    echo "Install one, or name one with PYTHON=/path/to/python3, or install uv, which brings its own." >&2
   fi
   return 1
 }
@@ -37,19 +48,26 @@ make_environment() {
 install_requirements() {
   local stamp
   stamp=$(cat "$REQUIREMENTS" | cksum)
-  [ "$(cat .venv/.installed 2>/dev/null)" = "$stamp" ] && return
+  if [ "$(cat .venv/.installed 2>/dev/null)" = "$stamp" ]; then
+    [ -n "$made_with" ] || printf '%s\n' "$REQUIREMENTS" >.venv/.requirements
+    return
+  fi
   echo "Setting up .venv with $REQUIREMENTS (once; some minutes) ..." >&2
-  [ -x "$python" ] || make_environment || return 1
+  if [ ! -x "$python" ] || { [ -n "$made_with" ] && [ "$made_with" != "$REQUIREMENTS" ]; }; then
+    make_environment || return 1  # anew: files of xgboost-cpu and xgboost, say, would mix
+  fi
   if ! "$python" -m pip install --disable-pip-version-check --quiet -r "$REQUIREMENTS"; then
     echo "Installing $REQUIREMENTS failed (see above); call the script again when mended." >&2
     return 1
   fi
+  printf '%s\n' "$REQUIREMENTS" >.venv/.requirements
   printf '%s\n' "$stamp" >.venv/.installed
 }
 
 # One set-up at a time where flock exists, so that two scripts started together don't break each other's environment.
 if command -v flock >/dev/null; then
-  mkdir -p .venv.lock && exec 9>.venv.lock/lock && flock 9
+  mkdir -p .venv.lock && exec 9>.venv.lock/lock
+  flock -n 9 || { echo "Waiting for another script that sets up .venv (it holds .venv.lock/lock) ..." >&2; flock 9; }
   install_requirements || exit 1
   exec 9>&-
 else

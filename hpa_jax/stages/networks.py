@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hpa_jax.inference.predict import Seen
 
 PLANNED = 1000  # pictures of a plan that is laid out to be checked, before the catalog is made
-TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py")
+TRAIN_ROOMS = ("models", "training", "data/input.py", "stages/networks.py", "stages/tables.py")
 
 
 def train(context: Context) -> list[Task]:

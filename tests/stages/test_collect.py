@@ -65,7 +65,7 @@ def test_metric_learning_is_taken_where_it_is_there_and_named_where_it_is_not(tm
     found, missing = collect.present(Context(config, tmp_path))
     assert found.retrieval.mode == "off" and missing == {"retrieval": "not begun"}
     (tmp_path / "retrieval" / "network").mkdir(parents=True)
-    (tmp_path / "retrieval" / "network" / "metrics.jsonl").write_text('{"epoch": 7}\n')
+    (tmp_path / "retrieval" / "network" / "metrics.jsonl").write_text('{"step": 9, "epoch": 7}\n')
     assert collect.present(Context(config, tmp_path))[1] == {"retrieval": "epoch 7 of 50"}
     (tmp_path / "retrieval" / "embeddings").mkdir()
     found, missing = collect.present(Context(config, tmp_path))
@@ -128,7 +128,7 @@ def test_one_network_does_not_wait_for_the_workdir(stages, tmp_path):
     assert stages == ["a"]
 
 
-def test_a_network_that_another_run_trains_is_waited_for(stages, tmp_path):
+def test_a_network_that_another_run_trains_is_waited_for_and_that_is_said(stages, tmp_path, capsys):
     (tmp_path / "models" / "a").mkdir(parents=True)
     lock = FileLock(tmp_path / "models" / "a" / ".lock")
     lock.acquire()
@@ -140,3 +140,6 @@ def test_a_network_that_another_run_trains_is_waited_for(stages, tmp_path):
     lock.release()
     thread.join(timeout=10)
     assert waited and stages == ["a"]
+    assert (
+        f"waiting: another run is at work in {tmp_path / 'models' / 'a'}" in capsys.readouterr().out
+    )
