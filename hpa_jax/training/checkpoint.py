@@ -13,7 +13,6 @@ import contextlib
 import json
 import math
 import time
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
@@ -27,13 +26,11 @@ from flax import nnx
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from hpa_jax import artifacts
 from hpa_jax import config as configs
 from hpa_jax.errors import InputError, tells_of_a_full_disk
-from hpa_jax.training import network
+from hpa_jax.training import checksums, network
 from hpa_jax.training.step import TrainState
 
-CHECKSUMS = "checksums.json"
 LOWER_IS_BETTER = ("loss", "focal")
 
 
@@ -113,7 +110,7 @@ class Checkpoints:
     def newest(self) -> int | None:
         """The newest whole checkpoint of the run; damaged newer ones are deleted and named."""
         for step in reversed(self.steps()):
-            problem = damage(self.folder, step) or ("" if self.metas[step] else "no meta")
+            problem = checksums.damage(self.folder, step) or ("" if self.metas[step] else "no meta")
             problem = problem or self._unreadable(step)
             if not problem:
                 return step
@@ -156,11 +153,11 @@ class Checkpoints:
                 time.sleep(0.05)
             elif not path.exists():
                 return  # the save failed; Orbax raises that in the loop
-        seal(path)
+        checksums.write(path)
 
     def _unreadable(self, step: int) -> str:
         """For a checkpoint that a kill left without checksums: what reading it says, "" if fine."""
-        if (self.folder / str(step) / CHECKSUMS).exists() or jax.process_count() > 1:
+        if (self.folder / str(step) / checksums.FILE).exists() or jax.process_count() > 1:
             return ""
         everything = ocp.args.StandardRestore()
         try:
@@ -223,7 +220,7 @@ def load(
     folder = Path(directory).resolve()
     folder = folder if folder.name == "checkpoints" else folder / "checkpoints"
     step = find(folder, which)
-    problem = damage(folder, step)
+    problem = checksums.damage(folder, step)
     if problem:
         raise InputError(f"{folder / str(step)}: damaged ({problem}); choose another checkpoint")
     meta = read_meta(folder, step)
@@ -358,29 +355,6 @@ def restore_weights(
     return found["params"], found["stats"]
 
 
-def seal(folder: Path) -> None:
-    """Writes the checksums of all files of one finished checkpoint."""
-    sums = {
-        str(path.relative_to(folder)): _crc(path)
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != CHECKSUMS
-    }
-    artifacts.write_json(folder / CHECKSUMS, sums)
-
-
-def damage(folder: Path, step: int) -> str:
-    """What is wrong with a checkpoint's files, "" if nothing (or if it never got checksums)."""
-    path = folder / str(step)
-    if not (path / CHECKSUMS).exists():
-        return "" if path.is_dir() else "missing"
-    for name, crc in artifacts.read_json(path / CHECKSUMS).items():
-        if not (path / name).exists():
-            return f"{name} is missing"
-        if _crc(path / name) != crc:
-            return f"{name} has changed or is cut short"
-    return ""
-
-
 def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], where: Path) -> None:
     """Refuses to go on with another training in the same folder.
 
@@ -405,14 +379,6 @@ def check_architecture(meta: Mapping[str, Any], own: Mapping[str, Any], where: P
         name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in meta["shapes"].items()
     }
     network.check_same(given, own, f"restoring {where}")
-
-
-def _crc(path: Path) -> int:
-    value = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            value = zlib.crc32(block, value)
-    return value
 
 
 def _abstract(tree: Any) -> Any:

@@ -13,7 +13,17 @@ import pytest
 
 from hpa_jax import config as configs
 from hpa_jax.errors import InputError
-from hpa_jax.training import checkpoint, logs, loop, losses, network, profiling, saving, stages
+from hpa_jax.training import (
+    checkpoint,
+    checksums,
+    logs,
+    loop,
+    losses,
+    network,
+    profiling,
+    saving,
+    stages,
+)
 from tests.training import tiny
 
 stage = configs.stage
@@ -107,14 +117,14 @@ def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path):
         checkpoint.load(tmp_path / "run", "last")
     tiny.train(tmp_path / "run", config, keep=9)
     same_weights(tmp_path / "run", folder)
-    assert checkpoint.damage(tmp_path / "run" / "checkpoints", 12) == ""
+    assert checksums.damage(tmp_path / "run" / "checkpoints", 12) == ""
 
 
 def test_a_checkpoint_cut_short_before_its_checksums_is_passed_over(trained, tmp_path):
     folder, config = trained
     shutil.copytree(folder, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "12"
-    (newest / checkpoint.CHECKSUMS).unlink()
+    (newest / checksums.FILE).unlink()
     (newest / "training" / "_METADATA").unlink()
     tiny.train(tmp_path / "run", config, keep=9)
     same_weights(tmp_path / "run", folder)
