@@ -4,7 +4,8 @@
 
 Alternatives that need PyTorch are measured where --torch-python names an interpreter with
 requirements-bench.txt; else their cells stay empty.  Parts run one after the other; a part that
-fails is named at the end, and the exit code is 1.  About 25 minutes on 2 CPU cores.
+fails is named at the end, and the exit code is 1.  About 25 minutes on 2 CPU cores; with LightGBM
+the part `decision` also compares votes with its own (180 of its fits, seconds each).
 """
 
 import argparse
@@ -19,7 +20,8 @@ from pathlib import Path
 import bench_table
 
 HERE = Path(__file__).parent
-# Options of each part; {torch}: the interpreter with PyTorch, {pictures}: a folder of drawn ones.
+# Options of each part; {torch}: the interpreter with PyTorch, {pictures}: a folder of drawn ones,
+# {votes}: ",votes" where LightGBM is.
 PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
     "input": ["--folder={pictures}", "--pictures=48", "--rounds=2"],
@@ -27,13 +29,14 @@ PARTS = {
     "training": [],
     "inference": ["--views=d4,crops"],
     "duplicates": ["--sizes", "10000", "110000"],
-    "decision": ["--parts=thresholds,features,stack"],
+    "decision": ["--parts=views,thresholds,features,stack,protocols{votes}"],
     "retrieval": [],
 }
 WITH_TORCH = {
     "models": ["--against=torch", "--torch-python={torch}"],
     "input": ["--torch-python={torch}"],
 }
+NO_VOTES = "decision: no votes beside LightGBM's; it isn't here (scripts/requirements-bench.txt)"
 HEAD = "| part | what | ours | alternative | ours / alternative |\n|---|---|---|---|---|"
 
 
@@ -57,6 +60,8 @@ def main() -> int:
             found = _run(part, options.torch_python, folder)
             lines += [bench_table.markdown(part, row) for row in found or []]
             failed += [] if found else [part]
+    if "decision" in chosen and not _has_lightgbm():
+        lines += ["", NO_VOTES]
     table = "\n".join([f"{datetime.date.today()}, {os.cpu_count()} CPU cores", "", HEAD, *lines])
     print(f"\n{table}")
     if options.out:
@@ -69,7 +74,8 @@ def main() -> int:
 def _run(part: str, torch: str, pictures: str) -> list[dict] | None:
     """The rows of one part, whose output is shown as it comes; None if it failed."""
     options = PARTS[part] + (WITH_TORCH.get(part, []) if torch else [])
-    options = [option.format(torch=torch, pictures=pictures) for option in options]
+    votes = ",votes" if _has_lightgbm() else ""
+    options = [option.format(torch=torch, pictures=pictures, votes=votes) for option in options]
     print(f"\n== scripts/bench {part} {' '.join(options)}", flush=True)
     command = [sys.executable, str(HERE / f"bench_{part}.py"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -78,6 +84,10 @@ def _run(part: str, torch: str, pictures: str) -> list[dict] | None:
             print(line, end="", flush=True)
             lines.append(line)
     return bench_table.rows(lines) if process.returncode == 0 else None
+
+
+def _has_lightgbm() -> bool:
+    return importlib.util.find_spec("lightgbm") is not None
 
 
 def _draw(folder: Path) -> None:

@@ -101,11 +101,15 @@ def bench_views() -> None:
     import bench_inference
 
     backbone, size, batch = "resnet34", 128, 8
-    plain, rows = bench_inference.measure(backbone, size, batch, 5, ("d4", "oml", "crops"))
+    plain, rows = bench_inference.measure(backbone, size, batch, 3, ("d4", "oml", "crops"))
     _line(f"plain pass of {backbone}, {batch} pictures of {size} px", f"{1000 * plain:.0f} ms")
     for row in rows:
         what = f"views {row['views']}: time over {row['count']} x plain"
         _line(what, f"{row['ratio']:.3f}", "target 1.05")
+        bench_table.row(
+            f"{row['count']} views ({row['views']}) of {batch} pictures of {size}², {backbone}",
+            row["ms"], "ms", f"{row['count']} plain passes", 1e3 * row["count"] * plain,
+        )  # fmt: skip
 
 
 def bench_thresholds() -> None:
@@ -223,9 +227,15 @@ def bench_protocols(workers: int) -> None:
         models = [protocol.models(int(positives[job.classes[0]])) for job in jobs]
         fitted = sum(count // times for count, times in zip(models, repeats))
         _line(f"{name}: one repeat of {len(jobs)} classes, {fitted:,} models", f"{wall:.0f} s")
+        whole, how = wall * np.dot(seconds, repeats) / sum(seconds) / 60, ""
         if max(repeats) > 1:
-            whole = wall * np.dot(seconds, repeats) / sum(seconds) / 60
+            how = ", one repeat timed"
             _line(f"  all {sum(models):,} models (times the repeats)", f"{whole:.1f} min")
+        bench_table.row(
+            f"stack, protocol {name}: {sum(models):,} models, {len(data.labels):,} × "
+            f"{data.features.shape[1]}{how}",
+            whole, "min",
+        )  # fmt: skip
 
 
 def _unit_seconds(shared: stack_runner.Data, job: stack_runner.Job) -> float:
@@ -301,9 +311,13 @@ def _compare(which: str, labels: np.ndarray, ours: np.ndarray, theirs: np.ndarra
         differences.append(pair[0] - pair[1])
     low, high = np.quantile(differences, [0.025, 0.975])
     scores = [metrics.macro_f1(labels, decided) for decided in (ours, theirs)]
-    what = f"macro-F1 of votes on {len(labels):,} {which} rows: ours; LightGBM"
-    _line(what, f"{scores[0]:.4f}; {scores[1]:.4f}")
+    what = f"macro-F1 of votes on {len(labels):,} {which} rows"
+    _line(f"{what}: ours; LightGBM", f"{scores[0]:.4f}; {scores[1]:.4f}")
     _line("  paired difference, 95 %", f"{low:+.4f} .. {high:+.4f}", "target: low end >= -0.01")
+    bench_table.row(what, scores[0], "F1", "LightGBM", scores[1])
+    bench_table.row(
+        f"{what}, ours − LightGBM's, 95 % {low:+.4f} to {high:+.4f}", scores[0] - scores[1], "F1"
+    )
 
 
 def _lightgbm_fold(
