@@ -1,0 +1,40 @@
+"""The talk's list as variations: rows that differ from the base by what they name alone."""
+
+import pytest
+
+from configs import ablation
+from hpa_jax import ablate
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_every_row_is_accepted_and_there_are_enough_of_them(variant):
+    config = ablation.get_config(variant)
+    assert len(ablate.checked(config)) >= 8 and len(config.ablate.seeds) >= 3
+
+
+@pytest.mark.parametrize("variant", ["", "smoke"])
+def test_the_snapshots_train_as_long_as_the_base(variant):
+    config = ablation.get_config(variant)
+    base = {name: model.stages[0].epochs for name, model in config.models.items()}
+    row = next(row for row in ablate.checked(config) if row["name"] == "snapshots")
+    changed = ablate.changed(config, row["set"])
+    for name, model in changed.models.items():
+        (stage,) = model.stages
+        assert stage.epochs == base[name], name
+        assert stage.cycles > 1 and stage.epochs % stage.cycles == 0
+
+
+@pytest.mark.parametrize(("name", "factor"), [("half the width", 0.5), ("twice the width", 2.0)])
+def test_a_row_of_another_width_holds_for_each_network_by_its_own(name, factor):
+    config = ablation.get_config()
+    row = next(row for row in ablate.checked(config) if row["name"] == name)
+    for of, model in ablate.changed(config, row["set"]).models.items():
+        assert model.width == factor * config.models[of].width, of
+
+
+def test_the_smoke_form_sees_less_of_the_same_rows():
+    full, smoke = ablation.get_config(), ablation.get_config("smoke")
+    names = [[row["name"] for row in ablate.checked(config)] for config in (full, smoke)]
+    assert names[0] == names[1]
+    assert smoke.models.tiny.stages[0].epochs < full.models.tiny.stages[0].epochs
+    assert smoke.data.synthetic.train < full.data.synthetic.train
