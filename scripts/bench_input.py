@@ -3,9 +3,9 @@
     .venv/bin/python scripts/bench_input.py --folder=DIR --torch-python=PYTHON [--mosaic=2]
 
 DIR: ID_{red,green,blue,yellow}.png; the k-th file of each channel makes the k-th picture.
---torch-python: an interpreter with torch, cv2 and albumentations; every round runs it beside ours,
-so that both meet the same noise.  Ours leaves D4 and crop to the device, where they cost under 1 %
-of a training step (`scripts/bench augment`); both figures are of what the host does.
+--torch-python: an interpreter with scripts/requirements-input-torch.txt; every round runs it beside
+ours, so that both meet the same noise.  Ours leaves D4 and crop to the device, where they cost
+under 1 % of a training step (`scripts/bench augment`); both figures are of what the host does.
 Wall time on a shared machine is noise; processor time a picture (all processes) is not.
 """
 

@@ -3,8 +3,8 @@
     PYTHON_WITH_TORCH scripts/bench_input_torch.py --files=LIST.json --workers=2 --batch=32
 
 LIST.json: a list of [red, green, blue, yellow] paths.  D4 and a random crop on the host, as these
-programs do.  Prints one JSON object; imports nothing of hpa_jax, so any environment with the three
-packages serves.
+programs do.  Prints one JSON object; imports nothing of hpa_jax, so any environment with
+scripts/requirements-input-torch.txt serves.
 """
 
 import argparse

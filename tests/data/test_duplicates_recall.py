@@ -1,4 +1,4 @@
-"""Copies of real pictures are found, different pictures and crops of one picture are not.
+"""Copies of real and drawn pictures are found, different pictures and crops of one are not.
 
 Copies: JPEG of quality 85, 10 % darker and brighter, enlarged to 1024 and back, all of it at once.
 """
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpa_jax.data import duplicates, hashes
+from hpa_jax.data import duplicates, hashes, microscope, synthetic
 
 PICTURES = Path(__file__).resolve().parents[2] / "../shared/data/real_images"
 SIDE = 512
@@ -55,6 +55,14 @@ def competition():
         yield [np.asarray(Image.open(path)) for path in paths]
 
 
+def drawn(count, side=SIDE):
+    """Red, green and blue of drawn pictures with the competition's label sets."""
+    sets = synthetic.draw_label_sets(np.random.default_rng(0), count, 0)
+    for number, labels in enumerate(sets):
+        image = microscope.photograph((17, number), labels, side)
+        yield [np.ascontiguousarray(image[..., k]) for k in range(3)]
+
+
 def joined(pictures):
     prints = [hashes.fingerprint(channels) for channels in pictures]
     return hashes.Fingerprints(
@@ -64,14 +72,8 @@ def joined(pictures):
     )
 
 
-@pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")
-@pytest.mark.parametrize(
-    "step", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["all pictures", "every fourth"]
-)
-def test_copies_of_real_pictures_are_found_and_strangers_are_not(step):
-    originals = [*dictionary(), *competition()][::step]
+def assert_copies_are_found_and_strangers_are_not(originals):
     n = len(originals)
-    assert n >= 100 / step
     copies = [[change(c) for c in channels] for change in COPIES.values() for channels in originals]
     pairs, _, _ = duplicates.match_fingerprints(joined([*originals, *copies]), 12)
     of = pairs % n  # the original of each row: copies follow in the originals' order
@@ -80,6 +82,23 @@ def test_copies_of_real_pictures_are_found_and_strangers_are_not(step):
     missed = [(row % n, row // n) for row in range(n, n * (1 + len(COPIES)))
               if (row % n, row) not in found]  # fmt: skip
     assert len(missed) <= 0.01 * len(copies), missed
+    sizes = np.bincount(duplicates.groups(n * (1 + len(COPIES)), pairs))
+    assert sizes.max() == 1 + len(COPIES)  # the largest group: one picture and its copies
+
+
+@pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")
+@pytest.mark.parametrize(
+    "step", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["all pictures", "every fourth"]
+)
+def test_copies_of_real_pictures_are_found_and_strangers_are_not(step):
+    originals = [*dictionary(), *competition()][::step]
+    assert len(originals) >= 100 / step
+    assert_copies_are_found_and_strangers_are_not(originals)
+
+
+@pytest.mark.parametrize("count", [pytest.param(100, marks=pytest.mark.slow), 10])
+def test_copies_of_drawn_pictures_are_found_and_strangers_are_not(count):
+    assert_copies_are_found_and_strangers_are_not([*drawn(count)])
 
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")

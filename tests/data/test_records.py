@@ -1,6 +1,11 @@
 """Packed records: lossless, readable by stock TFDS, resumable, incremental, checked."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -127,6 +132,50 @@ def test_a_killed_run_keeps_its_finished_shards(root, tmp_path, monkeypatch):
     assert done[0].stat().st_mtime_ns == stamp
     assert not list(folder.glob(".partial-*"))
     assert len(stored(folder)) == 6
+
+
+SLOWLY = """
+import sys, time
+from hpa_jax.data import encodings
+from tests.data.test_records import pack, table_of
+
+fast = encodings.encode
+encodings.encode = lambda *arguments: (time.sleep(0.1), fast(*arguments))[1]
+pack(table_of(sys.argv[1]), sys.argv[2], shard_images=3, workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_sigkill_while_packing_keeps_finished_shards_and_the_result(tmp_path):
+    root = competition(tmp_path / "data", train=28, test=20)
+    project = Path(__file__).resolve().parents[2]
+    whole = pack(table_of(root), tmp_path / "whole", shard_images=3)
+    folder = tmp_path / "killed" / "16-png"
+    finished = {}
+    for count in (2, 7, 12):  # of 17; each time in the middle of two shards
+        command = [sys.executable, "-c", SLOWLY, str(root), str(folder.parent)]
+        process = subprocess.Popen(command, cwd=project, stderr=subprocess.PIPE, text=True)
+        while len(list(folder.glob("*.array_record.json"))) < count:
+            assert process.poll() is None, process.stderr.read()[-3000:]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record.json")}
+        assert count <= len(now) < 17 and finished.items() <= now.items()
+        finished = now
+        with pytest.raises(InputError, match="run the stage that writes it"):
+            Records(folder)
+    pack(table_of(root), folder.parent, shard_images=3)
+    assert all((folder / name).stat().st_mtime_ns == mark for name, mark in finished.items())
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(path.name for path in whole.iterdir())
+    for source in ("train", "test"):  # not the bytes: a message's fields may come in any order
+        one, other = stored(folder, source), stored(whole, source)
+        assert list(one) == list(other) and len(one) == {"train": 28, "test": 20}[source]
+        for id, example in one.items():
+            assert np.array_equal(example["image"], other[id]["image"])
+            assert np.array_equal(example["labels"], other[id]["labels"])
+    assert records.verify(folder) == 17
 
 
 def test_damage_is_found(root, tmp_path):
