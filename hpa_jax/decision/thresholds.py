@@ -284,13 +284,13 @@ def scaled(thresholds: np.ndarray, scale: float | Sequence[float] = 1.0) -> np.n
     Raises:
         InputError: a factor that is not above 0, or their number is neither 1 nor C.
     """
-    cuts, scale = np.asarray(thresholds, float), np.asarray(scale, float)
-    if scale.size not in (1, len(cuts)) or not (scale > 0).all():
+    cuts, factors = np.asarray(thresholds, float), np.asarray(scale, float)
+    if factors.size not in (1, len(cuts)) or not (factors > 0).all():
         raise InputError(
-            f"threshold scale {scale.tolist()}: one factor above 0, or one for each of "
+            f"threshold scale {factors.tolist()}: one factor above 0, or one for each of "
             f"{len(cuts)} classes"
         )
-    return np.where(cuts > 1, cuts, cuts * scale)
+    return np.where(cuts > 1, cuts, cuts * factors)
 
 
 def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np.ndarray:
@@ -387,9 +387,9 @@ def _drawn(
 ) -> np.ndarray:
     """The folds of `cross_validated`, from `kept` or drawn into it."""
     digest = hashlib.sha256(repr((labels.shape, folds, repeats, seed)).encode())
-    digest.update(np.ascontiguousarray(labels, bool))
+    digest.update(np.ascontiguousarray(labels, bool).data)
     if groups is not None:
-        digest.update(np.ascontiguousarray(groups))
+        digest.update(np.ascontiguousarray(groups).data)
     key = digest.hexdigest()
     if key not in kept:
         seeds = [seed + REPEAT_STEP * j for j in range(repeats)]
