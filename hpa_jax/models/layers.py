@@ -112,6 +112,8 @@ class BatchNorm(nnx.Module):
             factor, shift = self.affine()
             return (x * factor + shift).astype(self.dtype)
         x32 = x.astype(jnp.float32)
+        # Two plain means.  Measured on CPU (float32, [8, 64, 64, 256]), not on a GPU: one reduction
+        # of both values takes 2.7 times their CPU time, products with a row of ones 3.8 times.
         axes = tuple(range(x.ndim - 1))
         mean = x32.mean(axes)
         var = jnp.maximum((x32 * x32).mean(axes) - mean * mean, 0.0)
