@@ -168,6 +168,19 @@ def test_sizes_and_checksums_of_the_table_are_asked_for(tmp_path, atlas_server):
         atlas.fetch(tmp_path, classes.NAMES, **FAST)
 
 
+@pytest.mark.parametrize(
+    ("columns", "cells", "reason"),
+    [("size", "7", "instead of 7"), ("sha256", "0" * 64, "another checksum")],
+)
+def test_size_and_checksum_of_one_file_of_all_channels(
+    tmp_path, atlas_server, columns, cells, reason
+):
+    (tmp_path / "external.csv").write_text(f"Id,Target,{columns}\n10580_1610_C1_1,13,{cells}\n")
+    _, failed = atlas.fetch(tmp_path, classes.NAMES, url=atlas.COMPOSITE_URL, **FAST)
+    assert len(failed) == 1 and reason in next(iter(failed.values()))
+    assert not list((tmp_path / "pictures").glob("*.jpg"))
+
+
 def test_wrong_tables_and_options(tmp_path):
     with pytest.raises(InputError, match="not there"):
         atlas.fetch(tmp_path, classes.NAMES)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import threading
 import time
+from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
@@ -45,6 +46,18 @@ class Handler(BaseHTTPRequestHandler):
 
     def busy(self, tries):
         self.send(200, BODY) if tries > 1 else self.send(429, Retry_After="1")
+
+    def dated(self, tries):
+        """Says until when to wait, to the second."""
+        date = formatdate(time.time() + 2, usegmt=True)
+        self.send(200, BODY) if tries > 1 else self.send(503, Retry_After=date)
+
+    def past(self, tries):
+        date = formatdate(time.time() - 3600, usegmt=True)
+        self.send(200, BODY) if tries > 1 else self.send(503, Retry_After=date)
+
+    def vague(self, tries):
+        self.send(200, BODY) if tries > 1 else self.send(503, Retry_After="soon")
 
     def broken(self, tries):
         self.send(200, BODY) if tries > 2 else self.send(503)
@@ -161,6 +174,18 @@ def test_429_waits_as_long_as_it_is_told(server, tmp_path):
     begin = time.monotonic()
     assert fetch(server, tmp_path, "busy.jpg") == {}
     assert time.monotonic() - begin > 0.95
+
+
+def test_a_date_to_wait_for_is_kept(server, tmp_path):
+    assert fetch(server, tmp_path, "dated.jpg") == {}
+    assert 0.9 < np.ptp(server.times) < 8  # a machine may be slow, the date is at most 2 s away
+
+
+@pytest.mark.parametrize("name", ["past.jpg", "vague.jpg"])
+def test_a_date_that_is_over_and_words_are_no_reason_to_wait(server, tmp_path, name):
+    begin = time.monotonic()
+    assert fetch(server, tmp_path, name) == {}
+    assert server.seen == {f"/{name}": 2} and time.monotonic() - begin < 10
 
 
 def test_a_second_call_asks_for_nothing(server, tmp_path):
