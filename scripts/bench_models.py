@@ -82,8 +82,10 @@ def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """
     ways = ["jax", *(LAYOUTS if options.against else ())]
     best: dict[str, dict[str, Any]] = {}
-    for _ in range(options.rounds):
+    for turn in range(options.rounds):
         for way in ways:
+            # Minutes pass on a shared machine before the first row; stderr, for rows go to stdout.
+            print(f"{name}: {way}, round {turn + 1} of {options.rounds}", file=sys.stderr)
             figures = run_worker(way, name, options)
             if "lacks" in figures:
                 print(f"{name:22}{way:14}{figures['lacks']}", flush=True)
