@@ -172,9 +172,9 @@ VERBS: dict[str, Verb] = {
     ),
     "preview": Verb(
         "hpa_jax.stages.tools:preview",
-        "a grid of pictures as each model's augmentation changes them",
+        "a grid of pictures as each model's augmentation changes them, and each stage's own",
         "records/, splits.parquet",
-        "preview/NAME.png",
+        "preview/NAME.png, NAME_stage_K.png",
         ONLY,
     ),
     "lr_find": Verb(
@@ -182,7 +182,14 @@ VERBS: dict[str, Verb] = {
         "sweeps the learning rate of each model; leaves the model as it is",
         "records/, splits.parquet",
         "models/NAME/lr_find.json, lr_find.png",
-        {**ONLY, "iterations": ("1000", "steps from 1e-7 to 10")},
+        {
+            **ONLY,
+            "stage": ("0", "its freezing, loss and augmentation; counted from 0"),
+            "checkpoint": ("", "own weights to begin from: best | last | a step; else fresh ones"),
+            "iterations": ("1000", "steps from the first rate to the last"),
+            "low": ("1e-7", "first rate"),
+            "high": ("10", "last rate"),
+        },
     ),
     "import_weights": Verb(
         "hpa_jax.stages.tools:import_weights",

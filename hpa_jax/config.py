@@ -287,7 +287,7 @@ def model(**differences: Any) -> ConfigDict:
                 b1=0.9,  # where the schedule does not move it
                 b2=0.99,
                 eps=1e-8,
-                momentum=0.9,  # of sgd
+                momentum=0.9,  # of sgd, where the schedule does not move it
                 nesterov=True,
                 weight_decay=0.0,
                 decay_norm_and_bias=False,  # fastai decays all parameters

@@ -1,6 +1,6 @@
 """`scripts/bench augment`: cost of each augmentation beside a training step, in one run.
 
-    .venv/bin/python scripts/bench_augment.py --size=256 --batch=8
+    scripts/bench augment --size=256 --batch=8
 
 Times are the median of repeats, all compiled and warmed up; the step is forward, backward and SGD
 of the backbone with mean BCE.  Figures of a shared machine are ratios of one run.

@@ -1,6 +1,6 @@
 """`scripts/bench training`: what the loop costs beside its step, the data, and the compiler.
 
-    .venv/bin/python scripts/bench_training.py [--what=overhead,data_wait,compile,accumulation]
+    scripts/bench training [--what=overhead,data_wait,compile,accumulation]
 
 All on a network of the demo as its recipe has it (size, batch, loss, augmentation).  Prints one
 JSON object a line, and rows for the table of `scripts/bench all`:

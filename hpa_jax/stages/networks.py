@@ -165,8 +165,6 @@ def training(
             name=title,
             directory=folder,
             **training_data(context, model, fitted, held_out, origin),
-            # one weight for all is plain shuffling
-            train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
             settings=how,
             seed=config.seed,
         )
@@ -190,7 +188,7 @@ def training_data(
     context: Context, model: ConfigDict, fitted: Rows, held_out: Rows, origin: Path | None
 ) -> dict[str, Any]:
     """Arguments of `loop.train` and of the sweep of rates: pictures, labels of the model's classes,
-    and the folder of the model that it starts from.
+    weights of their sources, and the folder of the model that it starts from.
     """
     from hpa_jax.data.input import Records
 
@@ -199,6 +197,8 @@ def training_data(
         records=Records(context.records_of(model)),
         train_ids=fitted.ids,
         train_labels=fitted.labels[:, numbers].astype(np.uint8),
+        # one weight for all is plain shuffling
+        train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
         valid_ids=held_out.ids,
         valid_labels=held_out.labels[:, numbers].astype(np.uint8),
         class_names=tuple(context.config.classes[number] for number in numbers),

@@ -42,22 +42,29 @@ def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """A grid of pictures as each model's augmentation changes them -> preview/NAME.png."""
+    """A grid of pictures as each model's augmentation changes them -> preview/NAME.png, and as a
+    stage's own does -> preview/NAME_stage_K.png.
+    """
     from hpa_jax.training import preview as previews
 
     context = opened(config, flags)
     ids = tables.split_rows(context, "train").ids[:4]
     images = np.stack(list(tables.images(context, ids)))
     for name, model in context.models().items():
-        path = context.path("preview", f"{name}.png")
-        previews.write_png(path, previews.grid(images, model.augment, seed=config.seed))
-        print(f"{model.augment} -> {path}")
+        for which, augmentation in previews.augmentations(model).items():
+            path = context.path("preview", f"{name}{which}.png")
+            previews.write_png(path, previews.grid(images, augmentation, seed=config.seed))
+            print(f"{augmentation} -> {path}")
 
 
 def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Learning-rate sweep of each model -> models/NAME/lr_find.{json,png}."""
     from hpa_jax.training import lr_finder
 
+    options = {
+        key: number(flags[key], kind, key)
+        for key, kind in (("stage", int), ("iterations", int), ("low", float), ("high", float))
+    }
     context = opened(config, flags)
     share_compiled(context)
     for name, model, fold, folder in context.fits():
@@ -68,12 +75,25 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
             **rows_to_fit(context, model, fold),
             settings=config.train,
             seed=config.seed,
-            iterations=int(flags["iterations"]),
+            which=flags["checkpoint"],
+            **options,
         )
         print(
             f"{name}: steepest {found['steepest']:.2g}, a tenth of the lowest's "
             f"{found['minimum_tenth']:.2g} -> {folder / 'lr_find.png'}"
         )
+
+
+def number(text: str, kind: type, flag: str) -> Any:
+    """The number of a flag.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"--{flag}={text}: must be a number") from None
 
 
 def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ class Log:
         if self.primary:
             cut_back(self.path, restored_step)
             self._file = self.path.open("a")
-            self._step = restored_step
+            self._step = max(restored_step, 0)
 
     def __enter__(self) -> "Log":
         if self._terminal:
@@ -70,13 +70,7 @@ class Log:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard:
-            numbers = {key: x for key, x in row.items() if isinstance(x, int | float)}
-            scalars = {
-                f"{row['split']}/{key}": x
-                for key, x in numbers.items()
-                if key not in ("step", "epoch")
-            }
-            self._events().write_scalars(row["step"], scalars)
+            self._events().write_scalars(row["step"], scalars(row))
             self._events().flush()
 
     def say(self, text: str) -> None:
@@ -192,6 +186,18 @@ def read(path: str | Path) -> list[dict[str, Any]]:
             if numbers and all(type(x) is int for x in numbers):
                 rows.append(row)
     return rows
+
+
+def scalars(row: dict[str, Any]) -> dict[str, float]:
+    """TensorBoard's names and numbers of a row; "valid/ap/3" is place 3 of the list `ap`."""
+    found = {}
+    for key, value in row.items():
+        several = value if isinstance(value, list) else [value]
+        for place, x in enumerate(several):
+            if key not in ("step", "epoch") and isinstance(x, int | float):
+                name = f"{row['split']}/{key}"
+                found[f"{name}/{place}" if isinstance(value, list) else name] = x
+    return found
 
 
 def cut_back(path: Path, step: int) -> None:

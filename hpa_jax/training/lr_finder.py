@@ -12,12 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError
-from hpa_jax.training import checkpoint, distributed, network
+from hpa_jax.training import checkpoint, distributed, network, optimizer
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 from hpa_jax.training.preemption import Preemption
@@ -43,6 +44,7 @@ def find(
     iterations: int = 1000,
     low: float = 1e-7,
     high: float = 10.0,
+    train_weights: np.ndarray | None = None,
     init_folder: Path | None = None,
 ) -> dict[str, Any]:
     """Sweeps the rate of one stage; arguments as `loop.train`, and:
@@ -75,6 +77,7 @@ def find(
         np.asarray(train_labels, np.uint8),
         np.asarray(valid_ids),
         np.asarray(valid_labels, np.uint8),
+        train_weights,
     )
     layout = distributed.layout()
     setup = setups.build(config, settings, layout, data, class_names, seed, init_folder)
@@ -83,9 +86,10 @@ def find(
     rates = np.geomspace(low, high, iterations)
     losses = _sweep(setup, setup.stages[stage], rates, directory if which else None, which, name)
     found = suggest(rates, losses)
-    artifacts.write_json(directory / "lr_find.json", found)
-    with artifacts.atomic(directory / "lr_find.png") as temporary:
-        draw(found, temporary, name)
+    if jax.process_index() == 0:
+        artifacts.write_json(directory / "lr_find.json", found)
+        with artifacts.atomic(directory / "lr_find.png") as temporary:
+            draw(found, temporary, name)
     return found
 
 
@@ -164,6 +168,7 @@ def _sweep(
         _, params, stats = network.split(with_weights)
     state = setup.layout.put_whole(setup.state(stage, params, stats, stage.start))
     groups, seed = len(stage.factors), np.uint32(setup.seed)
+    momentum = np.float32(optimizer.resting(setup.config.optimizer.to_dict()))
     losses: list[float] = []
     waiting: deque[Any] = deque()
     with Preemption() as preemption:
@@ -172,9 +177,7 @@ def _sweep(
         with distributed.Feeder(batches, setup.layout.put_batch) as feeder:
             for number, rate in enumerate(rates):
                 lr = np.full(groups, rate, np.float32)
-                state, loss = train_step(
-                    state, next(feeder), seed, steps.Rates(lr, np.float32(0.9))
-                )
+                state, loss = train_step(state, next(feeder), seed, steps.Rates(lr, momentum))
                 waiting.append(loss)
                 if len(waiting) < LOOK and number + 1 < len(rates):
                     continue

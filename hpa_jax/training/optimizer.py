@@ -116,10 +116,10 @@ def build(
 ) -> optax.GradientTransformationExtraArgs:
     """The transformation of {name: gradient} of `plan.trainable`; its updates are added to them.
 
-    `init(params)` gives a state whose `.hyperparams` holds `lr` ([G] float32) and, for Adam, `b1`;
-    `set_rates` fills them.  Decoupled decay (adamw) is w <- w (1 - lr weight_decay), with the rate
-    of the parameter's own group; `adam` and `sgd` add weight_decay * w to the gradient, as torch
-    does.
+    `init(params)` gives a state whose `.hyperparams` holds `lr` ([G] float32) and `b1` (Adam's, or
+    the momentum of sgd); `set_rates` fills them.  Decoupled decay (adamw) is
+    w <- w (1 - lr weight_decay), with the rate of the parameter's own group; `adam` and `sgd` add
+    weight_decay * w to the gradient, as torch does.
 
     Raises:
         InputError: an unknown optimizer or option, or a value out of range.
@@ -138,7 +138,7 @@ def build(
         coupled = options["weight_decay"] > 0 and options["name"] != "adamw"
         parts += [decay] if coupled else []
         if options["name"] == "sgd":
-            parts.append(optax.trace(options["momentum"], options["nesterov"]))
+            parts += [optax.trace(b1, options["nesterov"])] if options["momentum"] > 0 else []
         else:
             parts.append(optax.scale_by_adam(b1, options["b2"], options["eps"]))
         parts += [decay] if options["weight_decay"] > 0 and not coupled else []
@@ -146,7 +146,13 @@ def build(
         return optax.chain(*parts)
 
     injected = optax.inject_hyperparams(transformation, hyperparam_dtype=jnp.float32)
-    return injected(lr=jnp.zeros(plan.groups, jnp.float32), b1=jnp.float32(options["b1"]))
+    return injected(lr=jnp.zeros(plan.groups, jnp.float32), b1=jnp.float32(resting(options)))
+
+
+def resting(options: Mapping[str, Any]) -> float:
+    """b1 (of sgd: the momentum) where the schedule does not move it."""
+    options = checked(options)
+    return options["momentum" if options["name"] == "sgd" else "b1"]
 
 
 def set_rates(state: Any, lr: jax.Array, b1: jax.Array) -> Any:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.errors import InputError
@@ -55,6 +56,17 @@ def grid(
             height, width = picture.shape[:2]
             canvas[top : top + height, left : left + width] = picture
     return np.round(255 * canvas).astype(np.uint8)
+
+
+def augmentations(model: ConfigDict) -> dict[str, Any]:
+    """What a model config augments by: "" -> the model's, "_stage_K" -> that of stages[K], where it
+    has its own.
+    """
+    own = [dict(stage).get("augment") for stage in model.stages]
+    return {
+        "": model.augment,
+        **{f"_stage_{index}": given for index, given in enumerate(own) if given},
+    }
 
 
 def write_png(path: str | Path, pixels: np.ndarray) -> None:

@@ -90,7 +90,7 @@ def resolve(
         )
     if count < 1:
         raise InputError("the training part is empty: there is nothing to train on")
-    beta1 = optimizer.checked(config.optimizer.to_dict())["b1"]
+    beta1 = optimizer.resting(config.optimizer.to_dict())
     found: list[Stage] = []
     for index, given in enumerate(config.stages):
         try:
@@ -180,7 +180,7 @@ def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[st
         count: N pictures of an epoch.
         points: at most, a stage.
     """
-    beta1 = optimizer.checked(config.optimizer.to_dict())["b1"]
+    beta1 = optimizer.resting(config.optimizer.to_dict())
     whole = optimizer.Plan((), (), {}, 1)
     laid: list[Stage] = []
     epochs, lr, stem, momentum = [], [], [], []

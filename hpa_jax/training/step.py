@@ -46,7 +46,7 @@ class TrainState(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """lr [G] of the depth groups (stem first) and Adam's beta 1."""
+    """lr [G] of the depth groups (stem first), and Adam's beta 1 or SGD's momentum."""
 
     lr: Array
     b1: Array

@@ -58,9 +58,11 @@ def test_lr_find_sweeps_and_leaves_the_model_alone(verb, done):
         file: file.stat().st_mtime_ns
         for file in (done[0] / "models" / "tiny" / "checkpoints").rglob("*")
     }
-    workdir, out = verb("lr_find", "--only=tiny", "--iterations=10")
+    flags = ("--low=1e-6", "--high=1", "--stage=0", "--checkpoint=best")
+    workdir, out = verb("lr_find", "--only=tiny", "--iterations=10", *flags)
     found = json.loads((workdir / "models" / "tiny" / "lr_find.json").read_text())
-    assert 1e-7 <= found["steepest"] <= 10 and f"{found['steepest']:.2g}" in out
+    assert found["lr"][0] == pytest.approx(1e-6)
+    assert 1e-6 <= found["steepest"] <= 1 and f"{found['steepest']:.2g}" in out
     assert (workdir / "models" / "tiny" / "lr_find.png").stat().st_size > 1000
     after = (done[0] / "models" / "tiny" / "checkpoints").rglob("*")
     assert {file: file.stat().st_mtime_ns for file in after} == before

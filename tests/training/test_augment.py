@@ -113,6 +113,39 @@ def test_corner_shift_is_a_shift_and_perspective_bends():
     np.testing.assert_allclose(still, ramp, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("option", "limit"), [("shift", 0.1), ("shear", 0.2), ("squish", (0.8, 1.25)), ("warp", 0.2)]
+)
+def test_each_geometric_option_acts_as_it_is_named(option, limit):
+    """Pictures that hold their own coordinates tell from where each pixel was read."""
+    line = jnp.linspace(-1, 1, 33)
+    place = jnp.stack(jnp.meshgrid(line, line), -1)  # x, y
+    images = jnp.broadcast_to(place, (64, 33, 33, 2))
+    labels = jnp.zeros((64, C))
+    options = {option: limit, "padding": "edge"}
+    read, _ = run("none", (images, labels), **options)
+    read = np.asarray(read)
+    middle, right, below = read[:, 16, 16], read[:, 16, 20], read[:, 20, 16]
+    along_x, along_y = (right - middle) / 0.25, (below - middle) / 0.25  # columns of the map
+    if option == "shift":
+        np.testing.assert_allclose(along_x, [[1, 0]] * 64, atol=1e-4)
+        assert 0.15 < np.abs(middle).max() <= 0.2 + 1e-4  # a share of the side, which is 2
+        assert np.abs(middle).max(0).min() > 0.15  # both ways, each picture its own
+    elif option == "shear":
+        np.testing.assert_allclose(along_x[:, 0], 1, atol=0.05)
+        assert 0.15 < np.abs(along_y[:, 0]).max() <= 0.2 + 1e-3
+        assert 0.15 < np.abs(along_x[:, 1]).max() <= 0.2 + 1e-3
+    elif option == "squish":
+        np.testing.assert_allclose(along_y, [[0, 1]] * 64, atol=1e-4)
+        assert np.ptp(along_x[:, 0]) > 0.2
+        assert along_x[:, 0].min() > 0.8 - 1e-3 and along_x[:, 0].max() < 1.25 + 1e-3
+    else:  # a perspective: straight lines that are no longer parallel
+        slopes = (read[:, 28, 20] - read[:, 4, 20])[:, 0]
+        assert np.ptp(slopes) > 0.05
+    still, _ = run("none", (images, labels), p_affine=0.0, **options)
+    np.testing.assert_allclose(still, images, atol=1e-4)
+
+
 def test_jitter_moves_each_pixel_alone():
     ramp = jnp.broadcast_to(jnp.linspace(-1, 1, 64)[None, None, :, None], (2, 64, 64, 1))
     images, _ = run("none", (ramp, jnp.zeros((2, C))), jitter=0.2, padding="edge")

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import sys
 import time
+import types
 from unittest import mock
 
 import jax
@@ -16,6 +18,7 @@ from hpa_jax.errors import InputError
 from hpa_jax.training import (
     checkpoint,
     checksums,
+    distributed,
     logs,
     loop,
     losses,
@@ -326,6 +329,16 @@ def test_bad_options_are_refused_before_the_first_step(tmp_path, change, setting
     assert not (tmp_path / "metrics.jsonl").exists()
 
 
+def test_a_batch_that_the_devices_cannot_share_is_refused_before_the_first_step(tmp_path):
+    three = types.SimpleNamespace(mesh=types.SimpleNamespace(size=3))
+    with (
+        mock.patch.object(distributed, "layout", lambda: three),
+        pytest.raises(InputError, match=r"stages\[1\]: batch_size=16: .* on 3 devices"),
+    ):
+        tiny.train(tmp_path, tiny.model(stages=(stage(batch_size=12), stage())))
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 @pytest.mark.parametrize("part", ["train", "valid"])
 def test_empty_parts_are_refused(tmp_path, part):
     with pytest.raises(InputError, match="part is empty"):
@@ -344,6 +357,39 @@ def test_metrics_are_cut_back_and_half_lines_dropped(tmp_path):
 def test_durations_read_well():
     texts = [logs.duration(s) for s in (5.2, 75, 7300, float("nan"))]
     assert texts == ["5 s", "1 min 15 s", "2 h 1 min", "unknown time"]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(tmp_path, terminal, capsys):
+    speed = logs.Speed()
+    with (
+        mock.patch.object(sys.stderr, "isatty", lambda: terminal),
+        mock.patch.object(logs, "EVERY_SECONDS", -1.0),
+        logs.Log(tmp_path, "m", restored_step=-1, total_steps=40, tensorboard=False) as log,
+    ):
+        for step in range(1, 4):
+            speed.add(16, 0.0)
+            log.tick(step, speed)
+        log.say("epoch 1")
+    out, err = capsys.readouterr()
+    bar = re.search(r"m: .* 3/40 \[", err)
+    assert bool(bar) == terminal and "-1/40" not in err
+    assert ("[m] step 3 of 40 | " in out) != terminal
+    assert "[m] epoch 1" in out + err
+
+
+def test_tensorboard_gets_every_number_of_a_list(tmp_path):
+    """Rates of the depth groups, and the average precision of each class."""
+    row = {"step": 3, "epoch": 1, "split": "valid", "loss": 0.5, "ap": [0.25, None, 1.0]}
+    with logs.Log(tmp_path, "m", restored_step=-1, total_steps=4) as log:
+        log.write(row)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.util.tensor_util import make_ndarray
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    found = {tag: [float(make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
+             for tag in events.Tags()["tensors"]}  # fmt: skip
+    assert found == {"valid/loss": [0.5], "valid/ap/0": [0.25], "valid/ap/2": [1.0]}
 
 
 @pytest.mark.parametrize(("steps", "traced"), [(4, (0, 4)), (12, (7, 12)), (40, (10, 15))])

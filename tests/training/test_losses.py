@@ -165,6 +165,24 @@ def test_arcface_equals_its_formula():
     assert np.isfinite(gradient).all()
 
 
+def test_arcface_gradients_equal_finite_differences():
+    """Of every cosine, with the margin on the true class and beyond pi - m, where it is a line."""
+    cosines = np.random.default_rng(1).uniform(-0.9, 0.9, (5, 4)).astype(np.float32)
+    labels, h = np.array([1, 0, 2, 3, 3]), 1e-3
+    cosines[0, 1] = -0.95  # cos(pi - m) is -0.878
+
+    def loss(x):
+        return losses.arcface(x, labels, scale=8.0).sum()
+
+    gradient, jitted = np.asarray(jax.grad(loss)(cosines)), jax.jit(loss)
+    for at in np.ndindex(cosines.shape):
+        up, down = cosines.copy(), cosines.copy()
+        up[at] += h
+        down[at] -= h
+        numeric = (float(jitted(up)) - float(jitted(down))) / (2 * h)
+        assert gradient[at] == pytest.approx(numeric, rel=2e-2, abs=1e-2), at
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_gradients_equal_finite_differences(name):
     loss = ALL[name]

@@ -1,5 +1,7 @@
 """The sweep, its smoothing, where it stops, and that it leaves the model as it was."""
 
+from unittest import mock
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,23 @@ def test_sweep_stops_on_divergence_and_leaves_the_model_untouched(tmp_path):
     assert (tmp_path / "lr_find.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_pictures_of_weight_0_are_not_shown(tmp_path):
+    """As in training: the sweep sees the sources in their weights."""
+    alone, labels = np.zeros(64), tiny.Records().labels[32:]
+    alone[5] = 1.0
+    shown = []
+    batches = tiny.train_batches
+
+    def spied(*args, **options):
+        for batch in batches(*args, **options):
+            shown.append(batch["label"])
+            yield batch
+
+    with mock.patch.object(tiny, "train_batches", spied):
+        find(tmp_path, iterations=10, train_weights=alone)
+    assert (np.concatenate(shown) == labels[5]).all()
+
+
 def test_smoothing_is_the_bias_corrected_mean():
     losses = np.array([3.0, 1.0, 2.0])
     b = 0.98
@@ -69,7 +88,12 @@ def test_divergence_is_four_times_the_best_or_not_finite():
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(dict(low=1.0, high=0.1), "low < high"), (dict(stage=4), "stage=4, but there are 1")],
+    [
+        (dict(low=1.0, high=0.1), "low < high"),
+        (dict(stage=4), "stage=4, but there are 1"),
+        (dict(which="best"), "no checkpoint there"),
+        (dict(train_weights=np.full(64, -1.0)), "weights must be"),
+    ],
 )
 def test_bad_sweeps_are_refused(tmp_path, options, message):
     with pytest.raises(InputError, match=message):

@@ -111,6 +111,20 @@ def test_momentum_may_change_between_steps():
     assert update._cache_size() == 1
 
 
+def test_the_momentum_of_sgd_moves_with_the_schedule():
+    """As fastai's one-cycle moves it: velocity <- m_t velocity + g."""
+    which = plan()
+    options = dict(name="sgd", momentum=0.9, nesterov=False)
+    transformation = optimizer.build(which, options, STATS)
+    params = {name: jnp.ones(2) for name in PARAMS}
+    state, velocity, g = transformation.init(params), 0.0, 0.5
+    for momentum in (0.95, 0.9, 0.85):
+        rates = optimizer.set_rates(state, jnp.full(3, 0.1), jnp.float32(momentum))
+        updates, state = transformation.update({name: jnp.full(2, g) for name in PARAMS}, rates)
+        velocity = momentum * velocity + g
+        np.testing.assert_allclose(updates["fc.bias"], -0.1 * velocity, rtol=1e-5)
+
+
 def test_frozen_backbone_with_living_norms_is_fastais():
     found = plan(freeze="backbone")
     assert set(found.trainable) == {"bn1.scale", "bn1.bias", "layer.0.bn.scale", "fc.kernel",

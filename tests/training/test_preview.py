@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hpa_jax import config as configs
 from hpa_jax.errors import InputError
 from hpa_jax.training import preview
 
@@ -24,3 +25,15 @@ def test_grid_shows_the_original_first_and_draws_beside(tmp_path):
 def test_pictures_without_the_named_channels_are_refused():
     with pytest.raises(InputError, match="preview"):
         preview.grid(np.zeros((1, 8, 8, 3), np.uint8), "d4")
+
+
+def test_each_stage_with_its_own_augmentation_is_shown():
+    own = configs.stage(augment={"name": "oml", "warp": 0.1})
+    model = configs.model(augment="d4", stages=(configs.stage(), own, {"augment": "none"}))
+    found = preview.augmentations(model)
+    assert list(found) == ["", "_stage_1", "_stage_2"]
+    assert found[""] == "d4" and found["_stage_2"] == "none"
+    images = np.full((1, 8, 8, 4), 90, np.uint8)
+    assert not np.array_equal(
+        preview.grid(images, found["_stage_1"]), preview.grid(images, found[""])
+    )

@@ -81,6 +81,26 @@ def test_summed_micro_batches_give_m_times_the_gradient():
     np.testing.assert_allclose(deltas[1], 4 * deltas[0], rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["lovasz", "hard_log", "soft_f1"])
+def test_batch_losses_act_per_micro_batch(name):
+    """Rows m, m + M, ... of each micro-batch alone, weighted by their real rows."""
+    terms = {name: 1.0}
+    step, state = build(net(norm=False), terms=terms, accumulate=2)
+    big, _ = build(net(norm=False), terms=terms)
+    parts = [{key: x[m::2] for key, x in BATCH.items()} for m in (0, 1)]
+    shares = [part["mask"].sum() / BATCH["mask"].sum() for part in parts]
+    one, two = (big(state, part, SEED, RATES) for part in parts)
+    after, value = step(state, BATCH, SEED, RATES)
+    expected = shares[0] * float(one[1]) + shares[1] * float(two[1])
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+    assert float(value) != pytest.approx(float(big(state, BATCH, SEED, RATES)[1]), rel=1e-4)
+    for leaf, start in state.params.items():
+        moved = shares[0] * (one[0].params[leaf] - start) + shares[1] * (
+            two[0].params[leaf] - start
+        )
+        np.testing.assert_allclose(after.params[leaf] - start, moved, rtol=1e-4, atol=1e-6)
+
+
 def test_memory_does_not_grow_with_the_number_of_micro_batches():
     """compiled.memory_analysis() at 1, 4 and 16 micro-batches of 16 pictures of 32 pixels."""
     sizes = {}
@@ -218,6 +238,8 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32():
     assert loss.dtype == jnp.float32 and np.isfinite(loss)
     for x in jax.tree.leaves((after.params, after.stats)):
         assert x.dtype == jnp.float32 and np.isfinite(x).all()
+    whole, state = build(net(), options=dict(name="adam"))
+    assert float(loss) == pytest.approx(float(whole(state, BATCH, SEED, RATES)[1]), rel=0.02)
 
 
 def _bf16():
