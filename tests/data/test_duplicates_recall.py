@@ -63,12 +63,13 @@ def drawn(count, side=SIDE):
         yield [np.ascontiguousarray(image[..., k]) for k in range(3)]
 
 
-def joined(pictures):
-    prints = [hashes.fingerprint(channels) for channels in pictures]
+def joined(pictures, oriented=False):
+    prints = [hashes.fingerprint(channels, oriented) for channels in pictures]
     return hashes.Fingerprints(
         np.concatenate([one.hashes for one in prints]),
         np.concatenate([one.informative for one in prints]),
         np.concatenate([one.digests for one in prints]),
+        np.concatenate([one.oriented for one in prints]) if oriented else None,
     )
 
 
@@ -99,6 +100,18 @@ def test_copies_of_real_pictures_are_found_and_strangers_are_not(step):
 @pytest.mark.parametrize("count", [pytest.param(100, marks=pytest.mark.slow), 10])
 def test_copies_of_drawn_pictures_are_found_and_strangers_are_not(count):
     assert_copies_are_found_and_strangers_are_not([*drawn(count)])
+
+
+@pytest.mark.slow
+def test_false_matches_are_at_most_one_in_a_hundred_million_pairs():
+    """5,100 drawn pictures, each with all others in their eight orientations."""
+    prints = joined(drawn(5100, 64), oriented=True)
+    speak = int((prints.informative.sum(axis=1) >= duplicates.MIN_INFORMATIVE).sum())
+    compared = 8 * speak * (speak - 1) // 2
+    assert compared > 1e8
+    pairs, distances, _ = duplicates.match_fingerprints(prints, 12)
+    assert len(pairs) <= 1e-8 * compared, distances
+    assert np.bincount(duplicates.groups(5100, pairs)).max() <= 2
 
 
 @pytest.mark.skipif(not PICTURES.is_dir(), reason="the real pictures are not here")
