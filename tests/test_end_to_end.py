@@ -95,6 +95,9 @@ def test_evaluation_scores_the_written_submission(done):
 def test_report_is_whole_and_offline(done):
     workdir, _ = done
     html = (workdir / "report" / "index.html").read_text()
+    written = json.loads((workdir / "evaluation.json").read_text())["submission"]["macro_f1"]
+    last = re.search(r"submitted: [\w ]+, leak table on \(30 rows\).*?</tr>", html, re.DOTALL)
+    assert f">{written:.3f}<" in last[0]  # the chain ends with what was written
     sections = "result steps classes curves calibration mixups missed wrong importance training "
     sections += "examples graph leak twins cost"
     for section in sections.split():

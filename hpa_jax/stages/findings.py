@@ -86,7 +86,8 @@ def _test(context: Context) -> Scored | None:
 
 
 def steps(context: Context, found: Findings) -> tuple[list[Step], str]:
-    """The chain single -> test-time views -> mean -> stack -> thresholds -> leak, and a remark.
+    """The chain single -> test-time views -> mean -> stack -> thresholds -> leak, what was
+    submitted, and a remark.
 
     The single network is the best one on validation.
     """
@@ -110,7 +111,16 @@ def steps(context: Context, found: Findings) -> tuple[list[Step], str]:
         cut = found.test.decided[scores.STACK]
         leaked, changed = finish.overlay_leak(context, found.test.ids, cut)
         chain.append(Step(f"+ leak table ({changed} rows)", {"test": leaked}, {}))
+        chain.append(_submitted(context, found))
     return chain, remark
+
+
+def _submitted(context: Context, found: Findings) -> Step:
+    """submission.csv as it was written: by the chosen method, after argmax and leak table."""
+    ids = found.test.ids
+    written = tables.submission(context.path("submission.csv"), ids, context)
+    title = f"submitted: {found.chosen}, leak table {context.config.leak} ({len(ids):,} rows)"
+    return Step(title, {"test": written}, {})
 
 
 def _step(found: Findings, title: str, method: str, cut: bool = False) -> Step:
