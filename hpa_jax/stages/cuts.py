@@ -41,6 +41,7 @@ def fit_and_nest(
     if name == scores.STACK:
         votes = stacking.load(context.path("stack")).oof  # as fitted, not rounded to be stored
         probs = retrieval.boosted(context, "valid", rows.ids, votes)
+        matched = None  # its rule compares labels with votes of the same rows
     probs = np.nan_to_num(probs)
     decided = nested.predictions(
         rows.labels,
@@ -51,7 +52,7 @@ def fit_and_nest(
         argmax=context.config.submission.argmax,
         on_held=matched is not None,
     )
-    if matched is None or name == scores.STACK:
+    if matched is None:
         return fit(rows.labels, probs, rows.groups), decided
     return fit(rows.labels, np.nan_to_num(matched), None), decided
 

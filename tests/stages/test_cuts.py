@@ -1,6 +1,7 @@
 """Cuts of a method by its own rule: on resampled rows, and the choice of a method itself nested."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -51,6 +52,18 @@ def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
     options["proportions"] = (0.4, 0.2, 0.1)  # given: nothing of the rows is left to move them
     found = around(context(tmp_path, **options), rows, probs, matched=probs[:50])
     np.testing.assert_allclose(found["spread"][:2], 0, atol=1e-12)
+
+
+def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path, monkeypatch):
+    rows, probs = rows_of()
+    protocol = SimpleNamespace(cut_repeats=1, seed=0, shrink=0.0)
+    stack = SimpleNamespace(oof=probs, protocol=protocol)
+    monkeypatch.setattr("hpa_jax.decision.stacking.load", lambda folder: stack)
+    here = context(tmp_path, method="match_proportions", match_on="test")
+    matched = cuts.fit_and_nest(here, "stack", probs, rows, probs[:50])
+    alone = cuts.fit_and_nest(here, "stack", probs, rows, None)
+    for with_test, without in zip(matched, alone):
+        np.testing.assert_array_equal(with_test, without)
 
 
 def test_folds_of_resamples_are_drawn_once_for_all_methods(tmp_path):
