@@ -5,8 +5,8 @@
 Alternatives that need PyTorch are measured where --torch-python names an interpreter with
 requirements-parity.txt (models) and requirements-input-torch.txt (input); else their cells stay
 empty.  Parts run one after the other; a part that fails is named at the end, and the exit code is
-1.  About 25 minutes on 2 CPU cores; with LightGBM (requirements-bench.txt) the part `decision` also
-compares votes with its own (180 of its fits, seconds each).
+1.  Half an hour or more on 2 CPU cores; with LightGBM (requirements-bench.txt) the part `decision`
+also compares votes with its own (180 of its fits, seconds each).
 """
 
 import argparse
