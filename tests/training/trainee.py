@@ -23,6 +23,8 @@ def main(
     slow_compile=0.0,
     cache="",
     lr=1e-2,
+    packed="",
+    watch="",
 ):
     import jax
 
@@ -44,6 +46,15 @@ def main(
             yield batch
 
     tiny.train_batches = slowly
+    records = None
+    if packed:
+        from hpa_jax.data import input as inputs
+
+        records = inputs.Records(Path(packed))
+        records.labels = tiny.Records().labels
+        tiny.train_batches, tiny.eval_batches = inputs.train_batches, inputs.eval_batches
+    if watch:
+        report = watched(tiny)
     if slow_compile:
         compiled = preemption.Preemption.compiled
 
@@ -67,7 +78,37 @@ def main(
         accumulate=accumulate,
         average=dict(kind="swa", count=2),
     )
-    tiny.train(folder, config, checkpoint_minutes=minutes, keep=3)
+    tiny.train(folder, config, records=records, checkpoint_minutes=minutes, keep=3)
+    if watch:
+        Path(watch).write_text(json.dumps(report))
+
+
+def watched(tiny):
+    """{"losses": of each training step, "rows": those that this process read for each}."""
+    from hpa_jax.training.setup import Setup
+
+    report = {"losses": [], "rows": []}
+    made, batches = Setup.train_step, tiny.train_batches
+
+    def train_step(self, *arguments):
+        compiled = made(self, *arguments)
+
+        def step(*arguments):
+            state, loss = compiled(*arguments)
+            report["losses"].append(float(loss))
+            return state, loss
+
+        return step
+
+    def train_batches(*args, **options):
+        ahead = []
+        report["rows"].append(ahead)  # of a stage; a few more than its steps, read in advance
+        for batch in batches(*args, **options):
+            ahead.append(batch["index"].tolist())
+            yield batch
+
+    Setup.train_step, tiny.train_batches = train_step, train_batches
+    return report
 
 
 if __name__ == "__main__":
