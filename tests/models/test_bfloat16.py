@@ -16,11 +16,13 @@ SMALL = {
     "xception": dict(width=1 / 16, depth=(1,)),
     "nasnet_a_large": dict(width=1 / 14, depth=(1, 1, 1)),
 }
+# Half a minute of compiling each; bn_inception has the same blocks.
+SLOW = ("inception_v3", "inception_v4", "nasnet_a_large")
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.slow] * (name == "nasnet_a_large")) for name in SMALL],
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in SMALL],
 )
 def test_gradients_are_finite(name):
     model = create(
