@@ -9,7 +9,6 @@ import types
 from unittest import mock
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -23,7 +22,6 @@ from hpa_jax.training import (
     loop,
     losses,
     network,
-    profiling,
     saving,
     stages,
 )
@@ -390,35 +388,6 @@ def test_tensorboard_gets_every_number_of_a_list(tmp_path):
     found = {tag: [float(make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
              for tag in events.Tags()["tensors"]}  # fmt: skip
     assert found == {"valid/loss": [0.5], "valid/ap/0": [0.25], "valid/ap/2": [1.0]}
-
-
-@pytest.mark.parametrize(("steps", "traced"), [(4, (0, 4)), (12, (7, 12)), (40, (10, 15))])
-def test_profile_traces_five_steps_or_all(tmp_path, steps, traced):
-    calls, done = [], []
-    with (
-        mock.patch.object(jax.profiler, "start_trace", lambda folder: calls.append(len(done))),
-        mock.patch.object(jax.profiler, "stop_trace", lambda: calls.append(len(done))),
-    ):
-        profile = profiling.Profile(tmp_path, steps)
-        for step in range(steps):
-            profile.before_step()
-            done.append(step)
-            profile.after_step(jnp.zeros(()))
-        profile.stop()
-    assert tuple(calls) == traced
-
-
-def test_profile_ends_with_a_training_that_fails(tmp_path):
-    """A trace that goes on would make the next training of the process fail."""
-    short = tiny.model(stages=(stage(epochs=1, lr=1e-2),))
-    with (
-        pytest.raises(RuntimeError, match="disk"),
-        mock.patch.object(saving.Saving, "between", side_effect=RuntimeError("disk")),
-    ):
-        tiny.train(tmp_path / "fails", short, profile=True)
-    tiny.train(tmp_path / "next", short, profile=True)
-    for name in ("fails", "next"):
-        assert list((tmp_path / name / "profile").rglob("*.xplane.pb"))
 
 
 def test_planned_curves_span_all_stages():
