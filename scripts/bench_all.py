@@ -1,12 +1,13 @@
 """`scripts/bench all`: the project's table, each figure beside an alternative of the same run.
 
-    scripts/bench all [--parts models,input,…] [--torch-python PYTHON] [--out TABLE.md]
+    scripts/bench all [--parts models,input,…] [--torch-python PYTHON] [--out TABLE.md] [--work DIR]
 
 Alternatives that need PyTorch are measured where --torch-python names an interpreter with
 requirements-parity.txt (models) and requirements-input-torch.txt (input); else their cells stay
 empty.  Parts run one after the other; a part that fails is named at the end, and the exit code is
 1.  Half an hour or more on 2 CPU cores; with LightGBM (requirements-bench.txt) the part `decision`
-also compares votes with its own (180 of its fits, seconds each).
+also compares votes with its own (180 of its fits, seconds each; --work keeps them, with their
+processor time, for the next call).
 """
 
 import argparse
@@ -22,7 +23,7 @@ import bench_table
 
 HERE = Path(__file__).parent
 # Options of each part; {torch}: the interpreter with PyTorch, {pictures}: a folder of drawn ones,
-# {votes}: ",votes" where LightGBM is.
+# {votes}: ",votes" where LightGBM is; {work}: where the part keeps its fits.
 PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
     "input": ["--folder={pictures}", "--pictures=48", "--rounds=2"],
@@ -30,7 +31,7 @@ PARTS = {
     "training": [],
     "inference": ["--views=d4,crops"],
     "duplicates": ["--sizes", "10000", "110000"],
-    "decision": ["--parts=views,thresholds,features,stack,protocols{votes}"],
+    "decision": ["--parts=views,thresholds,features,stack,protocols{votes}", "--work={work}"],
     "retrieval": [],
 }
 WITH_TORCH = {
@@ -48,6 +49,7 @@ def main() -> int:
     has_torch = importlib.util.find_spec("torch") is not None
     parser.add_argument("--torch-python", default=sys.executable if has_torch else "")
     parser.add_argument("--out", default="", help="Markdown file that the table goes to, too")
+    parser.add_argument("--work", type=Path, help="folder that keeps the fits of `decision`")
     options = parser.parse_args()
     chosen = options.parts.split(",")
     for part in chosen:
@@ -58,7 +60,8 @@ def main() -> int:
         if "input" in chosen:
             _draw(Path(folder))
         for part in chosen:
-            found = _run(part, options.torch_python, folder)
+            work = options.work or Path(folder) / "decision"
+            found = _run(part, torch=options.torch_python, pictures=folder, work=str(work))
             lines += [bench_table.markdown(part, row) for row in found or []]
             failed += [] if found else [part]
     if "decision" in chosen and not _has_lightgbm():
@@ -72,11 +75,11 @@ def main() -> int:
     return int(bool(failed))
 
 
-def _run(part: str, torch: str, pictures: str) -> list[dict] | None:
+def _run(part: str, **named: str) -> list[dict] | None:
     """The rows of one part, whose output is shown as it comes; None if it failed."""
-    options = PARTS[part] + (WITH_TORCH.get(part, []) if torch else [])
+    options = PARTS[part] + (WITH_TORCH.get(part, []) if named["torch"] else [])
     votes = ",votes" if _has_lightgbm() else ""
-    options = [option.format(torch=torch, pictures=pictures, votes=votes) for option in options]
+    options = [option.format(votes=votes, **named) for option in options]
     print(f"\n== scripts/bench {part} {' '.join(options)}", flush=True)
     command = [sys.executable, str(HERE / f"bench_{part}.py"), *options]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
