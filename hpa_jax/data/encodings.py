@@ -86,8 +86,25 @@ def features(
     )
 
 
+@functools.cache
+def _serializer(features: "tfds.features.FeaturesDict") -> "tfds.core.ExampleSerializer":
+    import tensorflow_datasets as tfds
+
+    return tfds.core.ExampleSerializer(features.get_serialized_info())
+
+
+def serialize(features: "tfds.features.FeaturesDict", example: dict[str, Any]) -> bytes:
+    """The tf.train.Example of one record: the same bytes in every process.
+
+    `features.serialize_example` leaves the order of the fields to protobuf's map, which differs
+    from process to process: the same pictures would get other checksums each time.
+    """
+    message = _serializer(features).get_tf_example(features.encode_example(example))
+    return message.SerializeToString(deterministic=True)
+
+
 def encode(encoding: str, image: np.ndarray) -> Any:
-    """uint8[S, S, 4] to what `features(...).serialize_example` takes as image."""
+    """uint8[S, S, 4] to what `serialize` takes as image."""
     from PIL import Image
 
     if encoding == "png":  # yellow travels as the alpha plane, as One More Layer stored it

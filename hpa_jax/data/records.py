@@ -173,7 +173,7 @@ def _write_examples(
             stored = encodings.encode(shard.encoding, image)
             labels = _numbers(row["labels"]) or []
             example = dict(id=row["id"], source=row["source"], labels=labels, image=stored)
-            writer.write(features.serialize_example(example))
+            writer.write(encodings.serialize(features, example))
             written.append(row)
     finally:
         writer.close()
