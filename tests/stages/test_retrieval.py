@@ -15,9 +15,10 @@ ANGLES = {  # degrees: near in angle is near in cosine
     "t0": 0, "t1": 90, "t2": 180, "t3": 270, "v0": 5, "v1": 95, "v2": 186, "v3": 276,
     "x0": 1, "x1": 93, "x2": 184, "x3": 272,
 }  # fmt: skip
+AUDITED = {"a0": 1, "a1": 93, "a2": 184, "a3": 272}  # where the test rows lie: nearest of all
 
 
-def make(tmp_path, folds=False, twins=(), **options):
+def make(tmp_path, folds=False, twins=(), audit=False, **options):
     """Four training, validation and test rows; xk lies between tk and vk, nearer to tk."""
     tmp_path.mkdir(exist_ok=True)
     config = configs.default().unlock()
@@ -26,16 +27,18 @@ def make(tmp_path, folds=False, twins=(), **options):
     config.retrieval.update(mode="replace", **options)
     if folds:
         config.split.update(scheme="folds", folds=2)
+    config.split.audit = 0.1 if audit else 0.0
     context = Context(config.lock(), tmp_path)
-    ids = list(ANGLES)
+    angles = ANGLES | AUDITED if audit else ANGLES
+    ids = list(angles)
     labels = [[int(id[1])] if id[0] != "x" else None for id in ids]
     specimens = [f"ab{id[1]}" for id in ids]
     pd.DataFrame({"id": ids, "labels": labels, "antibody": specimens}).to_parquet(
         context.path("catalog.parquet")
     )
-    side = {"t": "train", "v": "valid", "x": "test"}
+    side = {"t": "train", "v": "valid", "x": "test", "a": "audit"}
     splits = pd.DataFrame({"id": ids, "split": [side[id[0]] for id in ids]})
-    fold = [None if id[0] == "x" or not folds else int(id[0] == "v") for id in ids]
+    fold = [None if id[0] in "xa" or not folds else int(id[0] == "v") for id in ids]
     splits["fold"] = pd.array(fold, "Int64")
     splits.to_parquet(context.path("splits.parquet"))
     groups = pd.DataFrame({"id": ids, "group": range(len(ids))})
@@ -44,10 +47,11 @@ def make(tmp_path, folds=False, twins=(), **options):
         groups.loc[groups["id"] == other, "group"] = number
     groups.to_parquet(context.path("groups.parquet"))
     parts = {"train": "tv" if folds else "t", "valid": "" if folds else "v", "test": "x"}
+    parts["audit"] = "a"
     for part, letters in parts.items():
         own = [id for id in ids if id[0] in letters]
         if own:
-            radians = np.deg2rad([ANGLES[id] for id in own])
+            radians = np.deg2rad([angles[id] for id in own])
             write_embeddings(
                 context.path("retrieval", "embeddings", f"{part}.parquet"),
                 own,
@@ -80,6 +84,42 @@ def test_twins_are_no_neighbours(tmp_path):
 def test_with_folds_a_row_borrows_from_the_other_folds(tmp_path):
     found = neighbours(make(tmp_path, folds=True), "valid")
     assert found == {**{f"v{k}": f"t{k}" for k in range(4)}, **{f"t{k}": f"v{k}" for k in range(4)}}
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_audit_rows_lend_no_labels(tmp_path, folds):
+    context = make(tmp_path, folds, audit=True)
+    task = retrieval._neighbours(context)
+    task.work()
+    before = {path.name: path.read_bytes() for path in task.outputs}
+    assert before.keys() == {"valid.parquet", "test.parquet", "audit.parquet", "scores.json"}
+    for part in ("valid", "test", "audit"):
+        lenders = set(neighbours(context, part).values())
+        assert lenders and lenders <= ANGLES.keys() - {"x0", "x1", "x2", "x3"}
+    catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
+    for id in AUDITED:
+        catalog.at[id, "labels"] = [0, 1, 2, 3]
+        catalog.at[id, "antibody"] = "another"
+    artifacts.write_table(context.path("catalog.parquet"), catalog.reset_index())
+    task.work()
+    assert {path.name: path.read_bytes() for path in task.outputs} == before
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_metric_learning_is_not_shown_audit_rows(tmp_path, folds, monkeypatch):
+    context = make(tmp_path, folds, audit=True)
+    shown = {}
+
+    def train(model, *, ids, antibodies, groups, **others):
+        shown.update(ids=list(ids), antibodies=antibodies)
+        return None, np.zeros(len(ids), bool)
+
+    monkeypatch.setattr("hpa_jax.training.metric_learning.train", train)
+    monkeypatch.setattr("hpa_jax.data.input.Records", lambda folder: None)
+    retrieval._train(context).work()
+    assert len(shown["ids"]) == (8 if folds else 4)
+    assert not set(shown["ids"]) & set(AUDITED)
+    assert shown["antibodies"] == [f"ab{id[1]}" for id in shown["ids"]]
 
 
 def write_neighbours(context, rows):
