@@ -9,7 +9,8 @@ score for several labels at once (Thyagarajan et al. 2022), as in the library cl
 equals its multilabel_classification.rank.get_label_quality_scores, `likely_errors` its
 multilabel_classification.filter.find_multilabel_issues_per_class but for the rounding of the number
 of errors (one label more or less in 3 of 177 classes of random sets) and the order of equal
-probabilities at the cut (the library's is arbitrary).  A test compares where it is installed.
+probabilities at the cut (the library's is arbitrary).  A test compares with what it said, and with
+the library where it is installed.
 """
 
 from collections.abc import Sequence
