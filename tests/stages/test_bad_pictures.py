@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from hpa_jax import artifacts
 from hpa_jax import config as defaults
@@ -10,7 +11,7 @@ from hpa_jax.__main__ import main
 from hpa_jax.context import Context
 from hpa_jax.data.input import Records
 from hpa_jax.stages import finish, tables
-from tests.data.layouts import competition, save
+from tests.data.layouts import competition, picture, save
 from tests.small_run import ROOT
 
 
@@ -36,6 +37,59 @@ def prepare(root, workdir, *arguments, code=0, verbs=("catalog", "duplicates", "
         if found:
             break
     assert found == code
+
+
+def spoil(root):
+    """Every kind of bad input at once; returns id -> a word of what is to be said of it."""
+    train = root / "train"
+
+    def write(name, pixels):
+        Image.fromarray(pixels).save(train / name)
+
+    (train / "t0_red.png").write_bytes((train / "t0_red.png").read_bytes()[:60])
+    (train / "t1_blue.png").write_bytes(b"")
+    write("t2_green.png", picture(2)[..., :3])
+    save(train, "t3", np.zeros((16, 16, 4), np.uint8))
+    write("t4_yellow.png", picture(4, 32)[..., 0])
+    bomb = np.zeros((10_001, 10_001), np.uint8)
+    write("t5_red.png", bomb)
+    (root.parent / "elsewhere.png").write_bytes((train / "t6_red.png").read_bytes())
+    (train / "t6_red.png").unlink()
+    (train / "t6_red.png").symlink_to(root.parent / "elsewhere.png")
+    rows = [f"t{i},{i} 25" for i in range(7)] + ["../test/x0,1", "t7, 3  25 ", "t8,1", "t8,2"]
+    rows += ["t9,", "t10,28", " t11 ,4"]
+    text = "\ufeffId,Target\r\n" + "\r\n".join(rows) + "\r\n"
+    (root / "train.csv").write_bytes(text.encode())
+    return {
+        "t0": "truncated",
+        "t1": "0 bytes",
+        "t2": "planes differ",
+        "t3": "black",
+        "t4": "32 x 32 pixels",
+        "t5": "refused",
+        "t6": "leaves data.root",
+        "../test/x0": "plain name",
+        "t8": "already in row 11",
+        "t9": "no label",
+        "t10": "not a class number",
+    }
+
+
+def test_every_kind_of_bad_input_is_in_one_report(tmp_path, capsys):
+    root, work = competition(tmp_path / "data", train=12, test=4), tmp_path / "work"
+    wanted = spoil(root)
+    prepare(root, work, "--config.data.check=decode", code=2, verbs=["catalog"])
+    message = capsys.readouterr().err
+    assert f"error: {len(wanted)} problems" in message and "bad_images.csv" in message
+    found = pd.read_csv(work / "bad_images.csv").set_index("id")["problem"]
+    assert sorted(found.index) == sorted(wanted)
+    assert {id for id, word in wanted.items() if word not in found[id]} == set()
+    skip = ("--config.data.check=decode", "--config.data.on_bad_image=skip")
+    prepare(root, work, *skip, verbs=["catalog"])
+    table = pd.read_parquet(work / "catalog.parquet").set_index("id")
+    # Of an id with two rows the first counts: asked to skip, it goes on with that.
+    assert sorted(table.index) == sorted(["t7", "t8", "t11", "x0", "x1", "x2", "x3"])
+    assert [list(table["labels"][id]) for id in ("t7", "t8", "t11")] == [[3, 25], [1], [4]]
 
 
 def test_all_that_headers_do_not_show_is_named_at_once(root, tmp_path, capsys):
