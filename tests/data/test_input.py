@@ -1,6 +1,8 @@
 """Batches: a pure function of (sampler, step), exact epochs, exact restart, every host its part."""
 
+import resource
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,3 +165,34 @@ def test_wrong_sizes_are_said(opened):
                 sampler=shuffled,
             )
         )
+
+
+def resident():
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux tells it")
+def test_memory_is_flat_over_three_epochs(tmp_path):
+    root = competition(tmp_path / "data", train=20, side=512)
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+    folder = records.write(
+        table, tmp_path / "r", image_size=512, encoding="zstd", classes=classes.NAMES
+    )
+    opened = input.Records(folder)
+    batches = input.train_batches(
+        opened,
+        opened.ids,
+        np.zeros((len(opened), 28), np.uint8),
+        batch_size=4,  # MiB: few in flight
+        channels=opened.channels,
+        image_size=512,
+        sampler=lambda epoch: np.arange(240) % len(opened),
+    )
+    after = []
+    for _ in range(4):  # the first fills queues and buffers
+        for _ in range(60):
+            next(batches)
+        after.append(resident())
+    batches.close()
+    assert max(after[1:]) <= 1.05 * min(after[1:])
