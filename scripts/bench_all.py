@@ -30,6 +30,7 @@ PARTS = {
     "augment": [],
     "training": [],
     "inference": ["--views=d4,crops"],
+    "encodings": [],
     "duplicates": ["--sizes", "10000", "110000"],
     "decision": ["--parts=views,thresholds,features,stack,protocols{votes}", "--work={work}"],
     "retrieval": [],
