@@ -1,5 +1,8 @@
 """What the report is about, read from the workdir: scored rows, and the chain of steps."""
 
+import copy
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +13,7 @@ from hpa_jax.context import Context
 from hpa_jax.report.findings import Findings, Scored
 from hpa_jax.report.steps import Step
 from hpa_jax.stages import cuts as cuts_of
-from hpa_jax.stages import finish, scores, tables
+from hpa_jax.stages import finish, retrieval, scores, tables
 
 
 def gather(context: Context) -> Findings:
@@ -89,30 +92,71 @@ def steps(context: Context, found: Findings) -> tuple[list[Step], str]:
     """The chain single -> test-time views -> mean -> stack -> thresholds -> leak, what was
     submitted, and a remark.
 
-    The single network is the best one on validation.
+    The single network is the best one on validation.  Neighbours that boost probabilities come
+    after the stack, those that replace labels after the thresholds.
     """
+    mode = context.config.retrieval.mode
     single = max(context.config.models, key=lambda name: found.valid.scores[name]["macro_f1"])
     views = context.config.models[single].views
     name = views if isinstance(views, str) else views.get("name", "identity")
+    alone = found if mode != "boost" else _without_boost(context, found, single)
     chain, remark = [], ""
     if name != "identity":
         plain = _plain(context, found, single)
         if plain is None:
             remark = f"The views {name} do not hold the picture as it is: no step without them."
         else:
-            chain = [plain, _step(found, f"+ test-time views ({name})", single)]
+            chain = [plain, _step(alone, f"+ test-time views ({name})", single)]
     if not chain:
-        chain = [_step(found, f"{single} alone", single)]
+        chain = [_step(alone, f"{single} alone", single)]
     if len(context.config.models) > 1:
-        chain.append(_step(found, "+ mean of all networks", scores.MEAN))
-    chain.append(_step(found, "+ stack", scores.STACK))
+        chain.append(_step(alone, "+ mean of all networks", scores.MEAN))
+    chain.append(_step(alone, "+ stack", scores.STACK))
+    if mode == "boost":
+        chain.append(_step(found, "+ neighbours (boost)", scores.STACK))
     chain.append(_step(found, "+ thresholds", scores.STACK, cut=True))
+    if mode == "replace":
+        chain.append(_replaced(context, found, chain[-1]))
     if found.test:
-        cut = found.test.decided[scores.STACK]
-        leaked, changed = finish.overlay_leak(context, found.test.ids, cut)
+        before = chain[-1].decided["test"]
+        leaked, changed = finish.overlay_leak(context, found.test.ids, before)
         chain.append(Step(f"+ leak table ({changed} rows)", {"test": leaked}, {}))
         chain.append(_submitted(context, found))
     return chain, remark
+
+
+def _without_boost(context: Context, found: Findings, single: str) -> Findings:
+    """The findings as they would be if neighbours moved no probability; cuts fitted anew.
+
+    Of the methods that the chain goes through alone.
+    """
+    config = copy.deepcopy(context.config)
+    config.retrieval.mode = "off"
+    off = dataclasses.replace(context, config=config)
+    rows = tables.split_rows(context, "valid")
+    probs = {"validation": scores.of_methods(off, "valid", rows.ids)}
+    if found.test:
+        probs["test"] = scores.of_methods(off, tables.FINAL, found.test.ids)
+    decided: dict[str, dict[str, np.ndarray]] = {part: {} for part in probs}
+    for method in (single, scores.MEAN, scores.STACK):
+        own = {part: of_methods[method] for part, of_methods in probs.items()}
+        for part, values in _cut(off, method, own, rows).items():
+            decided[part][method] = values
+    parts = {
+        part.name: dataclasses.replace(part, probs=probs[part.name], decided=decided[part.name])
+        for part in found.parts
+    }
+    return dataclasses.replace(found, valid=parts["validation"], test=parts.get("test"))
+
+
+def _replaced(context: Context, found: Findings, before: Step) -> Step:
+    """Rows with a near neighbour take its labels, in place of what the step before decided."""
+    decided = {}
+    for part in found.parts:
+        split = "valid" if part is found.valid else "test"
+        own = before.decided[part.name]
+        decided[part.name], _ = retrieval.replaced(context, split, part.ids, own)
+    return Step("+ neighbours (replace)", decided, {})
 
 
 def _submitted(context: Context, found: Findings) -> Step:
@@ -143,11 +187,18 @@ def _plain(context: Context, found: Findings, model: str) -> Step | None:
     probs = {
         part.name: tables.probabilities(paths[part.name], part.ids, context) for part in found.parts
     }
-    rows = tables.split_rows(context, "valid")
-    matched = probs.get("test") if context.config.thresholds.match_on == "test" else None
-    cuts, nested = cuts_of.fit_and_nest(context, model, probs["validation"], rows, matched)
-    decided = {"validation": nested}
-    if found.test:
-        decided["test"] = scores.decide(context, probs["test"], cuts)
+    decided = _cut(context, model, probs, tables.split_rows(context, "valid"))
     at_half = {name: array >= 0.5 for name, array in probs.items()}
     return Step(f"{model}, no test-time views", at_half, decided)
+
+
+def _cut(
+    context: Context, method: str, probs: Mapping[str, np.ndarray], rows: tables.Rows
+) -> dict[str, np.ndarray]:
+    """Decisions bool[N, C] of each part by the method's own cuts, nested on validation."""
+    matched = probs.get("test") if context.config.thresholds.match_on == "test" else None
+    cuts, nested = cuts_of.fit_and_nest(context, method, probs["validation"], rows, matched)
+    decided = {"validation": nested}
+    if "test" in probs:
+        decided["test"] = scores.decide(context, probs["test"], cuts)
+    return decided

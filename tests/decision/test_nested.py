@@ -60,3 +60,19 @@ def test_summary_has_what_is_published():
     low, high = found["macro_f1_interval"]
     assert low < found["macro_f1"] < high
     assert found["rows"] == 300 and len(found["class_average_precision"]) == 3
+
+
+@pytest.mark.parametrize("method", ["cross_validated", "exact"])
+def test_shuffled_labels_give_chance(method):
+    """Not above the better of predicting every row and guessing at the class's share, two standard
+    errors allowed; `exact` cuts tuned on the rows that they decide lie .04 above."""
+    rule = thresholds.fitter(method, repeats=4)
+    above = []
+    for seed in range(25):
+        labels, scores = draw(120, seed)
+        shuffled = labels[np.random.default_rng(seed).permutation(120)]
+        share = shuffled.mean(axis=0)
+        every_row = (2 * share / (1 + share)).mean()  # F1 of guessing is the share itself: less
+        decided = nested.predictions(shuffled, scores, rule)
+        above.append(metrics.macro_f1(shuffled, decided) - every_row)
+    assert np.mean(above) <= 2 * np.std(above) / np.sqrt(len(above))

@@ -132,6 +132,29 @@ def test_the_plain_view_is_kept_beside_the_others(pictures, name, held):
         assert np.isnan(seen.plain).all()
 
 
+def test_memory_does_not_grow_with_the_views(pictures, monkeypatch):
+    """Views are scanned in one compiled call: 80 of them need what 16 need."""
+    compiled, jit = [], jax.jit
+
+    def watched(function, **options):
+        jitted = jit(function, **options)
+
+        def call(*arguments):
+            compiled.append(jitted.lower(*arguments).compile().memory_analysis())
+            return jitted(*arguments)
+
+        return call if function.__name__ == "pass_all" else jitted
+
+    big = pictures.repeat(8, axis=1).repeat(8, axis=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax, "jit", watched)
+        for count in (1, 9):
+            views_of = {"name": "crops", "count": count}
+            predict.compiled(Corner(), CONFIG, views=views_of)(big, np.arange(N))
+    few, many = (memory.temp_size_in_bytes for memory in compiled)  # one call each
+    assert big.size < few and many < 1.1 * few
+
+
 def test_rows_land_at_their_ids_whatever_the_order_and_batch(model, pictures):
     random = {"name": "crops", "count": 2, "d4": False}
     one, _ = predict.predict(model, CONFIG, batches(pictures), ids(), views=random)
