@@ -196,7 +196,9 @@ def _cut(
     context: Context, method: str, probs: Mapping[str, np.ndarray], rows: tables.Rows
 ) -> dict[str, np.ndarray]:
     """Decisions bool[N, C] of each part by the method's own cuts, nested on validation."""
-    matched = probs.get("test") if context.config.thresholds.match_on == "test" else None
+    matched = None
+    if context.config.thresholds.match_on == "test":  # nested alike where the truth is not known
+        matched = probs.get("test", probs["validation"])
     cuts, nested = cuts_of.fit_and_nest(context, method, probs["validation"], rows, matched)
     decided = {"validation": nested}
     if "test" in probs:

@@ -1,5 +1,7 @@
 """Where the units run makes no difference: here, in processes, on Dask; joint boosters too."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -158,3 +160,22 @@ def test_named_protocols():
     for wrong in ({"learner": "lightgbm"}, {"inner": 1}, {"rounds": 0}, {"strengths": ()}):
         with pytest.raises(InputError, match=next(iter(wrong))):
             stack_protocols.resolve(wrong)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "built", "seen", "device"),
+    [
+        ("auto", True, ["cpu", "gpu"], "cuda"),
+        ("auto", True, ["cpu"], "cpu"),  # built for CUDA, no GPU there
+        ("auto", False, ["gpu"], "cpu"),  # the wheel xgboost-cpu beside a GPU
+        ("cpu", True, ["gpu"], "cpu"),
+        ("cuda", False, ["cpu"], "cuda"),  # asked for by name: XGBoost itself says what is missing
+    ],
+)
+def test_auto_takes_a_gpu_that_xgboost_and_jax_both_know(monkeypatch, wanted, built, seen, device):
+    import jax
+    import xgboost
+
+    monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": built})
+    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=name) for name in seen])
+    assert stack_runner.pick_device(wanted) == device

@@ -1,5 +1,6 @@
 """The report's chain of steps: each adds its own part alone, neighbours' labels too."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -27,13 +28,17 @@ def workdir(done, tmp_path_factory):
     return copied
 
 
-def chain(workdir, mode):
-    """(context, the steps by title, without counts)"""
+def made(workdir, mode="off"):
     stored = artifacts.read_json(workdir / "run.json")["config"]
     config = configs.default().unlock()
     config.models = {name: configs.model() for name in stored["models"]}
     config.retrieval.mode = mode
-    context = Context(config.lock(), workdir)
+    return Context(config.lock(), workdir)
+
+
+def chain(workdir, mode):
+    """(context, the steps by title, without counts)"""
+    context = made(workdir, mode)
     found, _ = findings.steps(context, findings.gather(context))
     return context, {step.name.split(" (")[0].split(":")[0]: step for step in found}
 
@@ -76,3 +81,15 @@ def test_boosted_probabilities_are_a_step_after_the_stack(workdir):
 def test_without_retrieval_there_is_no_such_step(workdir):
     _, steps = chain(workdir, "off")
     assert "+ neighbours" not in steps
+
+
+def test_cuts_matched_on_test_predictions_are_nested_so_without_a_truth_too(workdir):
+    context = made(workdir)
+    context.config.thresholds.update(method="match_proportions", match_on="test")
+    found = findings.gather(context)
+    known, unknown = (
+        findings.steps(context, one)[0][0] for one in (found, dataclasses.replace(found, test=None))
+    )
+    assert known.name == unknown.name and "no test-time views" in known.name
+    np.testing.assert_array_equal(known.cut["validation"], unknown.cut["validation"])
+    assert unknown.cut.keys() == {"validation"}
