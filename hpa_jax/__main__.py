@@ -169,7 +169,11 @@ def _check_keys(arguments: list[str]) -> None:
 
 
 def load_config(file: str) -> object:
-    """The config of a recipe file; `FILE:variant` passes the variant to its get_config."""
+    """The config of a recipe file; `FILE:variant` passes the variant to its get_config.
+
+    Raises:
+        InputError: the file has no get_config, or is no Python.
+    """
     import runpy
 
     path, _, variant = file.partition(":")

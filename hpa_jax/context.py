@@ -23,6 +23,7 @@ class Context:
 
     @property
     def num_classes(self) -> int:
+        """C of all labels, probabilities and logits."""
         return len(self.config.classes)
 
     @property
@@ -30,6 +31,9 @@ class Context:
         """Folder of the competition layout; the drawn set's lies in the workdir.
 
         With a list of sources: that of the first competition among them.
+
+        Raises:
+            InputError: the source needs a folder and none is named.
         """
         for kind in ("kaggle", None):
             for source in self.config.data.sources:

@@ -62,7 +62,11 @@ LONG = 60.0  # minutes of training from which on a few steps of each network are
 
 
 def run(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """All stages in order. Returns 0, or 75 if training was told to stop (call again to go on)."""
+    """All stages in order. Returns 0, or 75 if training was told to stop (call again to go on).
+
+    Raises:
+        InputError: flags that exclude each other, or what a stage raises.
+    """
     names = list(STAGES)
     if flags.get("only") and flags.get("collect"):
         raise InputError("--only trains one network, --collect none: choose")
@@ -102,14 +106,22 @@ def records(config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 def retrain(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The stage `refit`; `run` passes it over where it is switched off, the verb says so."""
+    """The stage `refit`; `run` passes it over where it is switched off, the verb says so.
+
+    Raises:
+        InputError: it is switched off.
+    """
     if not config.refit:
         raise InputError("config.refit=False: nothing to do; --config.refit=True switches it on")
     return work(["refit"], config, flags)
 
 
 def retrieve(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The stage `retrieve`; `run` passes it over where it is switched off, the verb says so."""
+    """The stage `retrieve`; `run` passes it over where it is switched off, the verb says so.
+
+    Raises:
+        InputError: it is switched off.
+    """
     if config.retrieval.mode == "off":
         raise InputError("config.retrieval.mode=off: nothing to do; replace or boost switch it on")
     return work(["retrieve"], config, flags)
@@ -224,6 +236,9 @@ def do(context: Context, task: stamps.Task, force: bool = False, leads: bool = T
     """Runs one task unless its stamp holds; prints what it reads, what it writes and the time.
 
     leads: False on all but the first of several hosts: works along, but writes no stamp.
+
+    Raises:
+        InputError: a file that the task reads is not there.
     """
     missing = [path for path in task.inputs if not path.exists()]
     if missing:

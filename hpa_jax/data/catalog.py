@@ -85,15 +85,6 @@ def build(
     return table
 
 
-def labels_matrix(table: "pd.DataFrame", num_classes: int) -> np.ndarray:
-    """labels uint8[N, C] of the rows; rows without labels (test) are zeros."""
-    matrix = np.zeros((len(table), num_classes), np.uint8)
-    for row, labels in enumerate(table["labels"]):
-        if labels is not None:
-            matrix[row, list(labels)] = 1
-    return matrix
-
-
 def _scan(
     source: Mapping[str, Any],
     class_names: Sequence[str],

@@ -39,7 +39,6 @@ class Field:
     contact: np.ndarray
     center: np.ndarray
     nucleus_center: np.ndarray
-    nucleus_radius: np.ndarray
     organizer: np.ndarray
     bridge: np.ndarray
     axis: np.ndarray
@@ -118,7 +117,6 @@ def draw_field(
         contact=contact,
         center=shapes.center * scale,
         nucleus_center=shapes.nucleus_center * scale,
-        nucleus_radius=shapes.nucleus.mean(1),
         organizer=organizer * scale,
         bridge=shapes.bridge * scale,
         axis=shapes.axis,

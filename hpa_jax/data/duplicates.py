@@ -74,7 +74,11 @@ def match_oriented(
 
 
 def groups(n: int, pairs: np.ndarray) -> np.ndarray:
-    """int64 [n]: connected components of `pairs` [M, 2], numbered 0, 1, … by their first row."""
+    """int64 [n]: connected components of `pairs` [M, 2], numbered 0, 1, … by their first row.
+
+    Raises:
+        InputError: a pair names a row that is not there.
+    """
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

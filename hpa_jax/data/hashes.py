@@ -61,7 +61,11 @@ def phashes(images: np.ndarray, workers: int = 1) -> np.ndarray:
 
 
 def thumbnails(images: np.ndarray, workers: int = 1) -> np.ndarray:
-    """uint8 [N, 32, 32] of images: uint8 [N, H, W], by Pillow's Lanczos filter (as imagehash)."""
+    """uint8 [N, 32, 32] of images: uint8 [N, H, W], by Pillow's Lanczos filter (as imagehash).
+
+    Raises:
+        InputError: not grey uint8 pictures with pixels.
+    """
     from PIL import Image
 
     images = np.asarray(images)

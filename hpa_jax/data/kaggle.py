@@ -95,7 +95,11 @@ def safe_id(text: str) -> bool:
 
 
 def find_files(root: Path, folder: Path) -> dict[str, str]:
-    """File name -> path of everything in `folder`; links that leave `root` map to ""."""
+    """File name -> path of everything in `folder`; links that leave `root` map to "".
+
+    Raises:
+        InputError: the folder is a link that leaves `root`.
+    """
     if not folder.is_dir():
         return {}
     if not inside(root, folder):

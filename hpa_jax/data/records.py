@@ -370,8 +370,3 @@ def _write_metadata(folder: Path, settings: dict[str, Any]) -> None:
     )
     write_table(folder / "manifest.parquet", pd.DataFrame(ids, columns=["id", "source", "shard"]))
     write_json(folder / "manifest.json", {**settings, "shards": shards, "pictures": len(ids)})
-
-
-def as_array(values: Iterable[str]) -> np.ndarray:
-    """Ids as a numpy array of str."""
-    return np.array(list(values), dtype=str)

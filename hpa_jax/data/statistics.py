@@ -31,6 +31,9 @@ def cooccurrence(labels: np.ndarray) -> np.ndarray:
     """int [C, C]: pictures that carry both classes; the diagonal holds the classes' counts.
 
     labels: [N, C] in {0, 1}.
+
+    Raises:
+        InputError: labels of another shape.
     """
     labels = np.asarray(labels)
     if labels.ndim != 2:
@@ -65,12 +68,6 @@ def frequencies(parts: Mapping[str, np.ndarray], class_names: Sequence[str]) -> 
         table[part] = np.asarray(labels).astype(np.int64).sum(axis=0)
         table[f"{part}_share"] = table[part] / max(len(labels), 1)
     return table
-
-
-def labels_per_picture(labels: np.ndarray) -> np.ndarray:
-    """int [C + 1]: how many pictures carry 0, 1, … C classes."""
-    labels = np.asarray(labels)
-    return np.bincount(labels.astype(np.int64).sum(axis=1), minlength=labels.shape[1] + 1)
 
 
 def strongest(labels: np.ndarray, class_names: Sequence[str], number: int = 20) -> "pd.DataFrame":

@@ -226,7 +226,11 @@ def deal_rows(
     seed: int,
     external: np.ndarray | None = None,
 ) -> np.ndarray:
-    """int [N]: the side of each row; fixed: int [N], -1 where free; counts for the whole group."""
+    """int [N]: the side of each row; fixed: int [N], -1 where free; counts for the whole group.
+
+    Raises:
+        InputError: fewer groups than sides, or a group forced to two sides.
+    """
     unit = np.unique(groups, return_inverse=True)[1]
     total = int(unit.max(initial=-1)) + 1
     if total < len(shares):

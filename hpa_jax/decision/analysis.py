@@ -37,6 +37,9 @@ def class_table(
     Columns: class, name, support, predicted, average_precision, f1, f1_low, f1_high (95 %,
     bootstrap over rows or groups), threshold, threshold_low, threshold_high (`around`),
     threshold_spread (standard deviation of the cuts of 5 folds x 20 repeats).
+
+    Raises:
+        InputError: names or thresholds are not one a class.
     """
     import pandas as pd
 
@@ -77,6 +80,9 @@ def calibration(
 
     labels, probs: [N] of one class, or [N, C] of all together; spacing: "rows" (bins with equally
     many rows, cut between different probabilities only) or "probability" (bins of equal width).
+
+    Raises:
+        InputError: shapes that differ, no rows, or an unknown spacing.
     """
     y, p = np.asarray(labels, bool).ravel(), np.asarray(probs, np.float64).ravel()
     if y.shape != p.shape or not len(y):

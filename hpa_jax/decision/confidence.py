@@ -37,7 +37,11 @@ class F1Intervals:
 
 
 def resamples(rows: int, draws: int, seed: int = 0, groups: np.ndarray | None = None) -> np.ndarray:
-    """int32 [B, N]: how often each row is in each resample; rows of a group share the number."""
+    """int32 [B, N]: how often each row is in each resample; rows of a group share the number.
+
+    Raises:
+        InputError: no rows, fewer than 2 draws, or groups of another number.
+    """
     if draws < 2 or rows < 1:
         raise InputError(f"bootstrap of {rows} rows, {draws} draws; at least 1 and 2 are needed")
     unit = np.arange(rows)

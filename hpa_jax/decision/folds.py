@@ -132,6 +132,9 @@ def multilabel(
 
     labels: [N, C] bool; a group stays whole.  From the rarest class to the commonest, its groups
     that have no fold yet are dealt, in random order, to the folds with the fewest of that class.
+
+    Raises:
+        InputError: fewer independent rows than folds.
     """
     labels = np.asarray(labels, bool)
     unit = _units(groups, len(labels))

@@ -108,6 +108,9 @@ def table(
 
     Returns one row a picture: id, trust, given, suggested (texts as "0 16"), missing and spurious
     (names of classes, joined by ", "), worst_class, worst_probability (of that class).
+
+    Raises:
+        InputError: ids, labels and probabilities do not fit together.
     """
     import pandas as pd
 

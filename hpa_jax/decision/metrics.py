@@ -67,7 +67,11 @@ def f1_from_counts(hits: np.ndarray, predicted: np.ndarray, positives: np.ndarra
 
 
 def class_f1(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """F1 of each class. labels, predicted: [N, C] in {0, 1}; returns float[C] in [0, 1]."""
+    """F1 of each class. labels, predicted: [N, C] in {0, 1}; returns float[C] in [0, 1].
+
+    Raises:
+        InputError: shapes that differ, or other values.
+    """
     labels = checked_labels(labels)
     predicted = checked_labels(predicted, "predictions")
     if labels.shape != predicted.shape:

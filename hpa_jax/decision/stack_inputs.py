@@ -91,6 +91,9 @@ def checked(
     """features as float32 [N, F] without NaN: unknown `size` filled, everything else an error.
 
     usual: column -> what fills it; the median of its known values where it is not named.
+
+    Raises:
+        InputError: another shape, or a column that is not finite, by name.
     """
     array = np.array(features, np.float32)
     if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):

@@ -36,7 +36,11 @@ class Reference:
     high: np.ndarray
 
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
-        """Distance to the fifth nearest reference picture; embeddings [N, E] -> float[N]."""
+        """Distance to the fifth nearest reference picture; embeddings [N, E] -> float[N].
+
+        Raises:
+            InputError: embeddings of another size than the reference's.
+        """
         if np.ndim(embeddings) != 2 or np.shape(embeddings)[1] != len(self.mean):
             raise InputError(
                 f"embeddings of shape {np.shape(embeddings)}; the reference has {len(self.mean)}"

@@ -73,7 +73,11 @@ def _rows(own: list[str], ids: list[str], model: str, exact: bool) -> list[int]:
 
 
 def mean(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """(Weighted) mean over models: [M, N, C] -> [N, C]; NaN: the model (or all) lacks the class."""
+    """(Weighted) mean over models: [M, N, C] -> [N, C]; NaN: the model (or all) lacks the class.
+
+    Raises:
+        InputError: weights that do not fit, or all 0 where a class is known.
+    """
     probs = np.asarray(probs)
     weight = _normal(weights, len(probs))[:, None, None] * ~np.isnan(probs)
     total = weight.sum(axis=0)
@@ -136,7 +140,11 @@ def greedy(probs: np.ndarray, score: Callable[[np.ndarray], float], steps: int =
 
 
 def average_duplicates(probs: np.ndarray, groups: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Every row gets the mean of its duplicate group: [N, C] -> [N, C]; groups: [N]."""
+    """Every row gets the mean of its duplicate group: [N, C] -> [N, C]; groups: [N].
+
+    Raises:
+        InputError: not one group a row.
+    """
     groups = np.unique(np.asarray(groups), return_inverse=True)[1]
     if groups.shape != (len(probs),):
         raise InputError(f"{groups.size} groups for {len(probs)} rows of probabilities")

@@ -239,7 +239,11 @@ def _then_none(batches: Iterable[Any]) -> Iterable[Any]:
 
 
 def check_seen(seen: np.ndarray, ids: Sequence[str]) -> None:
-    """Refuses ids that were seen never or twice."""
+    """Refuses ids that were seen never or twice.
+
+    Raises:
+        InputError: names the first such id.
+    """
     missing, doubled = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
     if len(missing):
         raise InputError(f"{len(missing)} ids were in no batch, first {ids[missing[0]]!r}")

@@ -73,7 +73,11 @@ def write_embeddings(path: str | Path, ids: Sequence[str], embeddings: np.ndarra
 
 
 def read_embeddings(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
-    """Reads a table of `write_embeddings`: ids[N] str, embeddings float32[N, E]."""
+    """Reads a table of `write_embeddings`: ids[N] str, embeddings float32[N, E].
+
+    Raises:
+        InputError: columns are missing, or an id is there twice.
+    """
     table = artifacts.read_table(path)
     columns = [name for name in table.columns if re.fullmatch(r"e\d{4,}", str(name))]
     if "id" not in table.columns or not columns:
@@ -89,7 +93,11 @@ def _check_doubled(path: str | Path, table: Any) -> None:
 
 
 def check_finite(probs: np.ndarray, ids: Sequence[str]) -> None:
-    """Refuses probabilities that are not finite, naming the first id."""
+    """Refuses probabilities that are not finite, naming the first id.
+
+    Raises:
+        InputError: names the first such id.
+    """
     bad = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if len(bad):
         raise InputError(

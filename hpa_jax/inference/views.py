@@ -110,7 +110,11 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
 
 
 def check_aggregate(aggregate: str) -> None:
-    """Refuses an unknown way to join views."""
+    """Refuses an unknown way to join views.
+
+    Raises:
+        InputError: names the near ones.
+    """
     if aggregate not in AGGREGATES:
         raise InputError(f"aggregate {aggregate!r} is unknown{near(aggregate, AGGREGATES)}")
 

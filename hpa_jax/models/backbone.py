@@ -4,6 +4,7 @@ A backbone is a subclass that sets `head` and `in_channels` and implements `feat
 and, where its recipe cuts finer, `fine_groups`.
 """
 
+import abc
 import itertools
 from collections.abc import Sequence
 
@@ -16,7 +17,7 @@ from hpa_jax.errors import InputError
 Groups = list[list[str]]
 
 
-class Backbone(nnx.Module):
+class Backbone(nnx.Module, abc.ABC):
     """Base of all networks; images are [N, H, W, K] float, normalised.
 
     smallest: the least side of a picture whose maps no pool or convolution outgrows.
@@ -34,13 +35,13 @@ class Backbone(nnx.Module):
         """(logits [N, C], embedding [N, E]), both float32; what E is, the head says."""
         return self.head.embed(self.features(images))
 
+    @abc.abstractmethod
     def features(self, images: jax.Array) -> jax.Array:
         """The last feature map [N, h, w, F], in the network's compute type."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def body_groups(self) -> Groups:
         """Path prefixes of everything but the head, in depth groups from the stem on."""
-        raise NotImplementedError
 
     def fine_groups(self) -> Groups:
         """The finest cut of the body: one group for each child module."""

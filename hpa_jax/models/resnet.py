@@ -150,6 +150,7 @@ class ResNet(Backbone):
         self.out_features = features
 
     def features(self, images: jax.Array) -> jax.Array:
+        """[N, H, W, K] -> [N, h, w, F]."""
         x = self.enter(images, self.dtype)
         x = conv_bn_act(self.conv1, self.bn1, x)
         if self.layout.stem == "3x3":

@@ -21,6 +21,15 @@ def colours(count: int) -> list[str]:
     return [PALETTE[i % len(PALETTE)] for i in range(count)]
 
 
+def marker(number: int, points: int) -> str:
+    """Of the line of that number: where the palette begins anew, another sign in each round.
+
+    In the first round a line has none, unless it is a single point, which no line would show.
+    """
+    first = number < len(PALETTE)
+    return "" if first and points > 1 else MARKERS[number // len(PALETTE) % len(MARKERS)]
+
+
 def axes(
     columns: int,
     rows: int = 1,

@@ -79,4 +79,4 @@ def _dots(found: Findings, tables: list[pd.DataFrame]) -> str:
     for part, table in zip(found.parts, tables):
         own = table.iloc[shown]
         series[part.where] = tuple(own[name].to_numpy() for name in ("f1", "f1_low", "f1_high"))
-    return intervals.dots([found.classes[c] for c in shown], series, f"F1 of the {found.chosen}")
+    return intervals.dots([found.classes[c] for c in shown], series, f"F1 of {found.chosen}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hpa_jax.report.canvas import PALETTE, axes, colours, svg, uri
+from hpa_jax.report.canvas import PALETTE, axes, colours, marker, svg, uri
 
 JPEG_QUALITY = 88
 Log = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
@@ -15,14 +15,16 @@ Log = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
 def training_curves(logs: Mapping[str, Log]) -> str:
     """Loss (train, validation) and validation macro-F1 at 0.5 over epochs, one colour a model."""
     figure, (losses, scores) = axes(2)
-    for (name, log), colour in zip(logs.items(), colours(len(logs))):
+    for number, ((name, log), colour) in enumerate(zip(logs.items(), colours(len(logs)))):
         for split, style in (("train", ":"), ("valid", "-")):
             points = [line for line in log if line.get("split") == split and "loss" in line]
             epochs, values = [p["epoch"] for p in points], [p["loss"] for p in points]
-            losses.plot(epochs, values, style, color=colour, label=f"{name}, {split}")
+            look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
+            losses.plot(epochs, values, style, label=f"{name}, {split}", **look)
         points = [p for p in log if p.get("split") == "valid" and p.get("macro_f1") is not None]
         values = [p["macro_f1"] for p in points]
-        scores.plot([p["epoch"] for p in points], values, color=colour, label=name)
+        look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
+        scores.plot([p["epoch"] for p in points], values, label=name, **look)
     losses.set(xlabel="epoch", ylabel="loss", title="Loss")
     scores.set(xlabel="epoch", ylabel="macro-F1 at 0.5", title="Validation", ylim=(0, 1))
     for axis in (losses, scores):
@@ -33,11 +35,10 @@ def training_curves(logs: Mapping[str, Log]) -> str:
 def learning_rates(logs: Mapping[str, Log]) -> str:
     """Learning rate of the head over steps, as it was applied."""
     figure, (axis,) = axes(1)
-    for (name, log), colour in zip(logs.items(), colours(len(logs))):
+    for number, ((name, log), colour) in enumerate(zip(logs.items(), colours(len(logs)))):
         points = [p for p in log if p.get("split") == "train" and p.get("lr") is not None]
-        axis.plot(
-            [p["step"] for p in points], [_head(p["lr"]) for p in points], color=colour, label=name
-        )
+        look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
+        axis.plot([p["step"] for p in points], [_head(p["lr"]) for p in points], label=name, **look)
     axis.set(xlabel="step", ylabel="learning rate", title="Learning rate")
     axis.legend(fontsize=7)
     return svg(figure)
@@ -55,20 +56,10 @@ def picture(image: np.ndarray, side: int = 160) -> str:
     return uri(buffer.getvalue(), "image/jpeg")
 
 
-def class_graph(
-    graph: object, positions: Mapping[int, np.ndarray], names: Sequence[str], title: str
-) -> str:
-    """Class co-occurrence graph: node area by count, edge width by weight."""
-    figure, (axis,) = axes(1, width=6.5, height=6)
-    draw_classes(axis, graph, positions, names)
-    axis.set_title(title)
-    return svg(figure)
-
-
 def draw_classes(
     axis: object, graph: object, positions: Mapping[int, np.ndarray], names: Sequence[str]
 ) -> None:
-    """The same on an axis of one's own."""
+    """Class co-occurrence graph on an axis: node area by count, edge width by weight."""
     import networkx as nx
 
     counts = np.array([graph.nodes[n].get("count", 1) for n in graph], float)
@@ -78,7 +69,7 @@ def draw_classes(
     nx.draw_networkx_edges(graph, positions, ax=axis, width=widths, edge_color="#999999")
     nx.draw_networkx_nodes(graph, positions, ax=axis, node_size=sizes, node_color=PALETTE[5])
     labels = {n: names[n] if isinstance(n, int | np.integer) else str(n) for n in graph}
-    nx.draw_networkx_labels(graph, positions, labels, ax=axis, font_size=6.5)
+    nx.draw_networkx_labels(graph, positions, labels, ax=axis, font_size=8.5)
     axis.margins(0.12)  # names are wider than nodes
     axis.axis("off")
 

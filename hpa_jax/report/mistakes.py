@@ -37,7 +37,7 @@ def _cards(
     shown = pictures(valid.ids[[row for row, _, _ in worst]])
     for (row, c, loss), image in zip(worst, shown, strict=True):
         kind = "missed" if valid.labels[row, c] else "wrong"
-        cut = number(cuts[c] if cuts[c] <= 1 else None, 2)
+        cut = number(cuts[c] if cuts[c] <= 1 else None)
         lines = [
             Line(f"{kind}: {found.classes[c]}", "bad"),
             Line(f"score {number(float(scores[row, c]))}, cut {cut}, loss {number(loss, 1)}"),

@@ -28,7 +28,7 @@ def planned(plans: Mapping[str, Plan]) -> str:
         momentum.plot(plan["epoch"], plan["beta1"], color=colour)
         for panel in (rates, momentum):
             panel.axis("on")
-            panel.tick_params(labelsize=7)
+            panel.tick_params(which="both", labelsize=7)
             for border in plan["borders"]:
                 panel.axvline(border, color="#999999", linewidth=0.6)
         rates.set_title(name, fontsize=9)

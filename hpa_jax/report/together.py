@@ -43,9 +43,12 @@ def section(parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> Section:
 
 
 def graphs(parts: Mapping[str, np.ndarray], classes: Sequence[str], kind: str) -> str:
-    """The parts' class graphs side by side, in one layout."""
-    figure, panels = axes(len(parts), width=6.5 * len(parts), height=6, fitted=False)
-    figure.subplots_adjust(left=0.01, right=0.99, bottom=0.01, top=0.94, wspace=0.02)
+    """The parts' class graphs in one layout, two side by side: of three none could be read."""
+    rows = -(-len(parts) // 2)
+    figure, panels = axes(2, rows, width=13, height=6 * rows, fitted=False)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.06 / rows, wspace=0.02, hspace=0.08)
+    for axis in panels[len(parts) :]:
+        axis.axis("off")
     for axis, (part, labels) in zip(panels, parts.items()):
         graph = statistics.graph(labels, classes, at_least=AT_LEAST)
         figures.draw_classes(axis, graph, statistics.layout(graph, kind), classes)

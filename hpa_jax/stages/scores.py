@@ -120,7 +120,11 @@ def decide(context: Context, probs: np.ndarray, cuts: np.ndarray) -> np.ndarray:
 
 
 def chosen_method(context: Context) -> str:
-    """The submission's method: config.submission.method, or the best on validation (nested)."""
+    """The submission's method: config.submission.method, or the best on validation (nested).
+
+    Raises:
+        InputError: there is no such method; names the near ones.
+    """
     method = context.config.submission.method
     table = artifacts.read_json(context.path("metrics.json"))
     if method == "auto":

@@ -97,7 +97,11 @@ def number(text: str, kind: type, flag: str) -> Any:
 
 
 def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """A published weight file -> an Orbax folder that a model's `init_from` takes."""
+    """A published weight file -> an Orbax folder that a model's `init_from` takes.
+
+    Raises:
+        InputError: a flag is missing, or the file does not fit the model.
+    """
     from hpa_jax.models import pretrained
 
     for name in ("model", "weights", "out"):

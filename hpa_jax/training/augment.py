@@ -126,7 +126,11 @@ def preset(
 
 
 def resolve(name: str | Mapping[str, Any], **differences: Any) -> dict[str, Any]:
-    """All options of a preset with differences, checked."""
+    """All options of a preset with differences, checked.
+
+    Raises:
+        InputError: an unknown preset or option, or a value out of range.
+    """
     if not isinstance(name, str):
         differences = {**{k: v for k, v in name.items() if k != "name"}, **differences}
         name = name.get("name", "none")

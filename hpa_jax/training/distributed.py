@@ -69,6 +69,9 @@ def initialize() -> None:
 
     Reads HPA_COORDINATOR (address:port), HPA_PROCESSES and HPA_PROCESS (number of this one); on a
     TPU pod or under SLURM, HPA_COORDINATOR=auto lets JAX find them.
+
+    Raises:
+        InputError: HPA_PROCESSES or HPA_PROCESS is missing or no number.
     """
     coordinator = os.environ.get("HPA_COORDINATOR", "")
     if not coordinator:

@@ -18,6 +18,7 @@ class OneClass:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(N, C), as of the matrix that is never made."""
         return len(self.numbers), self.count
 
     def __len__(self) -> int:

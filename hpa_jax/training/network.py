@@ -222,7 +222,11 @@ def take_over(
 
 
 def check_same(given: Mapping[str, Any], own: Mapping[str, Any], where: str = "weights") -> None:
-    """Refuses arrays of another architecture, naming the first difference."""
+    """Refuses arrays of another architecture, naming the first difference.
+
+    Raises:
+        InputError: an array is missing, of another shape, or one too many.
+    """
     for name in own:
         if name not in given:
             raise InputError(f"{where}: {name} is missing; they belong to another architecture")

@@ -290,7 +290,11 @@ def build(
 
 
 def check(data: Data, class_names: Sequence[str]) -> None:
-    """Refuses empty parts, and labels of another shape than ids and classes."""
+    """Refuses empty parts, and labels of another shape than ids and classes.
+
+    Raises:
+        InputError: names the part.
+    """
     for part, ids, labels in (
         ("training", data.train_ids, data.train_labels),
         ("validation", data.valid_ids, data.valid_labels),

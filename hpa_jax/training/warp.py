@@ -222,6 +222,9 @@ def d4(images: jax.Array, k: jax.Array) -> jax.Array:
     """Exact flips and transpose of images[N, H, W, K] by k[N] in 0..7: `dihedral` without reading.
 
     Three selects, not eight branches.  H must equal W.
+
+    Raises:
+        InputError: pictures that are not square.
     """
     if images.shape[1] != images.shape[2]:
         raise InputError(f"D4 needs square pictures, not {images.shape[1]} x {images.shape[2]}")

@@ -24,9 +24,6 @@ def test_columns_survive_parquet(tmp_path):
     assert again["id"].tolist() == table["id"].tolist()
     assert again["labels"][0].tolist() == [5, 25] and again["labels"].iloc[-1] is None
     assert (again["height"] == 16).all() and again["original_size"].isna().all()
-    labels = catalog.labels_matrix(again, 28)
-    assert labels.shape == (9, 28) and labels.dtype == np.uint8
-    assert np.flatnonzero(labels[1]).tolist() == [4, 25] and not labels[6:].any()
 
 
 def test_originals_say_their_own_size(tmp_path):

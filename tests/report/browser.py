@@ -13,8 +13,10 @@ window.addEventListener("load", () => {
   const lost = [...document.querySelectorAll('a[href^="#"]')]
     .filter(a => !document.getElementById(a.getAttribute("href").slice(1))).map(a => a.href);
   const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  const cut = [...document.querySelectorAll(".scroll")].filter(s => s.scrollWidth > s.clientWidth)
+    .map(s => s.closest("section").querySelector("h2").id);
   const hidden = [...document.querySelectorAll("h2")].filter(h => !h.offsetHeight).map(h => h.id);
-  const found = {images: document.images.length, broken, lost, wide, hidden,
+  const found = {images: document.images.length, broken, lost, wide, hidden, cut,
     links: document.querySelectorAll("nav a").length};
   const out = document.createElement("pre");
   out.id = "probe";
@@ -29,7 +31,7 @@ def opened(page: Path, folder: Path, width: int = 1366) -> tuple[dict, str]:
     """(what the probe found, chromium's console) of a page in a window of a laptop's width.
 
     The probe is added to a copy of the page: images that did not load, links that lead nowhere,
-    pixels by which the page is wider than its window.
+    pixels by which the page is wider than its window, sections whose table does not fit.
     """
     copy = folder / "probed.html"
     copy.write_text(page.read_text().replace("</head>", PROBE + "</head>"))

@@ -5,7 +5,7 @@ import networkx as nx
 import numpy as np
 from PIL import Image
 
-from hpa_jax.report import figures, schedules
+from hpa_jax.report import canvas, figures, schedules
 
 
 def svg(uri: str) -> str:
@@ -29,6 +29,21 @@ def test_curves_name_every_model():
         assert "one" in svg(uri)
 
 
+def test_a_single_epoch_is_seen_and_networks_of_one_colour_are_told_apart(monkeypatch):
+    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+    (valid,) = [line for line in LOG if line["split"] == "valid"][:1]
+    short = {"once": [line for line in LOG if line["epoch"] == valid["epoch"]]}
+    for figure in (figures.training_curves(short), figures.learning_rates(short)):
+        lines = [line for axis in figure.axes for line in axis.lines]
+        assert lines and all(line.get_marker() in canvas.MARKERS for line in lines)
+    longer = LOG + [{**line, "epoch": line["epoch"] + 2} for line in LOG]
+    many = {f"n{i}": longer for i in range(2 * len(canvas.PALETTE) + 1)}
+    for axis in figures.training_curves(many).axes:
+        looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axis.lines]
+        assert len(set(looks)) == len(looks)
+        assert axis.lines[0].get_marker() in ("", "None")
+
+
 def test_picture_is_stretched_and_of_the_asked_size():
     image = np.zeros((10, 10, 3), np.uint8)
     image[5:, :, 1] = 100
@@ -43,10 +58,13 @@ def test_class_graph_draws_names_and_is_the_same_twice():
     graph.add_node(0, count=5)
     graph.add_node(1, count=2)
     graph.add_edge(0, 1, weight=2)
-    positions = nx.circular_layout(graph)
-    uri = figures.class_graph(graph, positions, ["Alpha", "Beta"], "circle")
-    assert "Alpha" in svg(uri)
-    assert uri == figures.class_graph(graph, positions, ["Alpha", "Beta"], "circle")
+
+    def drawn():
+        figure, (axis,) = canvas.axes(1)
+        figures.draw_classes(axis, graph, nx.circular_layout(graph), ["Alpha", "Beta"])
+        return canvas.svg(figure)
+
+    assert "Alpha" in svg(drawn()) and drawn() == drawn()
 
 
 def test_planned_rates_of_every_model_and_stage_are_drawn():

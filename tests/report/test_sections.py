@@ -139,7 +139,7 @@ def test_mistakes_show_the_worst_pictures_first():
     assert len(missed.cards) == 5 and asked[0][0] == missed.cards[0].alt == "validation7"
     texts = [line.text for line in missed.cards[0].lines]
     assert texts[0] == "missed: Nucleoplasm" and texts[3] == "predicted: nothing"
-    assert texts[1] == "score 0.000, cut 0.45, loss 13.8"
+    assert texts[1] == "score 0.000, cut 0.450, loss 13.8"
     assert all(card.lines[0].text.startswith("wrong: ") for card in wrong.cards)
     for card in wrong.cards:
         row = list(valid.ids).index(card.alt)
