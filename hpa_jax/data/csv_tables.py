@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
     """All cells as text without spaces around them ("" where there is none), column names in lower
-    case.
+    case and of one line, as every message is.
 
     remedy: what to do if the file is not there.
 
@@ -27,7 +27,7 @@ def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
     table = _parsed(path, remedy).fillna("").map(str.strip)
     if not isinstance(table.index, pd.RangeIndex):  # pandas would shift the columns by one
         raise InputError(f"{path}: its rows have more cells than its header")
-    table.columns = [str(name).strip().lower() for name in table.columns]
+    table.columns = [" ".join(str(name).split()).lower() for name in table.columns]
     doubled = table.columns[table.columns.duplicated()]
     if len(doubled):
         raise InputError(f"{path}: has two columns {doubled[0]!r}")

@@ -217,7 +217,7 @@ def _labels(path: Path, names: tuple[str, ...], ids: np.ndarray, context: Contex
     table = csv_tables.read(path)
     column = next((name for name in names if name in table), None)
     if "id" not in table or column is None:
-        found = ", ".join(" ".join(str(name).split()) for name in table.columns)
+        found = ", ".join(table.columns)
         raise InputError(f"{path}: needs the columns Id,{names[0].capitalize()}; it has {found}")
     doubled = table["id"][table["id"].duplicated()]
     if len(doubled):
