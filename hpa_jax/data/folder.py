@@ -324,11 +324,13 @@ def _named(field: fields.Field, order: Sequence[str], path: str) -> dict[str, np
     for name, plane in zip(field.names, field.planes, strict=True):
         channel = next((c for c, stains in STAINS.items() if name.lower() in stains), None)
         if channel is None or channel in planes:
+            some = ("red", "green", "blue") if len(field.planes) == 3 else CHANNELS
             raise BadPicture(
                 path,
                 f"planes named {', '.join(repr(n) for n in field.names)}: which are red, green, "
                 "blue, yellow? Set data.folder.planes (in the order of the file: "
-                "--config.data.folder.planes=\"('blue', 'green', 'red', 'yellow')\")",
+                f'--config.data.folder.planes="{some}"; three without yellow: '
+                "--config.data.folder.missing_yellow=zeros too)",
             )
         planes[channel] = plane
     return planes

@@ -295,3 +295,14 @@ def test_sources_combine_with_filters_and_weights(tmp_path):
     twice = [sources[1], sources[1]]
     with pytest.raises(InputError, match=r"\(id two0\): the id is in two places"):
         catalog.build(twice, classes.NAMES, imported=tmp_path / "imported")
+
+
+def test_a_colour_picture_is_told_the_options_that_read_it(tmp_path):
+    root = tmp_path / "own"
+    root.mkdir()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / "a.png")
+    _, (problem,) = scan(root, pattern="{id}")
+    assert "planes=\"('red', 'green', 'blue')\"" in problem and "missing_yellow=zeros" in problem
+    planes = ("red", "green", "blue")
+    table, problems = scan(root, pattern="{id}", planes=planes, missing_yellow="zeros")
+    assert len(table) == 1 and not problems
