@@ -52,7 +52,6 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     assert not (tmp_path / "again" / "predict_parts").exists()
 
 
-@pytest.mark.slow  # a process that starts a cluster of processes
 def test_the_stack_on_a_cluster_through_the_command_line(done, tmp_path):
     pytest.importorskip("distributed")
     workdir, _ = done
