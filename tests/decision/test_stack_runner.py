@@ -46,6 +46,27 @@ def test_a_dask_cluster_gives_the_same(data, here):
     np.testing.assert_array_equal(found.oof, here.oof)
 
 
+def test_a_scheduler_that_runs_already_is_used_and_left_running(data, here):
+    distributed = pytest.importorskip("distributed")
+    features, labels, names = data
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with distributed.LocalCluster(**options) as cluster:
+        found = stacking.fit(
+            features[:260],
+            labels[:260],
+            config=FAST,
+            names=names,
+            distributed=cluster.scheduler_address,
+        )
+        with distributed.Client(cluster.scheduler_address) as client:
+            log = client.run_on_scheduler(
+                lambda dask_scheduler: list(dask_scheduler.transition_log)
+            )
+    np.testing.assert_array_equal(found.oof, here.oof)
+    fitted = {key for key, *_ in log if str(key).startswith("do-")}
+    assert len(fitted) == len(found.units) > 0  # there, one task a unit
+
+
 def test_no_scheduler_there_is_an_error(data):
     pytest.importorskip("distributed")
     import dask
