@@ -102,11 +102,13 @@ def compare(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
             rows[0][f"{key}_ratio"] = rows[0][key] / min(row[key] for row in rows[1:])
     for row in rows:
         print(line(row), flush=True)
-    torch = best.get("channels_last")
     for mode, title in (("train", "training step"), ("infer", "inference")):
         what = f"{name}, {title}, {options.size}², batch {options.batch}, {options.dtype}"
-        theirs = torch and torch[f"{mode}_ms"]
-        alternative = f"{torch['library']}, channels_last" if torch else ""
+        theirs, alternative = None, ""
+        if layouts := [way for way in LAYOUTS if way in best]:
+            layout = min(layouts, key=lambda way: best[way][f"{mode}_ms"])
+            theirs = best[layout][f"{mode}_ms"]
+            alternative = f"{best[layout]['library']}, {layout}"
         bench_table.row(what, best["jax"][f"{mode}_ms"], "ms/image", alternative, theirs)
     return rows
 
