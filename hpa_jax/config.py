@@ -124,7 +124,8 @@ def default() -> ConfigDict:
             ),
             features=dict(
                 legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
-                extra=False,  # yellow, all channel pairs, foreground shares, green texture
+                # yellow, all channel pairs, foreground shares, green texture, bytes of the files
+                extra=False,
             ),
             ensemble=dict(  # scored as "ensemble", beside "mean of models" and "weighted mean"
                 # mean | geometric | max | rank_mean | likelihood, greedy (weights by validation)
@@ -172,11 +173,13 @@ def default() -> ConfigDict:
                     depth=int,
                     bins=int,
                     colsample=float,
+                    vote_factor=float,  # of a model's threshold, before it votes
                     negatives=str,  # all | prior
                     cut_repeats=int,
                     shrink=float,
                     min_positives=int,
                 ),
+                of_class=dict(),  # NAME of a class -> dict of settings of its own
             ),
             # Metric learning: embeddings of antibodies, and the nearest labelled picture
             retrieval=dict(

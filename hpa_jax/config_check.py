@@ -11,7 +11,7 @@ from hpa_jax.decision import stack_protocols
 from hpa_jax.errors import InputError, near
 
 # Free in form: names of models, or options that the room of their subject knows and checks.
-FREE = ("models", "weights", "head_options", "loss", "augment", "views")
+FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class")
 
 
 def check_key(config: ConfigDict, key: str) -> None:
@@ -137,7 +137,7 @@ def _validate_decision(config: ConfigDict) -> None:
     _choice(config, "submission.argmax", ("off", "empty", "always"))
     _validate_numbers(config)
     try:
-        stack_protocols.resolve(config.stack.to_dict())
+        stack_protocols.of_config(config.stack.to_dict(), config.classes)
     except InputError as error:
         raise InputError(f"config.{error}") from None
     methods = ("auto", *configs.METHODS, *config.models)

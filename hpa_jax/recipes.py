@@ -86,6 +86,9 @@ def smoke(
     config.stack.update(repeats=1, outer=3, inner_repeats=1, inner=2)
     if config.stack.rare_repeats:
         config.stack.rare_repeats = 1
+    for own in config.stack.of_class.values():
+        if "rare_repeats" in own:
+            own.rare_repeats = 1
     config.report.examples = 8
 
 

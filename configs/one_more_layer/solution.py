@@ -80,6 +80,12 @@ def get_config(arg: str = ""):
     # does not see the picture's side (that tells where it came from).
     config.stack.protocol = "talk" if "talk" in chosen else "by_frequency"
     config.stack.rare_features = ("own", "meta", "others")
+    # Class 27: the networks' own probabilities alone, and a model says yes from 1.05 of its
+    # threshold on; both loops are repeated 40 times.
+    of_27 = dict(rare_features=("own",), vote_factor=1.05)
+    if "talk" not in chosen:
+        of_27["rare_repeats"] = 40
+    config.stack.of_class = {config.classes[27]: of_27}
     # Rows on which nothing passes stay empty; the leak table is written over all else.
     config.submission.update(method="stack", argmax="off")
     if as_run:

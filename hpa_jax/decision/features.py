@@ -126,15 +126,17 @@ def metafeature_table(
     images: Iterable[np.ndarray],
     ids: Sequence[str],
     original_sizes: Sequence[float | None] | None = None,
+    file_bytes: Sequence[int] | None = None,
     *,
     legacy_corr_bug: bool = False,
     extra: bool = False,
     workers: int = 2,
 ) -> "pd.DataFrame":
-    """Table `id` + the 15 metafeatures (+ those of `texture` if `extra`), one row a picture.
+    """Table `id` + the 15 metafeatures, one row a picture.
 
     images: uint8 [H, W, K] each (a generator is read a few pictures ahead, so memory stays small);
-    ids: their names in the same order; workers: threads.
+    ids: their names in the same order; file_bytes: what each picture's files weigh; extra: also
+    the columns of `texture`, and `file_bytes` where that is known; workers: threads.
 
     Raises:
         InputError: numbers of pictures and ids differ, or a bad picture (named by its id).
@@ -147,6 +149,9 @@ def metafeature_table(
     if len(sizes) != len(ids):
         raise InputError(f"{len(sizes)} original sizes for {len(ids)} ids")
     sizes = [None if size is None or not np.isfinite(size) else size for size in sizes]
+    weighed = extra and file_bytes is not None
+    if weighed and len(file_bytes) != len(ids):
+        raise InputError(f"{len(file_bytes)} file sizes for {len(ids)} ids")
 
     def row(task: tuple[str, np.ndarray, float | None]) -> dict[str, float | str]:
         name, image, size = task
@@ -165,7 +170,9 @@ def metafeature_table(
         if position != len(ids):
             raise InputError(f"{position} or more pictures for {len(ids)} ids")
 
-    return pd.DataFrame(_ahead(row, tasks(), workers), columns=None if len(ids) else ["id", *NAMES])
+    rows = _ahead(row, tasks(), workers)
+    table = pd.DataFrame(rows, columns=None if len(ids) else ["id", *NAMES])
+    return table.assign(file_bytes=np.asarray(file_bytes, float)) if weighed else table
 
 
 def _ahead(function, tasks: Iterable, workers: int) -> list:  # noqa: ANN001

@@ -47,6 +47,7 @@ class Unit:
         joint: learners.JointTrees | None = None,
     ) -> np.ndarray:
         """Mean vote [N] of this unit's models for new rows. means, joint: shared by all units."""
+        protocol = protocol.of(self.c)
         inputs, _ = class_inputs(features, where, self.c, self.scale, names, means)
         total = np.zeros(len(features))
         for model in self.models:
@@ -72,6 +73,7 @@ def fit_unit(
     The result depends on the arguments alone (seeds come from protocol, class and repeat), so units
     may run anywhere and in any order.
     """
+    protocol = protocol.of(c)
     inputs, scale = class_inputs(
         features, where, c, names=names, means=class_means(features, where)
     )
@@ -224,5 +226,5 @@ class Fitter:
 def vote(scores: np.ndarray, cut: float, protocol: Protocol) -> np.ndarray:
     """Binary votes 0/1, or soft ones in [0, 1]."""
     if protocol.vote == "binary":
-        return (scores >= cut).astype(float)
+        return (scores >= cut * protocol.vote_factor).astype(float)
     return np.clip(scores, 0, 1)

@@ -13,7 +13,7 @@ and code (spec section 7); `quick` is ours, for small validation parts.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hpa_jax.errors import InputError, near
@@ -51,12 +51,18 @@ class Protocol:
     subsample: float = 1.0
     min_child_weight: float = 2.0
     penalty: float = 5.0  # L2 of leaf weights
+    vote_factor: float = 1.0  # of a model's threshold, before it votes
     negatives: str = "all"  # all | prior: as many as restore the training share of the class
     cut_repeats: int = 4  # of the final cut: folds x repeats, exact search
     shrink: float = 10.0  # of the final cut of rare classes towards the pooled one
     min_positives: int = 6  # fewer: no model is fitted, the mean of the models decides
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
+    of_class: Mapping[int, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+    def of(self, c: int) -> "Protocol":
+        """The settings of class c: these, but for what `of_class` says of it."""
+        return dataclasses.replace(self, **{"of_class": {}, **self.of_class.get(c, {})})
 
     def counts(self, positives: int) -> tuple[int, int, int, int]:
         """(repeats, outer, inner_repeats, inner) of a class with so many positives."""
@@ -95,6 +101,14 @@ PROTOCOLS: dict[str, Protocol] = {
     "by_frequency": Protocol("by_frequency", by_positives=True, rare_learner="ridge", **_VOTES),
 }
 
+# What `of_class` may change: how one class's models are made, not how all are counted or cut.
+OF_CLASS = (
+    *("repeats", "outer", "inner_repeats", "inner", "by_positives", "vote", "vote_factor"),
+    *("learner", "rare_learner", "rare_below", "rare_repeats", "rare_features", "boost_from"),
+    *("strengths", "ridge_alpha", "rounds", "patience", "eta", "depth", "bins", "colsample"),
+    *("subsample", "min_child_weight", "penalty", "negatives"),
+)
+
 _CHOICES = dict(
     vote=("soft", "binary"),
     learner=("boosted", "logistic", "ridge", "multi_output_tree"),
@@ -115,7 +129,7 @@ def resolve(config: str | Mapping[str, Any] | Protocol) -> Protocol:
     if isinstance(config, Protocol):
         return _checked(config)
     settings = {"protocol": config} if isinstance(config, str) else dict(config)
-    name = settings.pop("protocol", "quick")
+    name = settings.pop("protocol", None) or "quick"
     if name not in PROTOCOLS:
         raise InputError(f"stack.protocol {name!r}{near(name, PROTOCOLS)}; known: {[*PROTOCOLS]}")
     known = {field.name for field in dataclasses.fields(Protocol)}
@@ -123,14 +137,39 @@ def resolve(config: str | Mapping[str, Any] | Protocol) -> Protocol:
         if key not in known:
             raise InputError(f"stack has no setting {key!r}{near(key, known)}")
     given = {key: value for key, value in settings.items() if value is not None}
-    if "strengths" in given:
-        given["strengths"] = tuple(float(value) for value in given["strengths"])
-    if "rare_features" in given:
-        given["rare_features"] = tuple(given["rare_features"])
+    given = _typed(given)
+    given["of_class"] = {int(c): _typed(own) for c, own in given.get("of_class", {}).items()}
     return _checked(dataclasses.replace(PROTOCOLS[name], **given))
 
 
+def of_config(config: Mapping[str, Any], classes: Sequence[str]) -> Protocol:
+    """`resolve` of config.stack, whose `of_class` goes by the names of the classes.
+
+    Raises:
+        InputError: also a class that there is not.
+    """
+    by_name = config.get("of_class") or {}
+    for name in by_name:
+        if name not in classes:
+            raise InputError(f"stack.of_class: no class {name!r}{near(name, classes)}")
+    by_number = {list(classes).index(name): own for name, own in by_name.items()}
+    return resolve({**config, "of_class": by_number})
+
+
+def _typed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """With the types that JSON and configs don't keep."""
+    kinds = {"strengths": lambda given: tuple(map(float, given)), "rare_features": tuple}
+    return {key: kinds.get(key, lambda same: same)(value) for key, value in settings.items()}
+
+
 def _checked(protocol: Protocol) -> Protocol:
+    for c, own in protocol.of_class.items():
+        for key in own:
+            if key not in OF_CLASS:
+                raise InputError(f"stack.of_class: class {c} has no {key!r}{near(key, OF_CLASS)}")
+        if "multi_output_tree" in (protocol.learner, own.get("learner")):
+            raise InputError("stack.of_class: trees of all classes (multi_output_tree) know none")
+        _checked(protocol.of(c))
     for key, known in _CHOICES.items():
         value = getattr(protocol, key)
         if value not in known:
@@ -138,6 +177,8 @@ def _checked(protocol: Protocol) -> Protocol:
     for key in ("repeats", "inner_repeats", "rounds", "patience", "depth", "cut_repeats"):
         if getattr(protocol, key) < 1:
             raise InputError(f"stack.{key} is {getattr(protocol, key)}; 1 or more is needed")
+    if not protocol.vote_factor > 0:
+        raise InputError(f"stack.vote_factor is {protocol.vote_factor}; above 0 is needed")
     for key in ("outer", "inner"):
         if getattr(protocol, key) < 2:
             raise InputError(f"stack.{key} is {getattr(protocol, key)}; 2 or more folds are needed")

@@ -20,7 +20,7 @@ from hpa_jax.decision.stack_joint import fit_joint
 from hpa_jax.decision.stack_protocols import Protocol
 from hpa_jax.errors import InputError
 
-FORMAT = 2
+FORMAT = 3
 _NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device")
 
 
@@ -55,8 +55,9 @@ def jobs(labels: np.ndarray, protocol: Protocol) -> list[Job]:
     fitted = [int(c) for c in np.flatnonzero(enough)]
     if protocol.learner == "multi_output_tree":
         return [Job(tuple(fitted), k, True) for k in range(protocol.repeats if fitted else 0)]
-    fitted.sort(key=lambda c: -int(positives[c]) * protocol.models(int(positives[c])))
-    return [Job((c,), k) for c in fitted for k in range(protocol.counts(int(positives[c]))[0])]
+    fitted.sort(key=lambda c: -int(positives[c]) * protocol.of(c).models(int(positives[c])))
+    repeats = {c: protocol.of(c).counts(int(positives[c]))[0] for c in fitted}
+    return [Job((c,), k) for c in fitted for k in range(repeats[c])]
 
 
 def run(
@@ -202,11 +203,8 @@ def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
     """Hash of everything that a job's units depend on, and of nothing else."""
     import xgboost
 
-    settings = dataclasses.asdict(data.protocol)
-    for key in _NOT_OF_A_UNIT:
-        settings.pop(key)
     shared = hashlib.sha256(f"{FORMAT} {xgboost.__version__} {data.device}".encode())
-    shared.update(repr((sorted(settings.items()), data.where, data.names)).encode())
+    shared.update(repr((data.where, data.names)).encode())
     for array in (data.features, data.groups, data.test):
         if array is not None:
             shared.update(f"{array.dtype}{array.shape}".encode())
@@ -214,7 +212,9 @@ def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
     stamps = {}
     for job in todo:
         own = shared.copy()
-        own.update(repr(job).encode())
+        settings = dataclasses.asdict(data.protocol.of(job.classes[0]))
+        settings = {key: value for key, value in settings.items() if key not in _NOT_OF_A_UNIT}
+        own.update(repr((job, sorted(settings.items()))).encode())
         for c in job.classes:
             own.update(np.ascontiguousarray(data.labels[:, c]))
             own.update(repr(None if data.prior is None else data.prior[c]).encode())

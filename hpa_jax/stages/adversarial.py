@@ -68,9 +68,9 @@ def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> va
 
     config = context.config
     catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
-    sizes = catalog.loc[rows.ids, "original_size"].astype(float).to_numpy()
+    sizes = tables.sizes(catalog.loc[rows.ids], config.features.extra)
     images = tables.images(context, rows.ids)
-    features = metafeature_table(images, rows.ids, sizes, **config.features)
+    features = metafeature_table(images, rows.ids, *sizes, **config.features)
     features = features.set_index("id").dropna(axis=1)
     return validation.on_features(
         features.to_numpy(float),

@@ -28,12 +28,12 @@ def features(context: Context) -> list[Task]:
         counts = []
         for part, output in zip(parts, outputs):
             ids = tables.split_rows(context, part).ids
-            sizes = catalog.loc[ids, "original_size"].astype(float).to_numpy()
+            sizes = tables.sizes(catalog.loc[ids], context.config.features.extra)
             images = tables.images(context, ids)
-            found = metafeature_table(images, ids, sizes, **context.config.features)
+            found = metafeature_table(images, ids, *sizes, **context.config.features)
             artifacts.write_table(output, found)
             counts.append(f"{len(ids):,} {part}")
-        return f"15 features of {' and '.join(counts)} pictures"
+        return f"{len(found.columns) - 1} features of {' and '.join(counts)} pictures"
 
     inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
     settings = context.config.features.to_dict()
@@ -48,7 +48,7 @@ def stack(context: Context) -> list[Task]:
     output = context.path("stack")
 
     def work() -> str:
-        from hpa_jax.decision import stacking
+        from hpa_jax.decision import stack_protocols, stacking
 
         rows, test = tables.split_rows(context, "valid"), tables.split_rows(context, "test")
         inputs, names = tables.stack_features(context, "valid", rows.ids)
@@ -57,7 +57,7 @@ def stack(context: Context) -> list[Task]:
             inputs,
             rows.labels,
             groups=rows.groups,
-            config=settings,
+            config=stack_protocols.of_config(settings, context.config.classes),
             names=names,
             prior=tables.split_rows(context, "train").labels.mean(axis=0),
             test=test_inputs,

@@ -227,8 +227,8 @@ def _metafeatures(
         image_size=records.image_size,
     )
     images = (image for batch in batches for image in batch["image"][batch["mask"]])
-    sizes = table["original_size"].astype(float).to_numpy()
-    return metafeature_table(images, ids, sizes, **packed.features)
+    sizes = tables.sizes(table, packed.features.get("extra", False))
+    return metafeature_table(images, ids, *sizes, **packed.features)
 
 
 def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 
 from hpa_jax import artifacts, classes
 from hpa_jax.context import Context
-from hpa_jax.data import csv_tables
+from hpa_jax.data import csv_tables, pictures
 from hpa_jax.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,6 +102,19 @@ def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
     )
     for batch in batches:
         yield from batch["image"][batch["mask"]]
+
+
+def sizes(catalog: "pd.DataFrame", weigh: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """(side of the microscope picture in pixels, NaN where unknown; bytes of its files), [N].
+
+    weigh: False: no file is looked at, and the second is None.
+    """
+    sides = catalog["original_size"].astype(float).to_numpy()
+    if not weigh:
+        return sides, None
+    rows = catalog[list(pictures.CHANNELS)].to_numpy(object)
+    files = [{path for path in row if isinstance(path, str)} for row in rows]
+    return sides, np.array([sum(Path(p).stat().st_size for p in own) for own in files], float)
 
 
 def predictions(context: Context, name: str, split: str, plain: bool = False) -> Path:

@@ -105,7 +105,7 @@ def test_smoke_keeps_a_network_a_backbone_and_what_others_start_from():
 
 def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(full, as_run):
     intended, script, talk = (
-        stack_protocols.resolve(config.stack.to_dict())
+        stack_protocols.of_config(config.stack.to_dict(), config.classes)
         for config in (full, as_run, solution.get_config("talk"))
     )
     assert [intended.models(n) for n in (14, 15, 110, 250, 1000)] == [6000, 2500, 1715, 1225, 441]
@@ -116,5 +116,10 @@ def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(
     for protocol in (intended, script, talk):
         assert (protocol.rare_learner, protocol.rare_below) == ("ridge", 15)
         assert protocol.rare_features == ("own", "meta", "others")  # not the picture's side
-    small = stack_protocols.resolve(solution.get_config("smoke,as_run").stack.to_dict())
-    assert {small.models(n) for n in (1, 15, 1000)} == {6}
+        assert list(protocol.of_class) == [27]
+        of_27 = protocol.of(27)
+        assert (of_27.rare_features, of_27.vote_factor) == (("own",), 1.05)
+    assert [p.of(27).models(14) for p in (intended, script, talk)] == [24000, 24000, 375]
+    config = solution.get_config("smoke,as_run")
+    small = stack_protocols.of_config(config.stack.to_dict(), config.classes)
+    assert {one.models(n) for one in (small, small.of(27)) for n in (1, 15, 1000)} == {6}

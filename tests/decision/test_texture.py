@@ -39,3 +39,10 @@ def test_table_takes_them():
     picture = np.random.default_rng(0).integers(0, 256, (16, 16, 4), dtype=np.uint8)
     table = features.metafeature_table([picture], ["a"], extra=True)
     assert list(table.columns) == ["id", *features.NAMES, *texture.NAMES]
+    table = features.metafeature_table([picture], ["a"], [512], [12_345], extra=True)
+    assert list(table.columns) == ["id", *features.NAMES, *texture.NAMES, "file_bytes"]
+    assert table["file_bytes"].tolist() == [12_345] and table["size"].tolist() == [512]
+    table = features.metafeature_table([picture], ["a"], [512], [12_345])
+    assert list(table.columns) == ["id", *features.NAMES]
+    with pytest.raises(InputError, match="2 file sizes for 1 ids"):
+        features.metafeature_table([picture], ["a"], [512], [1, 2], extra=True)

@@ -212,3 +212,16 @@ def test_a_choice_in_the_middle_of_training_is_said():
     assert "a stage of b began at the epoch of the best loss on these rows" in text
     assert "c began with weights of a that were chosen on these rows" in text
     assert "d began" not in text and "stage of c" not in text
+
+
+def test_sizes_are_of_the_catalog_and_of_the_files(tmp_path):
+    for name, weight in (("a", 3), ("b", 4)):
+        (tmp_path / name).write_bytes(b"x" * weight)
+    a, b, gone = (str(tmp_path / name) for name in ("a", "b", "gone"))
+    catalog = pd.DataFrame(
+        {"red": [a, a], "green": [b, a], "blue": [b, a], "yellow": [None, a]}
+    ).assign(original_size=pd.array([2048, None], "Int32"))
+    sides, weights = tables.sizes(catalog, weigh=True)
+    np.testing.assert_array_equal(sides, [2048, np.nan])
+    np.testing.assert_array_equal(weights, [7, 3])  # one file of several channels counts once
+    assert tables.sizes(catalog.assign(red=gone), weigh=False)[1] is None
