@@ -19,10 +19,6 @@ from hpa_jax.stages import finish, retrieval, scores, tables
 def gather(context: Context) -> Findings:
     """Validation rows by nested decisions; the test rows too if their truth is known."""
     stored = artifacts.read_json(context.path("thresholds.json"))
-    cuts = {
-        name: np.array([np.inf if cut is None else cut for cut in own], float)
-        for name, own in stored["thresholds"].items()
-    }
     chosen = scores.chosen_method(context)
     own = stored["intervals"][chosen]
     return Findings(
@@ -31,7 +27,7 @@ def gather(context: Context) -> Findings:
         stack=scores.STACK,
         valid=_valid(context),
         test=_test(context),
-        cuts=cuts,
+        cuts=scores.cuts(context),
         around=np.array([own["low"], own["high"]], float).T,
         automatic=artifacts.read_json(context.path("metrics.json"))["auto"],
     )

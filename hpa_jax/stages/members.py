@@ -120,11 +120,10 @@ class _Trained:
         path = None if self.run is None else self.run.path("thresholds.json")
         if path is None or not path.is_file():
             return None
-        stored = artifacts.read_json(path)
-        found = stored["thresholds"].get(name)
-        if found is None or stored["classes"] != list(self.run.config.classes):
+        if artifacts.read_json(path).get("classes") != list(self.run.config.classes):
             return None
-        return np.array([np.inf if cut is None else cut for cut in found], float)[:count]
+        found = scores.cuts(self.run).get(name)
+        return None if found is None else found[:count]
 
 
 def _trained(path: Path, given: str) -> _Trained:

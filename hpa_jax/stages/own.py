@@ -36,7 +36,6 @@ def export(context: Context) -> Path:
     from hpa_jax.decision import blends, bundle, stacking
 
     method = scores.chosen_method(context)
-    cuts = artifacts.read_json(context.path("thresholds.json"))["thresholds"][method]
     single, stored = method in context.config.models, context.path("ensemble", "blends.json")
     blend = blends.Formula()
     if method in scores.blends(context):
@@ -45,7 +44,7 @@ def export(context: Context) -> Path:
     packed = bundle.Bundle(
         class_names=tuple(context.config.classes),
         members=[member for fit in fits for member in members.of_fit(context, *fit)],
-        cuts=np.array([np.inf if cut is None else cut for cut in cuts], float),
+        cuts=scores.cuts(context)[method],
         rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
         blend=blend,
         argmax=context.config.submission.argmax,

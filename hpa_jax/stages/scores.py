@@ -20,6 +20,7 @@ from hpa_jax.stages import retrieval, tables
 from hpa_jax.stages.tables import Rows
 
 DRAWS = 1000  # resamples behind every published interval
+AGAIN = "run the stage thresholds again"
 MEAN, WEIGHTED, LOGISTIC, ENSEMBLE, STACK = METHODS
 
 
@@ -99,16 +100,30 @@ def decisions(
     Raises:
         InputError: the thresholds were made for other classes or methods.
     """
-    table = artifacts.read_json(context.path("thresholds.json"))
-    if table["classes"] != list(context.config.classes):
-        raise InputError("thresholds.json: made for other classes; run the stage thresholds again")
-    decided = {}
+    found, decided = cuts(context), {}
     for name, probs in of_methods(context, split, ids).items():
-        if name not in table["thresholds"]:
-            raise InputError(f"thresholds.json: has no {name!r}; run the stage thresholds again")
-        cuts = np.array([np.inf if cut is None else cut for cut in table["thresholds"][name]])
-        decided[name] = decide(context, probs, cuts)
+        if name not in found:
+            raise InputError(f"thresholds.json: has no {name!r}; {AGAIN}")
+        decided[name] = decide(context, probs, found[name])
     return decided
+
+
+def cuts(context: Context) -> dict[str, np.ndarray]:
+    """float[C] of every method in thresholds.json; inf: never predicted.
+
+    Raises:
+        InputError: they were made for other classes, or a method has not one number a class.
+    """
+    path, known = context.path("thresholds.json"), list(context.config.classes)
+    table, found = artifacts.read_json(path), {}
+    with artifacts.parsing(path, AGAIN):
+        if table["classes"] != known:
+            raise InputError("made for other classes")
+        for name, own in table["thresholds"].items():
+            found[name] = np.array([np.inf if cut is None else cut for cut in own], float)
+            if len(own) != len(known) or np.isnan(found[name]).any():
+                raise InputError(f"{len(own)} thresholds of {name!r} for {len(known)} classes")
+    return found
 
 
 def decide(context: Context, probs: np.ndarray, cuts: np.ndarray) -> np.ndarray:

@@ -102,6 +102,12 @@ def test_without_its_run_the_cuts_are_said_to_be_a_half(workdir):
     np.testing.assert_array_equal(packed.cuts, 0.5)
 
 
+def test_a_run_whose_thresholds_are_empty_is_refused(workdir):
+    change_cuts(workdir, tiny=[])
+    with pytest.raises(InputError, match="0 thresholds of 'tiny' for 28 classes"):
+        members.of_folders(str(workdir / "models" / "tiny"))
+
+
 def test_no_model_and_one_named_twice_are_refused(workdir):
     with pytest.raises(InputError, match="no trained model"):
         members.of_folders(f"{workdir}/models/none")

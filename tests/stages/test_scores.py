@@ -1,5 +1,7 @@
 """Scores that several networks or several pictures share: folds of a model, twins of the test."""
 
+import json
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,6 +9,7 @@ import pytest
 from hpa_jax import artifacts
 from hpa_jax import config as configs
 from hpa_jax.context import Context
+from hpa_jax.errors import InputError
 from hpa_jax.inference.tables import read_table, write_embeddings
 from hpa_jax.stages import networks, scores, tables
 
@@ -65,3 +68,20 @@ def test_folds_of_a_model_are_averaged_on_test_and_stand_side_by_side_on_validat
     np.testing.assert_array_equal(probs, np.concatenate([drawn[0][:2], drawn[2][:2]]))
     written = {path.name for path in context.path("models", "m", "predictions").iterdir()}
     assert written == {"test.parquet", "valid.parquet", "valid_embeddings.parquet"}
+
+
+@pytest.mark.parametrize("own", [[], [0.5], [0.5, float("nan")], 0.5, ["low", "high"]])
+def test_thresholds_that_are_not_one_a_class_are_refused(context, own):
+    path = context.path("thresholds.json")
+    stored = {"classes": ["x", "y"], "thresholds": {"stack": [0.5, None], "m": own}}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"thresholds\.json: .*run the stage thresholds again"):
+        scores.cuts(context)
+    stored["thresholds"]["m"] = [0.25, 0.75]
+    path.write_text(json.dumps(stored))
+    found = scores.cuts(context)
+    np.testing.assert_array_equal(found["stack"], [0.5, np.inf])
+    np.testing.assert_array_equal(found["m"], [0.25, 0.75])
+    context.config.classes = ("x", "z")
+    with pytest.raises(InputError, match="made for other classes"):
+        scores.cuts(context)
