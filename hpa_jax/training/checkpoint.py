@@ -210,9 +210,10 @@ def load(
 
     Args:
         directory: the folder that `loop.train` wrote (or its `checkpoints`).
-        which: "best" (by the run's monitor), "last", "average" (what config.average made), "final"
-            (the average if the config asked for one, else the "epoch:N" that its checkpoint
-            names, else the best), "stage:K" (the end of stages[K]), "epoch:N" (from 1), or a step.
+        which: "best" (by the run's monitor), "last", "average" (what config.average made),
+            "stage:K" (the end of stages[K]), "epoch:N" (from 1), a step, or "final": the one of
+            these that the config's own `checkpoint` names; where that says "final" or "snapshots",
+            the average if the config asked for one, else the best.
 
     Raises:
         InputError: no checkpoint there, none of that kind, or all of them damaged.
@@ -267,8 +268,8 @@ def find(folder: Path, which: str | int) -> int:
         "average": average[-1] if average else None,
     }
     asked = next((meta["model"]["checkpoint"] for meta in metas.values() if "model" in meta), "")
-    of_epoch = end_of(metas, asked) if asked.startswith("epoch:") else None
-    found["final"] = found["average"] or of_epoch or found["best"]
+    named = found.get(asked) or end_of(metas, asked)
+    found["final"] = named or found["average"] or found["best"]
     found[str(which)] = found.get(str(which)) or end_of(metas, str(which))
     if found.get(str(which)) is None:
         raise InputError(

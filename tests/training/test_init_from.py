@@ -8,7 +8,7 @@ from safetensors.numpy import save_file
 
 from hpa_jax.data import input as inputs
 from hpa_jax.models import pretrained
-from hpa_jax.training import distributed, loop, network
+from hpa_jax.training import checkpoint, distributed, loop, network
 from hpa_jax.training import setup as setups
 from tests.models import pinned
 from tests.training import tiny
@@ -74,3 +74,21 @@ def test_training_tells_what_it_took_and_writes_it_down(folder, tmp_path, monkey
     written = json.loads((tmp_path / "out" / loop.LOADED).read_text())
     assert written["mapped"]["conv1.kernel"] == "conv1.kernel"
     assert set(written["unused"]) == {"head.fc.kernel", "head.fc.bias"}
+
+
+@pytest.mark.parametrize("which", ["stage:0", "last", "best", "final"])
+def test_a_network_begins_from_the_weights_that_the_other_predicts_with(which, tmp_path):
+    plan = ({"epochs": 1, "lr": 1e-2}, {"epochs": 1, "lr": 1e-2}, {"epochs": 1, "lr": 3e-1})
+    tiny.train(tmp_path, tiny.model(stages=plan, checkpoint=which))
+    folder = tmp_path / "checkpoints"
+    steps = [checkpoint.find(folder, name) for name in ("stage:0", "best", "last")]
+    assert len(set(steps)) == 3  # else the test could not tell them apart
+    with tiny.in_place():
+        setup = setups.build(
+            tiny.model(init_from=str(tmp_path)), tiny.settings(), distributed.layout(),
+            setups.Data(**data(tiny.Records(32))), tiny.CLASSES, seed=1,
+        )  # fmt: skip
+        params, _ = setups.initial(setup)
+        used, _, _ = checkpoint.load(tmp_path, "best" if which == "final" else which)
+    for name, x in network.split(used)[1].items():
+        np.testing.assert_array_equal(params[name], x)
