@@ -1,10 +1,10 @@
 """The verb `ablate`: what does each change of a recipe do to the score, over several seeds?
 
-In: a base recipe with `config.ablate.variations`, each a name and the keys it changes.  Every
-variation is run once a seed (of networks, split, thresholds and stack), beginning from the base's
-files of the same seed, so that stages which the change does not reach are not done again.  Out:
-WORKDIR/ablation.{json,md}: mean and spread of each variation's score and its difference from the
-base, paired by seed.
+In: a base recipe with `config.ablate.variations`, each a name, the models it adds and the keys it
+changes.  Every variation is run once a seed (of networks, split, thresholds and stack), beginning
+from the base's files of the same seed, so that stages which the change does not reach are not done
+again.  Out: WORKDIR/ablation.{json,md}: mean and spread of each variation's score, its difference
+from the base, paired by seed, and the minutes of what it did anew.
 """
 
 import os
@@ -24,7 +24,7 @@ from hpa_jax.stages import prepare
 
 BASE = "base"
 STAGES = tuple(name for name in pipeline.STAGES if name not in ("data", "report"))
-KEYS = ("name", "set", "method", "at", "about", "talk")
+KEYS = ("name", "add", "set", "method", "at", "about", "talk")
 CUTS = {"thresholds": "macro_f1", "half": "macro_f1_at_half"}
 CONFIDENCE = 0.95
 
@@ -40,12 +40,13 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
         for variation in variations:
             name = variation["name"]
             folder = context.path("ablate", name, f"seed_{seed}")
-            if name != BASE:
-                _begin_from(context.path("ablate", BASE, f"seed_{seed}"), folder)
+            base = None if name == BASE else context.path("ablate", BASE, f"seed_{seed}")
+            if base:
+                _begin_from(base, folder)
             print(f"== {name}, seed {seed} ==", flush=True)
-            of_seed = changed(config, {**seeded(seed), **variation.get("set", {})})
+            of_seed = varied(changed(config, seeded(seed)), variation)
             pipeline.work(STAGES, of_seed, {**flags, "workdir": str(folder), "only": None})
-            runs[name, seed] = outcome(folder, variation, config.ablate.method)
+            runs[name, seed] = outcome(folder, variation, config.ablate.method, base)
     rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
     artifacts.write_json(
         context.path("ablation.json"), {"seeds": config.ablate.seeds, "variations": rows}
@@ -85,10 +86,25 @@ def checked(config: ConfigDict) -> list[dict[str, Any]]:
             raise InputError(f"{where}: needs a name of its own that can be a folder's")
         if variation.get("at", "thresholds") not in CUTS:
             raise InputError(f"{where}: at={variation['at']!r}: one of {', '.join(CUTS)}")
-        of_variation = changed(config, variation.get("set", {}))
+        of_variation = varied(config, variation)
         _check_method(of_variation, variation.get("method", config.ablate.method), where)
         names.append(name)
     return [{"name": BASE, "about": "the recipe as it stands"}, *variations]
+
+
+def varied(config: ConfigDict, variation: Mapping[str, Any]) -> ConfigDict:
+    """A copy with the models that a variation adds, then its changes; these reach the added too.
+
+    Raises:
+        InputError: an added model has the name of another or an unknown option, or a changed key is
+            none.
+    """
+    copy = ConfigDict(config.to_dict()).unlock()
+    for name, options in variation.get("add", {}).items():
+        if name in config.models:
+            raise InputError(f"config.models.{name}: is there already, can't be added")
+        copy.models[name] = configs.model(**options)
+    return changed(copy.lock(), variation.get("set", {}))
 
 
 def _check_method(config: ConfigDict, method: str, where: str) -> None:
@@ -163,8 +179,11 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def outcome(folder: Path, variation: Mapping[str, Any], method: str) -> dict[str, float]:
-    """One run's scores by the variation's method, and the minutes its stages took.
+def outcome(
+    folder: Path, variation: Mapping[str, Any], method: str, base: Path | None = None
+) -> dict[str, float]:
+    """One run's scores by the variation's method, and the minutes of the stages that it did anew:
+    of those that `base`, the base's run, has not done for it.
 
     Raises:
         InputError: the run has no such method.
@@ -183,7 +202,7 @@ def outcome(folder: Path, variation: Mapping[str, Any], method: str) -> dict[str
         found[rows] = scores[method][score]
         if rows == "test":
             found["test_map"] = scores[method]["mean_average_precision"]
-    return {**found, "minutes": sum(stamps.seconds(folder).values()) / 60}
+    return {**found, "minutes": sum(stamps.seconds(folder, beyond=base).values()) / 60}
 
 
 def _row(
@@ -229,7 +248,8 @@ def table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
     rows_of = "test" if "test" in rows[0] else "validation"
     lines = [
         f"Macro-F1 on the {rows_of} part, {seeds} seeds; differences from the base are paired by "
-        f"seed, with their {CONFIDENCE:.0%} interval (Student's t).",
+        f"seed, with their {CONFIDENCE:.0%} interval (Student's t). Minutes: of what a variation "
+        "did anew, without the stages that it took from the base.",
         "",
         "| variation | macro-F1 (± spread) | difference | evidence | mAP | minutes | the talk |",
         "|---|---|---|---|---|---|---|",

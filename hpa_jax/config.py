@@ -208,7 +208,8 @@ def default() -> ConfigDict:
                 # with the base's run
                 seeds=(0, 1, 2),
                 method="mean of models",  # whose score is compared: a model's name, or "stack"
-                # dict(name, set={key: value}, method, at (thresholds | half), about, talk)
+                # dict(name, add={NAME: model(...)}, set={key: value}, method,
+                # at (thresholds | half), about, talk)
                 variations=(),
             ),
         )

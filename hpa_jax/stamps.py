@@ -84,12 +84,17 @@ def finish(workdir: Path, task: Task, task_key: str, seconds: float) -> None:
     artifacts.write_json(_path(workdir, task), stamp)
 
 
-def seconds(workdir: Path) -> dict[str, float]:
-    """Measured time of each finished task, by name."""
+def seconds(workdir: Path, beyond: Path | None = None) -> dict[str, float]:
+    """Measured time of each finished task, by name.
+
+    beyond: another workdir; tasks that depend on the same there are its own, and left out here.
+    """
     found = {}
     for path in sorted((workdir / ".stamps").glob("*.json")):
         stamp = artifacts.read_json(path)
-        if "seconds" in stamp:
+        there = beyond / ".stamps" / path.name if beyond else None
+        theirs = artifacts.read_json(there) if there and there.is_file() else {}
+        if "seconds" in stamp and stamp["key"] != theirs.get("key"):
             found[path.stem] = stamp["seconds"]
     return found
 

@@ -38,3 +38,16 @@ def test_the_smoke_form_sees_less_of_the_same_rows():
     assert names[0] == names[1]
     assert smoke.models.tiny.stages[0].epochs < full.models.tiny.stages[0].epochs
     assert smoke.data.synthetic.train < full.data.synthetic.train
+
+
+def test_one_vs_all_adds_a_network_of_ten_classes_begun_from_the_first():
+    config = ablation.get_config("smoke")
+    rows = {row["name"]: row for row in ablate.checked(config)}
+    new = ablate.varied(config, rows["one-vs-all"]).models
+    assert set(new) == {"tiny", "second"} and new.tiny == config.models.tiny
+    assert len(set(new.second.classes)) == 10 and new.second.init_from == "model:tiny"
+    assert [stage.epochs for stage in new.second.stages] == [1, 3, 3]
+    assert rows["one-vs-all"]["method"] == "mean of models"
+    # what a second network does, whatever it knows, is told by a row that differs in that alone
+    other = ablate.varied(config, rows["one more for all"]).models.second
+    assert other.classes == () and {**other, "classes": new.second.classes} == {**new.second}
