@@ -144,10 +144,14 @@ def test_only_what_a_variation_changes_is_done_again(tmp_path):
 RECIPE = """
 import runpy
 
+from hpa_jax import config as base
+
 def get_config(arg=""):
     config = runpy.run_path("configs/demo.py")["get_config"]().unlock()
     config.ablate.seeds = (0, 1)
     second = dict(config.models.tiny.items())
+    # CONFIG shrinks the recipe's own two networks; the added one has to be as small by itself
+    second |= dict(width=0.25, stages=(base.stage(epochs=1),))
     second |= dict(init_from="model:tiny", classes=config.classes[8:18])
     config.ablate.variations = (
         dict(name="plain", set={"models.*.views": "identity"}),
