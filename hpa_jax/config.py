@@ -124,8 +124,7 @@ def default() -> ConfigDict:
             ),
             features=dict(
                 legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
-                # yellow, all channel pairs, foreground shares, green texture, bytes of the files
-                extra=False,
+                extra=False,  # yellow, channel pairs, foreground, green texture, bytes of files
             ),
             ensemble=dict(  # scored as "ensemble", beside "mean of models" and "weighted mean"
                 # mean | geometric | max | rank_mean | likelihood, greedy (weights by validation)
@@ -255,7 +254,9 @@ def stage(**differences: Any) -> ConfigDict:
 
 
 def model(**differences: Any) -> ConfigDict:
-    """One network and how it is trained."""
+    """One network and how it is trained; its stages may be plain mappings of a stage's options."""
+    if "stages" in differences:
+        differences["stages"] = tuple(stage(**dict(one.items())) for one in differences["stages"])
     return _with(
         dict(
             backbone="se_resnext50_32x4d",

@@ -52,6 +52,13 @@ def smoke():
     return config
 
 
+def test_a_stage_may_be_a_plain_mapping():
+    (made,) = base.model(stages=({"epochs": 7},)).stages
+    assert made == base.stage(epochs=7)
+    with pytest.raises(InputError, match="stage has no option 'epoch', did you mean 'epochs'"):
+        base.model(stages=({"epoch": 7},))
+
+
 def test_variants_are_a_comma_list():
     assert recipes.variants("") == frozenset()
     assert recipes.variants("smoke,as_run", "as_run") == {"smoke", "as_run"}
