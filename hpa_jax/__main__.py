@@ -110,7 +110,8 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
             config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
         rest = known(sys.argv)[1:]
     except flags.Error as error:
-        raise InputError(str(error).replace("\n", " ")) from error
+        text = str(error).replace("\n", " ")
+        raise InputError(f"{text} ({name} --help lists the flags)") from error
     except (
         AttributeError,
         KeyError,
@@ -122,7 +123,7 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     finally:
         sys.argv = argv
     if rest:
-        raise InputError(f"{rest[0]!r} is no flag; {USAGE}")
+        raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
     config = known.config
     config_check.validate(config)
     return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
@@ -201,8 +202,8 @@ def verb_help(name: str, verb: Verb) -> str:
     lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
-    for flag, (_, text) in {**COMMON_FLAGS, **verb.flags}.items():
-        lines.append(f"  --{flag:<23}{text}")
+    for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
+        lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
     return "\n".join(lines)
 
 

@@ -26,8 +26,10 @@ def check_key(config: ConfigDict, key: str) -> None:
         name, _, index = part.partition("[")
         if not isinstance(node, ConfigDict) or name not in node:
             known = list(node) if isinstance(node, ConfigDict) else []
+            stages = node["stages"] if "stages" in known else ()
+            place = f"; {done}.stages[0].{name}, a stage's" if stages and name in stages[0] else ""
             raise InputError(
-                f"--config.{key}: {done or 'the config'} has no {name!r}{near(name, known)}"
+                f"--config.{key}: {done or 'the config'} has no {name!r}{near(name, known)}{place}"
             )
         node = node[name]
         done = f"{done}.{name}" if done else name

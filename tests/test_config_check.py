@@ -87,3 +87,12 @@ def test_an_unknown_key_names_the_nearest():
         config_check.check_key(with_one(), "models.m.stage[0].lr")
     with pytest.raises(InputError, match=r"1 items, \[0\] to \[0\]"):
         config_check.check_key(with_one(), "models.m.stages[3].lr")
+
+
+def test_a_key_of_a_models_stages_is_shown_its_place():
+    told = r"'epochs', .*'keep_epochs'.*models\.m\.stages\[0\]\.epochs"
+    with pytest.raises(InputError, match=told):
+        config_check.check_key(with_one(), "models.m.epochs")
+    with pytest.raises(InputError) as error:
+        config_check.check_key(with_one(), "models.m.nonsense")
+    assert "stages[0]" not in str(error.value)

@@ -34,6 +34,14 @@ def test_every_verb_says_what_it_reads_and_writes(capsys, verb):
     assert "reads" in out and "writes" in out and "--workdir" in out
 
 
+def test_help_shows_what_holds_where_a_flag_is_left_out(capsys):
+    _, out, _ = run(capsys, "lr_find", "--help")
+    lines = {line.split()[0]: line for line in out.splitlines() if line.startswith("  --")}
+    assert lines["--low"].endswith("(1e-7)") and lines["--iterations"].endswith("(1000)")
+    assert "(" not in lines["--only"].replace("(a name of config.models)", "")
+    assert "(False)" not in out and "(None)" not in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -51,7 +59,12 @@ def test_every_verb_says_what_it_reads_and_writes(capsys, verb):
         ),
         (["run", "--config=configs/demo.py", "--config.split.fraction=2.0"], ["fraction", "2.0"]),
         (["run", "--config=configs/demo.py", "--config.models.tiny.stages[3].lr=1"], ["stages"]),
-        (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir"]),
+        (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir", "run --help"]),
+        (["classes", "word"], ["'word' is no flag", "classes --help"]),
+        (
+            ["run", "--config=configs/demo.py", "--config.models.tiny.epochs=3"],
+            ["keep_epochs", "models.tiny.stages[0].epochs"],
+        ),
         (["run", "--config=configs/demo.py"], ["--workdir"]),
         (["run", "--config=configs/demo.py", "--config.leak=maybe"], ["leak", "maybe", "off"]),
         (["run", "--config=configs/one_more_layer/solution.py:smok"], ["smok", "smoke"]),

@@ -16,7 +16,7 @@ def section(found: Findings, train: np.ndarray) -> Section:
     for c, name in enumerate(found.classes):
         valid = tables[0].iloc[c]
         cells = [f"{c} {name}", number(int(train[c])), *_scores(valid)]
-        cells += [number(valid["threshold"]), span(valid[["threshold_low", "threshold_high"]])]
+        cells += [number(valid["threshold"]), span(valid[["threshold_low", "threshold_high"]], 3)]
         cells.append(number(valid["threshold_spread"]))
         for table in tables[1:]:
             cells += _scores(table.iloc[c])

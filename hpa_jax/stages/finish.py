@@ -87,9 +87,10 @@ def _submit(context: Context) -> Task:
         ids, final, filled = _with_left_out(context, order, test.ids, on if used else off)
         submission.write(output, ids, final, order, allow_empty=allowed)
         would = "changes" if used else "is off, would change"
-        by = f"{name}, {near} by their neighbours" if near else name
+        by = f"model {name}" if name in context.config.models else f"the {name}"
+        by += f", {near} by their neighbours" if near else ""
         rest = f"; {filled} bad pictures take the most frequent class" if filled else ""
-        return f"{len(test.ids):,} rows by the {by}; the leak table {would} {changed} of them{rest}"
+        return f"{len(test.ids):,} rows by {by}; the leak table {would} {changed} of them{rest}"
 
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")

@@ -43,22 +43,25 @@ def test_every_section_opens_without_complaint(tmp_path):
     seen, console = browser.opened(tmp_path / "index.html", tmp_path)
     assert seen["images"] == sum(len(s.images) + len(s.cards) for s in sections) > 10
     assert seen["links"] == len(sections)
-    assert seen["broken"] == seen["lost"] == seen["hidden"] == [] and seen["wide"] == 0
+    assert seen["broken"] == seen["lost"] == seen["hidden"] == seen["cut"] == []
+    assert seen["wide"] == 0
     assert console == ""
 
 
 def test_what_is_broken_is_seen(tmp_path):
-    """The test above can fail: a picture that is none, a page that is too wide, a complaint."""
+    """The test above can fail: no pictures, a page too wide, a table that is cut, a complaint."""
     bad = Section(
         "bad",
         "Bad",
         images=[Figure("data:image/svg+xml;base64,PHN2Zw==", "no figure")],
         cards=[Card("data:image/png;base64,AA==", "no picture", [])],
+        table=page.Table(["a column"] * 40, [["a cell of a table"] * 40]),
     )
+    fits = Section("fits", "Fits", table=page.Table(["a column"], [["a cell"]]))
     path = tmp_path / "index.html"
-    page.write(path, "title", "subtitle", [bad])
+    page.write(path, "title", "subtitle", [bad, fits])
     wide = '<a href="#nowhere" style="display: block; width: 2000px">x</a>'
     path.write_text(path.read_text().replace("</main>", wide + "<script>oops()</script></main>"))
     seen, console = browser.opened(path, tmp_path)
-    assert seen["broken"] == ["no figure", "no picture"]
+    assert seen["broken"] == ["no figure", "no picture"] and seen["cut"] == ["bad"]
     assert len(seen["lost"]) == 1 and seen["wide"] > 0 and "oops" in console

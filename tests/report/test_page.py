@@ -1,7 +1,7 @@
 import re
 
 from hpa_jax.report import page
-from hpa_jax.report.page import Card, Figure, Line, Section, Table, number
+from hpa_jax.report.page import Card, Figure, Line, Section, Table, number, span
 
 
 def test_page_is_one_file_and_escapes_names(tmp_path):
@@ -22,3 +22,7 @@ def test_numbers():
     assert number(None) == number(float("nan")) == "–"
     assert number(1234567) == "1,234,567"
     assert number(0.12345) == "0.123"
+    assert (
+        span((0.0004, 0.0046), 3) == "0.000–0.005"
+    )  # a rare class's threshold: two digits say none
+    assert span(None) == span((0.1, float("nan"))) == "–"
