@@ -82,7 +82,7 @@ def test_classes_state_support_scores_and_cuts():
     valid = found.valid
     f1 = f1_score(valid.labels[:, 1], valid.decided["stack"][:, 1])
     assert row[1] == "1,234" and row[2] == str(valid.labels[:, 1].sum())
-    assert row[4] == f"{f1:.3f}" and row[6:8] == ["0.500", span((0.3, 0.7))]
+    assert row[4] == f"{f1:.3f}" and row[6:8] == ["0.500", span((0.3, 0.7), 3)]
     absent = row_of(section, "Rods & rings")
     assert absent[3:] == ["–"] * 6 + ["0"] + ["–"] * 3
     assert any("validation, so never predicted: Rods & rings" in note for note in section.notes)
