@@ -68,6 +68,8 @@ def predict_records(
     if parts is not None:
         for rows, seen in parts.read():
             result.put(rows, seen)
+    # All have read before one writes, else they would deal out different rows.
+    _wait("known parts read")
     missing = np.flatnonzero(~result.done)[jax.process_index() :: jax.process_count()]
     if len(missing):
         forward = predict.compiled(model, model_config, views=made, aggregate=aggregate, seed=seed)
@@ -291,18 +293,24 @@ def _joined(held: list[tuple[np.ndarray, predict.Seen]]) -> tuple[np.ndarray, pr
 
 def _gather(result: _Result, parts: Parts | None) -> None:
     """Waits for the other processes and reads what they wrote."""
-    from jax.experimental import multihost_utils
-
     if parts is None:
         raise InputError("prediction by several processes needs a shared folder for its parts")
-    multihost_utils.sync_global_devices("predicted")
+    _wait("predicted")
     for rows, seen in parts.read():
         result.put(rows, seen)
-    multihost_utils.sync_global_devices("gathered")
+    _wait("gathered")
     if not result.done.all():
         raise InputError(
             f"{parts.directory}: {int((~result.done).sum())} rows came from no process"
         )
+
+
+def _wait(name: str) -> None:
+    """Until every process is here."""
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
 
 
 def _fingerprint(

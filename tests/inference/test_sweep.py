@@ -200,3 +200,31 @@ def test_stopped_tiles_go_on_where_they_were(tmp_path, monkeypatch, aggregate):
     assert not read
     sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **{**options, "shown": "others"})
     assert read == [0, 1, 2, 3]
+
+
+def test_no_process_writes_before_all_have_read_what_is_known(packed, tmp_path, monkeypatch):
+    """A fast process's first part must not change which rows a slow one takes for missing."""
+    ids, seen = list(packed.ids), []
+    whole = run(packed, ids)
+    others = slice(1, len(ids), 2)
+
+    def wait(name):
+        seen.append(name)
+        if name == "predicted":  # the other process has done its rows by now
+            rows = np.arange(len(ids))[others]
+            part.write(rows, predict.Seen(*(array[others] for array in whole)))
+
+    part = sweep.Parts(tmp_path, "")
+    write = sweep.Parts.write
+
+    def noted(self, rows, found):
+        part.fingerprint = self.fingerprint
+        seen.append("write")
+        write(self, rows, found)
+
+    monkeypatch.setattr(sweep, "_wait", wait)
+    monkeypatch.setattr(sweep.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(sweep.Parts, "write", noted)
+    found = run(packed, ids, directory=tmp_path)
+    assert seen == ["known parts read", "write", "predicted", "write", "gathered"]
+    np.testing.assert_array_equal(found.probs, whole.probs)
