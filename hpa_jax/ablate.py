@@ -260,20 +260,27 @@ def table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
 def _lines(rows: Sequence[Mapping[str, Any]], rows_of: str) -> Iterator[str]:
     for row in rows:
         score = row[rows_of]
-        spread = "" if score["spread"] is None else f" ± {score['spread']:.3f}"
-        difference = ""
-        if "difference" in score:
-            difference = f"{score['difference']:+.3f}"
-            if score["interval"]:
-                difference += " ({:+.3f} … {:+.3f})".format(*score["interval"])
         ranking = f"{row['test_map']['mean']:.3f}" if "test_map" in row else ""
         cells = [
             f"**{row['name']}**: {row.get('about', '')}",
-            f"{score['mean']:.3f}{spread}",
-            difference,
+            *told(score),
             score.get("verdict", ""),
             ranking,
             f"{row['minutes']['mean']:.1f}",
             row.get("talk", ""),
         ]
         yield f"| {' | '.join(cells)} |"
+
+
+def told(figure: Mapping[str, Any], digits: int = 3) -> tuple[str, str]:
+    """A row's figure: the mean with its spread, and the difference from the base with its interval
+    ("" for the base)."""
+    mean, difference = f"{figure['mean']:.{digits}f}", ""
+    if figure["spread"] is not None:
+        mean += f" ± {figure['spread']:.{digits}f}"
+    if "difference" in figure:
+        difference = f"{figure['difference']:+.{digits}f}"
+        if figure["interval"]:
+            low, high = figure["interval"]
+            difference += f" ({low:+.{digits}f} … {high:+.{digits}f})"
+    return mean, difference

@@ -83,7 +83,7 @@ def lines(rows: list[dict[str, Any]], work: Path, config: ConfigDict) -> Iterato
         folder = work / "ablate" / row["name"] / seed / "records"
         kilobytes = bytes_a_picture(folder / f"{config.records.image_size}-{name}") / 1e3
         cells = [name, f"{kilobytes / 10:.2f}", f"{change(name, drawn):.2f}"]
-        cells += [*score(row["test"]), *score(row["test_map"])]
+        cells += [*ablate.told(row["test"], 4), *ablate.told(row["test_map"], 4)]
         yield f"| {' | '.join(cells)} |"
 
 
@@ -108,17 +108,6 @@ def real_pictures(folder: Path) -> Iterator[np.ndarray]:
     files = [sorted(folder.glob(f"**/*_{channel}.png")) for channel in pictures.CHANNELS]
     for paths in zip(*files):
         yield pictures.read(dict(zip(pictures.CHANNELS, map(str, paths))))
-
-
-def score(figure: dict[str, Any]) -> list[str]:
-    """Mean with its spread over the seeds, and the difference from the base with its interval."""
-    spread = "" if figure["spread"] is None else f" ± {figure['spread']:.4f}"
-    difference = ""
-    if "difference" in figure:
-        difference = f"{figure['difference']:+.4f}"
-        if figure["interval"]:
-            difference += " ({:+.4f} … {:+.4f})".format(*figure["interval"])
-    return [f"{figure['mean']:.4f}{spread}", difference]
 
 
 if __name__ == "__main__":

@@ -101,13 +101,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "by_frequency": Protocol("by_frequency", by_positives=True, rare_learner="ridge", **_VOTES),
 }
 
-# What `of_class` may change: how one class's models are made, not how all are counted or cut.
-OF_CLASS = (
-    *("repeats", "outer", "inner_repeats", "inner", "by_positives", "vote", "vote_factor"),
-    *("learner", "rare_learner", "rare_below", "rare_repeats", "rare_features", "boost_from"),
-    *("strengths", "ridge_alpha", "rounds", "patience", "eta", "depth", "bins", "colsample"),
-    *("subsample", "min_child_weight", "penalty", "negatives"),
-)
+# How all classes are counted and cut; `of_class` may change the rest, how a class is fitted.
+_OF_ALL = ("protocol", "of_class", "seed", "device", "cut_repeats", "shrink", "min_positives")
+OF_CLASS = tuple(f.name for f in dataclasses.fields(Protocol) if f.name not in _OF_ALL)
 
 _CHOICES = dict(
     vote=("soft", "binary"),
@@ -129,7 +125,7 @@ def resolve(config: str | Mapping[str, Any] | Protocol) -> Protocol:
     if isinstance(config, Protocol):
         return _checked(config)
     settings = {"protocol": config} if isinstance(config, str) else dict(config)
-    name = settings.pop("protocol", None) or "quick"
+    name = settings.pop("protocol", "quick")
     if name not in PROTOCOLS:
         raise InputError(f"stack.protocol {name!r}{near(name, PROTOCOLS)}; known: {[*PROTOCOLS]}")
     known = {field.name for field in dataclasses.fields(Protocol)}
