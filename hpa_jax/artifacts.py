@@ -120,12 +120,14 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     """Reads a Parquet table.
 
     Raises:
-        InputError: the file is missing or no Parquet table.
+        InputError: the file is missing, no Parquet table, or holds text that is none.
     """
-    import pandas as pd
+    from pyarrow import parquet
 
     try:
-        return pd.read_parquet(path)
+        table = parquet.read_table(path)
+        table.validate(full=True)  # damaged text would else break whoever looks at it first
+        return table.to_pandas()
     except FileNotFoundError:
         raise InputError(f"{path}: not there; run the stage that writes it first") from None
     except (OSError, ValueError) as error:

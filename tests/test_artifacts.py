@@ -70,6 +70,17 @@ def test_missing_and_broken_files_are_named(tmp_path):
         artifacts.read_table(tmp_path / "broken.parquet")
 
 
+def test_text_that_is_damaged_is_no_table(tmp_path):
+    """Bytes that are no UTF-8 pass Parquet; they would break the first comparison of an id."""
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"id": ["abcdefgh", "ijklmnop"]}).to_parquet(path, compression=None)
+    whole = path.read_bytes()
+    assert b"abcdefgh" in whole
+    path.write_bytes(whole.replace(b"abcdefgh", b"abc\xecefgh"))
+    with pytest.raises(InputError, match=r"t\.parquet: no readable Parquet table"):
+        artifacts.read_table(path)
+
+
 def test_table_round_trip(tmp_path):
     table = pd.DataFrame({"id": ["a", "b"], "labels": [[1, 2], None]})
     artifacts.write_table(tmp_path / "t.parquet", table)
