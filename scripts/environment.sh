@@ -64,12 +64,39 @@ install_requirements() {
   printf '%s\n' "$stamp" >.venv/.installed
 }
 
-# One set-up at a time where flock exists, so that two scripts started together don't break each other's environment.
-if command -v flock >/dev/null; then
-  mkdir -p .venv.lock && exec 9>.venv.lock/lock
-  flock -n 9 || { echo "Waiting for another script that sets up .venv (it holds .venv.lock/lock) ..." >&2; flock 9; }
-  install_requirements || exit 1
-  exec 9>&-
-else
-  install_requirements || exit 1
-fi
+# plugin_environment cuda|tpu: makes .venv-cuda or .venv-tpu and sets $python to its interpreter.  It is thin: jax's plugin for
+# that device, which compiles for it on any machine, over the packages of .venv, which stay as they are.
+#   JAX_VERSION  over .venv-VERSION instead, made here with that jax and the rest of requirements.txt (jax 0.11 needs Python 3.12)
+plugin_environment() {
+  local kind=$1 base=.venv${JAX_VERSION:+-$JAX_VERSION} folder=.venv-$1${JAX_VERSION:+-$JAX_VERSION} extra=$1 jax
+  [ "$kind" != cuda ] || extra=cuda13
+  python=$folder/bin/python
+  if [ -n "${JAX_VERSION:-}" ] && [ ! -e "$base/.installed" ]; then
+    echo "Setting up $base (once; some minutes) ..." >&2
+    jax=$(PYTHON=${PYTHON:-python3.12 python3.13 python3.11 python3} find_python) || { echo "no Python 3.11 to 3.13 (PYTHON)" >&2; return 1; }
+    "$jax" -m venv --clear "$base" || return 1
+    grep -v '^jax[>=]' requirements.txt | "$base/bin/python" -m pip install --quiet -r /dev/stdin "jax==$JAX_VERSION" || return 1
+    touch "$base/.installed"
+  fi
+  jax=$("$base/bin/python" -c 'from importlib.metadata import version; print(version("jax"))') || return 1
+  [ "$(cat "$folder/.installed" 2>/dev/null)" != "$jax" ] || return 0
+  echo "Setting up $folder with jax[$extra]==$jax (once; some minutes) ..." >&2
+  "$base/bin/python" -m venv --clear "$folder" || return 1
+  "$base/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$(echo "$folder"/lib/python*/site-packages)/base.pth" || return 1
+  "$python" -m pip install --disable-pip-version-check --quiet "jax[$extra]==$jax" || return 1
+  printf '%s\n' "$jax" >"$folder/.installed"
+}
+
+# Runs a set-up, one at a time where flock exists, so that two scripts started together don't break each other's environment.
+alone() {
+  if command -v flock >/dev/null; then
+    mkdir -p .venv.lock && exec 9>.venv.lock/lock
+    flock -n 9 || { echo "Waiting for another script that sets up .venv (it holds .venv.lock/lock) ..." >&2; flock 9; }
+    "$@" || return 1
+    exec 9>&-
+  else
+    "$@"
+  fi
+}
+
+alone install_requirements || exit 1
