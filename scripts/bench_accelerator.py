@@ -14,7 +14,8 @@ with that jax, over an environment .venv-V of 2 GB).
 What a row holds, and means:
 - arguments, temporaries: MiB on each device; fits: with what the outputs add, in the memory of one
   device (CUDA: in the three quarters that JAX takes).  The compiler's own plan; it holds on a card.
-- collectives and gathers: how many run in a call; a loop's body counts times its trips.
+- collectives and gathers: how many run in a call; a loop's body counts times its trips.  Statistics
+  of the whole batch take an all-reduce forward and one backward for each of the batch_norms.
 - aliased: inputs whose memory an output takes over; of state_arrays, the arrays of the state.
 - TPU alone: bytes and flops as the compiler counts them (on-chip traffic too, 64 KiB a gathered
   slice), with loops times their trips; hbm_bytes: main memory alone, counted from the program's
@@ -241,7 +242,7 @@ def measure(
     import jax
 
     start = time.perf_counter()
-    lowered, state = lower(topology(target, devices), model)
+    lowered, arrays = lower(topology(target, devices), model)
     program = lowered.compile()
     seconds = time.perf_counter() - start
     memory, text = program.memory_analysis(), program.as_text()
@@ -257,19 +258,19 @@ def measure(
         arguments_mib=round(memory.argument_size_in_bytes / 2**20, 1),
         temporaries_mib=round(memory.temp_size_in_bytes / 2**20, 1),
         fits=used < room(target),
+        **arrays,
     )
     images = model["batch_size"]
-    return row | figures(text, state, target, images, program.cost_analysis() or {}, top)
+    return row | figures(text, target, images, program.cost_analysis() or {}, top)
 
 
 def figures(
-    text: str, state: int, target: str, images: int, cost: Mapping[str, float], top: int = 0
+    text: str, target: str, images: int, cost: Mapping[str, float], top: int = 0
 ) -> dict[str, Any]:
     """What a compiled program's text says, for a row.
 
     Args:
         text: of the program.
-        state: number of arrays of the donated state.
         target: a key of CHIPS or one of GPUS.
         images: of a step on one device.
         cost: XLA's cost analysis, of a TPU program.
@@ -283,7 +284,6 @@ def figures(
         collectives=collectives,
         gathers=len(program.gathers()),
         aliased=program.aliased_inputs(),
-        state_arrays=state,
         unknown_loops=program.unknown_loops,
     )
     if target not in CHIPS:
@@ -331,8 +331,8 @@ def room(target: str) -> float:
     return GPU_SHARE * int(re.findall(r"device_memory_size: (\d+)", text)[0])
 
 
-def lower(devices: Sequence[Any], model: Mapping[str, Any]) -> tuple[Any, int]:
-    """(the lowered training step over these devices, number of arrays of its state)."""
+def lower(devices: Sequence[Any], model: Mapping[str, Any]) -> tuple[Any, dict[str, int]]:
+    """(the lowered training step over these devices, arrays of its state and BatchNorm layers)."""
     import jax
     import numpy as np
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
@@ -360,7 +360,9 @@ def lower(devices: Sequence[Any], model: Mapping[str, Any]) -> tuple[Any, int]:
         in_shardings=(whole, rows, whole, whole),
         out_shardings=(whole, whole),
     )
-    return step.lower(*shapes), len(jax.tree.leaves(shapes[0]))
+    norms = sum(name.split(".")[-1] == "mean" for name in setup.stats)
+    state = dict(state_arrays=len(jax.tree.leaves(shapes[0])), batch_norms=norms)
+    return step.lower(*shapes), state
 
 
 if __name__ == "__main__":

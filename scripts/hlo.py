@@ -284,7 +284,7 @@ def breakdown(
     groups: dict[tuple[str, str, str], list[Charge]] = {}
     for charge in charges:
         one = charge.instruction
-        kind = re.sub(r"\.(clone|remat)\d*|[.\d]+$", "", one.name) + "*" * (not charge.estimated)
+        kind = re.sub(r"(\.(clone|remat)\d*|[.\d]+)+$", "", one.name) + "*" * (not charge.estimated)
         groups.setdefault((kind, one.op_name, program.source(one)), []).append(charge)
     rows = [
         (sum(x.ms for x in some), sum(x.bytes for x in some), len(some), *key)
@@ -317,7 +317,7 @@ def arrays(shape: str) -> tuple[Array, ...]:
         Array(
             dtype,
             _numbers(dims),
-            _numbers(order),
+            _numbers(order) or tuple(reversed(range(len(_numbers(dims))))),
             _numbers(tile[1]) if (tile := re.search(r"T\(([\d,]+)\)", layout)) else (),
             int(space[1]) if (space := re.search(r"S\((\d+)\)", layout)) else 0,
         )

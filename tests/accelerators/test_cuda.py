@@ -1,0 +1,30 @@
+"""Every family's training step compiles for NVIDIA GPUs, in bfloat16, and gathers no batch.
+
+Compiled for H100s without one (scripts/bench_accelerator.py); each step in a process of its own,
+as a fault of the compiler ends the process.  scripts/test --cuda makes the environment and runs
+these.
+"""
+
+import importlib.util
+
+import pytest
+
+from tests.accelerators import small_steps
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("jax_plugins") is None
+        or importlib.util.find_spec("jax_plugins.xla_cuda13") is None,
+        reason="needs jax's CUDA plugin: scripts/test --cuda",
+    ),
+]
+# {part of a float32 convolution's traced operation or source: why it is right}
+FLOAT32: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("name", small_steps.STEPS)
+def test_the_step_compiles_and_scales(name, devices):
+    row, program = small_steps.compiled("h100", devices, name)
+    assert small_steps.faults(row, program, FLOAT32) == []

@@ -1,0 +1,33 @@
+"""Every family's training step compiles for TPUs and fits; augmentation gathers no pixels.
+
+Compiled for four v5e chips without one (scripts/bench_accelerator.py); scripts/test --tpu makes the
+environment and runs these.
+"""
+
+import importlib.util
+
+import pytest
+
+from tests.accelerators import small_steps
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        importlib.util.find_spec("libtpu") is None, reason="needs libtpu: scripts/test --tpu"
+    ),
+]
+# {part of a float32 convolution's traced operation or source: why it is right}
+FLOAT32: dict[str, str] = {}
+
+
+@pytest.mark.parametrize("name", small_steps.STEPS)
+def test_the_step_compiles_and_scales(name):
+    row, program = small_steps.compiled("v5e", 4, name)
+    assert small_steps.faults(row, program, FLOAT32) == []
+
+
+@pytest.mark.parametrize("augment", ["demo", "oml", "bestfitting", "pudae"])
+def test_augmentation_gathers_no_pixels(augment):
+    row, program = small_steps.compiled("v5e", 4, "resnet18", augment=augment)
+    assert program is not None, row["error"]
+    assert small_steps.pixel_gathers(program) == []
