@@ -68,23 +68,27 @@ install_requirements() {
 # that device, which compiles for it on any machine, over the packages of .venv, which stay as they are.
 #   JAX_VERSION  over .venv-VERSION instead, made here with that jax and the rest of requirements.txt (jax 0.11 needs Python 3.12)
 plugin_environment() {
-  local kind=$1 base=.venv${JAX_VERSION:+-$JAX_VERSION} folder=.venv-$1${JAX_VERSION:+-$JAX_VERSION} extra=$1 jax
-  [ "$kind" != cuda ] || extra=cuda13
-  python=$folder/bin/python
-  if [ -n "${JAX_VERSION:-}" ] && [ ! -e "$base/.installed" ]; then
-    echo "Setting up $base (once; some minutes) ..." >&2
-    jax=$(PYTHON=${PYTHON:-python3.12 python3.13 python3.11 python3} find_python) || { echo "no Python 3.11 to 3.13 (PYTHON)" >&2; return 1; }
-    "$jax" -m venv --clear "$base" || return 1
-    grep -v '^jax[>=]' requirements.txt | "$base/bin/python" -m pip install --quiet -r /dev/stdin "jax==$JAX_VERSION" || return 1
-    touch "$base/.installed"
+  local base=.venv folder=.venv-$1 extra=$1 name packages stamp jax
+  [ "$1" != cuda ] || extra=cuda13
+  if [ -n "${JAX_VERSION:-}" ]; then
+    base=.venv-$JAX_VERSION folder+=-$JAX_VERSION stamp=$(cksum <requirements.txt)
+    if [ "$(cat "$base/.installed" 2>/dev/null)" != "$stamp" ]; then
+      echo "Setting up $base (once; some minutes) ..." >&2
+      name=$(PYTHON=${PYTHON:-python3.12 python3.13 python3.11} find_python) || { echo "Python 3.11, 3.12 or 3.13 is needed (PYTHON)." >&2; return 1; }
+      "$name" -m venv --clear "$base" || return 1
+      grep -v '^jax[>=]' requirements.txt | "$base/bin/python" -m pip install --disable-pip-version-check --quiet -r /dev/stdin "jax==$JAX_VERSION" || return 1
+      printf '%s\n' "$stamp" >"$base/.installed"
+    fi
   fi
-  jax=$("$base/bin/python" -c 'from importlib.metadata import version; print(version("jax"))') || return 1
-  [ "$(cat "$folder/.installed" 2>/dev/null)" != "$jax" ] || return 0
+  python=$folder/bin/python
+  packages=$("$base/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))') || return 1
+  jax=$("$base/bin/python" -c 'import importlib.metadata; print(importlib.metadata.version("jax"))') || return 1
+  [ "$(cat "$folder/.installed" 2>/dev/null)" != "$jax $packages" ] || return 0
   echo "Setting up $folder with jax[$extra]==$jax (once; some minutes) ..." >&2
   "$base/bin/python" -m venv --clear "$folder" || return 1
-  "$base/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))' >"$(echo "$folder"/lib/python*/site-packages)/base.pth" || return 1
+  printf '%s\n' "$packages" >"$(echo "$folder"/lib/python*/site-packages)/base.pth"
   "$python" -m pip install --disable-pip-version-check --quiet "jax[$extra]==$jax" || return 1
-  printf '%s\n' "$jax" >"$folder/.installed"
+  printf '%s\n' "$jax $packages" >"$folder/.installed"
 }
 
 # Runs a set-up, one at a time where flock exists, so that two scripts started together don't break each other's environment.

@@ -28,7 +28,7 @@ DEMO = "tiny"  # of configs/demo.py, with its augmentation
 STEPS = (DEMO, *MODELS)
 # Reading a table of numbers by index is no reading of pixels.
 TABLE = 1024
-# All-reduces of a step beside BatchNorm's: gradients in bfloat16 and in float32, the loss, one more.
+# All-reduces of a step beside BatchNorm's: gradients in bfloat16 and float32, the loss, one more.
 REDUCES = 4
 
 
