@@ -59,7 +59,7 @@ def compiled(
 def faults(row: dict[str, Any], program: hlo.Program | None, allowed: dict[str, str]) -> list[str]:
     """What is wrong with a step's program, a line each.
 
-    allowed: {part of a float32 convolution's traced operation or source: why it is right}.
+    allowed: {part of a convolution's traced operation or source: why it is not in bfloat16}.
     """
     if program is None:
         return [f"does not compile: {row['error']}"]

@@ -19,7 +19,7 @@ pytestmark = [
         reason="needs jax's CUDA plugin: scripts/test --cuda",
     ),
 ]
-# {part of a float32 convolution's traced operation or source: why it is right}
+# {part of a convolution's traced operation or source: why it is not in bfloat16}
 FLOAT32: dict[str, str] = {}
 
 
