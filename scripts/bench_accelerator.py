@@ -186,10 +186,13 @@ def compiled(
         capture_output=True,
         text=True,
     )
-    if done.returncode == 0:
-        return json.loads(done.stdout.splitlines()[-1])
-    fits = {"fits": False} if "RESOURCE_EXHAUSTED" in done.stderr else {}
-    return dict(target=target, devices=devices, error=reason(done.stderr, done.returncode), **fits)
+    said = [text for text in done.stdout.splitlines() if text.startswith("{")]
+    row = json.loads(said[-1]) if said else dict(target=target, devices=devices)
+    if done.returncode:
+        row["error"] = reason(done.stderr, done.returncode)
+        if "RESOURCE_EXHAUSTED" in done.stderr:
+            row["fits"] = False
+    return row
 
 
 # A compiled program from the cache would make the compile time wrong.
@@ -241,6 +244,8 @@ def measure(
     """The row of one step, compiled here."""
     import jax
 
+    row: dict[str, Any] = dict(target=target, devices=devices, jax=jax.__version__)
+    print(json.dumps(row), flush=True)  # what is known where the compiler ends the process
     start = time.perf_counter()
     lowered, arrays = lower(topology(target, devices), model)
     program = lowered.compile()
@@ -250,10 +255,7 @@ def measure(
         Path(hlo).write_text(text)
     used = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     used += memory.output_size_in_bytes - memory.alias_size_in_bytes
-    row = dict(
-        target=target,
-        devices=devices,
-        jax=jax.__version__,
+    row |= dict(
         compile_s=round(seconds, 1),
         arguments_mib=round(memory.argument_size_in_bytes / 2**20, 1),
         temporaries_mib=round(memory.temp_size_in_bytes / 2**20, 1),

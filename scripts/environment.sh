@@ -76,7 +76,7 @@ plugin_environment() {
       echo "Setting up $base (once; some minutes) ..." >&2
       name=$(PYTHON=${PYTHON:-python3.12 python3.13 python3.11} find_python) || { echo "Python 3.11, 3.12 or 3.13 is needed (PYTHON)." >&2; return 1; }
       "$name" -m venv --clear "$base" || return 1
-      grep -v '^jax[>=]' requirements.txt | "$base/bin/python" -m pip install --disable-pip-version-check --quiet -r /dev/stdin "jax==$JAX_VERSION" || return 1
+      "$base/bin/python" -m pip install --disable-pip-version-check --quiet -r <(grep -v '^jax[>=]' requirements.txt) "jax==$JAX_VERSION" || return 1
       printf '%s\n' "$stamp" >"$base/.installed"
     fi
   fi

@@ -62,8 +62,10 @@ def test_a_step_that_fails_is_a_row(interpreter):
     row = bench.compiled("h100", 4, {}, python=interpreter("", FATAL, 3))
     assert row.pop("error").startswith("exit status 3: F1128")
     assert row == dict(target="h100", devices=4)
-    row = bench.compiled("v5e", 1, {}, python=interpreter("", "XError: RESOURCE_EXHAUSTED", 1))
+    python = interpreter('{"jax": "0.10.2"}', "XError: RESOURCE_EXHAUSTED", 1)
+    row = bench.compiled("v5e", 1, {}, python=python)
     assert row["fits"] is False and "RESOURCE_EXHAUSTED" in row["error"]
+    assert row["jax"] == "0.10.2"
 
 
 def test_a_step_that_compiles_is_the_row_that_its_process_printed(interpreter, tmp_path):
