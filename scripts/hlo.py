@@ -25,8 +25,21 @@ COLLECTIVES = (
     "reduce-scatter",
 )
 # Values' names, and operations whose called computation is charged in their place.
-FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional")
-FREE += ("call", "async-start", "after-all", "partition-id", "replica-id", "opt-barrier")
+FREE = (
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "while",
+    "conditional",
+    "call",
+    "async-start",
+    "after-all",
+    "partition-id",
+    "replica-id",
+    "opt-barrier",
+)
 # The compiler starts these early, beside other work: they cost bytes, but no time of their own.
 PREFETCHES = ("copy-start", "slice-start")
 SECTOR = 32  # bytes that a GPU reads at once
