@@ -25,6 +25,7 @@ from hpa_jax.inference.tables import (
     write_table,
 )
 from hpa_jax.models.normalization import normalizer
+from hpa_jax.training.distributed import in_mesh
 
 __all__ = [
     "Seen",
@@ -169,7 +170,8 @@ def compiled(
         plain = total.plain if held else jnp.full_like(total.plain, jnp.nan)
         return Seen(_leave(total.probs, aggregate), total.embeddings.astype(jnp.float32), plain)
 
-    jitted = jax.jit(pass_all, in_shardings=(whole, split, split), out_shardings=split)
+    traced = in_mesh(mesh, pass_all)
+    jitted = jax.jit(traced, in_shardings=(whole, split, split), out_shardings=split)
 
     def forward(images: np.ndarray, rows: np.ndarray) -> Seen:
         count = len(images)

@@ -136,22 +136,22 @@ def _oml(
 ) -> list[Group]:
     """beta * plain + (1 - beta) * mean of 8 * rounds corner views (spec one_more_layer 4.7)."""
     options = augment.resolve("oml", zoom=(1.0, 1.0), **transforms)
-    base = warp.grid(height, width)
+    still = {**options, "d4": "none"}
 
-    def show_one(key: jax.Array, corner: jax.Array, image: jax.Array) -> jax.Array:
+    def map_of(key: jax.Array, corner: jax.Array) -> jax.Array:
         d4_key, map_key = jax.random.split(key)
         # Flips act on the finished view, so that the four corners stay four.
         flip = warp.dihedral(jnp.where((corner & 4) > 0, 1, 0))
-        turned = warp.dihedral(augment.draw_d4(d4_key, options["d4"])) @ flip
+        turn = warp.dihedral(augment.draw_d4(d4_key, options["d4"]))
         row, column = (corner & 1).astype(jnp.float32), ((corner >> 1) & 1).astype(jnp.float32)
-        still = {**options, "d4": "none"}
-        grid = warp.affine(base, turned)
-        where = augment.draw_map(map_key, grid, still, warp.zoom(scale, row, column))
-        return warp.sample(image, where, options["padding"])
+        drawn = augment.draw_map(map_key, still)
+        corner_zoom = warp.zoom(scale, row, column)
+        return warp.compose(drawn.matrix, corner_zoom, drawn.distortion, turn, flip)
 
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, view))(keys)
-        seen = jax.vmap(show_one, (0, None, 0))(keys, view % 8, images)
+        maps = jax.vmap(map_of, (0, None))(keys, view % 8)
+        seen = warp.resample(images, maps, padding=options["padding"])
         light_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         return augment.light(light_keys, seen, options)
 
@@ -182,20 +182,18 @@ def _crops(
     if placement not in ("random", "grid"):
         raise InputError(f"views.placement is {placement!r}; known: random, grid")
     size = output_size or height
-    base = warp.grid(size, size, align_corners=False)
     places = jnp.asarray(_lattice(count))
     turns = 8 if d4 else 1
 
-    def show_one(key: jax.Array, crop: jax.Array, turn: jax.Array, image: jax.Array) -> jax.Array:
+    def map_of(key: jax.Array, crop: jax.Array, turn: jax.Array) -> jax.Array:
         drawn = jax.random.uniform(jax.random.fold_in(key, crop), (3,))
         place = drawn[:2] if placement == "random" else places[jnp.maximum(crop - 1, 0)]
         side = jnp.where(crop == 0, 1.0, low + (high - low) * drawn[2])
-        focus = warp.zoom(1.0 / side, place[0], place[1])
-        where = warp.affine(base, focus @ warp.dihedral(turn))
-        return warp.sample(image, where, "edge", align_corners=False)
+        return warp.compose(warp.zoom(1.0 / side, place[0], place[1]), warp.dihedral(turn))
 
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
-        return jax.vmap(show_one, (0, None, None, 0))(keys, view // turns, view % turns, images)
+        maps = jax.vmap(map_of, (0, None, None))(keys, view // turns, view % turns)
+        return warp.resample(images, maps, size, "edge", align_corners=False)
 
     return [Group(show, np.ones((count + 1) * turns), 0)]
 

@@ -1,51 +1,167 @@
-"""One convolution, four ways to compute it: the only place where the way is chosen.
+"""One convolution, several ways to compute it: the only place where the way is chosen.
 
 In: x [N, H, W, I], kernel [h, w, I / groups, O].  Out: [N, H', W', O].
 
-- 1x1: a matrix product of two-dimensional arrays with its own gradient.  XLA's CPU convolution
-  takes 5 times as long for the kernel's gradient, autodiff of the four-dimensional product 2 to 3
-  times (64 x 64, 256 -> 128, batch 8, CPU time: 182, 56, 35 ms).
-- grouped, on CPU: slices of channels, each a small dense convolution with a block-diagonal kernel.
-  XLA's own grouped convolution needs seconds for the backward pass there.
-- depthwise, on CPU: shifted multiply-adds (depthwise.py).
-- everything else: `lax.conv_general_dilated`, which on CPU reaches 80 to 100 % of the matrix units'
-  peak forward and in both gradients (32 to 256 channels at 64 x 64 to 8 x 8).
+| | CPU | CUDA | TPU |
+|---|---|---|---|
+| 1x1 | matrix product | native | native |
+| grouped | dense slices of 32 channels | native | dense slices of 128 channels |
+| depthwise | shifted multiply-adds (depthwise.py) | native | native |
+| everything else | native | native | native |
 
-All figures here are of 2 CPU cores in float32.  Not measured on a GPU: there a grouped or depthwise
-convolution is XLA's own, and the matrix product of 1x1 was chosen by its CPU time alone.
+`native` is `lax.conv_general_dilated`, cuDNN's on CUDA.
+
+CPU, 2 cores, float32.  1x1: XLA's convolution takes 5 times as long for the kernel's gradient as a
+product of two-dimensional arrays, autodiff of the four-dimensional product 2 to 3 times (64 x 64,
+256 -> 128, batch 8, CPU time: 182, 56, 35 ms).  Grouped: XLA's own needs seconds for the backward
+pass.  Native (32 to 256 channels, 64 x 64 to 8 x 8): 80 to 100 % of the matrix units' peak.
+
+CUDA.  The strided 1x1 as slice, reshape, product aborts the compiler in its kernel gradient
+(openxla/xla#47381), so 1x1 is native.
+
+TPU, estimates of the compiler for v5e, bfloat16, forward and both gradients, 3x3, batch 32:
+
+| | native | slices of 128 channels | whole, block-diagonal | shifted |
+|---|---|---|---|---|
+| 128 x 128 x 128, 32 groups | 33.8 ms, 6.5 GB | 4.7 ms, 1.4 GB | | |
+| 64 x 64 x 256, 32 groups | 11.2 ms, 3.2 GB | 3.3 ms, 1.5 GB | | |
+| 32 x 32 x 512, 32 groups | 5.7 ms, 1.6 GB | 1.8 ms, .8 GB | 3.2 ms, .7 GB | |
+| 32 x 32 x 728, depthwise | 1.4 ms, .8 GB | 2.3 ms, 1.4 GB | 5.8 ms, .9 GB | 2.7 ms, .7 GB |
+
+The native grouped convolution becomes a 5-dimensional array with the batch in the 128 lanes.
+
+Several devices.  Each convolves its own rows of the batch inside `shard_map`: the partitioner
+gathers the whole batch for the kernel gradient of a grouped convolution (openxla/xla#47945).  The
+kernel's gradient is rounded to the compute type once on each device, as on a single one, and summed
+over the devices in the parameter's float32.
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
 from hpa_jax.models import depthwise
 from hpa_jax.models.pooling import Sides
 
-# Channels of one slice on CPU; see slice_groups.  CPU time in ms, forward and both gradients, 3x3,
-# 32 groups, batch 8, float32, 2 shared cores, by the most channels that a slice may have:
+Way = Callable[[jax.Array, jax.Array], jax.Array]
+
+# The most channels of one dense slice of a grouped convolution.  TPU: the width of its matrix unit.
+# CPU time in ms, forward and both gradients, 3x3, 32 groups, batch 8, float32, 2 shared cores:
 #                    8    16    32    64   128
 #   64 x 64 x 128  145   141   135   210   456
 #   32 x 32 x 256   77    69    70   107   187
 #   16 x 16 x 512         28    27    44    81
 #    8 x 8 x 1024               16    27    50
 # 16 is no faster than 32, and twice the slices take about twice as long to compile.
-SLICE_CHANNELS = 32
+SLICE_CHANNELS = {"cpu": 32, "tpu": 128}
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolve(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
 ) -> jax.Array:
-    """Cross-correlation with zero padding ((top, bottom), (left, right)), as torch.nn.Conv2d."""
+    """Cross-correlation with zero padding ((top, bottom), (left, right)), as torch.nn.Conv2d.
+
+    Computes in x's type; the kernel may be float32, and its gradient is then float32.
+    """
+
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return _by_platform(lambda way: way, x, kernel.astype(x.dtype), strides, padding, groups)
+
+    return _on_each_device(forward, (x,), (kernel,))
+
+
+def _forward(
+    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return convolve(x, kernel, strides, padding, groups), (x, kernel)
+
+
+def _backward(
+    strides: tuple[int, int],
+    padding: Sides,
+    groups: int,
+    saved: tuple[jax.Array, jax.Array],
+    gradient: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    # Chooses the way anew: differentiating through `platform_dependent` would keep the
+    # intermediate values of every way.
+    def pull(way: Way) -> Callable:
+        return lambda x, kernel, gradient: jax.vjp(way, x, kernel)[1](gradient)
+
+    def backward(x: jax.Array, gradient: jax.Array, kernel: jax.Array) -> tuple:
+        arguments = (x, kernel.astype(x.dtype))
+        to_x, to_kernel = _by_platform(pull, *arguments, strides, padding, groups, gradient)
+        return to_x, to_kernel.astype(kernel.dtype)
+
+    return _on_each_device(backward, (saved[0], gradient), (saved[1],), sums=True)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+def _by_platform(
+    made: Callable[[Way], Callable],
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int],
+    padding: Sides,
+    groups: int,
+    *more: jax.Array,
+) -> jax.Array:
+    """`made(way)(x, kernel, *more)`; which way is decided when the program is lowered."""
+    options = dict(strides=strides, padding=padding)
+    ways: dict[str, Way] = {"default": functools.partial(native, **options, groups=groups)}
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
-        x = x[:, :: strides[0], :: strides[1]]
-        flat = matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0])
-        return flat.reshape(*x.shape[:-1], kernel.shape[-1])
-    if groups == 1:
-        return native(x, kernel, strides, padding, 1)
-    return grouped(x, kernel, strides, padding, groups)
+        ways["cpu"] = functools.partial(pointwise, strides=strides)
+    elif groups > 1 and groups == x.shape[-1] == kernel.shape[-1]:
+        ways["cpu"] = functools.partial(depthwise.shifted, **options)
+    elif groups > 1:
+        for platform, channels in SLICE_CHANNELS.items():
+            ways[platform] = functools.partial(sliced, **options, groups=groups, channels=channels)
+    if len(ways) == 1:
+        return made(ways["default"])(x, kernel, *more)
+    return lax.platform_dependent(
+        x, kernel, *more, **{platform: made(way) for platform, way in ways.items()}
+    )
+
+
+def _on_each_device(
+    function: Callable,
+    rows: tuple[jax.Array, ...],
+    whole: tuple[jax.Array, ...],
+    sums: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """`function(*rows, *whole)` on each device's share of the rows of the mesh in context.
+
+    sums: the function returns (rows, whole); the latter is summed over the devices.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1 or len(rows[0]) % mesh.size:
+        return function(*rows, *whole)
+    split, same = PartitionSpec(mesh.axis_names), PartitionSpec()
+
+    def one(*arguments: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
+        out = function(*arguments)
+        return (out[0], lax.psum(out[1], mesh.axis_names)) if sums else out
+
+    return jax.shard_map(
+        one,
+        in_specs=(split,) * len(rows) + (same,) * len(whole),
+        out_specs=(split, same) if sums else split,
+        check_vma=False,  # the sum over the devices is our own
+    )(*rows, *whole)
+
+
+def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
+    """The 1x1 convolution as a product of two-dimensional arrays."""
+    x = x[:, :: strides[0], :: strides[1]]
+    flat = matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0])
+    return flat.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 @jax.custom_vjp
@@ -64,64 +180,10 @@ def _matmul_backward(
 matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def grouped(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
-) -> jax.Array:
-    """Slices on CPU, XLA's grouped convolution elsewhere; chosen when the program is lowered.
-
-    The gradient makes the choice anew: differentiating through `platform_dependent` would keep the
-    intermediate values of both ways.
-    """
-    ways = _ways(x, kernel, strides, padding, groups)
-    return lax.platform_dependent(x, kernel, cpu=ways["cpu"], default=ways["default"])
-
-
-def _grouped_forward(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return grouped(x, kernel, strides, padding, groups), (x, kernel)
-
-
-def _grouped_backward(
-    strides: tuple[int, int],
-    padding: Sides,
-    groups: int,
-    saved: tuple[jax.Array, jax.Array],
-    gradient: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    def pull(way: object) -> object:
-        return lambda x, kernel, gradient: jax.vjp(way, x, kernel)[1](gradient)
-
-    ways = {name: pull(way) for name, way in _ways(*saved, strides, padding, groups).items()}
-    return lax.platform_dependent(*saved, gradient, cpu=ways["cpu"], default=ways["default"])
-
-
-grouped.defvjp(_grouped_forward, _grouped_backward)
-
-
-def _ways(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
-) -> dict[str, functools.partial]:
-    options = dict(strides=strides, padding=padding, groups=groups)
-    one_each = groups == x.shape[-1] == kernel.shape[-1]
-    return {
-        "cpu": functools.partial(_depthwise if one_each else sliced, **options),
-        "default": functools.partial(native, **options),
-    }
-
-
-def _depthwise(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
-) -> jax.Array:
-    del groups  # one for each channel
-    return depthwise.shifted(x, kernel, strides, padding)
-
-
 def native(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
 ) -> jax.Array:
-    """XLA's convolution, cuDNN's on GPU."""
+    """XLA's convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -133,22 +195,27 @@ def native(
 
 
 def sliced(
-    x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: tuple[int, int],
+    padding: Sides,
+    groups: int,
+    channels: int,
 ) -> jax.Array:
     """The grouped convolution as dense ones over slices of neighbouring groups."""
-    together = slice_groups(x.shape[-1], groups)
+    together = slice_groups(x.shape[-1], groups, channels)
     count = groups // together
     kernel = block_diagonal(kernel, groups, together)
     parts = zip(jnp.split(x, count, axis=-1), jnp.split(kernel, count, axis=-1))
     return jnp.concatenate([native(a, k, strides, padding, 1) for a, k in parts], axis=-1)
 
 
-def slice_groups(features: int, groups: int) -> int:
-    """How many groups one slice takes: the most that divide evenly within SLICE_CHANNELS."""
+def slice_groups(features: int, groups: int, channels: int) -> int:
+    """How many groups one slice takes: the most that divide evenly within so many channels."""
     return max(
         n
         for n in range(1, groups + 1)
-        if groups % n == 0 and (n == 1 or n * features // groups <= SLICE_CHANNELS)
+        if groups % n == 0 and (n == 1 or n * features // groups <= channels)
     )
 
 

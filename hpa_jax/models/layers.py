@@ -72,7 +72,7 @@ class Conv(nnx.Module):
         """The convolution with another kernel of the same shape, without the bias."""
         return convolution.convolve(
             x.astype(self.dtype),
-            kernel.astype(self.dtype),
+            kernel,
             self.strides,
             self.padding,
             self.groups,

@@ -3,14 +3,15 @@
     augmentation = augment.preset("oml")
     images, labels = augmentation(key, images, labels)      # inside the jitted training step
 
-images: [N, H, W, K] float in [0, 1], before normalisation; labels: [N, C], returned as float32.
+images: [N, H, W, K] uint8, or float in [0, 1], before normalisation; out come floats in [0, 1].
+labels: [N, C], returned as float32.
 All geometry is composed per picture into one map and read once (warp.py); pixel values follow
 (lighting.py), then what mixes pictures (mixing.py).  Each picture has its own key, folded from the
 step's key and its place in the batch.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,8 @@ def preset(
       differences: options of OPTIONS.
 
     Returns:
-      fn(key, images[N, H, W, K] in [0, 1], labels[N, C]) -> (images[N, h, w, K], labels float32).
+      fn(key, images[N, H, W, K], labels[N, C]) -> (images[N, h, w, K] in [0, 1], labels float32);
+      images go in as uint8 or as float in [0, 1].
 
     Raises:
         InputError: unknown preset, option or value.
@@ -118,7 +120,7 @@ def preset(
         names = channels or CHANNELS[: images.shape[-1]]
         geometry_key, value_key, mix_key = jax.random.split(key, 3)
         labels = labels.astype(jnp.float32)
-        images = _geometry(geometry_key, images, options)
+        images = warp.unit_range(_geometry(geometry_key, images, options))
         images = _values(value_key, images, options, names)
         return _mix(mix_key, images, labels, options, names)
 
@@ -195,14 +197,34 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
     if options["d4"] != "none" and images.shape[1] != images.shape[2]:
         raise InputError(f"D4 needs square pictures, not {images.shape[1]} x {images.shape[2]}")
     corners = options["crop"] == (1.0, 1.0) and size == images.shape[1]
-    height, width = (size, size) if options["output_size"] else images.shape[1:3]
-    base = warp.grid(height, width, corners)
+    draws = jax.vmap(lambda one: draw_map(one, options))(keys)
+    if options["jitter"]:
+        return _jittered(keys, images, draws, options, corners)
+    maps = jax.vmap(warp.compose)(draws.matrix, draws.distortion)
+    return warp.resample(images, maps, options["output_size"], options["padding"], corners)
 
-    def one(key: jax.Array, image: jax.Array) -> jax.Array:
-        where = draw_map(key, base, options)
-        return warp.sample(image, where, options["padding"], corners)
 
-    return jax.vmap(one)(keys, images)
+def _jittered(
+    keys: jax.Array, images: jax.Array, draws: "Map", options: dict[str, Any], corners: bool
+) -> jax.Array:
+    """Geometry with each pixel's source moved by itself, between distortion and affine map."""
+    size = options["output_size"]
+    base = warp.grid(*((size, size) if size else images.shape[1:3]), corners)
+    packs = images.dtype == jnp.uint8 and images.shape[-1] <= 4
+
+    def read(way: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        def one(key: jax.Array, image: jax.Array, drawn: Map) -> jax.Array:
+            noise = jax.random.uniform(jax.random.split(key, 3)[2], base.shape, minval=-1.0)
+            where = warp.projective(base, drawn.distortion) + drawn.jitter * noise
+            return way(image, warp.affine(where, drawn.matrix), options["padding"], corners)
+
+        return jax.vmap(one)
+
+    def plain(keys: jax.Array, images: jax.Array, draws: Map) -> jax.Array:
+        return read(warp.sample)(keys, warp.unit_range(images), draws)
+
+    tpu = read(warp.sample_packed) if packs else plain
+    return jax.lax.platform_dependent(keys, images, draws, tpu=tpu, default=plain)
 
 
 def _resamples(options: dict[str, Any]) -> bool:
@@ -235,38 +257,36 @@ class _Draws:
         return next(self._numbers) < p
 
 
-def draw_map(
-    key: jax.Array,
-    base: jax.Array,
-    options: dict[str, Any],
-    inner: jax.Array | None = None,
-) -> jax.Array:
-    """The composed random map of one picture over the grid base[h, w, 2].
+class Map(NamedTuple):
+    """A random map of one image from output to input: distortion, jitter, then the affine part."""
 
-    Warp and displacement of the grid, then `inner` (an affine matrix, if given), then the affine
-    maps of the options: fastai's order.
-    """
-    number_key, d4_key, jitter_key = jax.random.split(key, 3)
+    matrix: jax.Array  # [3, 3] affine: crop, flips, rotation, zoom, shift, shear, squish
+    distortion: jax.Array  # [3, 3] projective: warp, perspective, corner_shift
+    jitter: jax.Array  # each pixel's source moves by up to this, in normalised units
+
+
+def draw_map(key: jax.Array, options: dict[str, Any]) -> Map:
+    """The random map of one image by the options, in fastai's order."""
+    number_key, d4_key, _ = jax.random.split(key, 3)  # the third: of the jitter's noise
     draws = _Draws(number_key)
-    where = base
+    distortion = jnp.eye(3)
     if options["warp"]:
         m = jnp.stack([draws.between(-options["warp"], options["warp"]) for _ in range(4)])
         m = jnp.where(draws.happens(options["p_affine"]), m, 0.0)
-        where = warp.projective(where, warp.homography(warp.symmetric_warp_corners(m)))
+        distortion = warp.homography(warp.symmetric_warp_corners(m))
     if options["perspective"]:
         limit = options["perspective"]
         moves = jnp.stack([draws.between(-limit, limit) for _ in range(8)]).reshape(4, 2)
         moves = jnp.where(draws.happens(options["p_perspective"]), moves, 0.0)
-        where = warp.projective(where, warp.homography(warp.CORNERS + moves))
+        distortion = warp.compose(warp.homography(warp.CORNERS + moves), distortion)
     if options["corner_shift"]:
         # Eight equal numbers: the homography is a shift.
         moved = jnp.where(draws.happens(options["p_perspective"]), options["corner_shift"], 0.0)
-        where = where - moved
+        distortion = warp.compose(warp.shift(-moved, -moved), distortion)
+    jitter = jnp.float32(0.0)
     if options["jitter"]:
-        size = jnp.where(draws.happens(options["p_jitter"]), options["jitter"], 0.0)
-        where = where + size * jax.random.uniform(jitter_key, where.shape, minval=-1.0)
-    matrix = _matrix(d4_key, options, draws)
-    return warp.affine(where, matrix if inner is None else matrix @ inner)
+        jitter = jnp.where(draws.happens(options["p_jitter"]), options["jitter"], 0.0)
+    return Map(_matrix(d4_key, options, draws), distortion, jitter)
 
 
 def _matrix(d4_key: jax.Array, options: dict[str, Any], draws: _Draws) -> jax.Array:
@@ -277,10 +297,11 @@ def _matrix(d4_key: jax.Array, options: dict[str, Any], draws: _Draws) -> jax.Ar
             1.0 / draws.between(*options["crop"]), draws.between(0.0, 1.0), draws.between(0.0, 1.0)
         )
     if options["d4"] != "none":
-        matrix = matrix @ warp.dihedral(draw_d4(d4_key, options["d4"]))
+        matrix = warp.compose(matrix, warp.dihedral(draw_d4(d4_key, options["d4"])))
 
     def then(drawn: jax.Array) -> jax.Array:
-        return matrix @ jnp.where(draws.happens(options["p_affine"]), drawn, jnp.eye(3))
+        kept = jnp.where(draws.happens(options["p_affine"]), drawn, jnp.eye(3))
+        return warp.compose(matrix, kept)
 
     def both(limit: float) -> tuple[jax.Array, jax.Array]:
         return draws.between(-limit, limit), draws.between(-limit, limit)

@@ -181,7 +181,8 @@ def _by_size(
         count = len(images)
         if count not in programs:
             shardings = (whole, whole, images.sharding)
-            jitted = jax.jit(step, in_shardings=shardings, out_shardings=whole)
+            traced = layout.traced(step)
+            jitted = jax.jit(traced, in_shardings=shardings, out_shardings=whole)
             name = f"statistics of {count} pictures"
             programs[count] = compiled(jitted, (params, stats, images), name)
         return programs[count](params, stats, images)

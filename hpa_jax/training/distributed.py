@@ -4,6 +4,7 @@ In: what JAX sees (several hosts after `initialize`).  Out: shardings, and host 
 arrays.  Each host reads only its own rows; N devices give the losses of one.
 """
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -49,10 +50,25 @@ class Layout:
             tree,
         )
 
+    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, traced with the mesh in context, where a convolution looks for it."""
+        return in_mesh(self.mesh, function)
+
     def micro(self, x: jax.Array) -> jax.Array:
         """Micro-batches [M, B / M, ...] with the rows of each over the devices."""
         spec = PartitionSpec(None, "data")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
+
+
+def in_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced with a mesh in context."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*arguments)
+
+    return traced
 
 
 def layout() -> Layout:

@@ -110,7 +110,7 @@ class Setup:
     def step_function(self, stage: Stage) -> Any:
         """The step of a stage, not yet compiled; its arguments are `step_shapes`."""
         dropout = stage.options.dropout
-        return steps.make_train_step(
+        step = steps.make_train_step(
             network.skeleton(
                 self.model,
                 train=True,
@@ -129,6 +129,7 @@ class Setup:
             aux_weight=self.config.aux_weight,
             shard=self.layout.micro,
         )
+        return self.layout.traced(step)
 
     def step_shapes(self, stage: Stage) -> tuple:
         """Shapes of the step's arguments: state, batch, seed, rates."""
@@ -161,6 +162,7 @@ class Setup:
                 output_size=self.output_size,
             )
             whole, rows = self.layout.whole, self.layout.rows
+            step = self.layout.traced(step)
             jitted = jax.jit(step, in_shardings=(whole, whole, rows), out_shardings=(rows, whole))
             shapes = self.template(self.stages[0])
             arguments = (shapes.params, shapes.stats, self.batch_shapes(self.eval_batch_size))

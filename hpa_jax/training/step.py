@@ -87,7 +87,7 @@ def make_train_step(
         transformation: `optimizer.build(plan, ...)`.
         loss: fn(logits [N, C], labels [N, C], mask [N]) -> scalar mean over real rows.
         normalize: images in [0, 1] -> what the network takes.
-        augment: fn(key, images, labels) -> (images, labels), on images in [0, 1].
+        augment: fn(key, images, labels) -> (images, labels), uint8 images to [0, 1].
         accumulate: number of micro-batches M; activations of one live at a time.  Losses that look
             across the batch, and BatchNorm, see one micro-batch.
         accumulate_sum: gradients of the micro-batches are summed (pudae), not averaged.
@@ -104,10 +104,10 @@ def make_train_step(
         trained: Arrays, frozen: Arrays, stats: Arrays, batch: Batch, key: Array
     ) -> tuple[Array, Arrays]:
         augment_key, model_key = jax.random.split(key)
-        images = batch["image"].astype(jnp.float32) / 255.0
-        labels = batch["label"].astype(jnp.float32)
+        images, labels = batch["image"], batch["label"].astype(jnp.float32)
         if augment is not None:
             images, labels = augment(augment_key, images, labels)
+        images = warp.unit_range(images)
         model = skeleton.merge({**frozen, **trained}, stats, model_key)
         images = normalize(images)
         if aux_weight and hasattr(model, "logits_and_aux"):

@@ -1,5 +1,7 @@
 """Layers: torch's semantics against slow formulas in numpy; all ways of computing agree."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -88,8 +90,11 @@ def test_sliced_and_native_grouped_convolution_agree_with_gradients(strides, gro
     positional = tuple(options.values())
     ways = [
         run(convolution.native),
-        run(convolution.sliced),
-        run(lambda x, k, **_: convolution.grouped(x, k, *positional)),
+        *(
+            run(functools.partial(convolution.sliced, channels=channels))
+            for channels in convolution.SLICE_CHANNELS.values()
+        ),
+        run(lambda x, k, **_: convolution.convolve(x, k, *positional)),
     ]
     for other in ways[1:]:
         for a, b in zip(ways[0], other):
@@ -97,9 +102,9 @@ def test_sliced_and_native_grouped_convolution_agree_with_gradients(strides, gro
 
 
 def test_slices_take_whole_groups_within_the_limit():
-    assert convolution.slice_groups(128, 32) * 4 == convolution.SLICE_CHANNELS
-    assert convolution.slice_groups(1024, 2) == 1
-    assert convolution.slice_groups(6, 6) == 6
+    assert convolution.slice_groups(128, 32, channels=32) == 8
+    assert convolution.slice_groups(1024, 2, channels=32) == 1
+    assert convolution.slice_groups(6, 6, channels=32) == 6
 
 
 def test_matrix_product_has_the_plain_gradient():

@@ -1,5 +1,8 @@
 """Geometry: bilinear reading against scipy, matrices against numpy's own flips and solves."""
 
+import functools
+from pathlib import Path
+
 import dm_pix
 import jax
 import jax.numpy as jnp
@@ -136,3 +139,109 @@ def test_gradients_flow_and_vmap_works(image):
         return jax.vmap(lambda one: warp.sample(one, where))(batch).sum()
 
     assert np.isfinite(jax.grad(total)(5.0))
+
+
+# --- the two ways of `resample` ---------------------------------------------------------------
+
+
+def textured(side, seed=0):
+    """uint8 images [4, side, side, 4]: noise smoothed as by a microscope, dark ground."""
+    noise = np.random.default_rng(seed).normal(size=(4, side, side, 4))
+    smooth = ndimage.gaussian_filter(noise, (0, 1.5, 1.5, 0))
+    return jnp.asarray(np.clip(600 * smooth, 0, 255).astype(np.uint8))
+
+
+def both_ways(images, maps, dtype=jnp.bfloat16, **options):
+    options = dict(size=0, padding="zeros", align_corners=True) | options
+    maps = jnp.broadcast_to(maps, (len(images), 3, 3))
+    gather = jax.jit(functools.partial(warp.by_gather, **options))
+    products = jax.jit(functools.partial(warp.by_products, dtype=dtype, **options))
+    return np.asarray(gather(images, maps)), np.asarray(products(images, maps))
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("padding", warp.PADDINGS)
+def test_products_flip_and_turn_exactly(padding, align_corners):
+    images = textured(30)
+    for k in range(8):
+        want = np.asarray(warp.d4(images, jnp.full(4, k)), np.float32) / 255
+        _, got = both_ways(images, warp.dihedral(k), padding=padding, align_corners=align_corners)
+        np.testing.assert_allclose(got, want, atol=1e-7)
+
+
+MAPS = dict(
+    rotation=warp.rotation(33.0),
+    steep=warp.compose(warp.rotation(115.0), warp.zoom(1.1, 0.2, 0.7)),
+    crop=warp.zoom(1.4, 1.0, 0.3),
+    sheared=warp.compose(warp.shear(0.15, -0.1), warp.squish(1.1), warp.shift(0.05, -0.1)),
+    perspective=warp.homography(warp.symmetric_warp_corners(jnp.array([0.1, -0.05, 0.07, 0.02]))),
+)
+
+
+@pytest.mark.parametrize("padding", ["zeros", "reflect", "edge"])
+@pytest.mark.parametrize("name", MAPS)
+def test_products_read_what_the_gather_reads_within_interpolation(name, padding):
+    """Slanted instead of square tents; the noise of these images is finer than real texture."""
+    gather, products = both_ways(textured(64), MAPS[name], padding=padding)
+    difference = 255 * np.abs(products - gather)
+    assert difference.mean() < 1.3
+    assert difference.max() < 35.0
+    assert 255 * gather.std() > 20  # the images are not flat
+
+
+def test_products_are_exact_where_the_image_is_a_plane():
+    x, y = np.meshgrid(np.arange(64), np.arange(64))
+    plane = jnp.asarray((3 * x + y)[None, :, :, None].astype(np.uint8)[:, :, :, [0, 0, 0, 0]])
+    gather, products = both_ways(plane, warp.rotation(20.0), padding="zeros")
+    inside = np.s_[:, 16:48, 16:48]
+    # positions are rounded to 1/128 pixel, twice, and the slope is 4 grey levels a pixel
+    np.testing.assert_allclose(255 * products[inside], 255 * gather[inside], atol=4 / 128)
+
+
+def test_products_resize_and_take_float_images():
+    images = textured(64)
+    for given in (images, warp.unit_range(images)):
+        gather, products = both_ways(
+            given, warp.zoom(1.2), size=48, padding="edge", align_corners=False
+        )
+        assert products.shape == (4, 48, 48, 4)
+        assert 255 * np.abs(products - gather).max() < 1.0  # axes alike: bilinear but for 1/128 px
+
+
+def test_packed_taps_are_the_same_taps():
+    image = textured(20)[0]
+    where = np.random.default_rng(3).uniform(-1.3, 1.3, (9, 9, 2)).astype(np.float32)
+    for channels in (3, 4):
+        for padding in warp.PADDINGS:
+            plain = warp.sample(warp.unit_range(image[..., :channels]), where, padding)
+            packed = warp.sample_packed(image[..., :channels], where, padding)
+            np.testing.assert_allclose(packed, plain, atol=1e-6)
+
+
+def test_on_tpu_resampling_gathers_nothing():
+    def read(images, maps):
+        return warp.resample(images, maps, padding="reflect")
+
+    shapes = jax.ShapeDtypeStruct((2, 16, 16, 4), jnp.uint8), jax.ShapeDtypeStruct((2, 3, 3), "f4")
+    exported = {
+        platform: jax.export.export(jax.jit(read), platforms=[platform])(*shapes).mlir_module()
+        for platform in ("cpu", "cuda", "tpu")
+    }
+    assert "stablehlo.gather" in exported["cpu"] and "stablehlo.gather" in exported["cuda"]
+    assert "stablehlo.dot_general" in exported["tpu"]
+
+
+REAL = Path(__file__).parents[3] / "shared" / "data" / "real_images" / "channels"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="the real images are not here")
+@pytest.mark.parametrize(("degrees", "mean", "thousandth"), [(10, 0.35, 7), (45, 1.7, 35)])
+def test_on_real_images_the_ways_differ_by_an_interpolation_error(degrees, mean, thousandth):
+    from PIL import Image
+
+    channels = [np.asarray(Image.open(path)) for path in sorted(REAL.glob("*.png"))[:12]]
+    images = jnp.asarray(np.stack(channels).reshape(3, 4, 512, 512).transpose(0, 2, 3, 1))
+    gather, products = both_ways(images, warp.rotation(float(degrees)))
+    difference = 255 * np.abs(products - gather)
+    assert difference.mean() < mean
+    assert np.quantile(difference, 0.999) < thousandth

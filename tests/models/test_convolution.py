@@ -1,0 +1,49 @@
+"""Convolutions on several devices: each convolves its rows, and nothing is gathered."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+SCRIPT = """
+import jax, jax.numpy as jnp, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from hpa_jax.models import convolution
+from hpa_jax.training import distributed
+
+assert jax.device_count() == 4
+layout = distributed.layout()
+draw = np.random.default_rng(0)
+for groups, strides, side, padding in [(1, 2, 1, 0), (1, 1, 3, 1), (8, 2, 3, 1), (16, 1, 3, 1)]:
+    x = jnp.asarray(draw.normal(size=(8, 6, 6, 16)), jnp.bfloat16)
+    kernel = jnp.asarray(draw.normal(size=(side, side, 16 // groups, 16)), jnp.float32)
+
+    def loss(x, kernel):
+        edges = ((padding, padding),) * 2
+        return convolution.convolve(x, kernel, (strides, strides), edges, groups).astype("f4").sum()
+
+    gradient = jax.value_and_grad(loss, (0, 1))
+    shardings = dict(in_shardings=(layout.rows, layout.whole))
+    jitted = jax.jit(layout.traced(gradient), **shardings)
+    program = jitted.lower(x, kernel).compile().as_text()
+    assert "all-gather" not in program and "all-to-all" not in program, groups
+    reduced = [line for line in program.splitlines() if " all-reduce(" in line]
+    assert reduced and not any("bf16[" in line for line in reduced), reduced
+    want, got = jax.jit(gradient)(x, kernel), jitted(x, kernel)
+    assert got[1][1].dtype == jnp.float32
+    for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
+        np.testing.assert_allclose(np.asarray(a, "f4"), np.asarray(b, "f4"), rtol=2e-2, atol=2e-1)
+odd = jnp.ones((3, 6, 6, 16))  # rows that 4 devices can't share evenly
+assert np.isfinite(layout.traced(gradient)(odd, kernel)[0])
+"""
+
+
+@pytest.mark.slow
+def test_four_devices_convolve_their_own_rows_and_sum_kernel_gradients_in_float32():
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
