@@ -74,13 +74,13 @@ def run(
     directory: str | Path | None = None,
     workers: int = 1,
     distributed: str = "",
-    devices: Sequence[str] = (),
+    devices: Sequence[str] = ("cpu",),
     progress: bool = False,
 ) -> list[Unit]:
     """Units of all jobs, sorted by class and repeat; see the module's docstring.
 
-    devices: of this machine ("cuda:0", "cuda:1"): each fits jobs in a process of its own; ():
-    `workers` processes on CPUs.  distributed: "" (here), the address of a Dask scheduler
+    devices: ("cpu",): `workers` processes; GPUs of this machine ("cuda:0", "cuda:1"): each fits
+    jobs in a process of its own.  distributed: "" (here), the address of a Dask scheduler
     ("tcp://host:8786"), or "local" (a Dask cluster of `workers` processes on this machine).
     """
     from tqdm import tqdm
@@ -96,7 +96,7 @@ def run(
             bar.update()
     if distributed:
         results = _dask(data, missing, distributed, workers)
-    elif devices:
+    elif list(devices) != ["cpu"]:
         results = _on_devices(data, missing, devices)
     elif data.device == "cpu" and min(workers, len(missing)) > 1:
         results = _processes(data, missing, min(workers, len(missing)))
@@ -302,16 +302,17 @@ def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
     return stamps
 
 
-def pick_devices(wanted: str) -> tuple[str, ...]:
+def pick_devices(wanted: str, distributed: str = "") -> tuple[str, ...]:
     """Where trees are fitted: ("cpu",), or all GPUs, ("cuda:0", "cuda:1", ...).
 
     wanted: "cpu", "cuda", or "auto" (GPUs, if there are some and XGBoost is built for them).
+    distributed: as of `run`; "cuda" then means the cluster's GPUs, those that each worker sees.
 
     Raises:
         InputError: "cuda", and XGBoost can't use a GPU here (it would take the CPU without a word).
     """
-    if wanted == "cpu":
-        return ("cpu",)
+    if wanted == "cpu" or (wanted == "cuda" and distributed):
+        return (wanted,)
     import xgboost
 
     built = xgboost.build_info().get("USE_CUDA", False)

@@ -241,10 +241,7 @@ def fit(
     if test is not None and test.shape[1] != features.shape[1]:
         raise InputError(f"test features have {test.shape[1]} columns, not {features.shape[1]}")
     where = stack_inputs.layout(names, features.shape[1], labels.shape[1])
-    if distributed and protocol.device == "cuda":  # the cluster's GPUs, not those of this machine
-        devices: tuple[str, ...] = ("cuda",)
-    else:
-        devices = stack_runner.pick_devices(protocol.device)
+    devices = stack_runner.pick_devices(protocol.device, distributed)
     data = Data(
         features,
         labels,
@@ -262,7 +259,7 @@ def fit(
         directory=directory,
         workers=workers or os.cpu_count() or 1,
         distributed=distributed,
-        devices=() if devices == ("cpu",) else devices,
+        devices=devices,
         progress=progress,
     )
     oof = _votes(features, where, labels, units, "votes")

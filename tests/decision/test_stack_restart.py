@@ -17,7 +17,7 @@ import sys, numpy as np
 from hpa_jax.decision import simulation, stack_runner, stacking
 count = int(sys.argv[3])
 if count:  # without a GPU XGBoost takes the CPU for it
-    stack_runner.pick_devices = lambda wanted: tuple(f"cuda:{k}" for k in range(count))
+    stack_runner.pick_devices = lambda *wanted: tuple(f"cuda:{k}" for k in range(count))
 data = simulation.simulate(300, 2, seed=5)
 try:
     stack = stacking.fit(data.features, data.labels, names=data.names, workers=1,

@@ -236,6 +236,7 @@ def test_auto_takes_the_gpus_that_xgboost_can_use(monkeypatch, wanted, built, dr
     else:
         with pytest.raises(InputError, match=devices):
             stack_runner.pick_devices(wanted)
+        assert stack_runner.pick_devices(wanted, "tcp://host:8786") == ("cuda",)
 
 
 def test_looking_for_gpus_starts_no_jax():
@@ -280,9 +281,9 @@ def test_a_fit_uses_all_gpus_and_its_units_tell_none_from_another(data, monkeypa
     real = stack_runner.run
     monkeypatch.setattr(stack_runner, "run", run)
     for devices in (("cuda:0", "cuda:1"), ("cpu",)):
-        monkeypatch.setattr(stack_runner, "pick_devices", lambda wanted, found=devices: found)
+        monkeypatch.setattr(stack_runner, "pick_devices", lambda *wanted, found=devices: found)
         stacking.fit(features[:260], labels[:260], config=FAST, names=names)
-    assert seen == [("cuda", ("cuda:0", "cuda:1")), ("cpu", ())]
+    assert seen == [("cuda", ("cuda:0", "cuda:1")), ("cpu", ("cpu",))]
 
 
 def on_cpu(monkeypatch):
@@ -341,7 +342,6 @@ def test_what_goes_wrong_on_a_device_is_one_line(data, tmp_path, monkeypatch, ho
     """Finished units stay; the device is named."""
     shared = shared_data(data)
     jobs = stack_runner.jobs(shared.labels, shared.protocol)
-    real = stack_runner._worker
 
     class Failing:
         """A worker whose second job fails as on a full card, or whose process is killed then."""
@@ -356,10 +356,12 @@ def test_what_goes_wrong_on_a_device_is_one_line(data, tmp_path, monkeypatch, ho
         def shutdown(self, **options):
             self.pool.shutdown(**options)
 
+    on_cpu(monkeypatch)
+    real = stack_runner._worker
     monkeypatch.setattr(stack_runner, "_worker", Failing)
     with pytest.raises(InputError, match=said) as error:
-        stack_runner.run(shared, jobs, devices=("cpu",), directory=tmp_path)
-    assert " on cpu " in str(error.value) and "\n" not in str(error.value)
+        stack_runner.run(shared, jobs, devices=("cuda:0",), directory=tmp_path)
+    assert "cuda:0" in str(error.value) and "\n" not in str(error.value)
     assert "1 of 3 units are finished and kept" in str(error.value)
     assert len(list(tmp_path.glob("units/c*.zip"))) == 1
 
