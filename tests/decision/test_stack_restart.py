@@ -59,7 +59,7 @@ def test_killed_and_started_again(tmp_path, devices):
     process = start(tmp_path / "stack", tmp_path / "never.npy", devices)
     wait_for_units(units, 3)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=60)  # its stderr ends when all that hold it do
     assert gone(process)
     before = {file: file.stat().st_mtime_ns for file in units.glob("c*.zip")}
     assert len(before) >= 3 and not (tmp_path / "never.npy").exists()
@@ -77,7 +77,7 @@ def test_ctrl_c_ends_all_processes_of_the_gpus_without_a_word(tmp_path):
     process = start(tmp_path / "stack", tmp_path / "never.npy", 2)
     wait_for_units(tmp_path / "stack" / "units", 1)
     os.killpg(process.pid, signal.SIGINT)  # as the terminal does
-    _, said = process.communicate()
+    _, said = process.communicate(timeout=60)
     assert said.strip() == "stopped"
     assert gone(process)
 
