@@ -103,7 +103,7 @@ def default() -> ConfigDict:
             ),
             models=dict(),  # NAME -> model(...)
             train=dict(
-                workers=2,  # parallel decodes on the host
+                workers=0,  # parallel decodes on the host; 0: one a core
                 prefetch=2,  # batches in flight to the device
                 keep=2,  # newest checkpoints kept beside the best
                 # of validation, which checkpoint is the best: loss | focal (that alone, gamma 2) |
@@ -113,6 +113,8 @@ def default() -> ConfigDict:
                 # epochs of a stage without a better monitor before it ends (later stages go on);
                 patience=0,  # 0: never
                 compilation_cache="",  # folder of compiled programs; "": WORKDIR/compiled
+                # True: a restart gives the same bits on GPUs, too, by operations that may
+                deterministic=False,  # be slower; CPU and TPU need no option for that
                 tensorboard=True,
                 profile=False,  # writes a jax.profiler trace of 5 steps
             ),

@@ -168,6 +168,7 @@ def _validate_numbers(config: ConfigDict) -> None:
     """Ranges of the numbers that the steps after training read."""
     cuts, predict = config.thresholds, config.predict
     for key, value, low, high in (
+        ("train.workers", config.train.workers, 0, math.inf),
         ("predict.batch_size", predict.batch_size, 1, math.inf),
         ("predict.tile", predict.tile, 0, math.inf),
         ("thresholds.folds", cuts.folds, 2, 127),

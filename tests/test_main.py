@@ -1,5 +1,6 @@
 """The command line: fast help, one-line errors that name what is wrong, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -138,3 +139,19 @@ def test_recipes_anywhere_import_each_other(capsys, tmp_path):
     )
     code, _, err = run(capsys, "run", f"--config={folder}/recipe.py")
     assert code == 2 and "config.submission.method='x'" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "left"),
+    [
+        ({}, {"XLA_CLIENT_MEM_FRACTION": ".75"}),
+        ({"XLA_CLIENT_MEM_FRACTION": ".5"}, {"XLA_CLIENT_MEM_FRACTION": ".5"}),
+        ({"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}, {"XLA_PYTHON_CLIENT_MEM_FRACTION": ".9"}),
+    ],
+)
+def test_jax_leaves_a_quarter_of_a_gpu_unless_told(monkeypatch, given, left):
+    """Both names at once, an old and a new one, JAX refuses."""
+    monkeypatch.setattr(os, "environ", dict(given))
+    main(["--help"])
+    found = {name: value for name, value in os.environ.items() if "MEM_FRACTION" in name}
+    assert found == left

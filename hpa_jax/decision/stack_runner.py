@@ -1,13 +1,20 @@
-"""Runs the units of the stack: in this process, in a pool of processes, or on a Dask cluster.
+"""Runs the units of the stack: here, in a pool of processes, on GPUs, or on a Dask cluster.
 
 In: the data that all units share, and the list of jobs.  Out: finished units, in any order.  A unit
 is written to `directory` as soon as it is there and read back by the next run if everything it
 depends on is the same, so a killed fit goes on where it was.
 """
 
+import contextlib
+import ctypes
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,11 +74,13 @@ def run(
     directory: str | Path | None = None,
     workers: int = 1,
     distributed: str = "",
+    devices: Sequence[str] = ("cpu",),
     progress: bool = False,
 ) -> list[Unit]:
     """Units of all jobs, sorted by class and repeat; see the module's docstring.
 
-    distributed: "" (a pool of `workers` processes here), the address of a Dask scheduler
+    devices: ("cpu",): `workers` processes; GPUs of this machine ("cuda:0", "cuda:1"): each fits
+    jobs in a process of its own.  distributed: "" (here), the address of a Dask scheduler
     ("tcp://host:8786"), or "local" (a Dask cluster of `workers` processes on this machine).
     """
     from tqdm import tqdm
@@ -87,21 +96,23 @@ def run(
             bar.update()
     if distributed:
         results = _dask(data, missing, distributed, workers)
+    elif list(devices) != ["cpu"]:
+        results = _on_devices(data, missing, devices)
     elif data.device == "cpu" and min(workers, len(missing)) > 1:
         results = _processes(data, missing, min(workers, len(missing)))
     else:
         results = (do(data, job) for job in missing)
-    for found in results:
-        for unit in found:
-            job = next(
-                job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
-            )
-            unit.stamp = stamps[job]
-            if directory is not None:
-                stack_files.write(directory, unit)
-        units += found
-        bar.update()
-    bar.close()
+    with contextlib.closing(bar), contextlib.closing(results):
+        for found in results:
+            for unit in found:
+                job = next(
+                    job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
+                )
+                unit.stamp = stamps[job]
+                if directory is not None:
+                    stack_files.write(directory, unit)
+            units += found
+            bar.update()
     return sorted(units, key=lambda unit: (unit.c, unit.repeat))
 
 
@@ -141,7 +152,7 @@ def do(data: Data, job: Job) -> list[Unit]:
         ]
 
 
-def _processes(data: Data, todo: list[Job], workers: int) -> Iterator[list[Unit]]:
+def _processes(data: Data, todo: list[Job], workers: int) -> Generator[list[Unit]]:
     import joblib
 
     # loky starts fresh interpreters (jax in this process forbids fork) and maps the large arrays.
@@ -149,7 +160,76 @@ def _processes(data: Data, todo: list[Job], workers: int) -> Iterator[list[Unit]
     yield from parallel(joblib.delayed(do)(data, job) for job in todo)
 
 
-def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Iterator[list[Unit]]:
+_shared: list[Data] = []  # of a process of `_worker`: sent once, not with every job
+
+
+def _on_devices(data: Data, todo: list[Job], devices: Sequence[str]) -> Generator[list[Unit]]:
+    """Each device has a process of its own; whichever is free fits the next job.
+
+    The processes are fresh interpreters without jax: the first use of JAX on a GPU takes 75 % of
+    the memory of all cards for good (docs.jax.dev, "GPU memory allocation"), and this process may
+    have trained before.  `hpa_jax.__main__` keeps JAX to that share, XGBoost works in the rest.
+    """
+    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+
+    from xgboost.core import XGBoostError
+
+    waiting, finished = iter(todo), 0
+    pools = {device: _worker(dataclasses.replace(data, device=device)) for device in devices}
+    try:
+        # one job at a time: loky reports a traceback where jobs wait and its process is ended
+        running = {pools[on].submit(_do_shared, job): on for on, job in zip(pools, waiting)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                device = running.pop(future)
+                kept = f"{finished} of {len(todo)} units are finished and kept"
+                try:
+                    found = future.result()
+                except XGBoostError as error:
+                    raise InputError(
+                        f"stack: XGBoost failed on {device} ({_line(error)[:300]}); {kept}; if its "
+                        "memory is short, call the verb stack alone, which leaves all of it to "
+                        "XGBoost, or use --config.stack.device=cpu"
+                    ) from None
+                except BrokenExecutor:
+                    raise InputError(
+                        f"stack: the process on {device} was killed, perhaps for want of memory; "
+                        f"{kept}, call again"
+                    ) from None
+                for job in itertools.islice(waiting, 1):
+                    running[pools[device].submit(_do_shared, job)] = device
+                finished += 1
+                yield found
+    finally:
+        for pool in pools.values():
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+def _worker(data: Data) -> Any:
+    """An executor of one process, which has `data`."""
+    from joblib.externals.loky import ProcessPoolExecutor  # as in `_processes`: no fork
+
+    return ProcessPoolExecutor(max_workers=1, initializer=_share, initargs=(data,))
+
+
+def _share(data: Data) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _shared[:] = [data]
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process with its parent: loky's would outlive a kill and keep the card's memory."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _do_shared(job: Job) -> list[Unit]:
+    return do(_shared[0], job)
+
+
+def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Generator[list[Unit]]:
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
@@ -222,14 +302,40 @@ def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
     return stamps
 
 
-def pick_device(wanted: str) -> str:
-    """ "cuda" where XGBoost is built for it and jax sees a GPU; else "cpu"."""
-    if wanted != "auto":
-        return wanted
+def pick_devices(wanted: str, distributed: str = "") -> tuple[str, ...]:
+    """Where trees are fitted: ("cpu",), or all GPUs, ("cuda:0", "cuda:1", ...).
+
+    wanted: "cpu", "cuda", or "auto" (GPUs, if there are some and XGBoost is built for them).
+    distributed: as of `run`; "cuda" then means the cluster's GPUs, those that each worker sees.
+
+    Raises:
+        InputError: "cuda", and XGBoost can't use a GPU here (it would take the CPU without a word).
+    """
+    if wanted == "cpu" or (wanted == "cuda" and distributed):
+        return (wanted,)
     import xgboost
 
-    if not xgboost.build_info().get("USE_CUDA", False):
-        return "cpu"
-    import jax
+    built = xgboost.build_info().get("USE_CUDA", False)
+    count = gpus() if built else 0
+    if wanted == "cuda" and not count:
+        why = (
+            "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES hides those not in it)"
+            if built
+            else "this XGBoost is built without CUDA (requirements-gpu.txt names one with it)"
+        )
+        raise InputError(f"config.stack.device='cuda': {why}; auto or cpu fit without a GPU")
+    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
 
-    return "cuda" if any(device.platform == "gpu" for device in jax.devices()) else "cpu"
+
+def gpus() -> int:
+    """How many GPUs CUDA programs see, hence by CUDA_VISIBLE_DEVICES; 0 without NVIDIA's driver.
+
+    Asks the driver, which takes no memory of the cards for that, as `jax.devices()` would.
+    """
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value

@@ -217,11 +217,12 @@ def fit(
     which tell the stack each class's own columns (much better than without; a table of exactly
     15 metafeatures + C probabilities in [0, 1] a model is taken for that); prior: [C], shares in
     the training part (for `negatives="prior"`); test: [T, F], rows to vote on during the fit;
-    directory: units are kept there, a killed fit goes on; workers: processes (default: cores);
-    distributed: address of a Dask scheduler, or "local", in place of processes here.
+    directory: units are kept there, a killed fit goes on; workers: processes (default: cores; with
+    GPUs one a GPU); distributed: address of a Dask scheduler, or "local", in place of these.
 
     Raises:
-        InputError: NaN, shapes that do not fit, unknown protocol, too few rows.
+        InputError: NaN, shapes that do not fit, unknown protocol, too few rows, device "cuda"
+            without a GPU.
     """
     protocol = resolve(config)
     labels = checked_labels(labels)
@@ -240,6 +241,7 @@ def fit(
     if test is not None and test.shape[1] != features.shape[1]:
         raise InputError(f"test features have {test.shape[1]} columns, not {features.shape[1]}")
     where = stack_inputs.layout(names, features.shape[1], labels.shape[1])
+    devices = stack_runner.pick_devices(protocol.device, distributed)
     data = Data(
         features,
         labels,
@@ -249,7 +251,7 @@ def fit(
         None if prior is None else tuple(float(value) for value in prior),
         test,
         protocol,
-        stack_runner.pick_device(protocol.device),
+        devices[0].partition(":")[0],  # which of them makes no difference
     )
     units = stack_runner.run(
         data,
@@ -257,6 +259,7 @@ def fit(
         directory=directory,
         workers=workers or os.cpu_count() or 1,
         distributed=distributed,
+        devices=devices,
         progress=progress,
     )
     oof = _votes(features, where, labels, units, "votes")

@@ -1,5 +1,6 @@
 """What a run will need, before it starts: disk space, and minutes of training."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -65,10 +66,13 @@ def training_seconds(context: Context) -> float:
 
 
 def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
-    """Time of training the recipe's networks, from a few measured steps of each; says each one's.
+    """Time of training the recipe's networks, from a few measured steps of each; says each one's,
+    whether the host keeps up with the devices, and a batch size where one is recommended.
 
-    Needs the split.  Validation and prediction are left out; what is compiled is used again.
+    Needs the split; without the records reading is left out.  Validation and prediction are left
+    out; what is compiled is used again.
     """
+    from hpa_jax.data.input import Records
     from hpa_jax.training import trial
 
     fits_of: dict[str, list[Fit]] = {}
@@ -84,12 +88,58 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
             settings=context.config.train,
             say=lambda text, name=name: say(f"{name}: {text}"),
         )
+        if advice := _recommended(model, len(fits[0].classes)):
+            say(f"{name}: {advice}")
+        records = context.records_of(model)
+        if (records / "manifest.json").is_file():
+            read = trial.seconds_per_read(
+                model, records=Records(records), settings=context.config.train
+            )
+            say(f"{name}: {bound(1 / each, 1 / read, context.config.train.workers)}")
+            each = max(each, read)
         epochs = sum(stage.epochs for stage in model.stages)
         seconds = each * sum(fit.passes for fit in fits)
         times = f" x {len(fits)}" if len(fits) > 1 else ""
         say(f"{name}: {1 / each:.1f} pictures/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
         total += seconds
     return total
+
+
+def bound(device: float, host: float, workers: int) -> str:
+    """Whether devices that train `device` images/s or a host that reads `host` set the pace.
+
+    workers: that read, 0: one a core.  How many cores would do is read off their present rate.
+    """
+    from hpa_jax.training import distributed
+
+    used = min(workers or distributed.cores(), distributed.cores())
+    enough = math.ceil(device * used / host)
+    kind = "input-bound" if host < device else "device-bound"
+    return (
+        f"{kind}: {used} cores read {host:.0f} images/s, the devices train {device:.0f}; "
+        f"{enough} cores would do"
+    )
+
+
+def _recommended(model: ConfigDict, num_classes: int) -> str:
+    """A line about the batch size for these devices; "" where no figure is known."""
+    import jax
+
+    from hpa_jax.training import augment, device_memory
+
+    device, count = jax.devices()[0], jax.device_count()
+    side = augment.output_size(model.augment) or model.image_size
+    parameters = _parameters(model, num_classes)
+    each = device_memory.recommended(
+        model, side, parameters, device.platform, device_memory.limit()
+    )
+    if each is None:
+        return ""
+    where = f"{count} {device.device_kind} device{'s' if count > 1 else ''}"
+    return (
+        f"recommended batch_size on {where}: {each * count} (at accumulate=1); "
+        f"configured: {model.batch_size}"
+    )
 
 
 def to_train(context: Context) -> Iterator[Fit]:

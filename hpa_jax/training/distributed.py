@@ -117,6 +117,27 @@ def compilation_cache(folder: str | Path) -> None:
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
 
 
+def compiler_options(deterministic: bool) -> dict[str, Any] | None:
+    """Options with which a program is compiled that gives the same bits each time; None: XLA's own.
+
+    On NVIDIA GPUs XLA adds up with atomics and takes the kernels that were fastest when it tried
+    them, which may be others at the next start.  `xla_gpu_deterministic_ops` ("guarantees
+    run-to-run determinism on GPU") excludes the first and does no trials; a select-and-scatter
+    (XLA's own gradient of max-pooling, not ours) then fails to compile (openxla.org/xla/determinism
+    and openxla/xla pull requests 12520, 16635).  CPU and TPU need no option.
+    """
+    if not deterministic or jax.default_backend() != "gpu":
+        return None
+    return {"xla_gpu_deterministic_ops": True}
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def check_divisible(
     batch_size: int, accumulate: int, devices: int, key: str = "batch_size"
 ) -> None:

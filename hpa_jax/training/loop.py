@@ -2,7 +2,8 @@
 
 In: a model config and packed pictures.  Out: DIRECTORY/checkpoints (opens without the config),
 DIRECTORY/metrics.jsonl and TensorBoard events.  A run that was stopped at any instant goes on from
-its newest whole checkpoint and ends with the same bits (on the same kind and number of devices).
+its newest whole checkpoint and ends with the same bits (on the same kind and number of devices; on
+GPUs with train.deterministic).
 """
 
 import functools
@@ -17,7 +18,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
-from hpa_jax.training import averaging, checkpoint, distributed, network, stopping
+from hpa_jax.training import (
+    averaging,
+    checkpoint,
+    device_memory,
+    distributed,
+    network,
+    stopping,
+)
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 from hpa_jax.training.checkpoint import Checkpoints
@@ -73,7 +81,8 @@ def train(
         `directory`.
 
     Raises:
-        InputError: bad options or data, or `directory` holds another training.
+        InputError: bad options or data, `directory` holds another training, or a batch is too large
+            for the device.
         SystemExit: 75 after SIGTERM; the state is saved, call again to go on.
         FloatingPointError: a loss or gradient was not finite and on_nonfinite is "stop"; no state
             is saved from then on.
@@ -100,7 +109,8 @@ def train(
     with Preemption() as preemption:
         run = _Run(setup, checkpoints, preemption, directory, name)
         try:
-            run.go()
+            with device_memory.explained():
+                run.go()
         finally:
             checkpoints.close()
     return directory
@@ -330,7 +340,12 @@ class _Run:
     def finish_average(self, stage: Stage, state: steps.TrainState, step: int) -> None:
         """The averaged network: validated, and saved one step after the last."""
         kind = self.setup.average["kind"]
-        compiled = functools.partial(setups.compiled, preemption=self.preemption, say=self.log.say)
+        compiled = functools.partial(
+            setups.compiled,
+            preemption=self.preemption,
+            say=self.log.say,
+            deterministic=self.setup.settings.deterministic,
+        )
         params, stats = averaging.averaged(
             self.setup, self.checkpoints, state, stage, compiled, self.saving.leave_if_asked
         )

@@ -52,13 +52,13 @@ class Preemption:
         self._calls += 1
         return multihost_utils.reached_preemption_sync_point(self._calls)
 
-    def compiled(self, lowered: Any) -> Any:
-        """lowered.compile(), interruptible: on SIGTERM calls `flush` and exits with 75."""
+    def compiled(self, lowered: Any, options: dict[str, Any] | None = None) -> Any:
+        """lowered.compile(options), interruptible: on SIGTERM calls `flush` and exits with 75."""
         result: list[Any] = []
 
         def work() -> None:
             try:
-                result.append(lowered.compile())
+                result.append(lowered.compile(options))
             except BaseException as error:  # raised again in the main thread
                 result.append(error)
 

@@ -22,6 +22,8 @@ from hpa_jax.errors import InputError
 from hpa_jax.training import (
     augment,
     checkpoint,
+    device_memory,
+    distributed,
     losses,
     network,
     optimizer,
@@ -149,7 +151,9 @@ class Setup:
                 out_shardings=(whole, whole),
             )
             name = f"training step of stage {stage.index + 1} of {len(self.stages)}"
-            self._compiled[key] = compiled(jitted, self.step_shapes(stage), name, preemption, say)
+            self._compiled[key] = compiled(
+                jitted, self.step_shapes(stage), name, preemption, say, self.settings.deterministic
+            )
         return self._compiled[key]
 
     def eval_step(self, preemption: Preemption, say: Callable[[str], None]) -> Any:
@@ -166,7 +170,9 @@ class Setup:
             jitted = jax.jit(step, in_shardings=(whole, whole, rows), out_shardings=(rows, whole))
             shapes = self.template(self.stages[0])
             arguments = (shapes.params, shapes.stats, self.batch_shapes(self.eval_batch_size))
-            self._compiled["eval"] = compiled(jitted, arguments, "evaluation step", preemption, say)
+            self._compiled["eval"] = compiled(
+                jitted, arguments, "evaluation step", preemption, say, self.settings.deterministic
+            )
         return self._compiled["eval"]
 
     @property
@@ -239,7 +245,7 @@ class Setup:
             image_size=self.config.image_size,
             process_index=jax.process_index(),
             process_count=jax.process_count(),
-            workers=self.settings.workers,
+            workers=self.settings.workers or distributed.cores(),
             prefetch=self.settings.prefetch,
         )
 
@@ -316,10 +322,19 @@ def compiled(
     name: str,
     preemption: Preemption,
     say: Callable[[str], None],
+    deterministic: bool = False,
 ) -> Any:
-    """The compiled function; tells what it waits for and how long it took."""
+    """The compiled function; tells what it waits for and how long it took.
+
+    deterministic: `train.deterministic`.
+
+    Raises:
+        InputError: it needs more memory than a device has.
+    """
     start = time.perf_counter()
-    program = preemption.compiled(jitted.lower(*arguments))
+    options = distributed.compiler_options(deterministic)
+    program = preemption.compiled(jitted.lower(*arguments), options)
+    device_memory.check(program, name)
     say(f"{name} compiled in {time.perf_counter() - start:.1f} s")
     return program
 

@@ -1,6 +1,11 @@
 """Where the units run makes no difference: here, in processes, on Dask; joint boosters too."""
 
-from types import SimpleNamespace
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -183,20 +188,187 @@ def test_named_protocols():
             stack_protocols.resolve(wrong)
 
 
+class Driver:
+    """libcuda.so.1 with so many GPUs."""
+
+    def __init__(self, count, error=0):
+        self.count, self.error = count, error
+
+    def cuInit(self, flags):
+        return self.error
+
+    def cuDeviceGetCount(self, pointer):
+        pointer._obj.value = self.count
+        return 0
+
+
+NO_DRIVER = OSError("libcuda.so.1: cannot open shared object file")
+
+
 @pytest.mark.parametrize(
-    ("wanted", "built", "seen", "device"),
+    ("wanted", "built", "driver", "devices"),
     [
-        ("auto", True, ["cpu", "gpu"], "cuda"),
-        ("auto", True, ["cpu"], "cpu"),  # built for CUDA, no GPU there
-        ("auto", False, ["gpu"], "cpu"),  # the wheel xgboost-cpu beside a GPU
-        ("cpu", True, ["gpu"], "cpu"),
-        ("cuda", False, ["cpu"], "cuda"),  # asked for by name: XGBoost itself says what is missing
+        ("auto", True, Driver(2), ("cuda:0", "cuda:1")),
+        ("cuda", True, Driver(1), ("cuda:0",)),
+        ("auto", True, NO_DRIVER, ("cpu",)),
+        ("auto", True, Driver(0), ("cpu",)),
+        ("auto", True, Driver(8, error=100), ("cpu",)),  # CUDA_ERROR_NO_DEVICE
+        ("auto", False, Driver(2), ("cpu",)),  # the wheel xgboost-cpu beside a GPU
+        ("cpu", True, Driver(2), ("cpu",)),
+        ("cuda", True, Driver(0), "no GPU"),  # XGBoost itself would take the CPU, with a warning
+        ("cuda", False, Driver(2), "built without CUDA"),
     ],
 )
-def test_auto_takes_a_gpu_that_xgboost_and_jax_both_know(monkeypatch, wanted, built, seen, device):
-    import jax
+def test_auto_takes_the_gpus_that_xgboost_can_use(monkeypatch, wanted, built, driver, devices):
+    import ctypes
+
     import xgboost
 
+    def library(name):
+        if isinstance(driver, OSError):
+            raise driver
+        return driver
+
     monkeypatch.setattr(xgboost, "build_info", lambda: {"USE_CUDA": built})
-    monkeypatch.setattr(jax, "devices", lambda: [SimpleNamespace(platform=name) for name in seen])
-    assert stack_runner.pick_device(wanted) == device
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    if isinstance(devices, tuple):
+        assert stack_runner.pick_devices(wanted) == devices
+    else:
+        with pytest.raises(InputError, match=devices):
+            stack_runner.pick_devices(wanted)
+        assert stack_runner.pick_devices(wanted, "tcp://host:8786") == ("cuda",)
+
+
+def test_looking_for_gpus_starts_no_jax():
+    """Its first use would take three quarters of all cards."""
+    look = "import sys; from hpa_jax.decision import stacking, stack_runner as s; "
+    look += "s.pick_devices('auto'); s.gpus(); sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", look]).returncode == 0
+
+
+def shared_data(data, **settings):
+    features, labels, names = (data[0][:260], data[1][:260], data[2])
+    protocol = stack_protocols.resolve(FAST | settings)
+    where = stacking.stack_inputs.layout(names, features.shape[1], 3)
+    return stack_runner.Data(
+        features, labels, None, where, tuple(names), None, None, protocol, "cpu"
+    )
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_any_number_of_devices_gives_the_same(data, here, count, monkeypatch):
+    """CPUs in the place of GPUs: the way is the same, one process a device."""
+    on_cpu(monkeypatch)
+    devices = [f"cuda:{number}" for number in range(count)]
+    shared = shared_data(data)
+    jobs = stack_runner.jobs(shared.labels, shared.protocol)
+    found = stack_runner.run(shared, jobs, devices=devices)
+    assert len(found) == len(here.units)
+    for unit, same in zip(found, here.units):
+        assert (unit.c, unit.repeat, unit.stamp) == (same.c, same.repeat, same.stamp)
+        np.testing.assert_array_equal(unit.votes, same.votes)
+        assert [m.booster for m in unit.models] == [m.booster for m in same.models]
+
+
+def test_a_fit_uses_all_gpus_and_its_units_tell_none_from_another(data, monkeypatch):
+    features, labels, names = data
+    seen = []
+
+    def run(data, todo, **options):
+        seen.append((data.device, options["devices"]))
+        return real(dataclasses.replace(data, device="cpu"), todo, workers=1)
+
+    real = stack_runner.run
+    monkeypatch.setattr(stack_runner, "run", run)
+    for devices in (("cuda:0", "cuda:1"), ("cpu",)):
+        monkeypatch.setattr(stack_runner, "pick_devices", lambda *wanted, found=devices: found)
+        stacking.fit(features[:260], labels[:260], config=FAST, names=names)
+    assert seen == [("cuda", ("cuda:0", "cuda:1")), ("cpu", ("cpu",))]
+
+
+def on_cpu(monkeypatch):
+    """Each device gets its process; what it fits, it fits on the CPU."""
+    real = stack_runner._worker
+    monkeypatch.setattr(
+        stack_runner, "_worker", lambda data: real(dataclasses.replace(data, device="cpu"))
+    )
+
+
+def test_the_device_that_is_free_gets_the_next_job(data, monkeypatch):
+    """The longest first; a slow device does less, none waits."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    did = {}
+
+    class Slow(ThreadPoolExecutor):
+        def __init__(self, data):
+            super().__init__(1)
+            self.device = data.device
+
+        def submit(self, do, job):
+            did.setdefault(self.device, []).append(job)
+            return super().submit(time.sleep, 0.5 if self.device == "cuda:0" else 0.02)
+
+        def shutdown(self, wait=True, kill_workers=False):
+            super().shutdown(wait)
+
+    monkeypatch.setattr(stack_runner, "_worker", Slow)
+    jobs = [stack_runner.Job((c,), 0) for c in range(12)]
+    list(stack_runner._on_devices(shared_data(data), jobs, ("cuda:0", "cuda:1", "cuda:2")))
+    assert sorted(job.classes for own in did.values() for job in own) == [(c,) for c in range(12)]
+    assert did["cuda:0"] == jobs[:1] and did["cuda:1"][0] == jobs[1] and did["cuda:2"][0] == jobs[2]
+    assert len(did["cuda:1"]) > 2 and len(did["cuda:2"]) > 2
+
+
+def modules():
+    return set(sys.modules)
+
+
+def test_a_device_is_worked_on_by_a_process_without_jax(data):
+    import jax  # noqa: F401 - as in a process that has trained
+
+    pool = stack_runner._worker(shared_data(data))
+    try:
+        pool.submit(stack_runner._do_shared, stack_runner.Job((0,), 0)).result()
+        there = pool.submit(modules).result()
+    finally:
+        pool.shutdown(kill_workers=True)
+    assert "xgboost" in there and "jax" in sys.modules
+    assert not {"jax", "jaxlib", "tensorflow", "torch"} & there
+
+
+@pytest.mark.parametrize(("how", "said"), [("cuda", "XGBoost failed on"), ("kill", "was killed")])
+def test_what_goes_wrong_on_a_device_is_one_line(data, tmp_path, monkeypatch, how, said):
+    """Finished units stay; the device is named."""
+    shared = shared_data(data)
+    jobs = stack_runner.jobs(shared.labels, shared.protocol)
+
+    class Failing:
+        """A worker whose second job fails as on a full card, or whose process is killed then."""
+
+        def __init__(self, data):
+            self.pool, self.jobs = real(data), 0
+
+        def submit(self, do, job):
+            self.jobs += 1
+            return self.pool.submit(*((fail, how) if self.jobs == 2 else (do, job)))
+
+        def shutdown(self, **options):
+            self.pool.shutdown(**options)
+
+    on_cpu(monkeypatch)
+    real = stack_runner._worker
+    monkeypatch.setattr(stack_runner, "_worker", Failing)
+    with pytest.raises(InputError, match=said) as error:
+        stack_runner.run(shared, jobs, devices=("cuda:0",), directory=tmp_path)
+    assert "cuda:0" in str(error.value) and "\n" not in str(error.value)
+    assert "1 of 3 units are finished and kept" in str(error.value)
+    assert len(list(tmp_path.glob("units/c*.zip"))) == 1
+
+
+def fail(how):
+    if how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    from xgboost.core import XGBoostError
+
+    raise XGBoostError("cudaErrorMemoryAllocation:\n out of memory")

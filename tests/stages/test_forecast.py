@@ -1,14 +1,20 @@
 """Forecasts grow with what causes them; they need no data but the split."""
 
+from types import SimpleNamespace
+
+import jax
 import pandas as pd
 import pytest
 
 from configs import bestfitting, pudae
 from configs.one_more_layer import solution
+from hpa_jax import classes
 from hpa_jax import config as configs
 from hpa_jax.context import Context
+from hpa_jax.data import catalog, input, records
 from hpa_jax.stages import forecast
-from hpa_jax.training import trial
+from hpa_jax.training import device_memory, distributed, trial
+from tests.data.layouts import competition
 
 
 def context(tmp_path, epochs=2, train=100, size=32):
@@ -94,6 +100,54 @@ def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, mon
     (tmp_path / "models" / "m" / "predictions").mkdir(parents=True)
     assert forecast.measured_seconds(two_epochs, said.append) == 0
     assert forecast.training_seconds(two_epochs) == 0
+
+
+def test_a_slow_host_sets_the_time_and_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial, "seconds_per_picture", lambda model, **rest: 1 / 1200)
+    monkeypatch.setattr(trial, "seconds_per_read", lambda model, **rest: 1 / 300)
+    monkeypatch.setattr(input, "Records", lambda folder: None)
+    monkeypatch.setattr(distributed, "cores", lambda: 8)
+    tiny = context(tmp_path, epochs=2, train=100)
+    folder = tiny.records_of(tiny.config.models.m)
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").touch()
+    said = []
+    assert forecast.measured_seconds(tiny, said.append) == pytest.approx(200 / 300)
+    line = "m: input-bound: 8 cores read 300 images/s, the devices train 1200; 32 cores would do"
+    assert said[0] == line and "300.0 pictures/s" in said[1]
+    assert forecast.bound(20.0, 300.0, 2) == (
+        "device-bound: 2 cores read 300 images/s, the devices train 20; 1 cores would do"
+    )
+
+
+def test_reading_is_measured_on_the_real_records(tmp_path):
+    root = competition(tmp_path / "data")
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+    folder = records.write(
+        table, tmp_path / "r", image_size=16, encoding="zstd", classes=classes.NAMES
+    )
+    model = configs.model(batch_size=4, image_size=16)
+    found = trial.seconds_per_read(
+        model, records=input.Records(folder), settings=configs.default().train
+    )
+    assert 1e-6 < found < 1
+
+
+def test_a_batch_is_recommended_where_its_figure_is_known(monkeypatch):
+    device = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
+    monkeypatch.setattr(jax, "devices", lambda: [device] * 4)
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    monkeypatch.setattr(device_memory, "limit", lambda: 16 * 2**30)
+    model = configs.model(image_size=512, batch_size=64)
+    found = forecast._recommended(model, 28)
+    assert found == (
+        "recommended batch_size on 4 TPU v5 lite devices: 128 (at accumulate=1); configured: 64"
+    )
+    monkeypatch.setattr(device_memory, "limit", lambda: 95 * 2**30)
+    assert "1024 (at" in forecast._recommended(model, 28)
+    assert forecast._recommended(configs.model(backbone="resnet34"), 28) == ""
+    monkeypatch.setattr(device_memory, "limit", lambda: None)
+    assert forecast._recommended(model, 28) == ""
 
 
 def test_a_step_is_measured(tmp_path):

@@ -62,12 +62,14 @@ def main(
             def __init__(self, lowered):
                 self.lowered = lowered
 
-            def compile(self):
+            def compile(self, options):
                 Path(folder, "compiling").touch()
                 time.sleep(slow_compile)
-                return self.lowered.compile()
+                return self.lowered.compile(options)
 
-        preemption.Preemption.compiled = lambda self, lowered: compiled(self, Slow(lowered))
+        preemption.Preemption.compiled = lambda self, lowered, options: compiled(
+            self, Slow(lowered), options
+        )
 
     config = tiny.model(
         stages=(
