@@ -115,6 +115,8 @@ def default() -> ConfigDict:
                 compilation_cache="",  # folder of compiled programs; "": WORKDIR/compiled
                 # True: a restart gives the same bits on GPUs, too, by operations that may
                 deterministic=False,  # be slower; CPU and TPU need no option for that
+                # BatchNorm's statistics: global (those of the whole batch; N devices give what one
+                batch_norm="global",  # gives) | per_device (faster on many; what torch does)
                 tensorboard=True,
                 profile=False,  # writes a jax.profiler trace of 5 steps
             ),

@@ -57,6 +57,7 @@ def validate(config: ConfigDict) -> None:
     _choice(config, "split.scheme", ("holdout", "folds", "listed"))
     _choice(config, "split.matches_test", ("valid", "excluded"))
     _choice(config, "leak", ("on", "off"))
+    _choice(config, "train.batch_norm", ("global", "per_device"))
     _choice(config, "predict.tile_aggregate", ("max", "mean"))
     _choice(config, "retrieval.mode", ("off", "replace", "boost"))
     _choice(config, "retrieval.backend", ("exact", "faiss"))

@@ -85,7 +85,9 @@ class BatchNorm(nnx.Module):
     Training (`use_running_average=False`; `module.train()`): mean and biased variance of the batch
     in float32; running = (1 - momentum) * running + momentum * batch, with the unbiased variance.
     Evaluation (`module.eval()`): the running values.  Under `jit` with a sharded batch the
-    statistics are those of the global batch.
+    statistics are those of the global batch, at one all-reduce forward and one backward for each
+    layer; with `per_device` each device normalises its own rows by their own (torch's
+    DataParallel), and the running values take the mean over the devices.
     """
 
     def __init__(
@@ -106,20 +108,28 @@ class BatchNorm(nnx.Module):
         self.momentum = momentum
         self.dtype = dtype
         self.use_running_average = False
+        self.per_device = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
         if self.use_running_average:
             factor, shift = self.affine()
             return (x * factor + shift).astype(self.dtype)
-        x32 = x.astype(jnp.float32)
+        mesh = jax.sharding.get_abstract_mesh()
+        shares = self.per_device and not mesh.empty and len(x) % mesh.size == 0
+        devices = mesh.size if shares else 1
+        rows = x.reshape(devices, -1, *x.shape[1:]) if devices > 1 else x
+        x32 = rows.astype(jnp.float32)
         # Two plain means.  Measured on CPU (float32, [8, 64, 64, 256]), not on a GPU: one reduction
         # of both values takes 2.7 times their CPU time, products with a row of ones 3.8 times.
-        axes = tuple(range(x.ndim - 1))
-        mean = x32.mean(axes)
-        var = jnp.maximum((x32 * x32).mean(axes) - mean * mean, 0.0)
-        self.update(mean, var, x.size // x.shape[-1])
+        axes = tuple(range(int(devices > 1), rows.ndim - 1))
+        mean = x32.mean(axes, keepdims=devices > 1)  # [F], or [devices, 1, .., F]
+        var = jnp.maximum((x32 * x32).mean(axes, keepdims=devices > 1) - mean * mean, 0.0)
+        outer = tuple(range(mean.ndim - 1))
+        count = x.size // x.shape[-1] // devices
+        self.update(mean.mean(outer), var.mean(outer), count)
         factor = self.scale[...] * lax.rsqrt(var + self.eps)
-        return (x32 * factor + (self.bias[...] - mean * factor)).astype(self.dtype)
+        y = x32 * factor + (self.bias[...] - mean * factor)
+        return y.reshape(x.shape).astype(self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """(factor[F], shift[F]) of the running statistics: evaluation is x * factor + shift."""

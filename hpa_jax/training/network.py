@@ -16,6 +16,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from hpa_jax.errors import InputError
+from hpa_jax.models import layers
 
 Arrays = dict[str, jax.Array]
 
@@ -64,6 +65,7 @@ def skeleton(
     train: bool,
     still_norms: Sequence[str] = (),
     dropout: float | Sequence[float] | None = None,
+    per_device_norms: bool = False,
 ) -> Skeleton:
     """The skeleton of a module in training or evaluation mode; sets the module to it.
 
@@ -72,6 +74,7 @@ def skeleton(
         train: mode.
         still_norms: dotted paths of BatchNorms that use their stored statistics even in training.
         dropout: None, or a rate for all nnx.Dropout layers, or one rate for each in order.
+        per_device_norms: BatchNorms in training take the statistics of each device's rows.
 
     Raises:
         InputError: another number of rates than the network has dropout layers, or a rate outside
@@ -83,11 +86,12 @@ def skeleton(
         model.eval()
     if dropout is not None:
         _set_dropout(model, dropout)
-    if train and still_norms:
-        still = set(still_norms)
-        for path, module in nnx.iter_modules(model):
-            if ".".join(map(str, path)) in still:
-                module.use_running_average = True
+    still = set(still_norms)
+    for path, module in nnx.iter_modules(model):
+        if train and ".".join(map(str, path)) in still:
+            module.use_running_average = True
+        if isinstance(module, layers.BatchNorm):
+            module.per_device = per_device_norms
     return skeleton_of(model)
 
 

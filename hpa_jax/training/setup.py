@@ -118,6 +118,7 @@ class Setup:
                 train=True,
                 still_norms=stage.plan.still_norms,
                 dropout=self.dropout if dropout is None else dropout,
+                per_device_norms=self.settings.batch_norm == "per_device",
             ),
             stage.plan,
             self.transformation(stage),

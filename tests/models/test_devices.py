@@ -1,4 +1,4 @@
-"""Convolutions on several devices: each convolves its rows, and nothing is gathered."""
+"""Layers on several devices: each convolves its own rows, and nothing is gathered."""
 
 import os
 import subprocess
@@ -45,5 +45,39 @@ def test_four_devices_convolve_their_own_rows_and_sum_kernel_gradients_in_float3
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+PER_DEVICE = """
+import jax, jax.numpy as jnp, numpy as np
+from hpa_jax.models import layers
+from hpa_jax.training import distributed
+
+layout = distributed.layout()
+x = jnp.asarray(np.random.default_rng(0).normal(size=(8, 3, 3, 5)) * np.arange(1, 6), jnp.float32)
+
+def run(x):
+    norm = layers.BatchNorm(5)
+    norm.per_device = True
+    return norm(x), norm.mean[...], norm.var[...]
+
+jitted = jax.jit(layout.traced(run), in_shardings=layout.rows)
+got = jitted(x)
+parts = [run(part) for part in np.split(np.asarray(x), 4)]  # no mesh in context: one device
+np.testing.assert_allclose(got[0], np.concatenate([part[0] for part in parts]), atol=1e-5)
+for number in (1, 2):
+    want = np.mean([part[number] for part in parts], 0)
+    np.testing.assert_allclose(got[number], want, rtol=1e-5)
+forward = jax.jit(layout.traced(lambda x: run(x)[0]), in_shardings=layout.rows)
+assert "all-reduce" not in forward.lower(x).compile().as_text()
+"""
+
+
+def test_per_device_batch_norm_is_each_devices_own_and_asks_no_other():
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", PER_DEVICE], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
