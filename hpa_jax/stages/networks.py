@@ -9,11 +9,11 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax import config as configs
-from hpa_jax.context import RETRIEVAL, Context
+from hpa_jax.context import RETRIEVAL, Context, side_for
 from hpa_jax.errors import InputError
 from hpa_jax.stages import tables
 from hpa_jax.stages.tables import Rows
-from hpa_jax.stamps import Task
+from hpa_jax.stamps import Part, Task
 
 if TYPE_CHECKING:
     from hpa_jax.inference.predict import Seen
@@ -170,18 +170,57 @@ def training(
         )
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
+    how_trained = {k: v for k, v in how.to_dict().items() if k not in configs.WITHOUT_RESULT}
     settings = {
-        "model": trained_by(model),
-        "train": how.to_dict(),
+        f"models.{title.split('-')[0]}": stamped(model),
+        "train": how_trained,
+        **stored(context, model),
         "classes": config.classes,
         "seed": config.seed,
         **settings,
     }
-    inputs = (context.records_of(model), *context.paths(*tables.SPLIT_TABLES))
+    inputs: tuple[Path | Part, ...] = (
+        tables.rows_read(
+            context,
+            "training rows",
+            rows,
+            context.class_numbers(model),
+            images=context.records_of(model),
+        ),
+        *started_with(model),
+    )
     inputs += (origin / "checkpoints",) if origin else ()
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
-    stamp = f"train-{title}"
-    return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
+    name = f"train-{title}"
+    return Task("train", name, work, settings, inputs, outputs, TRAIN_ROOMS, "same", fitted=True)
+
+
+def stamped(model: ConfigDict) -> dict[str, Any]:
+    """The options of a model that its training depends on; a weight file counts by its bytes, as an
+    input (`started_with`), and not by its place."""
+    options = trained_by(model)
+    return options | {"init_from": "file"} if _weight_file(model) else options
+
+
+def started_with(model: ConfigDict) -> tuple[Path, ...]:
+    """The weight file, or the checkpoints of another workdir, that training starts from."""
+    given = _weight_file(model)
+    if given is None:
+        return ()
+    return (given / "checkpoints" if (given / "checkpoints").is_dir() else given,)
+
+
+def _weight_file(model: ConfigDict) -> Path | None:
+    given = str(model.init_from)
+    if not given or given.startswith("hf:") or configs.started_from(model):
+        return None
+    return Path(given).expanduser()
+
+
+def stored(context: Context, model: ConfigDict) -> dict[str, Any]:
+    """How the images that a model reads are packed."""
+    side = side_for(context.stored_sides(), model.image_size)
+    return {"records.image_size": side, "records.encoding": context.config.records.encoding}
 
 
 def training_data(
@@ -269,8 +308,8 @@ def prediction(
     parts: Callable[[], dict[str, np.ndarray]],
 ) -> Task:
     """The task that writes what a network says: folder/predictions/.  parts: ids by part."""
-    settings = {key: model[key] for key in configs.OF_PREDICTION}
-    settings["batch_size"] = context.config.predict.batch_size
+    settings = {f"models.{title.split('-')[0]}.{key}": model[key] for key in configs.OF_PREDICTION}
+    settings |= stored(context, model)
     output = folder / "predictions"
 
     def work() -> str:
@@ -283,10 +322,15 @@ def prediction(
         counts = " and ".join(f"{len(ids):,} {part}" for part, ids in ids_of.items())
         return f"{counts} pictures, views {model.views}"
 
-    inputs = (folder / "checkpoints", context.records_of(model))
-    inputs += context.paths(*tables.SPLIT_TABLES)
-    rooms = (*TRAIN_ROOMS, "inference")
-    return Task("predict", f"predict-{title}", work, settings, inputs, (output,), rooms)
+    def rows() -> list[Rows]:
+        return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in parts().values()]
+
+    inputs = (
+        folder / "checkpoints",
+        tables.rows_read(context, "rows", rows, images=context.records_of(model)),
+    )
+    code, name = (*TRAIN_ROOMS, "inference"), f"predict-{title}"
+    return Task("predict", name, work, settings, inputs, (output,), code, fitted=True)
 
 
 def seen(
@@ -373,7 +417,8 @@ def _join_folds(context: Context, name: str) -> Task:
         return f"{len(folders)} folds joined"
 
     inputs = tuple(folder / "predictions" for folder in folders)
-    return Task("predict", f"predict-{name}", work, {}, inputs, (output,), ("stages/networks.py",))
+    code = ("stages/networks.py",)
+    return Task("predict", f"predict-{name}", work, {}, inputs, (output,), code, fitted=True)
 
 
 def _task_name(name: str, fold: int | None) -> str:
