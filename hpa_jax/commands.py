@@ -47,7 +47,7 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "clean": Verb(
-        "hpa_jax.pipeline:clean",
+        "hpa_jax.clean:clean",
         "removes results that runs with other settings have set aside, for good",
         "replaced/",
         "nothing; says what it frees and asks before",

@@ -16,15 +16,6 @@ from hpa_jax.errors import InputError, near
 
 # Options of a model that change nothing in its training.
 OF_PREDICTION = ("views", "checkpoint")
-# Options of `train` that change its speed, its log or its disk space, and no result.
-WITHOUT_RESULT = (
-    *("workers", "prefetch", "keep", "checkpoint_minutes", "compilation_cache"),
-    *("tensorboard", "profile"),
-)
-# Free in form: names of models, or options that the package of their subject knows and checks.
-FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class")
-
-
 # Beside each model: the ways to decide, all scored in one table; submission.method can name them.
 METHODS = ("mean of models", "weighted mean", "logistic regression", "ensemble", "stack")
 
@@ -367,23 +358,6 @@ def _with(defaults: dict, differences: Mapping[str, Any], what: str) -> ConfigDi
         if name not in defaults:
             raise InputError(f"{what} has no option {name!r}{near(name, defaults)}")
     return ConfigDict({**defaults, **differences})
-
-
-def without_places(config: ConfigDict) -> dict[str, Any]:
-    """The whole config as a dict but for where things lie and how they are fetched or packed."""
-    found = config.to_dict()
-    for section, keys in {
-        "data": ("root", "truth", "sources", "download"),
-        "split": ("exclude", "force_valid", "force_train"),
-        "submission": ("leak_tables",),
-        "records": ("beam",),
-        "train": WITHOUT_RESULT,
-    }.items():
-        found[section] = {key: v for key, v in found[section].items() if key not in keys}
-    del found["ablate"]
-    for name, model in found.pop("models").items():
-        found[f"models.{name}"] = {key: v for key, v in model.items() if key != "init_from"}
-    return found
 
 
 def has_ensemble(config: ConfigDict) -> bool:

@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import config as configs
+from hpa_jax import settings
 from hpa_jax.context import RETRIEVAL
 from hpa_jax.decision import stack_protocols
 from hpa_jax.errors import InputError, near
@@ -97,7 +98,7 @@ def _known(node: ConfigDict, expected: ConfigDict, where: str) -> None:
         path = f"{where}.{key}" if where else key
         if key not in expected:
             raise InputError(f"config.{path}: no such option{near(key, expected)}")
-        if key in configs.FREE or not isinstance(expected[key], ConfigDict):
+        if key in settings.FREE or not isinstance(expected[key], ConfigDict):
             continue
         if not isinstance(value, ConfigDict):
             raise InputError(f"config.{path}={value!r}: needs options: {', '.join(expected[key])}")

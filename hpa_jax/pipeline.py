@@ -134,27 +134,6 @@ evaluate = _verb("evaluate")
 report = _verb("report")
 
 
-def clean(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Removes what runs have set aside in WORKDIR/replaced, after a yes (--yes: without asking).
-
-    Raises:
-        InputError: no workdir, another run is at work there, or nobody is there to say yes.
-    """
-    workdir = prepare.opened(config, flags).workdir
-
-    def agreed(question: str) -> bool:
-        if flags.get("yes"):
-            return True
-        if not sys.stdin.isatty():
-            raise InputError(f"{question} Nothing was removed: add --yes")
-        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
-
-    if not workdir.is_dir():
-        raise InputError(f"--workdir={workdir}: no such folder")
-    with _locked(workdir / ".lock", waits=False):
-        print(replaced.clean(workdir, agreed))
-
-
 def predict(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The recipe's networks on its rows, or (--bundle, --checkpoint) some ones on own pictures."""
     if not flags.get("bundle") and not flags.get("checkpoint"):
@@ -178,7 +157,7 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
     one_network = [name for name in names if name in _alone(flags)]
     shared = [name for name in names if name not in one_network]
     alone = leads and bool(shared)
-    lock = _locked(context.path(".lock"), waits=bool(one_network))
+    lock = locked(context.path(".lock"), waits=bool(one_network))
     with lock if alone else contextlib.nullcontext():
         started = time.monotonic()
         _check_before(context, names)
@@ -194,7 +173,7 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, waits: bool) -> Iterator[None]:
+def locked(path: Path, waits: bool) -> Iterator[None]:
     """Holds a lock file; while another run does, `waits` says so and waits, else it is an error."""
     from filelock import FileLock, Timeout
 
@@ -229,7 +208,7 @@ def _do_all(context: Context, names: list[str], leads: bool) -> None:
         for task in STAGES[name](context):
             if leads or task.stage in STAGES_OF_ALL_HOSTS:
                 folder = _network_of(context, task) if leads else None
-                lock = _locked(folder / ".lock", waits=True) if folder else contextlib.nullcontext()
+                lock = locked(folder / ".lock", waits=True) if folder else contextlib.nullcontext()
                 with lock:
                     do(context, task, _forced(context, task), leads)
             _wait_for_all(task.name)

@@ -21,15 +21,39 @@ from hpa_jax import config as configs
 MOVED: dict[str, str] = {}
 # Path -> the default that an option had before another one, or before it was removed.
 FORMER: dict[str, Any] = {}
+# Options of `train` that change its speed, its log or its disk space, and no result.
+WITHOUT_RESULT = (
+    *("workers", "prefetch", "keep", "checkpoint_minutes", "compilation_cache"),
+    *("tensorboard", "profile"),
+)
+# Free in form: names of models, or options that the package of their subject knows and checks.
+FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class")
 _UNKNOWN = object()
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings (config path -> value or section) as JSON values by the path of each option.
 
-    What is free in form (`config.FREE`) is one value; so is a list, but for that of the stages.
+    What is free in form (FREE) is one value; so is a list, but for that of the stages.
     """
     return dict(_leaves("", settings))
+
+
+def without_places(config: ConfigDict) -> dict[str, Any]:
+    """The whole config as a dict but for where things lie and how they are fetched or packed."""
+    found = config.to_dict()
+    for section, keys in {
+        "data": ("root", "truth", "sources", "download"),
+        "split": ("exclude", "force_valid", "force_train"),
+        "submission": ("leak_tables",),
+        "records": ("beam",),
+        "train": WITHOUT_RESULT,
+    }.items():
+        found[section] = {key: v for key, v in found[section].items() if key not in keys}
+    del found["ablate"]
+    for name, model in found.pop("models").items():
+        found[f"models.{name}"] = {key: v for key, v in model.items() if key != "init_from"}
+    return found
 
 
 def differences(
@@ -60,7 +84,7 @@ def differences(
 
 def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     name = path.rpartition(".")[2]
-    if isinstance(value, Mapping | ConfigDict) and name not in configs.FREE:
+    if isinstance(value, Mapping | ConfigDict) and name not in FREE:
         for key, item in value.items():
             yield from _leaves(f"{path}.{key}" if path else key, item)
     elif name == "stages":

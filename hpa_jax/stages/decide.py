@@ -12,6 +12,7 @@ from hpa_jax import artifacts
 from hpa_jax.contents import digest
 from hpa_jax.context import Context
 from hpa_jax.stages import cuts as cuts_of
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import prepare, retrieval, scores, tables
 from hpa_jax.stages.cuts import Drawn, around, fit_and_nest
 from hpa_jax.stamps import Part, Task
@@ -86,23 +87,13 @@ def stack(context: Context) -> list[Task]:
         tables.write_probabilities(output / "test.parquet", test.ids, fitted.test_votes)
         return f"{len(names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
 
-    inputs = (*tables.all_predictions(context, "valid", "test"), fitted_on(context, "train"))
+    inputs = (
+        *tables.all_predictions(context, "valid", "test"),
+        inputs_of.fitted_on(context, "train"),
+    )
     inputs += context.paths("features/valid.parquet", "features/test.parquet")
     stamped = {"stack": settings}
     return [Task("stack", "stack", work, stamped, inputs, (output,), ROOMS, "same", fitted=True)]
-
-
-def fitted_on(context: Context, *more: str) -> Part:
-    """An input: the validation rows with labels and groups, which of test there are, and the labels
-    of further parts."""
-
-    def rows() -> list[tables.Rows]:
-        test = tables.split_rows(context, "test")
-        labelled = [tables.split_rows(context, part) for part in ("valid", *more)]
-        return [*labelled, test]
-
-    classes = range(context.num_classes)
-    return tables.rows_read(context, "rows", rows, classes, groups=True)
 
 
 def thresholds(context: Context) -> list[Task]:
@@ -138,7 +129,7 @@ def _ensemble(context: Context) -> Task:
         artifacts.write_json(output / "blends.json", stored)
         return f"{', '.join(stored)} of {len(models)} models"
 
-    inputs = (*tables.all_predictions(context, "valid", "test"), fitted_on(context))
+    inputs = (*tables.all_predictions(context, "valid", "test"), inputs_of.fitted_on(context))
     stamped = {"ensemble": settings}
     return Task("thresholds", "ensemble", work, stamped, inputs, (output,), ROOMS, fitted=True)
 
@@ -198,7 +189,7 @@ def _thresholds(context: Context) -> Task:
     inputs: tuple[Path | Part, ...] = (
         *tables.all_predictions(context, "valid", *(["test"] if on_test else [])),
         *context.paths("stack", "ensemble"),
-        fitted_on(context),
+        inputs_of.fitted_on(context),
         *retrieval.files(context),
     )
     shared = on_test and context.config.ensemble.average_duplicates

@@ -9,8 +9,10 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax import config as configs
-from hpa_jax.context import RETRIEVAL, Context, side_for
+from hpa_jax import settings as options
+from hpa_jax.context import RETRIEVAL, Context
 from hpa_jax.errors import InputError
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import tables
 from hpa_jax.stages.tables import Rows
 from hpa_jax.stamps import Part, Task
@@ -52,7 +54,7 @@ def check_weights(context: Context) -> None:
                 f"config.{key}.init_from={given!r}: not there; put the published file there, "
                 f"or start from nothing: --config.{key}.init_from="
             )
-        this = repr(trained_by(model))  # the folds of a model start alike
+        this = repr(inputs_of.trained_by(model))  # the folds of a model start alike
         if this not in tried and not setups.is_training(given):
             _match(key, model, len(context.class_numbers(model)))
         tried.add(this)
@@ -170,57 +172,29 @@ def training(
         )
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
-    how_trained = {k: v for k, v in how.to_dict().items() if k not in configs.WITHOUT_RESULT}
+    how_trained = {k: v for k, v in how.to_dict().items() if k not in options.WITHOUT_RESULT}
     settings = {
-        f"models.{title.split('-')[0]}": stamped(model),
+        f"models.{title.split('-')[0]}": inputs_of.stamped(model),
         "train": how_trained,
-        **stored(context, model),
+        **inputs_of.stored(context, model),
         "classes": config.classes,
         "seed": config.seed,
         **settings,
     }
     inputs: tuple[Path | Part, ...] = (
-        tables.rows_read(
+        inputs_of.rows_read(
             context,
             "training rows",
             rows,
             context.class_numbers(model),
             images=context.records_of(model),
         ),
-        *started_with(model),
+        *inputs_of.started_with(model),
     )
     inputs += (origin / "checkpoints",) if origin else ()
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
     name = f"train-{title}"
     return Task("train", name, work, settings, inputs, outputs, TRAIN_ROOMS, "same", fitted=True)
-
-
-def stamped(model: ConfigDict) -> dict[str, Any]:
-    """The options of a model that its training depends on; a weight file counts by its bytes, as an
-    input (`started_with`), and not by its place."""
-    options = trained_by(model)
-    return options | {"init_from": "file"} if _weight_file(model) else options
-
-
-def started_with(model: ConfigDict) -> tuple[Path, ...]:
-    """The weight file, or the checkpoints of another workdir, that training starts from."""
-    given = _weight_file(model)
-    if given is None:
-        return ()
-    return (given / "checkpoints" if (given / "checkpoints").is_dir() else given,)
-
-
-def _weight_file(model: ConfigDict) -> Path | None:
-    given = str(model.init_from)
-    if not given or given.startswith("hf:") or configs.started_from(model):
-        return None
-    return Path(given).expanduser()
-
-
-def stored(context: Context, model: ConfigDict) -> dict[str, Any]:
-    """How the images that a model reads are packed."""
-    side = side_for(context.stored_sides(), model.image_size)
-    return {"records.image_size": side, "records.encoding": context.config.records.encoding}
 
 
 def training_data(
@@ -273,13 +247,6 @@ def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | Non
     return context.fit_folder(source, fold) if source else None
 
 
-def trained_by(model: ConfigDict) -> dict:
-    """The options of a model that its training depends on."""
-    return {
-        key: value for key, value in model.to_dict().items() if key not in configs.OF_PREDICTION
-    }
-
-
 def predict(context: Context) -> list[Task]:
     """Probabilities and embeddings of every network; folds are brought together."""
     tasks = [_predict(context, *fit) for fit in context.fits()]
@@ -309,7 +276,7 @@ def prediction(
 ) -> Task:
     """The task that writes what a network says: folder/predictions/.  parts: ids by part."""
     settings = {f"models.{title.split('-')[0]}.{key}": model[key] for key in configs.OF_PREDICTION}
-    settings |= stored(context, model)
+    settings |= inputs_of.stored(context, model)
     output = folder / "predictions"
 
     def work() -> str:
@@ -327,7 +294,7 @@ def prediction(
 
     inputs = (
         folder / "checkpoints",
-        tables.rows_read(context, "rows", rows, images=context.records_of(model)),
+        inputs_of.rows_read(context, "rows", rows, images=context.records_of(model)),
     )
     code, name = (*TRAIN_ROOMS, "inference"), f"predict-{title}"
     return Task("predict", name, work, settings, inputs, (output,), code, fitted=True)

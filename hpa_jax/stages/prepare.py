@@ -8,10 +8,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
-from hpa_jax.contents import digest
 from hpa_jax.context import Context
 from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.errors import InputError
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import tables
 from hpa_jax.stamps import Part, Task
 
@@ -166,7 +166,7 @@ def _duplicates(context: Context) -> Task:
         "data.check": config.data.check,
         "data.on_bad_image": config.data.on_bad_image,
     }
-    inputs = (images_read(context),)
+    inputs = (inputs_of.images_read(context),)
     return Task("duplicates", "duplicates", work, settings, inputs, outputs, ("data",))
 
 
@@ -182,17 +182,6 @@ def _leak(context: Context) -> Task:
 
     outputs = (context.path(output),)
     return Task("duplicates", "leak-table", work, {}, inputs, outputs, ("data/duplicates.py",))
-
-
-def images_read(context: Context) -> Part:
-    """An input: the catalog's images, whatever their labels."""
-    path = context.path("catalog.parquet")
-
-    def content() -> str:
-        table = artifacts.read_table(path)[["id", "source", "files"]]
-        return digest(table.to_numpy(object))
-
-    return Part("images of catalog.parquet", (path,), content)
 
 
 def split(context: Context) -> list[Task]:
@@ -268,5 +257,5 @@ def _records(context: Context, side: int) -> Task:
     }
     code = ("data/records.py", "data/pictures.py")
     name = "records" if output == context.records else f"records-{side}"
-    inputs = (images_read(context),)
+    inputs = (inputs_of.images_read(context),)
     return Task("records", name, work, stamped, inputs, (output,), code, "always")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpa_jax import artifacts
-from hpa_jax import config as configs
+from hpa_jax import settings as options
 from hpa_jax.contents import digest
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import networks, tables
 from hpa_jax.stages.tables import Rows
 from hpa_jax.stamps import Part, Task
@@ -65,11 +66,11 @@ def _train(context: Context) -> Task:
         artifacts.write_json(folder / "held_out.json", list(rows.ids[held]))
         return f"antibodies of {len(rows.ids):,} pictures, {held.sum():,} held out"
 
-    how = {k: v for k, v in config.train.to_dict().items() if k not in configs.WITHOUT_RESULT}
+    how = {k: v for k, v in config.train.to_dict().items() if k not in options.WITHOUT_RESULT}
     stamped = {
-        "retrieval.model": networks.stamped(settings.model),
+        "retrieval.model": inputs_of.stamped(settings.model),
         "train": how,
-        **networks.stored(context, settings.model),
+        **inputs_of.stored(context, settings.model),
         "retrieval.holdout": settings.holdout,
         "retrieval.pictures": settings.pictures,
         "seed": config.seed,
@@ -83,11 +84,11 @@ def _train(context: Context) -> Task:
         return [tables.split_rows(context, "train")]
 
     inputs = (
-        tables.rows_read(
+        inputs_of.rows_read(
             context, "training rows", rows, images=context.records_of(settings.model), groups=True
         ),
         Part("antibodies", context.paths(*tables.SPLIT_TABLES), learnt),
-        *networks.started_with(settings.model),
+        *inputs_of.started_with(settings.model),
     )
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
     outputs = tuple(folder / name for name in names)
@@ -113,7 +114,7 @@ def _embed(context: Context) -> Task:
     folder, output = context.path("retrieval", "network"), context.path("retrieval", "embeddings")
     views = context.config.retrieval.model.views
     settings = {"retrieval.model.views": views}
-    settings |= networks.stored(context, context.config.retrieval.model)
+    settings |= inputs_of.stored(context, context.config.retrieval.model)
     stored = context.records_of(context.config.retrieval.model)
 
     def work() -> str:
@@ -148,7 +149,7 @@ def _embed(context: Context) -> Task:
     def rows() -> list[Rows]:
         return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in _ids(context).values()]
 
-    inputs = (folder / "checkpoints", tables.rows_read(context, "rows", rows, images=stored))
+    inputs = (folder / "checkpoints", inputs_of.rows_read(context, "rows", rows, images=stored))
     name = "predict-retrieval"
     return Task("predict", name, work, settings, inputs, (output,), ROOMS, fitted=True)
 

@@ -5,7 +5,7 @@ import functools
 import numpy as np
 
 from hpa_jax import artifacts, stamps
-from hpa_jax import config as configs
+from hpa_jax import settings as options
 from hpa_jax.context import Context
 from hpa_jax.data import csv_tables
 from hpa_jax.report import (
@@ -83,7 +83,7 @@ def report(context: Context) -> list[Task]:
     inputs += retrieval.files(context) + scores.refitted_files(context)
     seconds = stamps.seconds(context.workdir)
     seconds.pop("report", None)  # its own time is known when it is written
-    settings = {**configs.without_places(context.config), "seconds": list(seconds.items())}
+    settings = {**options.without_places(context.config), "seconds": list(seconds.items())}
     rooms = ("report", "report/page.html.j2", "stages", "decision", "inference/ensemble.py")
     rooms += ("data/statistics.py", "data/input.py", "classes.py")
     rooms += ("training/stages.py", "training/schedules.py")

@@ -1,18 +1,16 @@
 """The workdir's tables joined on id: labels, groups and probabilities of the rows of one split."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpa_jax import artifacts, classes
-from hpa_jax.contents import digest
 from hpa_jax.context import Context
 from hpa_jax.data import csv_tables, pictures
 from hpa_jax.errors import InputError
-from hpa_jax.stamps import Part
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,45 +46,6 @@ def catalog(context: Context, roots: Sequence[str | Path]) -> "pd.DataFrame":
 
     table = artifacts.read_table(context.path("catalog.parquet"))
     return catalogs.absolute(table, roots, context.path("imported"))
-
-
-def rows_read(
-    context: Context,
-    name: str,
-    parts: Callable[[], Iterable[Rows]],
-    classes: Sequence[int] | None = None,
-    images: Path | None = None,
-    groups: bool = False,
-) -> Part:
-    """An input: rows of the tables as a step reads them, and nothing of the other rows.
-
-    name: in the stamp.  classes: numbers of those whose labels count; None: no label does.
-    images: the packed data set, if the rows' images count.  groups: whether their duplicate groups
-    do.
-    """
-
-    def content() -> str:
-        table = artifacts.read_table(context.path("catalog.parquet")) if images else None
-        marks = {} if table is None else dict(zip(table["id"], table["files"]))
-        return digest(*(_said(rows, marks) for rows in parts()))
-
-    def _said(rows: Rows, marks: dict[str, str]) -> list[Any]:
-        said: list[Any] = [rows.ids.tolist(), [marks[id] for id in rows.ids] if images else None]
-        if classes is not None:
-            weights = rows.weights.tolist() if len(set(rows.weights)) > 1 else None
-            said += [digest(rows.labels[:, list(classes)]), weights]
-        if groups:  # by what is together: their numbers change with any other image
-            said.append(_numbered(rows.groups))
-        return said
-
-    files = (images,) if images else ()
-    return Part(name, (*files, *context.paths(*SPLIT_TABLES)), content)
-
-
-def _numbered(groups: np.ndarray) -> list[int]:
-    """int[N] as 0, 1, ... by first appearance."""
-    _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-    return np.argsort(np.argsort(first))[inverse].tolist()
 
 
 def unseen_parts(context: Context) -> tuple[str, ...]:
