@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from here", file=sys.stderr)
+        without = " without --force" if any(a.startswith("--force") for a in arguments) else ""
+        print(f"stopped; the same command{without} goes on from here", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -142,9 +143,12 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
 
 
 def _with_absolute_config(arguments: list[str]) -> list[str]:
-    """`--config X` as `--config=X`, and X as a path that config_flags finds from any folder."""
+    """`--config X` as `--config=X`, X as a path that config_flags finds from any folder; `--force`
+    as `--force=all`."""
     joined: list[str] = []
     for argument in arguments:
+        if argument == "--force":
+            argument = "--force=all"
         if joined and joined[-1] == "--config":
             joined[-1] = f"--config={argument}"
         else:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hpa_jax import artifacts, config_check, pipeline, stamps
+from hpa_jax import artifacts, config_check, pipeline, replaced, stamps
 from hpa_jax import config as configs
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError, near
@@ -168,7 +168,10 @@ def _begin_from(finished: Path, folder: Path) -> None:
         return
     with artifacts.atomic(folder) as temporary:
         shutil.copytree(
-            finished, temporary, copy_function=_link, ignore=shutil.ignore_patterns(".lock")
+            finished,
+            temporary,
+            copy_function=_link,
+            ignore=shutil.ignore_patterns(".lock", replaced.FOLDER),
         )
 
 

@@ -23,7 +23,9 @@ COMMON_FLAGS: dict[str, tuple[str | bool | None, str]] = {
     "debug": (False, "show the traceback of an error"),
 }
 ONLY = {"only": (None, "this model alone (a name of config.models)")}
-FORCE = {"force": (False, "do it again even if nothing changed")}
+FORCE: dict[str, tuple[str | bool | None, str]] = {
+    "force": (None, "[=STEP,...] do all or these steps anew; what was trained is set aside")
+}
 CLUSTER = {
     "distributed": (None, "fit the stack on Dask: a scheduler's address, or local (all cores here)")
 }
@@ -31,17 +33,25 @@ CLUSTER = {
 VERBS: dict[str, Verb] = {
     "run": Verb(
         "hpa_jax.pipeline:run",
-        "all stages, from pictures to submission and report; skips what is done",
+        "all stages, from images to submission and report; skips what is done",
         "the pictures and tables of config.data",
         "everything below, in the workdir",
         {
             "only": (None, "this model alone (a name of config.models, or retrieval)"),
+            **FORCE,
             **CLUSTER,
             "collect": (
                 False,
                 "train nothing: decide with the networks that are there",
             ),
         },
+    ),
+    "clean": Verb(
+        "hpa_jax.clean:clean",
+        "removes results that runs with other settings have set aside, for good",
+        "replaced/",
+        "nothing; says what it frees and asks before",
+        {"yes": (False, "without asking")},
     ),
     "download": Verb(
         "hpa_jax.stages.download:download",

@@ -16,8 +16,6 @@ from hpa_jax.errors import InputError, near
 
 # Options of a model that change nothing in its training.
 OF_PREDICTION = ("views", "checkpoint")
-
-
 # Beside each model: the ways to decide, all scored in one table; submission.method can name them.
 METHODS = ("mean of models", "weighted mean", "logistic regression", "ensemble", "stack")
 

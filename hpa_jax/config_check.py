@@ -6,12 +6,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import config as configs
+from hpa_jax import settings
 from hpa_jax.context import RETRIEVAL
 from hpa_jax.decision import stack_protocols
 from hpa_jax.errors import InputError, near
-
-# Free in form: names of models, or options that the room of their subject knows and checks.
-FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class")
 
 
 def check_key(config: ConfigDict, key: str) -> None:
@@ -92,7 +90,7 @@ def _validate_adversarial(config: ConfigDict) -> None:
 
 
 def _known(node: ConfigDict, expected: ConfigDict, where: str) -> None:
-    """Looks for keys, at any depth, that no option has; those of FREE are other rooms' to know.
+    """Looks for keys, at any depth, that no option has; those of FREE are checked elsewhere.
 
     Raises:
         InputError: one is there; the message names the nearest option.
@@ -101,7 +99,7 @@ def _known(node: ConfigDict, expected: ConfigDict, where: str) -> None:
         path = f"{where}.{key}" if where else key
         if key not in expected:
             raise InputError(f"config.{path}: no such option{near(key, expected)}")
-        if key in FREE or not isinstance(expected[key], ConfigDict):
+        if key in settings.FREE or not isinstance(expected[key], ConfigDict):
             continue
         if not isinstance(value, ConfigDict):
             raise InputError(f"config.{path}={value!r}: needs options: {', '.join(expected[key])}")

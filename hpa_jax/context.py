@@ -1,5 +1,6 @@
 """What every stage is handed: the config, the work directory, where its files lie (design §3)."""
 
+import functools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import config as configs
+from hpa_jax.contents import Contents
 from hpa_jax.errors import InputError, near
 
 RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
@@ -20,6 +22,11 @@ class Context:
     config: ConfigDict
     workdir: Path
     flags: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def contents(self) -> Contents:
+        """Digests of files, remembered in the workdir."""
+        return Contents(self.workdir / ".stamps" / "contents.txt")
 
     @property
     def num_classes(self) -> int:

@@ -19,9 +19,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hpa_jax import __version__, artifacts, stamps
+from hpa_jax import __version__, artifacts, replaced, stamps
 from hpa_jax.context import RETRIEVAL, Context
-from hpa_jax.errors import InputError
+from hpa_jax.errors import InputError, near
 from hpa_jax.stages import (
     collect,
     decide,
@@ -152,11 +152,12 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
     if not flags.get("workdir"):
         raise InputError("--workdir=DIR is missing: the folder for everything that is written")
     context = Context(config, _writable(Path(flags["workdir"]).expanduser().resolve()), flags)
+    stamps.check_format(context.workdir)
     leads = _joins_hosts_as_first()
     one_network = [name for name in names if name in _alone(flags)]
     shared = [name for name in names if name not in one_network]
     alone = leads and bool(shared)
-    lock = _locked(context.path(".lock"), waits=bool(one_network))
+    lock = locked(context.path(".lock"), waits=bool(one_network))
     with lock if alone else contextlib.nullcontext():
         started = time.monotonic()
         _check_before(context, names)
@@ -172,7 +173,7 @@ def work(names: list[str], config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 @contextlib.contextmanager
-def _locked(path: Path, waits: bool) -> Iterator[None]:
+def locked(path: Path, waits: bool) -> Iterator[None]:
     """Holds a lock file; while another run does, `waits` says so and waits, else it is an error."""
     from filelock import FileLock, Timeout
 
@@ -199,7 +200,6 @@ def _alone(flags: dict[str, Any]) -> tuple[str, ...]:
 
 def _do_all(context: Context, names: list[str], leads: bool) -> None:
     """The tasks of the stages; a network's under its own lock, as another run may train it."""
-    force = bool(context.flags.get("force"))
     for name in names:
         if name == "records" and not context.draws:
             _check_disk(context)
@@ -208,10 +208,16 @@ def _do_all(context: Context, names: list[str], leads: bool) -> None:
         for task in STAGES[name](context):
             if leads or task.stage in STAGES_OF_ALL_HOSTS:
                 folder = _network_of(context, task) if leads else None
-                lock = _locked(folder / ".lock", waits=True) if folder else contextlib.nullcontext()
+                lock = locked(folder / ".lock", waits=True) if folder else contextlib.nullcontext()
                 with lock:
-                    do(context, task, force, leads)
+                    do(context, task, _forced(context, task), leads)
             _wait_for_all(task.name)
+
+
+def _forced(context: Context, task: stamps.Task) -> bool:
+    """Whether --force names the task or its stage, or all."""
+    wanted = str(context.flags.get("force") or "").split(",")
+    return not {"all", task.stage, task.name}.isdisjoint(wanted)
 
 
 def _network_of(context: Context, task: stamps.Task) -> Path | None:
@@ -233,28 +239,27 @@ def _say_time(started: float) -> None:
 
 
 def do(context: Context, task: stamps.Task, force: bool = False, leads: bool = True) -> None:
-    """Runs one task unless its stamp holds; prints what it reads, what it writes and the time.
+    """Runs one task unless its result holds; prints what it reads, what it writes and the time.
 
+    force: does it anew; what was trained or fitted is set aside, as where its key has changed.
     leads: False on all but the first of several hosts: works along, but writes no stamp.
 
     Raises:
         InputError: a file that the task reads is not there.
     """
-    missing = [path for path in task.inputs if not path.exists()]
+    missing = [path for path in task.files if not path.exists()]
     if missing:
         raise InputError(
             f"{task.stage}: {_short(context, missing[0])} is not there; run the stage that writes "
             "it first (`run` does all in order)"
         )
-    key = stamps.key(task)
-    done = not force and stamps.is_done(context.workdir, task, key)
     together = task.stage in STAGES_OF_ALL_HOSTS
-    if _first_says(done) if together else done:
-        print(f"[{task.name}] done before, unchanged", flush=True)
+    holds = leads and replaced.holds_or_begins(
+        context.workdir, task, context.contents, force, lambda text: _say(task, text)
+    )
+    if _first_says(holds) if together else holds:
         return
-    print(f"[{task.name}] reads {_names(context, (*task.inputs, *task.listing))}", flush=True)
-    if leads:
-        stamps.begin(context.workdir, task, key)
+    _say(task, f"reads {_names(context, task.files)}")
     if together:
         _wait_for_all(f"{task.name} begins")
     start = time.monotonic()
@@ -262,9 +267,12 @@ def do(context: Context, task: stamps.Task, force: bool = False, leads: bool = T
     seconds = time.monotonic() - start
     if not leads:
         return
-    stamps.finish(context.workdir, task, key, seconds)
-    writes = _names(context, task.outputs)
-    print(f"[{task.name}] {summary} -> {writes} ({seconds:.1f} s)", flush=True)
+    stamps.finish(context.workdir, task, seconds, context.contents)
+    _say(task, f"{summary} -> {_names(context, task.outputs)} ({seconds:.1f} s)")
+
+
+def _say(task: stamps.Task, text: str) -> None:
+    print(f"[{task.name}] {text}", flush=True)
 
 
 def _joins_hosts_as_first() -> bool:
@@ -336,6 +344,10 @@ def _check_before(context: Context, names: list[str]) -> None:
         networks.check_plans(context)
     if not set(names).isdisjoint(("train", "predict", "refit")):
         networks.check_views(context)
+    for wanted in filter(None, str(context.flags.get("force") or "").split(",")):
+        known = [*names, *(file.stem for file in context.path(".stamps").glob("*.json"))]
+        if wanted not in ("all", *known):
+            raise InputError(f"--force={wanted}: no step of this verb{near(wanted, known)}")
     if "submit" in names:
         finish.check_files(context)
     if context.draws and ("records" in names or "train" in names):

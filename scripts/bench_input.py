@@ -29,7 +29,6 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hpa_jax import classes
 from hpa_jax.data import encodings, input, pictures, records
 from hpa_jax.data.files import Files
 
@@ -56,9 +55,7 @@ def main() -> None:
         sources = {"four PNGs": Files(table, side)}
         sizes = {"four PNGs": _bytes(table) / len(table)}
         for name in options.encodings.split(","):
-            folder = records.write(
-                table, work / "records", image_size=side, encoding=name, classes=classes.NAMES
-            )
+            folder = records.write(table, work / "records", image_size=side, encoding=name)
             sources[name] = input.Records(folder)
             stored = sum(path.stat().st_size for path in folder.glob("*.array_record"))
             sizes[name] = stored / len(table)

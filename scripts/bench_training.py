@@ -276,7 +276,6 @@ def _packed(folder: Path, config: ConfigDict, count: int) -> Any:
         folder / "records",
         image_size=config.image_size,
         encoding=demo.get_config().records.encoding,
-        classes=classes.NAMES,
     )
     return inputs.Records(written)
 

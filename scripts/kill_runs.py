@@ -27,8 +27,15 @@ SMALL = [
         for setting in ("width=0.25", "batch_size=16", "stages[0].epochs=2")
     ),
 ]
-SAME = (  # the catalog is left out: it holds the workdir's path
-    *("submission.csv", "metrics.json", "thresholds.json", "evaluation.json"),
+SAME = (
+    *(
+        "catalog.parquet",
+        "leak.parquet",
+        "submission.csv",
+        "metrics.json",
+        "thresholds.json",
+        "evaluation.json",
+    ),
     *("duplicates.parquet", "groups.parquet", "splits.parquet", "leak_overlay.parquet"),
     *("decisions.parquet", "features/*.parquet"),
     *("models/*/predictions/*.parquet", "ensemble/*/*.parquet", "stack/*.parquet"),

@@ -11,8 +11,14 @@ PACKAGE = ROOT / "hpa_jax"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A room imports itself and what stands left of it.
 ROOMS = ("data", "models", "training", "inference", "decision", "report", "stages")
-BELOW_ALL = ("__init__", "errors", "classes", "config", "artifacts", "host_memory")
-ABOVE_ALL = ("config_check", "context", "stamps", "pipeline", "commands", "ablate", "__main__")
+BELOW_ALL = (
+    *("__init__", "errors", "classes", "config", "artifacts", "host_memory"),
+    *("contents", "settings", "provenance"),
+)
+ABOVE_ALL = (
+    *("config_check", "context", "stamps", "replaced", "pipeline", "commands", "ablate", "clean"),
+    "__main__",
+)
 LONG_FUNCTIONS = {
     "config.default": "states every option once",
     "config.model": "states every option once",
@@ -40,7 +46,8 @@ def rank(module: str) -> int:
     first = module.split(".")[0]
     if first in ROOMS:
         return 1 + ROOMS.index(first)
-    return len(ROOMS) if first in ("config_check", "context", "stamps") else 1 + len(ROOMS)
+    of_stages = first in ("config_check", "context", "stamps", "replaced")
+    return len(ROOMS) if of_stages else 1 + len(ROOMS)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=module_of)

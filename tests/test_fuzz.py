@@ -45,7 +45,7 @@ def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
     root = competition(folder / "data")
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
-    records.write(table, folder, image_size=16, encoding="png", classes=classes.NAMES)
+    records.write(table, folder, image_size=16, encoding="png")
     rng = np.random.default_rng(0)
     first = member("tiny", reference=unlike.fit(rng.normal(size=(20, 4))))
     bundle.write(folder / "bundle", bundle.Bundle(NAMES, [first], np.array([0.4, np.inf, 0.3])))

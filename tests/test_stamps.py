@@ -1,131 +1,171 @@
+"""Which results hold: steps that copy a file, through the real runner."""
+
+import dataclasses
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from hpa_jax import stamps
+from hpa_jax import artifacts, pipeline, provenance, stamps
+from hpa_jax import config as configs
+from hpa_jax.context import Context
+from hpa_jax.errors import InputError
 
-
-def task(tmp_path: Path, settings=1, resume="never") -> stamps.Task:
-    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
-
-    def work() -> str:
-        target.write_text(source.read_text())
-        return "copied"
-
-    inputs, outputs = (source,), (target,)
-    return stamps.Task("copy", "copy", work, settings, inputs, outputs, ("errors.py",), resume)
-
-
-def finish(tmp_path: Path, one: stamps.Task) -> None:
-    key = stamps.key(one)
-    stamps.begin(tmp_path, one, key)
-    one.work()
-    stamps.finish(tmp_path, one, key, 0.1)
-
-
-def done(tmp_path: Path, one: stamps.Task) -> bool:
-    return stamps.is_done(tmp_path, one, stamps.key(one))
-
-
-def test_done_until_input_settings_or_output_change(tmp_path):
-    (tmp_path / "in.txt").write_text("a")
-    one = task(tmp_path)
-    assert not done(tmp_path, one)
-    finish(tmp_path, one)
-    assert done(tmp_path, one)
-    assert not done(tmp_path, task(tmp_path, settings=2))
-    (tmp_path / "in.txt").write_text("b")
-    assert not done(tmp_path, one)
-    (tmp_path / "in.txt").write_text("a")
-    assert done(tmp_path, one)  # by content, not by time
-    (tmp_path / "out.txt").write_text("tampered")
-    assert not done(tmp_path, one)
-
-
-def test_begin_removes_what_another_run_left_but_keeps_its_own_part(tmp_path):
-    (tmp_path / "in.txt").write_text("a")
-    one = task(tmp_path, resume="same")
-    stamps.begin(tmp_path, one, stamps.key(one))
-    (tmp_path / "out.txt").write_text("part")
-    stamps.begin(tmp_path, one, stamps.key(one))
-    assert (tmp_path / "out.txt").is_file()
-    other = task(tmp_path, settings=2, resume="same")
-    stamps.begin(tmp_path, other, stamps.key(other))
-    assert not (tmp_path / "out.txt").exists()
-
-
-def test_folders_count_by_names_sizes_and_small_contents(tmp_path):
-    (tmp_path / "a").mkdir()
-    (tmp_path / "a" / "x").write_text("1")
-    first = stamps.content(tmp_path / "a")
-    (tmp_path / "a" / "x").write_text("2")
-    assert stamps.content(tmp_path / "a") != first
-    (tmp_path / "a" / "x").write_text("1")
-    assert stamps.content(tmp_path / "a") == first
-    assert stamps.content(tmp_path / "nothing") == "absent"
-
-
-def test_libraries_that_fit_the_stack_count(tmp_path, monkeypatch):
-    """Another XGBoost or SciPy gives other votes: nothing fitted with the old one holds."""
-    (tmp_path / "in.txt").write_text("a")
-    found = stamps._libraries()
-    assert "scipy" in found and {"xgboost", "xgboost-cpu"} & set(found)
-    before = stamps.key(task(tmp_path))
-    monkeypatch.setattr(stamps, "_libraries", lambda: {**found, "scipy": "0.0"})
-    assert stamps.key(task(tmp_path)) != before
+CODE = ("training/losses.py",)
 
 
 @pytest.fixture
-def package(tmp_path, monkeypatch):
-    """A small package: stages/work.py names the room data, whose file imports classes.py."""
-    monkeypatch.setattr(stamps, "PACKAGE", tmp_path / "hpa_jax")
-    sources = {
-        "data/cut.py": "def cut():\n    from hpa_jax.classes import NAMES\n    return NAMES\n",
-        "classes.py": "from hpa_jax import errors\nfrom hpa_jax.models import net\nNAMES = 3\n",
-        "models/__init__.py": "",
-        "models/net.py": "import hpa_jax.data.cut\n",
-        "errors.py": "",
-        "stages/work.py": "from hpa_jax.report import page\n",
-        "report/page.py": "",
-    }
-    for name, text in sources.items():
-        path = tmp_path / "hpa_jax" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    yield tmp_path / "hpa_jax"
-    forget()
+def step(tmp_path, capsys):
+    """Runs a step that copies in.txt; returns what the runner said."""
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "in.txt").write_text("a")
+
+    def run(dropout=0.5, force=False, **changes) -> str:
+        context = Context(configs.default(), run.workdir)
+        source, target = context.path("in.txt"), context.path("models", "tiny", "out.txt")
+
+        def work() -> str:
+            artifacts.write_json(target, f"{source.read_text()} by {dropout} {run.salt}")
+            return "copied"
+
+        options = {"models.tiny": configs.model(dropout=dropout)}
+        one = stamps.Task("train", "train-tiny", work, options, (source,), (target,), CODE,
+                          fitted=True)  # fmt: skip
+        pipeline.do(context, dataclasses.replace(one, **changes), force)
+        return capsys.readouterr().out
+
+    run.workdir, run.salt = workdir, ""
+    run.result = lambda: artifacts.read_json(run.workdir / "models" / "tiny" / "out.txt")
+    run.replaced = lambda: sorted(path.name for path in (run.workdir / "replaced").glob("*"))
+    return run
 
 
-def forget() -> None:
-    for kept in (stamps.closure, stamps._imported, stamps._parsed, stamps._code):
-        kept.cache_clear()
+def test_done_until_settings_inputs_or_output_change(step):
+    assert "copied" in step()
+    assert step() == "[train-tiny] done before, unchanged\n"
+    assert "copied" in step(dropout=0.1)
+    (step.workdir / "in.txt").write_text("b")
+    assert "in.txt changed" in step(dropout=0.1) and step.result() == "b by 0.1 "
+    (step.workdir / "models" / "tiny" / "out.txt").write_text('"tampered"')
+    assert "the outputs are not as they were left" in step(dropout=0.1)
+    assert step.result() == "b by 0.1 "
 
 
-def test_code_is_what_the_rooms_import_but_not_what_a_stage_does(package):
-    expected = ("classes.py", "data/cut.py", "models/__init__.py", "models/net.py")
-    assert stamps.closure(("data", "stages/work.py")) == (*expected, "stages/work.py")
+def test_time_and_place_do_not_count(step):
+    step()
+    os.utime(step.workdir / "in.txt", ns=(1, 1))
+    os.utime(step.workdir / "models" / "tiny" / "out.txt", ns=(1, 1))
+    assert "done before" in step()
+    step.workdir = step.workdir.rename(step.workdir.parent / "elsewhere")
+    assert "done before" in step()
 
 
-def test_code_that_a_room_imports_counts_and_its_explanations_do_not(package, tmp_path):
-    (tmp_path / "in.txt").write_text("a")
-    one = task(tmp_path)
-    one = stamps.Task(**{**one.__dict__, "code": ("data",)})
-    before = stamps.key(one)
-    text = (package / "classes.py").read_text()
-    for new, same in (
-        (f'"""Names."""\n# of all\n{text}', True),
-        (text.replace("3", "4"), False),
-    ):
-        (package / "classes.py").write_text(new)
-        forget()
-        assert (stamps.key(one) == before) is same
+def test_a_library_that_was_upgraded_is_said_in_one_line_and_nothing_is_done(step, monkeypatch):
+    step()
+    monkeypatch.setattr(provenance, "version", lambda module: "99.1")
+    said = step()
+    assert said.count("\n") == 1 and "99.1" in said
+    assert said.endswith(", kept; --force=train computes anew\n")
+    assert not step.replaced()
 
 
-def test_every_file_that_a_task_names_is_there():
-    from hpa_jax.stages import decide, finish, networks, retrieval
+def test_an_edited_source_is_said_in_one_line_and_nothing_is_done(step, monkeypatch):
+    step()
+    whole = provenance._hash
+    monkeypatch.setattr(
+        provenance, "_hash", lambda name: "edited" if "losses" in name else whole(name)
+    )
+    line = "[train-tiny] made by an older losses.py, kept; --force=train computes anew\n"
+    assert step() == line == step()
+    assert "copied" in step(force=True) and "done before" in step()
 
-    rooms = {*decide.ROOMS, *finish.ROOMS, *networks.TRAIN_ROOMS, *retrieval.ROOMS}
-    assert all((stamps.PACKAGE / room).exists() for room in rooms)
-    closure = stamps.closure(networks.TRAIN_ROOMS)
-    assert {"data/pictures.py", "data/encodings.py", "models/factory.py"} <= set(closure)
-    assert not any(name.startswith(("report", "decision")) for name in closure)
+
+def test_an_older_version_is_kept_with_a_warning_until_it_is_forced(step):
+    step()
+    said = step(version=2)
+    assert said == (
+        "[train-tiny] made by version 1 of this step (now 2), kept; --force=train computes anew\n"
+    )
+    step.salt = "anew"
+    assert "copied" in step(version=2, force=True) and step.result() == "a by 0.5 anew"
+    assert step.replaced() == ["train-tiny-1"]
+    assert "done before" in step(version=2)
+
+
+def test_an_option_that_was_added_or_has_moved_reruns_nothing(step, monkeypatch):
+    step()
+    file = stamps.path(step.workdir, "train-tiny")
+    stamp = json.loads(file.read_text())
+    options = stamp["key"]["settings"]
+    assert options.pop("models.tiny.width") == 1.0  # as if a program had not known it
+    options["models.tiny.drop"] = options.pop("models.tiny.dropout")
+    file.write_text(json.dumps(stamp))
+    monkeypatch.setattr(stamps.settings, "MOVED", {"models.*.drop": "models.*.dropout"})
+    assert step() == "[train-tiny] done before, unchanged\n"
+    assert "models.tiny.dropout: 0.5 -> 0.1" in step(dropout=0.1)
+
+
+def test_an_option_that_is_gone_keeps_the_result_and_is_said(step):
+    step()
+    file = stamps.path(step.workdir, "train-tiny")
+    stamp = json.loads(file.read_text())
+    stamp["key"]["settings"]["models.tiny.magic"] = 3
+    file.write_text(json.dumps(stamp))
+    assert "made with models.tiny.magic=3, an option that is gone, kept" in step()
+
+
+def test_parts_of_files_count_by_what_is_read_of_them(step):
+    table = step.workdir / "in.txt"
+    part = stamps.Part("first letter", (table,), lambda: table.read_text()[0])
+    step(inputs=(part,))
+    table.write_text("abc")
+    assert "done before" in step(inputs=(part,))
+    table.write_text("b")
+    assert "first letter changed" in step(inputs=(part,))
+
+
+def test_files_outside_of_the_workdir_count_without_their_place(step):
+    outside = step.workdir.parent / "truth.csv"
+    outside.write_text("1")
+    step(inputs=(outside,))
+    moved = outside.rename(outside.with_name("other.csv"))
+    assert "done before" in step(inputs=(moved,))
+    moved.write_text("2")
+    assert "copied" in step(inputs=(moved,))
+
+
+@pytest.mark.parametrize(("resume", "kept"), [("same", True), ("always", True), ("never", True)])
+def test_what_was_begun_goes_on_with_the_same_key(step, resume, kept):
+    def dies() -> str:
+        path = step.workdir / "models" / "tiny" / "out.txt"
+        artifacts.write_json(path, "half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        step(work=dies, resume=resume)
+    seen = []
+    step(work=lambda: seen.append(step.result()) or "goes on", resume=resume)
+    assert (seen == ["half"]) is kept and not step.replaced()
+
+
+def test_a_workdir_of_the_program_before_is_refused_and_stays_as_it_is(tmp_path):
+    """A stamp as commit 99c8d35 wrote it: its key is a hash that nothing can be compared with."""
+    network = tmp_path / "models" / "tiny" / "checkpoints" / "1" / "weights"
+    network.parent.mkdir(parents=True)
+    network.write_text("a week of training")
+    stamp = {"key": "0b56" * 16, "outputs": ["a" * 64, "b" * 64], "seconds": 14.55}
+    artifacts.write_json(stamps.path(tmp_path, "train-tiny"), stamp)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match=r"stamps don't tell its settings.*nothing was changed"):
+        pipeline.work(["train"], configs.default(), {"workdir": str(tmp_path)})
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+
+
+def test_seconds_are_of_finished_tasks(step):
+    step()
+    assert set(stamps.seconds(step.workdir)) == {"train-tiny"}
+    assert not stamps.seconds(step.workdir, beyond=step.workdir)
+    assert not Path(step.workdir, "replaced").exists()

@@ -14,7 +14,7 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpa_jax.artifacts import atomic
+from hpa_jax.contents import sha256
 from hpa_jax.data import csv_tables, imported, kaggle, pictures
 from hpa_jax.data import download as client
 from hpa_jax.data.pictures import CHANNELS, BadPicture
@@ -54,11 +55,13 @@ def scan(
     missing_yellow: str = "zeros",
     not_only: Sequence[int] = (),
     largest: int = 0,
+    content: Callable[[str], str] = sha256,
 ) -> "pd.DataFrame":
     """Rows of every downloaded picture; one that is not there is a finding. No network.
 
     not_only: pictures that have no class beside these are left out (`fetch` does not fetch them).
     largest: side in pixels to which larger pictures are reduced; 0 keeps them.
+    content: file -> digest of its bytes.
 
     Raises:
         InputError: no table, it lacks the columns, or too little disk.
@@ -76,15 +79,19 @@ def scan(
     into.mkdir(parents=True, exist_ok=True)
     settings = (missing_yellow, largest)
 
+    def mark(files: Mapping[str, str]) -> str:
+        return imported.signature(files.values(), settings, content)
+
     def look(id: str) -> dict[str, Any] | BadPicture | None:
         try:
-            return _imported(root, id, files_of(root, id, url), into, settings)
+            return _imported(root, id, files_of(root, id, url), into, mark)
         except BadPicture as bad:
             return bad
 
     def convert(id: str) -> dict[str, Any] | BadPicture:
         try:
-            return _convert(id, files_of(root, id, url), into, settings)
+            files = files_of(root, id, url)
+            return _convert(id, files, into, settings, mark(files))
         except BadPicture as bad:
             return bad
 
@@ -220,13 +227,13 @@ def read_sums(
         ending = f"_{channel}" if channel else ""
         nothing = [""] * len(table)
         sizes, sums = (table.get(f"{name}{ending}", nothing) for name in ("size", "sha256"))
-        for row, (id, size, sha256) in enumerate(zip(table["id"], sizes, sums), start=2):
+        for row, (id, size, checksum) in enumerate(zip(table["id"], sizes, sums), start=2):
             if size and not re.fullmatch("[0-9]{1,15}", size):
                 problems.add(f"{path} row {row}", id, f"size{ending} {size!r} is no number")
-            elif sha256 and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
-                problems.add(f"{path} row {row}", id, f"sha256{ending} {sha256!r} is no SHA-256")
-            elif size or sha256:
-                found[id, channel] = (int(size) if size else None, sha256.lower() or None)
+            elif checksum and not re.fullmatch("[0-9a-fA-F]{64}", checksum):
+                problems.add(f"{path} row {row}", id, f"sha256{ending} {checksum!r} is no SHA-256")
+            elif size or checksum:
+                found[id, channel] = (int(size) if size else None, checksum.lower() or None)
     return found
 
 
@@ -266,7 +273,7 @@ def _specimen(match: Mapping[str, Any]) -> tuple[str, str, str]:
 
 
 def _imported(
-    root: Path, id: str, files: Mapping[str, str], into: Path, settings: tuple
+    root: Path, id: str, files: Mapping[str, str], into: Path, mark: Callable[..., str]
 ) -> dict[str, Any] | None:
     """The row's channel files and original size if it is converted already.
 
@@ -278,10 +285,12 @@ def _imported(
             raise BadPicture(file, "a link that leaves data.root; copy the file")
         if not Path(file).is_file():
             raise BadPicture(file, "no such file")
-    return imported.known(into, id, imported.signature(files.values(), settings))
+    return imported.known(into, id, mark(files))
 
 
-def _convert(id: str, files: Mapping[str, str], into: Path, settings: tuple) -> dict[str, Any]:
+def _convert(
+    id: str, files: Mapping[str, str], into: Path, settings: tuple, mark: str
+) -> dict[str, Any]:
     missing_yellow, largest = settings
     if "" in files:
         pixels = pictures.decode(files[""])
@@ -294,7 +303,6 @@ def _convert(id: str, files: Mapping[str, str], into: Path, settings: tuple) -> 
         planes = {c: drawn_in_colour(pictures.decode(file), c) for c, file in files.items()}
     original = max(next(iter(planes.values())).shape)
     planes = {c: imported.reduced(plane, largest) for c, plane in planes.items()}
-    mark = imported.signature(files.values(), settings)
     return imported.store(into, id, mark, planes, {"original_size": original})
 
 

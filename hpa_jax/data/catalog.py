@@ -5,16 +5,18 @@ looked at: ids unique, labels in range, channels present, readable and of one si
 are gathered first; then they stop the program or, with on_bad_image="skip", only their pictures.
 """
 
+import functools
 import hashlib
 import inspect
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpa_jax.contents import sha256
 from hpa_jax.data import atlas, folder, kaggle, pictures
 from hpa_jax.data.pictures import CHANNELS
 from hpa_jax.data.problems import Problems
@@ -24,9 +26,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 COLUMNS = (
-    *("id", "source", "labels", *CHANNELS, "height", "width"),
+    *("id", "source", "labels", "root", *CHANNELS, "height", "width"),
     *("original_size", "antibody", "plate", "sample", "weight", "files"),
 )
+IMPORTED = -1  # in the column root: the folder of converted copies
 FOR_ANY = ("weight", "not_only", "parts")
 SOURCES = {
     "kaggle": kaggle.scan,
@@ -46,6 +49,7 @@ def build(
     imported: str | Path | None = None,
     largest: int = 0,
     workers: int | None = None,
+    content: Callable[[str], str] = sha256,
 ) -> "pd.DataFrame":
     """The checked catalog of all sources.
 
@@ -58,6 +62,10 @@ def build(
     bad_images: where the findings are written as CSV.
     imported: folder for converted copies of pictures that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
+    content: file -> digest of its bytes.
+
+    The column root is the number of a row's source, its paths are whole; a catalog that is written
+    has them relative to it: `relative`, `absolute`.
 
     Raises:
         InputError: names every finding (on_bad_image="error"), or nothing usable is left.
@@ -66,12 +74,14 @@ def build(
 
     problems = Problems()
     tables = [
-        _scan(source, class_names, problems, imported and Path(imported) / str(i), largest)
+        _scan(
+            source, class_names, problems, imported and Path(imported) / str(i), largest, content
+        ).assign(root=i)
         for i, source in enumerate(sources)
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     table = _without_repeats(table, problems)
-    table = _look_at_pictures(table, problems, check == "decode", workers)
+    table = _look_at_pictures(table, problems, check == "decode", workers, content)
     if bad_images is not None:
         problems.write(Path(bad_images))
     if problems.found and on_bad_image == "error":
@@ -85,12 +95,49 @@ def build(
     return table
 
 
+def relative(
+    table: "pd.DataFrame", roots: Sequence[str | Path], imported: str | Path
+) -> "pd.DataFrame":
+    """A catalog as it is written: paths relative to the row's root, so that both may be moved.
+
+    roots: folders of the sources, in order.  imported: folder of converted copies, whose rows get
+    the root IMPORTED.
+    """
+    starts = {number: f"{Path(root)}/" for number, root in enumerate(roots)}
+    copies, moved = f"{Path(imported)}/", table.copy()
+    first = table[list(CHANNELS)].bfill(axis=1).iloc[:, 0]
+    moved["root"] = table["root"].mask(first.str.startswith(copies), IMPORTED)
+    starts[IMPORTED] = copies
+    for channel in CHANNELS:
+        moved[channel] = [
+            path.removeprefix(starts[root]) if isinstance(path, str) else None
+            for path, root in zip(table[channel], moved["root"])
+        ]
+    return moved
+
+
+def absolute(
+    table: "pd.DataFrame", roots: Sequence[str | Path], imported: str | Path
+) -> "pd.DataFrame":
+    """A written catalog with whole paths: the reverse of `relative`."""
+    folders = {number: str(Path(root)) for number, root in enumerate(roots)}
+    folders[IMPORTED] = str(Path(imported))
+    moved = table.copy()
+    for channel in CHANNELS:
+        moved[channel] = [
+            f"{folders[root]}/{path}" if isinstance(path, str) else None
+            for path, root in zip(table[channel], table["root"])
+        ]
+    return moved
+
+
 def _scan(
     source: Mapping[str, Any],
     class_names: Sequence[str],
     problems: Problems,
     imported: Path | None,
     largest: int,
+    content: Callable[[str], str],
 ) -> "pd.DataFrame":
     """Rows of one source, filtered and weighted."""
     options = {k: v for k, v in source.items() if k not in ("source", "root", *FOR_ANY)}
@@ -108,6 +155,8 @@ def _scan(
         options.setdefault("into", imported)
     if "largest" in known:
         options.setdefault("largest", largest)
+    if "content" in known:
+        options["content"] = content
     for name in ("not_only", "parts"):  # it need not look for the files of what is left out
         if name in known:
             options[name] = source.get(name, ())
@@ -134,18 +183,22 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
 
 
 def _look_at_pictures(
-    table: "pd.DataFrame", problems: Problems, decode: bool, workers: int | None
+    table: "pd.DataFrame",
+    problems: Problems,
+    decode: bool,
+    workers: int | None,
+    content: Callable[[str], str],
 ) -> "pd.DataFrame":
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
     drops rows whose pictures can't be used.
 
-    files: 16 hex digits of the pixels, or (check="header") of the files' sizes and times.  By it
-    the stages below see that a picture was replaced by another under the same name.
+    files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the stages
+    below see that an image was replaced by another under the same name.
     """
     rows = table[list(CHANNELS)].to_dict("records")
     threads = workers or os.cpu_count() or 1
     with ThreadPoolExecutor(threads) as pool:
-        look = _decoded_size if decode else _header_size
+        look = _decoded_size if decode else functools.partial(_header_size, content=content)
         findings = list(pool.map(look, rows, chunksize=64))
     keep = np.array([bad is None for _, _, bad in findings], bool)
     for id, (_, _, bad) in zip(table["id"], findings, strict=True):
@@ -158,14 +211,14 @@ def _look_at_pictures(
     original = table["original_size"].mask(own, sizes.max(axis=1))
     table = table.assign(height=sizes[:, 0], width=sizes[:, 1], original_size=original)
     table = table.assign(files=marks)[keep]
-    table = table.astype({"height": "int32", "width": "int32"})
+    table = table.astype({"height": "int32", "width": "int32", "root": "int16"})
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 
 
 Finding = tuple[tuple[int, int], str, pictures.BadPicture | None]  # size, mark of the files, bad
 
 
-def _header_size(paths: Mapping[str, str | None]) -> Finding:
+def _header_size(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
     try:
         files = [p for p in paths.values() if p is not None]
         sizes = [pictures.size(path) for path in files]
@@ -175,8 +228,7 @@ def _header_size(paths: Mapping[str, str | None]) -> Finding:
         if size != sizes[0]:
             bad = pictures.BadPicture(path, pictures.sizes_differ(size, sizes[0]))
             return (0, 0), "", bad
-    states = [os.stat(path) for path in files]
-    return sizes[0], _mark(repr([(s.st_size, s.st_mtime_ns) for s in states]).encode()), None
+    return sizes[0], _mark(repr([content(path) for path in files]).encode()), None
 
 
 def _decoded_size(paths: Mapping[str, str | None]) -> Finding:

@@ -60,9 +60,7 @@ def check(encoding: str) -> None:
 
 
 @functools.cache
-def features(
-    encoding: str, image_size: int, class_names: tuple[str, ...]
-) -> "tfds.features.FeaturesDict":
+def features(encoding: str, image_size: int) -> "tfds.features.FeaturesDict":
     """The TFDS features of one record."""
     import tensorflow_datasets as tfds
 
@@ -80,7 +78,6 @@ def features(
         dict(
             id=tfds.features.Text(),
             source=tfds.features.Text(),
-            labels=tfds.features.Sequence(tfds.features.ClassLabel(names=list(class_names))),
             image=image[encoding](),
         )
     )

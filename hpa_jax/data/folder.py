@@ -10,17 +10,19 @@ training picture in µm (competition: 2048 pixels of 0.08 µm, so 163.84); pictu
 pixel size are cut or padded to it, and so get the training's µm a pixel at any stored size.
 """
 
+import functools
 import os
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpa_jax.contents import sha256
 from hpa_jax.data import csv_tables, fields, imported, kaggle
 from hpa_jax.data.pictures import CHANNELS, BadPicture, inside, sizes_differ, to_grey
 from hpa_jax.data.problems import Problems
@@ -59,6 +61,7 @@ def scan(
     part: str = "own",
     not_only: Sequence[int] = (),
     largest: int = 0,
+    content: Callable[[str], str] = sha256,
 ) -> "pd.DataFrame":
     """Rows of every picture of the folder.
 
@@ -70,6 +73,7 @@ def scan(
     pixel_size: µm a pixel where the files don't say (0: unknown).
     not_only: pictures that have no class beside these are left out.
     largest: side in pixels to which larger pictures are reduced if they are converted; 0 keeps it.
+    content: file -> digest of its bytes.
 
     Raises:
         InputError: no folder, a wrong option, no file fits the pattern, or too little disk.
@@ -87,14 +91,16 @@ def scan(
 
     def convert(id: str) -> dict[str, Any] | BadPicture:
         try:
-            return _convert(id, files[id], into, settings)
+            return _convert(id, files[id], into, settings, marks[id])
         except BadPicture as bad:
             return bad
 
     into.mkdir(parents=True, exist_ok=True)
     common = set(not_only)
     ids = sorted(id for id in files if not common or not set(known_labels.get(id, ())) <= common)
-    marks = {id: imported.signature(files[id].values(), settings) for id in ids}
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        sign = functools.partial(imported.signature, options=settings, content=content)
+        marks = dict(zip(ids, pool.map(sign, (files[id].values() for id in ids))))
     todo = [id for id in ids if imported.known(into, id, marks[id]) is None]
     if todo and largest:
         imported.check_disk(into, len(todo), largest, next(iter(files[todo[0]].values())))
@@ -243,10 +249,11 @@ def _check_options(
         raise InputError(f"data.folder.percentiles={tuple(percentiles)}: two, within 0..100")
 
 
-def _convert(id: str, files: dict[str, str], into: Path, settings: tuple) -> dict[str, Any]:
+def _convert(
+    id: str, files: dict[str, str], into: Path, settings: tuple, mark: str
+) -> dict[str, Any]:
     """Channel paths, original_size and pixel_size (µm or None); converts it unless that is done."""
     order, percentiles, missing_yellow, field_um, given_size, largest = settings
-    mark = imported.signature(files.values(), settings)
     done = imported.known(into, id, mark)
     if done is not None:
         return {**UNKNOWN, **done}

@@ -1,35 +1,35 @@
 """Pictures of other forms -> 8-bit grey channel files, once; later stages read only those.
 
 In: uint8 or uint16 planes.  Out: FOLDER/ID_SIGNATURE_{red,green,blue,yellow}.png, and a .done
-beside them with what the original was.  The signature names the source file's state and the
+beside them with what the original was.  The signature names the source file's bytes and the
 options, so that a changed one is imported anew.  Nothing is kept larger than the records need:
 74,606 pictures of four 2048² planes would be some 600 GB.
 """
 
-import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from hpa_jax.artifacts import atomic
+from hpa_jax.contents import digest, sha256
 from hpa_jax.data.pictures import CHANNELS, BadPicture, resize, size
 from hpa_jax.errors import InputError
 
 BYTES_PER_VALUE = 0.6  # of an 8-bit PNG; the competition's have 0.44 (docs/data.md)
 
 
-def signature(files: Iterable[str | Path], options: object) -> str:
-    """Eight hex digits of the files' sizes and times and of the options."""
-    mark = hashlib.sha256(repr(options).encode())
-    for file in files:
-        stat = os.stat(file)
-        mark.update(f"{Path(file).name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return mark.hexdigest()[:8]
+def signature(
+    files: Iterable[str | Path], options: object, content: Callable[[str], str] = sha256
+) -> str:
+    """Eight hex digits of the files' names and bytes and of the options.
+
+    content: file -> digest of its bytes.
+    """
+    return digest([(Path(file).name, content(str(file))) for file in files], options)[:8]
 
 
 def known(folder: Path, id: str, mark: str) -> dict[str, Any] | None:

@@ -1,16 +1,15 @@
-"""Catalog -> packed pictures: a TFDS dataset folder of ArrayRecord shards, one per picture set.
+"""Catalog -> packed images: a TFDS dataset folder of ArrayRecord shards.
 
 In: the catalog and its files.  Out: OUT/128-png/hpa-{train,external,test,own}-00000.array_record,
 ..., dataset_info.json and features.json (stock `tfds.builder_from_directory` opens it), beside each
 shard a .json of its ids and SHA-256, and manifest.parquet / manifest.json, written last.
 
-One record holds all channels of a picture at the stored side, so that a read is one decode.  A
-shard is written whole or not at all: a killed run goes on with the shards it lacks, new pictures
-add shards, and a shard with a changed or vanished picture is packed anew.  Labels are stored for
-stock readers; training takes them from the catalog.
+One record holds id, source and all channels of an image at the stored side, so that a read is one
+decode.  Labels are not in it: who reads joins them by id, and a corrected label packs nothing anew.
+A shard is written whole or not at all: a killed run goes on with the shards it lacks, new images
+add shards, and a shard with a changed or vanished image is packed anew.
 """
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterable, Sequence
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpa_jax.artifacts import atomic, read_json, remove, write_json, write_table
+from hpa_jax.contents import digest, sha256
 from hpa_jax.data import encodings, pictures
 from hpa_jax.data.pictures import CHANNELS
 from hpa_jax.data.problems import LEAVE_OUT, Problems
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NAME = "hpa"
 VERSION = "1.0.0"
 TEMPLATE = "{DATASET}-{SPLIT}-{SHARD_INDEX}.{FILEFORMAT}"
-LAYOUT = 2  # of the stored bytes; another one is packed anew
+LAYOUT = 3  # of the stored bytes; another one is packed anew
 FREE_MARGIN = 1.1  # of the estimated size that must be free before packing starts
 
 
@@ -46,7 +46,6 @@ class Shard:
     rows: tuple[dict[str, Any], ...]
     image_size: int
     encoding: str
-    class_names: tuple[str, ...]
 
 
 def write(
@@ -55,7 +54,6 @@ def write(
     *,
     image_size: int,
     encoding: str,
-    classes: Sequence[str],
     shard_images: int = 512,
     on_bad_image: str = "error",
     bad_images: str | Path | None = None,
@@ -65,8 +63,8 @@ def write(
     """Packs every picture of the catalog that is not packed yet; returns the dataset's folder.
 
     image_size: stored side in pixels.  encoding: a name of `encodings.ENCODINGS`.
-    classes: class names.  beam: options of Apache Beam that writes the shards, e.g.
-      ("--runner=DirectRunner",); () writes them with `workers` threads here (None: all cores).
+    beam: options of Apache Beam that writes the shards, e.g. ("--runner=DirectRunner",); () writes
+      them with `workers` threads here (None: all cores).
 
     Raises:
         InputError: too little disk, or unusable pictures (on_bad_image="error"; all are named, and
@@ -75,7 +73,7 @@ def write(
     encodings.check(encoding)
     folder = Path(out_dir) / f"{image_size}-{encoding}"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = _settings(image_size, encoding, classes)
+    settings = _settings(image_size, encoding)
     problems = Problems()
     rows = _signed_rows(catalog, settings, problems)
     for leftover in folder.glob(".partial-*"):
@@ -86,7 +84,7 @@ def write(
     if todo:
         remove(folder / "manifest.json")  # the folder is not whole until the end
         _check_disk(folder, len(todo), image_size, encoding)
-    shards = _plan(folder, todo, kept, shard_images, image_size, encoding, tuple(classes))
+    shards = _plan(folder, todo, kept, shard_images, image_size, encoding)
     run = _in_threads(workers)
     if beam:
         from hpa_jax.data.beam import runner
@@ -160,7 +158,7 @@ def _write_examples(
     """Rows that were written to `path`, and (path, id, reason) of those that could not be read."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    features = encodings.features(shard.encoding, shard.image_size, shard.class_names)
+    features = encodings.features(shard.encoding, shard.image_size)
     written, bad = [], []
     writer = ArrayRecordWriter(str(path), encodings.ENCODINGS[shard.encoding].options)
     try:
@@ -171,8 +169,7 @@ def _write_examples(
                 bad.append((error.path, row["id"], error.what))
                 continue
             stored = encodings.encode(shard.encoding, image)
-            labels = _numbers(row["labels"]) or []
-            example = dict(id=row["id"], source=row["source"], labels=labels, image=stored)
+            example = dict(id=row["id"], source=row["source"], image=stored)
             writer.write(encodings.serialize(features, example))
             written.append(row)
     finally:
@@ -193,47 +190,26 @@ def _visible(row: dict[str, Any]) -> np.ndarray:
     return image
 
 
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with open(path, "rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _settings(image_size: int, encoding: str, class_names: Sequence[str]) -> dict[str, Any]:
-    return dict(
-        layout=LAYOUT,
-        image_size=image_size,
-        encoding=encoding,
-        channels=list(CHANNELS),
-        classes=list(class_names),
-    )
+def _settings(image_size: int, encoding: str) -> dict[str, Any]:
+    return dict(layout=LAYOUT, image_size=image_size, encoding=encoding, channels=list(CHANNELS))
 
 
 def _signed_rows(
     catalog: "pd.DataFrame", settings: dict[str, Any], problems: Problems
 ) -> list[dict[str, Any]]:
-    """Catalog rows as dicts with a signature: it changes when a file, a label or a setting does.
+    """Catalog rows as dicts with a signature: it changes when an image or a setting does.
 
     A row with a file that is gone becomes a finding.
     """
     rows = []
-    for row in catalog[["id", "source", "labels", *CHANNELS, "files"]].to_dict("records"):
-        mark = hashlib.sha256(repr(sorted(settings.items())).encode())
-        mark.update(repr([row["source"], _numbers(row["labels"]), row["files"]]).encode())
-        try:
-            for channel in CHANNELS:
-                if isinstance(row[channel], str):
-                    stat = os.stat(row[channel])
-                    mark.update(f"{channel} {stat.st_size} {stat.st_mtime_ns}".encode())
-        except OSError as error:
-            problems.add(row[channel], row["id"], f"gone since the catalog ({error.strerror})")
+    for row in catalog[["id", "source", *CHANNELS, "files"]].to_dict("records"):
+        gone = [row[c] for c in CHANNELS if isinstance(row[c], str) and not os.path.exists(row[c])]
+        if gone:
+            problems.add(gone[0], row["id"], "gone since the catalog")
             continue
-        rows.append({**row, "signature": mark.hexdigest()[:16]})
+        mark = digest(sorted(settings.items()), row["source"], row["files"])
+        rows.append({**row, "signature": mark[:16]})
     return rows
-
-
-def _numbers(labels: Iterable[int] | None) -> list[int] | None:
-    return None if labels is None else [int(label) for label in labels]
 
 
 def _kept_shards(folder: Path, signatures: dict[str, str]) -> dict[str, list[str]]:
@@ -264,7 +240,6 @@ def _plan(
     shard_images: int,
     image_size: int,
     encoding: str,
-    class_names: tuple[str, ...],
 ) -> list[Shard]:
     """Shards of `shard_images` pictures, each of one source, under the lowest free numbers."""
     shards = []
@@ -278,7 +253,7 @@ def _plan(
             taken.add(shard_name(source, number))
             part = tuple(rows[start : start + shard_images])
             path = folder / shard_name(source, number)
-            shards.append(Shard(path, source, part, image_size, encoding, class_names))
+            shards.append(Shard(path, source, part, image_size, encoding))
     return shards
 
 
@@ -356,9 +331,7 @@ def _write_metadata(folder: Path, settings: dict[str, Any]) -> None:
         split["num_bytes"] += about["bytes"]
     tfds.folder_dataset.write_metadata(
         data_dir=folder,
-        features=encodings.features(
-            settings["encoding"], settings["image_size"], tuple(settings["classes"])
-        ),
+        features=encodings.features(settings["encoding"], settings["image_size"]),
         split_infos=[
             tfds.core.SplitInfo(name=source, filename_template=template, **split)
             for source, split in splits.items()

@@ -280,10 +280,12 @@ def _stored(directory: str | Path | None, job: Job, stamp: str) -> list[Unit] | 
 
 
 def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
-    """Hash of everything that a job's units depend on, and of nothing else."""
-    import xgboost
+    """Hash of everything that a job's units depend on, and of nothing else.
 
-    shared = hashlib.sha256(f"{FORMAT} {xgboost.__version__} {data.device}".encode())
+    Of the settings only what differs from the defaults: a new one changes no stamp.  FORMAT is the
+    version, raised when units of the same stamp come out otherwise.
+    """
+    shared = hashlib.sha256(f"{FORMAT} {data.device}".encode())
     shared.update(repr((data.where, data.names)).encode())
     for array in (data.features, data.groups, data.test):
         if array is not None:
@@ -293,7 +295,12 @@ def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
     for job in todo:
         own = shared.copy()
         settings = dataclasses.asdict(data.protocol.of(job.classes[0]))
-        settings = {key: value for key, value in settings.items() if key not in _NOT_OF_A_UNIT}
+        usual = dataclasses.asdict(Protocol())
+        settings = {
+            key: value
+            for key, value in settings.items()
+            if key not in _NOT_OF_A_UNIT and value != usual[key]
+        }
         own.update(repr((job, sorted(settings.items()))).encode())
         for c in job.classes:
             own.update(np.ascontiguousarray(data.labels[:, c]))

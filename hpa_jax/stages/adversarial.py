@@ -22,7 +22,7 @@ from hpa_jax.context import Context
 from hpa_jax.decision import adversarial as validation
 from hpa_jax.errors import InputError
 from hpa_jax.stages import networks, tables
-from hpa_jax.stages.prepare import opened
+from hpa_jax.stages.prepare import opened, roots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,7 +67,7 @@ def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> va
     from hpa_jax.decision.features import metafeature_table
 
     config = context.config
-    catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
+    catalog = tables.catalog(context, roots(context)).set_index("id")
     sizes = tables.sizes(catalog.loc[rows.ids], config.features.extra)
     images = tables.images(context, rows.ids)
     features = metafeature_table(images, rows.ids, *sizes, **config.features)

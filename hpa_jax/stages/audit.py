@@ -54,8 +54,9 @@ def audit(context: Context) -> list[Task]:
             f"{submitted['macro_f1']:.3f} ({low:.3f} to {high:.3f})"
         )
 
-    settings = {"argmax": context.config.submission.argmax, "refit": context.config.refit}
-    settings |= {"method": context.config.submission.method, **retrieval.settings(context)}
+    submission = context.config.submission
+    settings = {"submission.argmax": submission.argmax, "refit": context.config.refit}
+    settings |= {"submission.method": submission.method, **retrieval.settings(context)}
     inputs = tables.all_predictions(context, tables.AUDIT) + context.paths(*tables.SPLIT_TABLES)
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("features/valid.parquet", "features/audit.parquet")

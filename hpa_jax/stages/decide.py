@@ -4,14 +4,18 @@ Rows: blends, thresholds and stack are fitted on the validation rows; every scor
 nested (each row scored by thresholds of the other folds, groups together).
 """
 
+from pathlib import Path
+
 import numpy as np
 
 from hpa_jax import artifacts
+from hpa_jax.contents import digest
 from hpa_jax.context import Context
 from hpa_jax.stages import cuts as cuts_of
-from hpa_jax.stages import retrieval, scores, tables
+from hpa_jax.stages import inputs as inputs_of
+from hpa_jax.stages import prepare, retrieval, scores, tables
 from hpa_jax.stages.cuts import Drawn, around, fit_and_nest
-from hpa_jax.stamps import Task
+from hpa_jax.stamps import Part, Task
 
 ROOMS = ("decision", "inference/ensemble.py", "stages")
 
@@ -24,7 +28,7 @@ def features(context: Context) -> list[Task]:
     def work() -> str:
         from hpa_jax.decision.features import metafeature_table
 
-        catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
+        catalog = tables.catalog(context, prepare.roots(context)).set_index("id")
         counts = []
         for part, output in zip(parts, outputs):
             ids = tables.split_rows(context, part).ids
@@ -35,11 +39,24 @@ def features(context: Context) -> list[Task]:
             counts.append(f"{len(ids):,} {part}")
         return f"{len(found.columns) - 1} features of {' and '.join(counts)} pictures"
 
-    inputs = (context.records, *context.paths(*tables.SPLIT_TABLES))
-    settings = context.config.features.to_dict()
-    return [
-        Task("features", "features", work, settings, inputs, outputs, (*ROOMS, "data/input.py"))
-    ]
+    def measured() -> str:
+        catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
+        ids = [tables.split_rows(context, part).ids for part in parts]
+        columns = ["files", "original_size"]
+        return digest(
+            [own.tolist() for own in ids],
+            *(catalog.loc[own, columns].to_numpy(object) for own in ids),
+        )
+
+    inputs = (Part("images", (context.records, *context.paths(*tables.SPLIT_TABLES)), measured),)
+    records = context.config.records
+    settings = {
+        "features": context.config.features,
+        "records.image_size": records.image_size,
+        "records.encoding": records.encoding,
+    }
+    code = (*ROOMS, "data/input.py")
+    return [Task("features", "features", work, settings, inputs, outputs, code)]
 
 
 def stack(context: Context) -> list[Task]:
@@ -70,9 +87,13 @@ def stack(context: Context) -> list[Task]:
         tables.write_probabilities(output / "test.parquet", test.ids, fitted.test_votes)
         return f"{len(names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
 
-    inputs = tables.all_predictions(context, "valid", "test") + context.paths(*tables.SPLIT_TABLES)
+    inputs = (
+        *tables.all_predictions(context, "valid", "test"),
+        inputs_of.fitted_on(context, "train"),
+    )
     inputs += context.paths("features/valid.parquet", "features/test.parquet")
-    return [Task("stack", "stack", work, settings, inputs, (output,), ROOMS, resume="same")]
+    stamped = {"stack": settings}
+    return [Task("stack", "stack", work, stamped, inputs, (output,), ROOMS, "same", fitted=True)]
 
 
 def thresholds(context: Context) -> list[Task]:
@@ -108,8 +129,9 @@ def _ensemble(context: Context) -> Task:
         artifacts.write_json(output / "blends.json", stored)
         return f"{', '.join(stored)} of {len(models)} models"
 
-    inputs = tables.all_predictions(context, "valid", "test") + context.paths(*tables.SPLIT_TABLES)
-    return Task("thresholds", "ensemble", work, settings, inputs, (output,), ROOMS)
+    inputs = (*tables.all_predictions(context, "valid", "test"), inputs_of.fitted_on(context))
+    stamped = {"ensemble": settings}
+    return Task("thresholds", "ensemble", work, stamped, inputs, (output,), ROOMS, fitted=True)
 
 
 def _thresholds(context: Context) -> Task:
@@ -164,13 +186,19 @@ def _thresholds(context: Context) -> Task:
             f"choice nested too: {automatic['macro_f1']:.3f}"
         )
 
-    inputs = tables.all_predictions(context, "valid", *(["test"] if on_test else []))
-    inputs += context.paths("stack", "ensemble", "duplicates.parquet", *tables.SPLIT_TABLES)
+    inputs: tuple[Path | Part, ...] = (
+        *tables.all_predictions(context, "valid", *(["test"] if on_test else [])),
+        *context.paths("stack", "ensemble"),
+        inputs_of.fitted_on(context),
+        *retrieval.files(context),
+    )
+    shared = on_test and context.config.ensemble.average_duplicates
+    inputs += context.paths("duplicates.parquet") if shared else ()
     said = {
-        **settings,
-        "twins": context.config.ensemble.average_duplicates if on_test else False,
+        "thresholds": context.config.thresholds,
+        "submission.argmax": context.config.submission.argmax,
+        "ensemble.average_duplicates": shared,
         "weights": scores.checkpoint_choice(context),
         **retrieval.settings(context),
     }
-    inputs += retrieval.files(context)
-    return Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS)
+    return Task("thresholds", "thresholds", work, said, inputs, outputs, ROOMS, fitted=True)

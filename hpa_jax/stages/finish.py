@@ -4,6 +4,7 @@ The test truth is read by `evaluate` (and the report) alone.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -60,16 +61,18 @@ def _leak(context: Context) -> Task:
         )
 
     inputs = (*context.paths("leak.parquet"), *files)
-    return Task("submit", "leak", work, {"tables": named}, inputs, outputs, ROOMS)
+    settings = {"submission.leak_tables": _leak_tables(context)}
+    return Task("submit", "leak", work, settings, inputs, outputs, ROOMS)
+
+
+def _leak_tables(context: Context) -> list[str]:
+    """Their order without their places; the files are inputs."""
+    named = context.config.submission.leak_tables
+    return [name if name == MATCHES else "file" for name in named]
 
 
 def _submit(context: Context) -> Task:
-    settings = {
-        "leak": context.config.leak,
-        "twins": context.config.ensemble.average_duplicates,
-        **context.config.submission.to_dict(),
-        **retrieval.settings(context),
-    }
+    settings = {"leak": context.config.leak, **_of_submission(context)}
     sample = context.sample_submission
     output = context.path("submission.csv")
 
@@ -97,6 +100,15 @@ def _submit(context: Context) -> Task:
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
     inputs += retrieval.files(context) + scores.refitted_files(context)
     return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
+
+
+def _of_submission(context: Context) -> dict[str, Any]:
+    submission = context.config.submission.to_dict() | {"leak_tables": _leak_tables(context)}
+    return {
+        "submission": submission,
+        "ensemble.average_duplicates": context.config.ensemble.average_duplicates,
+        **retrieval.settings(context),
+    }
 
 
 def _with_left_out(
@@ -168,12 +180,7 @@ def _on_truth(context: Context) -> list[Task]:
     inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
     inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
     inputs += retrieval.files(context) + scores.refitted_files(context)
-    settings = {
-        "refit": context.config.refit,
-        "twins": context.config.ensemble.average_duplicates,
-        **context.config.submission.to_dict(),
-        **retrieval.settings(context),
-    }
+    settings = {"refit": context.config.refit, **_of_submission(context)}
     return [Task("evaluate", "evaluate", work, settings, inputs, (output,), ROOMS)]
 
 

@@ -9,11 +9,13 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax import config as configs
+from hpa_jax import settings as options
 from hpa_jax.context import RETRIEVAL, Context
 from hpa_jax.errors import InputError
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import tables
 from hpa_jax.stages.tables import Rows
-from hpa_jax.stamps import Task
+from hpa_jax.stamps import Part, Task
 
 if TYPE_CHECKING:
     from hpa_jax.inference.predict import Seen
@@ -52,7 +54,7 @@ def check_weights(context: Context) -> None:
                 f"config.{key}.init_from={given!r}: not there; put the published file there, "
                 f"or start from nothing: --config.{key}.init_from="
             )
-        this = repr(trained_by(model))  # the folds of a model start alike
+        this = repr(inputs_of.trained_by(model))  # the folds of a model start alike
         if this not in tried and not setups.is_training(given):
             _match(key, model, len(context.class_numbers(model)))
         tried.add(this)
@@ -170,18 +172,29 @@ def training(
         )
         return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
 
+    how_trained = {k: v for k, v in how.to_dict().items() if k not in options.WITHOUT_RESULT}
     settings = {
-        "model": trained_by(model),
-        "train": how.to_dict(),
+        f"models.{title.split('-')[0]}": inputs_of.stamped(model),
+        "train": how_trained,
+        **inputs_of.stored(context, model),
         "classes": config.classes,
         "seed": config.seed,
         **settings,
     }
-    inputs = (context.records_of(model), *context.paths(*tables.SPLIT_TABLES))
+    inputs: tuple[Path | Part, ...] = (
+        inputs_of.rows_read(
+            context,
+            "training rows",
+            rows,
+            context.class_numbers(model),
+            images=context.records_of(model),
+        ),
+        *inputs_of.started_with(model),
+    )
     inputs += (origin / "checkpoints",) if origin else ()
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
-    stamp = f"train-{title}"
-    return Task("train", stamp, work, settings, inputs, outputs, TRAIN_ROOMS, resume="same")
+    name = f"train-{title}"
+    return Task("train", name, work, settings, inputs, outputs, TRAIN_ROOMS, "same", fitted=True)
 
 
 def training_data(
@@ -234,13 +247,6 @@ def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | Non
     return context.fit_folder(source, fold) if source else None
 
 
-def trained_by(model: ConfigDict) -> dict:
-    """The options of a model that its training depends on."""
-    return {
-        key: value for key, value in model.to_dict().items() if key not in configs.OF_PREDICTION
-    }
-
-
 def predict(context: Context) -> list[Task]:
     """Probabilities and embeddings of every network; folds are brought together."""
     tasks = [_predict(context, *fit) for fit in context.fits()]
@@ -269,8 +275,8 @@ def prediction(
     parts: Callable[[], dict[str, np.ndarray]],
 ) -> Task:
     """The task that writes what a network says: folder/predictions/.  parts: ids by part."""
-    settings = {key: model[key] for key in configs.OF_PREDICTION}
-    settings["batch_size"] = context.config.predict.batch_size
+    settings = {f"models.{title.split('-')[0]}.{key}": model[key] for key in configs.OF_PREDICTION}
+    settings |= inputs_of.stored(context, model)
     output = folder / "predictions"
 
     def work() -> str:
@@ -283,10 +289,15 @@ def prediction(
         counts = " and ".join(f"{len(ids):,} {part}" for part, ids in ids_of.items())
         return f"{counts} pictures, views {model.views}"
 
-    inputs = (folder / "checkpoints", context.records_of(model))
-    inputs += context.paths(*tables.SPLIT_TABLES)
-    rooms = (*TRAIN_ROOMS, "inference")
-    return Task("predict", f"predict-{title}", work, settings, inputs, (output,), rooms)
+    def rows() -> list[Rows]:
+        return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in parts().values()]
+
+    inputs = (
+        folder / "checkpoints",
+        inputs_of.rows_read(context, "rows", rows, images=context.records_of(model)),
+    )
+    code, name = (*TRAIN_ROOMS, "inference"), f"predict-{title}"
+    return Task("predict", name, work, settings, inputs, (output,), code, fitted=True)
 
 
 def seen(
@@ -373,7 +384,8 @@ def _join_folds(context: Context, name: str) -> Task:
         return f"{len(folders)} folds joined"
 
     inputs = tuple(folder / "predictions" for folder in folders)
-    return Task("predict", f"predict-{name}", work, {}, inputs, (output,), ("stages/networks.py",))
+    code = ("stages/networks.py",)
+    return Task("predict", f"predict-{name}", work, {}, inputs, (output,), code, fitted=True)
 
 
 def _task_name(name: str, fold: int | None) -> str:

@@ -87,7 +87,6 @@ def predict(context: Context) -> str:
                 context.path("records"),
                 image_size=side,
                 encoding="raw",
-                classes=packed.class_names,
             )
         )
         for side in _sides(packed)
@@ -146,6 +145,7 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
         on_bad_image=config.on_bad_image,
         bad_images=context.path("bad_images.csv"),
         imported=context.path("imported"),
+        content=context.contents.file,
     )
 
 

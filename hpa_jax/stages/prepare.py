@@ -1,5 +1,6 @@
 """Stages from pictures on disk to packed records: data, catalog, duplicates, split, records."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ from ml_collections import ConfigDict
 
 from hpa_jax import artifacts
 from hpa_jax.context import Context
+from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.errors import InputError
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import tables
-from hpa_jax.stamps import Task
+from hpa_jax.stamps import Part, Task
 
 SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
 _MISSING = {
@@ -37,6 +40,7 @@ def data(context: Context) -> list[Task]:
     if not context.draws:
         return []
     settings = context.config.data.synthetic.to_dict()
+    stamped = {"data.synthetic": settings}
 
     def work() -> str:
         from hpa_jax.data import synthetic
@@ -46,7 +50,7 @@ def data(context: Context) -> list[Task]:
         synthetic.write(context.data_root, truth_path=truth, workers=workers, **settings)
         return f"{settings['train']:,} train and {settings['test']:,} test pictures drawn"
 
-    return [Task("data", "data", work, settings, (), (context.data_root,), ("data",))]
+    return [Task("data", "data", work, stamped, (), (context.data_root,), ("data",))]
 
 
 def sources(context: Context) -> list[dict]:
@@ -72,6 +76,11 @@ def sources(context: Context) -> list[dict]:
     return [{**options.get(source["source"], {}), **source} for source in listed]
 
 
+def roots(context: Context) -> list[Path]:
+    """Folders of the sources, in their order."""
+    return [Path(source["root"]) for source in sources(context)]
+
+
 def catalog(context: Context) -> list[Task]:
     """One table of every picture -> catalog.parquet."""
     config = context.config.data
@@ -90,37 +99,55 @@ def catalog(context: Context) -> list[Task]:
             bad_images=context.path("bad_images.csv"),
             imported=context.path("imported"),
             largest=largest,
+            content=context.contents.file,
         )
+        table = catalogs.relative(table, roots(context), context.path("imported"))
         artifacts.write_table(output, table)
         counts = table["source"].value_counts()
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " pictures"
 
-    roots = tuple(Path(source["root"]).expanduser() for source in sources(context))
-    for root in roots:
+    folders = [root.expanduser() for root in roots(context)]
+    for root in folders:
         if not root.is_dir():
             raise InputError(f"config.data.root: no folder {str(root)!r}")
+    inputs = tuple(
+        Part(f"root {number}", (root,), functools.partial(_content, context, root))
+        for number, root in enumerate(folders)
+    )
     settings = {
-        "sources": sources(context),
+        "data.sources": [
+            {key: value for key, value in source.items() if key != "root"}
+            for source in config.sources or [{"source": sources(context)[0]["source"]}]
+        ],
+        **{f"data.{source['source']}": config[source["source"]] for source in sources(context)
+           if source["source"] in ("folder", "atlas")},
         "classes": context.config.classes,
-        "on_bad_image": config.on_bad_image,
-        "check": config.check,
+        "data.on_bad_image": config.on_bad_image,
+        "data.check": config.check,
         "largest": largest,
-    }
-    rooms = ("data",)
-    return [Task("catalog", "catalog", work, settings, (), (output,), rooms, listing=roots)]
+    }  # fmt: skip
+    return [Task("catalog", "catalog", work, settings, inputs, (output,), ("data",))]
+
+
+def _content(context: Context, root: Path) -> str:
+    """Digest of a source's files; those of a workdir that lies among them don't count."""
+    return context.contents.of(root, leaving_out=context.workdir)
 
 
 def duplicates(context: Context) -> list[Task]:
-    """Twins among all pictures -> duplicates.parquet, groups.parquet, leak.parquet."""
-    names = ("duplicates.parquet", "groups.parquet", "leak.parquet")
-    outputs = tuple(context.path(name) for name in names)
-    table_path, config = context.path("catalog.parquet"), context.config
+    """Near-duplicates among all images -> duplicates.parquet, groups.parquet; those of test images
+    with known labels -> leak.parquet."""
+    return [_duplicates(context), _leak(context)]
+
+
+def _duplicates(context: Context) -> Task:
+    outputs = context.paths("duplicates.parquet", "groups.parquet")
+    config = context.config
 
     def work() -> str:
         from hpa_jax.data import duplicates as twins
-        from hpa_jax.data.problems import LEAVE_OUT, Problems
 
-        table, problems = artifacts.read_table(table_path), Problems()
+        table, problems = tables.catalog(context, roots(context)), Problems()
         unseen = config.data.check == "header"
         pairs, groups = twins.hash_catalog(
             table, look_at_all=unseen, problems=problems, **config.duplicates
@@ -128,18 +155,33 @@ def duplicates(context: Context) -> list[Task]:
         problems.write(context.path("bad_duplicates.csv"))
         if problems.found and config.data.on_bad_image == "error":
             raise problems.error(LEAVE_OUT)
-        leak = twins.leak_table(table, pairs)
-        for output, result in zip(outputs, (pairs, groups, leak)):
+        for output, result in zip(outputs, (pairs, groups)):
             artifacts.write_table(output, result)
         largest = int(groups["group"].value_counts().iloc[0])
-        left_out = f", {len(problems.found):,} bad pictures left out" if problems.found else ""
-        twins_of_test = f"{len(leak):,} twins of test pictures"
-        return f"{len(pairs):,} pairs, largest group {largest}, {twins_of_test}{left_out}"
+        left_out = f", {len(problems.found):,} bad images left out" if problems.found else ""
+        return f"{len(pairs):,} pairs, largest group {largest}{left_out}"
 
-    seen = {"check": config.data.check, "on_bad_image": config.data.on_bad_image}
-    settings = {**config.duplicates.to_dict(), **seen}
-    rooms = ("data",)
-    return [Task("duplicates", "duplicates", work, settings, (table_path,), outputs, rooms)]
+    settings = {
+        "duplicates": config.duplicates,
+        "data.check": config.data.check,
+        "data.on_bad_image": config.data.on_bad_image,
+    }
+    inputs = (inputs_of.images_read(context),)
+    return Task("duplicates", "duplicates", work, settings, inputs, outputs, ("data",))
+
+
+def _leak(context: Context) -> Task:
+    inputs, output = context.paths("catalog.parquet", "duplicates.parquet"), "leak.parquet"
+
+    def work() -> str:
+        from hpa_jax.data import duplicates as twins
+
+        leak = twins.leak_table(*(artifacts.read_table(path) for path in inputs))
+        artifacts.write_table(context.path(output), leak)
+        return f"{len(leak):,} duplicates of test images with known labels"
+
+    outputs = (context.path(output),)
+    return Task("duplicates", "leak-table", work, {}, inputs, outputs, ("data/duplicates.py",))
 
 
 def split(context: Context) -> list[Task]:
@@ -162,9 +204,14 @@ def split(context: Context) -> list[Task]:
 
     settings = context.config.split.to_dict()
     settings.pop("trained_folds")  # the split is the same, whichever are trained
-    lists = (settings["exclude"], settings["force_valid"], settings["force_train"])
-    files = tuple(Path(name) for name in lists if isinstance(name, str) and name)
-    return [Task("split", "split", work, settings, (*inputs, *files), (output,), ("data",))]
+    lists = {name: settings[name] for name in ("exclude", "force_valid", "force_train")}
+    files = {name: Path(value) for name, value in lists.items() if isinstance(value, str) and value}
+    parts = [
+        Part(f"split.{name}", (file,), functools.partial(context.contents.of, file))
+        for name, file in files.items()
+    ]
+    stamped = {"split": {key: value for key, value in settings.items() if key not in files}}
+    return [Task("split", "split", work, stamped, (*inputs, *parts), (output,), ("data",))]
 
 
 def records(context: Context) -> list[Task]:
@@ -186,18 +233,17 @@ def verify_records(context: Context) -> None:
 
 
 def _records(context: Context, side: int) -> Task:
-    table_path, output = context.path("catalog.parquet"), context.records_at(side)
+    output = context.records_at(side)
     settings = {**context.config.records.to_dict(), "image_size": side}
     del settings["also"]
 
     def work() -> str:
         from hpa_jax.data import records as packing
 
-        table = artifacts.read_table(table_path)
+        table = tables.catalog(context, roots(context))
         packing.write(
             table,
             context.path("records"),
-            classes=context.config.classes,
             on_bad_image=context.config.data.on_bad_image,
             bad_images=context.path("bad_records.csv"),
             **settings,
@@ -205,8 +251,11 @@ def _records(context: Context, side: int) -> Task:
         size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
         return f"{len(table):,} pictures of {settings['image_size']} px, {size / 1e6:.1f} MB"
 
-    rooms = ("data/records.py", "data/pictures.py")
-    settings_and_classes = {**settings, "classes": context.config.classes}
-    inputs, outputs = (table_path,), (output,)
+    stamped = {
+        "records": {key: value for key, value in settings.items() if key != "beam"},
+        "data.on_bad_image": context.config.data.on_bad_image,
+    }
+    code = ("data/records.py", "data/pictures.py")
     name = "records" if output == context.records else f"records-{side}"
-    return Task("records", name, work, settings_and_classes, inputs, outputs, rooms, "always")
+    inputs = (inputs_of.images_read(context),)
+    return Task("records", name, work, stamped, inputs, (output,), code, "always")

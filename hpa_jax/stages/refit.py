@@ -171,5 +171,5 @@ def _decide(context: Context) -> Task:
 
     inputs = tables.all_predictions(context, tables.FINAL)
     inputs += context.paths("stack", "ensemble", "features", *tables.SPLIT_TABLES)
-    rooms = ("decision", "inference/ensemble.py", "stages")
-    return Task("refit", "refit", work, {}, inputs, (output,), rooms)
+    code = ("decision", "inference/ensemble.py", "stages")
+    return Task("refit", "refit", work, {}, inputs, (output,), code, fitted=True)

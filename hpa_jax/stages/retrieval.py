@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpa_jax import artifacts
+from hpa_jax import settings as options
+from hpa_jax.contents import digest
 from hpa_jax.context import Context
 from hpa_jax.errors import InputError
+from hpa_jax.stages import inputs as inputs_of
 from hpa_jax.stages import networks, tables
 from hpa_jax.stages.tables import Rows
-from hpa_jax.stamps import Task
+from hpa_jax.stamps import Part, Task
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,17 +66,34 @@ def _train(context: Context) -> Task:
         artifacts.write_json(folder / "held_out.json", list(rows.ids[held]))
         return f"antibodies of {len(rows.ids):,} pictures, {held.sum():,} held out"
 
+    how = {k: v for k, v in config.train.to_dict().items() if k not in options.WITHOUT_RESULT}
     stamped = {
-        "model": networks.trained_by(settings.model),
-        "train": config.train.to_dict(),
-        "holdout": settings.holdout,
-        "pictures": settings.pictures,
+        "retrieval.model": inputs_of.stamped(settings.model),
+        "train": how,
+        **inputs_of.stored(context, settings.model),
+        "retrieval.holdout": settings.holdout,
+        "retrieval.pictures": settings.pictures,
         "seed": config.seed,
     }
-    inputs = (context.records_of(settings.model), *context.paths(*tables.SPLIT_TABLES))
+
+    def learnt() -> str:
+        rows = tables.split_rows(context, "train")
+        return digest(rows.ids, antibodies(context, rows.ids))
+
+    def rows() -> list[Rows]:
+        return [tables.split_rows(context, "train")]
+
+    inputs = (
+        inputs_of.rows_read(
+            context, "training rows", rows, images=context.records_of(settings.model), groups=True
+        ),
+        Part("antibodies", context.paths(*tables.SPLIT_TABLES), learnt),
+        *inputs_of.started_with(settings.model),
+    )
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
     outputs = tuple(folder / name for name in names)
-    return Task("train", "train-retrieval", work, stamped, inputs, outputs, ROOMS, resume="same")
+    name = "train-retrieval"
+    return Task("train", name, work, stamped, inputs, outputs, ROOMS, "same", fitted=True)
 
 
 def to_learn(context: Context) -> tuple[list[str], int]:
@@ -92,10 +112,10 @@ def to_learn(context: Context) -> tuple[list[str], int]:
 
 def _embed(context: Context) -> Task:
     folder, output = context.path("retrieval", "network"), context.path("retrieval", "embeddings")
-    settings = {
-        "views": context.config.retrieval.model.views,
-        **context.config.predict.to_dict(),
-    }
+    views = context.config.retrieval.model.views
+    settings = {"retrieval.model.views": views}
+    settings |= inputs_of.stored(context, context.config.retrieval.model)
+    stored = context.records_of(context.config.retrieval.model)
 
     def work() -> str:
         import jax
@@ -111,10 +131,10 @@ def _embed(context: Context) -> Task:
             found[part] = sweep.predict_records(
                 network,
                 trained,
-                Records(context.records_of(context.config.retrieval.model)),
+                Records(stored),
                 ids,
                 batch_size=context.config.predict.batch_size,
-                views=settings["views"],
+                views=views,
                 directory=folder / "predict_parts" / part,
                 title=f"retrieval, {part}",
             ).embeddings
@@ -126,9 +146,12 @@ def _embed(context: Context) -> Task:
         artifacts.remove(folder / "predict_parts")
         return ", ".join(f"{len(rows):,} {part}" for part, rows in found.items())
 
-    stored = context.records_of(context.config.retrieval.model)
-    inputs = (folder / "checkpoints", stored, *context.paths(*tables.SPLIT_TABLES))
-    return Task("predict", "predict-retrieval", work, settings, inputs, (output,), ROOMS)
+    def rows() -> list[Rows]:
+        return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in _ids(context).values()]
+
+    inputs = (folder / "checkpoints", inputs_of.rows_read(context, "rows", rows, images=stored))
+    name = "predict-retrieval"
+    return Task("predict", name, work, settings, inputs, (output,), ROOMS, fitted=True)
 
 
 def _neighbours(context: Context) -> Task:
@@ -165,7 +188,7 @@ def _neighbours(context: Context) -> Task:
             f"{recall['queries']:,} held-out pictures); {taken:.1%} of test within tau"
         )
 
-    said = {"tau": settings.tau, "backend": settings.backend}
+    said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
     inputs = (context.path("retrieval", "embeddings"), *context.paths(*tables.SPLIT_TABLES))
     inputs += (context.path("retrieval", "network", "held_out.json"),)
     rooms = ("inference/retrieval.py", "training/metric_learning.py", "stages/retrieval.py")
@@ -215,7 +238,10 @@ def files(context: Context) -> tuple[Path, ...]:
 
 def settings(context: Context) -> dict[str, Any]:
     """What a later stage depends on."""
-    return {"retrieval": context.config.retrieval.mode, "tau": context.config.retrieval.tau}
+    return {
+        "retrieval.mode": context.config.retrieval.mode,
+        "retrieval.tau": context.config.retrieval.tau,
+    }
 
 
 def labels_of(context: Context, table: "pd.DataFrame") -> np.ndarray:

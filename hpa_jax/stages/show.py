@@ -5,6 +5,7 @@ import functools
 import numpy as np
 
 from hpa_jax import artifacts, stamps
+from hpa_jax import settings as options
 from hpa_jax.context import Context
 from hpa_jax.data import csv_tables
 from hpa_jax.report import (
@@ -73,7 +74,7 @@ def report(context: Context) -> list[Task]:
     names += ("catalog.parquet", "splits.parquet", "groups.parquet")
     names += ("duplicates.parquet", "leak.parquet", "leak_overlay.parquet", "leak_conflicts.csv")
     names += ("stack", "ensemble")
-    inputs = (context.records, *(context.path(name) for name in names))
+    inputs = (context.records / "manifest.json", *(context.path(name) for name in names))
     evaluation, truth = context.path("evaluation.json"), context.truth
     maybe = (evaluation, truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
     maybe += show_data.files(context)
@@ -82,7 +83,7 @@ def report(context: Context) -> list[Task]:
     inputs += retrieval.files(context) + scores.refitted_files(context)
     seconds = stamps.seconds(context.workdir)
     seconds.pop("report", None)  # its own time is known when it is written
-    settings = {"config": context.config.to_json_best_effort(), "seconds": seconds}
+    settings = {**options.without_places(context.config), "seconds": list(seconds.items())}
     rooms = ("report", "report/page.html.j2", "stages", "decision", "inference/ensemble.py")
     rooms += ("data/statistics.py", "data/input.py", "classes.py")
     rooms += ("training/stages.py", "training/schedules.py")

@@ -1,6 +1,6 @@
 """The workdir's tables joined on id: labels, groups and probabilities of the rows of one split."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,14 @@ class Rows:
     def where(self, kept: np.ndarray) -> "Rows":
         """The rows of bool[N]."""
         return Rows(self.ids[kept], self.labels[kept], self.groups[kept], self.weights[kept])
+
+
+def catalog(context: Context, roots: Sequence[str | Path]) -> "pd.DataFrame":
+    """catalog.parquet with whole paths. roots: folders of the config's sources."""
+    from hpa_jax.data import catalog as catalogs
+
+    table = artifacts.read_table(context.path("catalog.parquet"))
+    return catalogs.absolute(table, roots, context.path("imported"))
 
 
 def unseen_parts(context: Context) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from hpa_jax import config as configs
+from hpa_jax import settings
 from hpa_jax.errors import InputError, tells_of_a_full_disk
 from hpa_jax.training import checksums, network
 from hpa_jax.training.step import TrainState
@@ -359,15 +360,18 @@ def restore_weights(
 def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], where: Path) -> None:
     """Refuses to go on with another training in the same folder.
 
+    An option that a checkpoint does not name has its default there.
+
     Raises:
         InputError: naming the first thing that differs, with both values.
     """
-    for key, new in identity.items():
-        if meta["run"].get(key) != new:
-            raise InputError(
-                f"{where} holds a training with other {key}: {meta['run'].get(key)!r}, now "
-                f"{new!r}; remove the folder or use another one"
-            )
+    before, now = (settings.flat({"models.one": run}) for run in (meta["run"], identity))
+    changed, _ = settings.differences(before, now)
+    if changed:
+        raise InputError(
+            f"{where} holds a training with other {changed[0].removeprefix('models.one.')}; move "
+            "the folder away or use another one"
+        )
 
 
 def check_architecture(meta: Mapping[str, Any], own: Mapping[str, Any], where: Path) -> None:

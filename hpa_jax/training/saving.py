@@ -146,5 +146,10 @@ def identity(setup: Setup) -> dict[str, Any]:
         "classes": list(setup.class_names),
         "data": setup.data.fingerprint(),
         "seeds": setup.seed,  # the run's and the model's, mixed
-        **{key: value for key, value in config.items() if key not in configs.OF_PREDICTION},
+        # the weights that it started from are in every checkpoint: their place does not matter
+        **{
+            key: value
+            for key, value in config.items()
+            if key not in (*configs.OF_PREDICTION, "init_from")
+        },
     }

@@ -10,7 +10,7 @@ from tests.data.layouts import competition
 
 
 def pack(table, out, **options):
-    settings = dict(image_size=16, encoding="zstd", classes=classes.NAMES, shard_images=2)
+    settings = dict(image_size=16, encoding="zstd", shard_images=2)
     return records.write(table, out, **settings, **options)
 
 

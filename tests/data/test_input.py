@@ -20,9 +20,7 @@ LABELS = np.eye(5, 28, dtype=np.uint8)
 def opened(tmp_path_factory):
     root = competition(tmp_path_factory.mktemp("input") / "data")
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
-    folder = records.write(
-        table, root / "r", image_size=16, encoding="png", classes=classes.NAMES, shard_images=4
-    )
+    folder = records.write(table, root / "r", image_size=16, encoding="png", shard_images=4)
     return input.Records(folder)
 
 
@@ -50,7 +48,7 @@ def test_damage_inside_a_shard_of_the_right_size_names_it(tmp_path, encoding):
     table = catalog.build(
         [dict(source="kaggle", root=competition(tmp_path / "data"))], classes.NAMES
     )
-    settings = dict(image_size=16, encoding=encoding, classes=classes.NAMES)
+    settings = dict(image_size=16, encoding=encoding)
     folder = records.write(table, tmp_path / "r", **settings)
     shard = folder / "hpa-train-00000.array_record"
     content = bytearray(shard.read_bytes())
@@ -176,9 +174,7 @@ def resident():
 def test_memory_is_flat_over_three_epochs(tmp_path):
     root = competition(tmp_path / "data", train=20, side=512)
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
-    folder = records.write(
-        table, tmp_path / "r", image_size=512, encoding="zstd", classes=classes.NAMES
-    )
+    folder = records.write(table, tmp_path / "r", image_size=512, encoding="zstd")
     opened = input.Records(folder)
     batches = input.train_batches(
         opened,

@@ -36,9 +36,7 @@ class Tiny(nnx.Module):
 def packed(tmp_path_factory):
     root = competition(tmp_path_factory.mktemp("sweep") / "data")
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
-    folder = records.write(
-        table, root / "r", image_size=SIZE, encoding="png", classes=classes.NAMES, shard_images=4
-    )
+    folder = records.write(table, root / "r", image_size=SIZE, encoding="png", shard_images=4)
     return input.Records(folder)
 
 

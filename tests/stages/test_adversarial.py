@@ -35,7 +35,7 @@ def workdir_of(folder, planted, scheme="holdout"):
     work = folder / "work"
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
     table.loc[:4, "source"] = "external"
-    records.write(table, work / "records", image_size=SIDE, encoding="raw", classes=classes.NAMES)
+    records.write(table, work / "records", image_size=SIDE, encoding="raw")
     artifacts.write_table(work / "catalog.parquet", table)
     group = np.arange(len(ids))
     artifacts.write_table(work / "groups.parquet", pd.DataFrame({"id": ids, "group": group}))

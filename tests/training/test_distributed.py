@@ -53,9 +53,7 @@ def pack(folder, pictures):
         size = dict(height=tiny.SIDE, width=tiny.SIDE, original_size=2048, files="")
         rows.append(dict(id=id, source="train", labels=[0], **paths, **size))
     table = pd.DataFrame(rows)
-    return records.write(
-        table, folder, image_size=tiny.SIDE, encoding="zstd", classes=tiny.CLASSES, shard_images=20
-    )
+    return records.write(table, folder, image_size=tiny.SIDE, encoding="zstd", shard_images=20)
 
 
 def steps_of(file):
