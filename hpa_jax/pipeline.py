@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax import __version__, artifacts, replaced, stamps
 from hpa_jax.context import RETRIEVAL, Context
+from hpa_jax.decision import stack_runner
 from hpa_jax.errors import InputError, near
 from hpa_jax.stages import (
     collect,
@@ -335,8 +336,8 @@ def _check_before(context: Context, names: list[str]) -> None:
     drawn pictures.
 
     Raises:
-        InputError: an option of a network is wrong, a file is not there, or there is too little
-            disk.
+        InputError: an option of a network is wrong, a file is not there, the stack asks for a GPU
+            that is not there, or there is too little disk.
     """
     if not set(names).isdisjoint((*OF_NETWORKS, "retrieve")):
         networks.share_compiled(context)
@@ -348,6 +349,9 @@ def _check_before(context: Context, names: list[str]) -> None:
         known = [*names, *(file.stem for file in context.path(".stamps").glob("*.json"))]
         if wanted not in ("all", *known):
             raise InputError(f"--force={wanted}: no step of this verb{near(wanted, known)}")
+    if "stack" in names:
+        distributed = context.flags.get("distributed") or ""
+        stack_runner.pick_devices(context.config.stack.device, distributed)
     if "submit" in names:
         finish.check_files(context)
     if context.draws and ("records" in names or "train" in names):

@@ -84,6 +84,14 @@ def test_bad_arguments_give_one_line_and_code_2(capsys, arguments, words):
         assert word in err
 
 
+def test_a_stack_on_gpus_without_one_is_refused_before_any_work(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("hpa_jax.decision.stack_runner.gpus", lambda: 0)
+    arguments = ["--config=configs/demo.py", f"--workdir={tmp_path}", "--config.stack.device=cuda"]
+    code, out, err = run(capsys, "run", *arguments)
+    assert code == 2 and "stack.device" in err and err.count("\n") == 1
+    assert "[data]" not in out
+
+
 def test_debug_shows_the_traceback():
     command = [sys.executable, "-m", "hpa_jax", "run", "--config=nothing.py", "--debug"]
     result = subprocess.run(command, capture_output=True, text=True)

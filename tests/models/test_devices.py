@@ -6,7 +6,17 @@ import sys
 
 import pytest
 
-SCRIPT = """
+
+def run_on_four_devices(script):
+    flags = "--xla_force_host_platform_device_count=4"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+CONVOLUTIONS = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from hpa_jax.models import convolution
@@ -41,12 +51,7 @@ assert np.isfinite(layout.traced(gradient)(odd, kernel)[0])
 
 @pytest.mark.slow
 def test_four_devices_convolve_their_own_rows_and_sum_kernel_gradients_in_float32():
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_on_four_devices(CONVOLUTIONS)
 
 
 PER_DEVICE = """
@@ -75,9 +80,4 @@ assert "all-reduce" not in forward.lower(x).compile().as_text()
 
 
 def test_per_device_batch_norm_is_each_devices_own_and_asks_no_other():
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-c", PER_DEVICE], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    run_on_four_devices(PER_DEVICE)
