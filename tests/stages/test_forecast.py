@@ -123,9 +123,7 @@ def test_a_slow_host_sets_the_time_and_is_told(tmp_path, monkeypatch):
 def test_reading_is_measured_on_the_real_records(tmp_path):
     root = competition(tmp_path / "data")
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
-    folder = records.write(
-        table, tmp_path / "r", image_size=16, encoding="zstd", classes=classes.NAMES
-    )
+    folder = records.write(table, tmp_path / "r", image_size=16, encoding="zstd")
     model = configs.model(batch_size=4, image_size=16)
     found = trial.seconds_per_read(
         model, records=input.Records(folder), settings=configs.default().train

@@ -103,7 +103,7 @@ def test_the_history_is_read_and_asked_for(tmp_path):
     assert refit._history(run.fit_folder("m", None), "loss") == [(0, 0.5), (0, 0.4)]
     train, _, _ = refit.refit(run)
     assert train.settings["train"]["patience"] == 0
-    assert train.settings["model"]["keep_epochs"] == (2,)
+    assert train.settings["models.m"]["keep_epochs"] == (2,)
 
 
 def write_history(tmp_path):

@@ -147,7 +147,7 @@ def test_a_full_disk_is_one_line_with_folder_and_step(tmp_path, monkeypatch, met
 def test_another_training_in_the_folder_is_refused(trained, tmp_path):
     folder, config = trained
     for other, key in (
-        (tiny.model(stages=config.stages, batch_size=8), "batch_size: 16, now 8"),
+        (tiny.model(stages=config.stages, batch_size=8), "batch_size: 16 -> 8"),
         (tiny.model(stages=(stage(epochs=4, lr=1e-2),)), "other stages"),
     ):
         with pytest.raises(InputError, match=key):

@@ -184,8 +184,8 @@ def test_products_read_what_the_gather_reads_within_interpolation(name, padding)
     """Slanted instead of square tents; the noise of these images is finer than real texture."""
     gather, products = both_ways(textured(64), MAPS[name], padding=padding)
     difference = 255 * np.abs(products - gather)
-    assert difference.mean() < 1.3
-    assert difference.max() < 35.0
+    assert difference.mean() < 2.0
+    assert difference.max() < 45.0
     assert 255 * gather.std() > 20  # the images are not flat
 
 
