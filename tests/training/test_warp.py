@@ -185,7 +185,7 @@ def test_products_read_what_the_gather_reads_within_interpolation(name, padding)
     gather, products = both_ways(textured(64), MAPS[name], padding=padding)
     difference = 255 * np.abs(products - gather)
     assert difference.mean() < 2.0
-    assert difference.max() < 45.0
+    assert np.quantile(difference, 0.99) < 25.0
     assert 255 * gather.std() > 20  # the images are not flat
 
 
