@@ -115,7 +115,9 @@ def read_once(images: jax.Array, turns: jax.Array, drawn: Drawn) -> jax.Array:
     return jax.vmap(read)(warp.unit_range(images), drawn, turns)
 
 
-def read_twice(images: jax.Array, turns: jax.Array, drawn: Drawn) -> jax.Array:
+def read_twice(
+    images: jax.Array, turns: jax.Array, drawn: Drawn, dtype: Any = jnp.bfloat16
+) -> jax.Array:
     """The same by matrix products: turn, then the grid's cells axis by axis, then the affine map.
 
     Where a policy both moves the grid and turns the image (2 of 25), the image is interpolated
@@ -126,8 +128,9 @@ def read_twice(images: jax.Array, turns: jax.Array, drawn: Drawn) -> jax.Array:
         jax.vmap(_cells, (None, 0, 0))(2.0 * (jnp.arange(n) + 0.5) / n - 1.0, steps, drawn.cells)
         for n, steps in ((height, drawn.steps[:, 1]), (width, drawn.steps[:, 0]))
     )
-    images = warp.stretched(warp.d4(images, turns), rows, columns, "reflect")
-    return warp.by_products(images, drawn.matrix, padding="reflect", align_corners=False)
+    images = warp.stretched(warp.d4(images, turns), rows, columns, "reflect", dtype)
+    options = dict(padding="reflect", align_corners=False, dtype=dtype)
+    return warp.by_products(images, drawn.matrix, **options)
 
 
 def draw(key: jax.Array, scale_zooms: bool = False, policy: jax.Array | None = None) -> Drawn:

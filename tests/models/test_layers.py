@@ -209,3 +209,24 @@ def test_squeeze_excite_gates_channels():
     ratio = np.asarray(gate(x)) / x
     assert ratio.min() > 0 and ratio.max() < 1
     np.testing.assert_allclose(ratio, np.broadcast_to(ratio[:, :1, :1], ratio.shape), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("window", "strides", "padding", "ceil_mode"),
+    [(3, 2, 1, False), (3, 2, 0, True), (2, 2, 0, False), (3, 1, 1, False)],
+)
+@pytest.mark.parametrize("size", [9, 12])
+def test_the_tpus_maximum_equals_the_others_with_gradients(
+    size, window, strides, padding, ceil_mode
+):
+    """Ties too: rectified maps are full of zeros; the first of equals gets the gradient."""
+    x = jnp.maximum(draw((2, size, size, 3)), 0.0)
+    window, strides = (window, window), (strides, strides)
+    edges = pooling._pool_edges((size, size), window, strides, pooling.sides(padding), ceil_mode)
+
+    def run(way):
+        y, pull = jax.vjp(lambda x: way(x, window, strides, edges), x)
+        return y, pull(jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape))[0]
+
+    for ours, tpus in zip(run(pooling._maximum), run(pooling.windowed_maximum)):
+        np.testing.assert_allclose(ours, tpus, atol=1e-6)
