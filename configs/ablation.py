@@ -11,9 +11,9 @@ Own data: --config.data.source=kaggle --config.data.root=FOLDER --config.data.tr
 import runpy
 from pathlib import Path
 
-from hpa_jax import classes
-from hpa_jax import config as base
-from hpa_jax.errors import InputError
+from hpa_jax.config import defaults as base
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
 
 DEMO = Path(__file__).with_name("demo.py")
 WORKED, FAILED = "worked", "did not work"

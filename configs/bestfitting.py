@@ -11,8 +11,8 @@ of it with tiny networks on drawn pictures, in minutes on a laptop.
 How it works: docs/bestfitting.md.
 """
 
-from hpa_jax import config as base
-from hpa_jax import recipes
+from hpa_jax.config import defaults as base
+from hpa_jax.config import recipes
 
 LOSS = dict(focal=0.5, lovasz=0.5, hard_log=0.5)  # each weight .5
 # Until epoch: rate.

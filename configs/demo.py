@@ -7,8 +7,8 @@ nothing for two minutes can learn the rare ones.
 Command: scripts/demo    Cost and scores: README.md, "The demo".
 """
 
-from hpa_jax import config as base
-from hpa_jax.errors import InputError
+from hpa_jax.config import defaults as base
+from hpa_jax.core.errors import InputError
 
 
 def get_config(arg: str = ""):

@@ -10,8 +10,8 @@ Variants: `:smoke`, all of it with tiny networks on drawn pictures, in minutes o
 How it works: docs/pudae.md.
 """
 
-from hpa_jax import config as base
-from hpa_jax import recipes
+from hpa_jax.config import defaults as base
+from hpa_jax.config import recipes
 
 FOLDS = 5
 WEIGHTS = dict(

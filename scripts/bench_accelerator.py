@@ -339,8 +339,8 @@ def lower(devices: Sequence[Any], model: Mapping[str, Any]) -> tuple[Any, dict[s
     import numpy as np
     from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-    from hpa_jax import classes
-    from hpa_jax import config as configs
+    from hpa_jax.config import defaults as configs
+    from hpa_jax.core import classes
     from hpa_jax.training import distributed
     from hpa_jax.training import setup as setups
 

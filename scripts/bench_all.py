@@ -97,9 +97,9 @@ def _has_lightgbm() -> bool:
 
 def _draw(folder: Path) -> None:
     """Pictures for the part `input`: 512 px, as the competition's."""
-    from hpa_jax.data import synthetic
+    from hpa_jax.data.synthetic import dataset
 
-    synthetic.write(
+    dataset.write(
         folder / "competition", train=48, test=1, external=0, image_size=512, min_per_class=0,
         truth_path=folder / "truth.csv",
     )  # fmt: skip

@@ -19,7 +19,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hpa_jax.models import create
-from hpa_jax.training import augment, losses, warp
+from hpa_jax.training import augment, losses
+from hpa_jax.training.augment import warp
 
 
 def main() -> None:

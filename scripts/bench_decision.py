@@ -27,19 +27,12 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import bench_table
 import numpy as np
 
-from hpa_jax.decision import (
-    features,
-    folds,
-    metrics,
-    nested,
-    simulation,
-    stack_class,
-    stack_inputs,
-    stack_runner,
-    stacking,
-    thresholds,
-)
-from hpa_jax.decision.stack_protocols import resolve
+from hpa_jax.core import folds, metrics
+from hpa_jax.decision import features, nested, thresholds
+from hpa_jax.decision.stack import inputs, runner, stacking
+from hpa_jax.decision.stack import unit as stack_class
+from hpa_jax.decision.stack.protocols import resolve
+from scripts import simulation
 
 TEST_ROWS = 11_702
 VALID_ROWS, NEW_ROWS = 7_754, 60_000  # of the part votes
@@ -210,14 +203,14 @@ def bench_protocols(workers: int) -> None:
     import joblib
 
     data = simulation.simulate(min_positives=9)
-    where = stack_inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
+    where = inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
     prior, positives = tuple(data.labels.mean(axis=0)), data.labels.sum(axis=0)
     for name in ("quick", "main", "by_frequency"):
         protocol = resolve(name)
-        shared = stack_runner.Data(
+        shared = runner.Data(
             data.features, data.labels, None, where, data.names, prior, None, protocol, "cpu"
         )
-        jobs = [job for job in stack_runner.jobs(data.labels, protocol) if job.repeat == 0]
+        jobs = [job for job in runner.jobs(data.labels, protocol) if job.repeat == 0]
         wall = time.perf_counter()
         seconds = joblib.Parallel(n_jobs=workers, batch_size=1)(
             joblib.delayed(_unit_seconds)(shared, job) for job in jobs
@@ -238,9 +231,9 @@ def bench_protocols(workers: int) -> None:
         )  # fmt: skip
 
 
-def _unit_seconds(shared: stack_runner.Data, job: stack_runner.Job) -> float:
+def _unit_seconds(shared: runner.Data, job: runner.Job) -> float:
     started = time.perf_counter()
-    stack_runner.do(shared, job)
+    runner.do(shared, job)
     return time.perf_counter() - started
 
 
@@ -255,7 +248,7 @@ def bench_votes(work: Path | None, classes: list[int], workers: int, settings: d
 
     data, new = _fitted_and_new()
     protocol = resolve({"protocol": "talk", "repeats": 1, "inner_repeats": 3, **settings})
-    where = stack_inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
+    where = inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
     ours = np.zeros((len(data.labels) + len(new.labels), len(classes)))
     seconds_ours = 0.0
     for column, c in enumerate(classes):

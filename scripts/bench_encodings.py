@@ -23,9 +23,10 @@ import bench_table
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpa_jax import ablate, artifacts
-from hpa_jax.data import encodings, pictures
-from hpa_jax.data.input import Records
+from hpa_jax.core import artifacts
+from hpa_jax.data import encodings, reader
+from hpa_jax.data.batches import Records
+from hpa_jax.pipeline import ablate
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "ablation.py"
 BASE = "zstd"
@@ -105,9 +106,9 @@ def change(encoding: str, images: Iterable[np.ndarray]) -> float:
 
 def real_pictures(folder: Path) -> Iterator[np.ndarray]:
     """uint8[S, S, 4] made of single channels, which may be of different pictures."""
-    files = [sorted(folder.glob(f"**/*_{channel}.png")) for channel in pictures.CHANNELS]
+    files = [sorted(folder.glob(f"**/*_{channel}.png")) for channel in reader.CHANNELS]
     for paths in zip(*files):
-        yield pictures.read(dict(zip(pictures.CHANNELS, map(str, paths))))
+        yield reader.read(dict(zip(reader.CHANNELS, map(str, paths))))
 
 
 if __name__ == "__main__":

@@ -29,8 +29,10 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from hpa_jax.data import encodings, input, pictures, records
-from hpa_jax.data.files import Files
+from hpa_jax.data import batches as input
+from hpa_jax.data import encodings, records
+from hpa_jax.data import reader as pictures
+from hpa_jax.data.unpacked import Files
 
 CHANNELS = pictures.CHANNELS
 PASSES = 4  # over the pictures, each time a source is measured

@@ -31,10 +31,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import demo
-from hpa_jax import classes
-from hpa_jax import config as configs
-from hpa_jax.data import input as inputs
-from hpa_jax.training import distributed, logs, loop, preemption, stages
+from hpa_jax.config import defaults as configs
+from hpa_jax.core import classes
+from hpa_jax.data import batches as inputs
+from hpa_jax.training import distributed, logs, loop, phases, preemption
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 
@@ -69,7 +69,7 @@ def demo_model(name: str, **stage: Any) -> ConfigDict:
     """A model of the demo's recipe, with changes of its only stage."""
     given = demo.get_config().models[name]
     return configs.model(
-        **{**stages.plain(given), "stages": (configs.stage(**{**given.stages[0], **stage}),)}
+        **{**phases.plain(given), "stages": (configs.stage(**{**given.stages[0], **stage}),)}
     )
 
 
@@ -130,7 +130,7 @@ def data_wait(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]
     with tempfile.TemporaryDirectory() as folder:
         packed = _packed(Path(folder), config, options.steps * config.batch_size)
         two = (configs.stage(epochs=2, lr=1e-3),)
-        config = configs.model(**{**stages.plain(config), "stages": two})
+        config = configs.model(**{**phases.plain(config), "stages": two})
         train(config, Path(folder) / "model", packed, options.steps * config.batch_size)
         rows = logs.read(Path(folder) / "model" / "metrics.jsonl")
     last = [row for row in rows if row["split"] == "train"][-1]
@@ -158,7 +158,7 @@ def accumulation(config: ConfigDict, options: argparse.Namespace) -> dict[str, A
     """compiled.memory_analysis(): temporaries for 1, 4, 16 micro-batches of one size."""
     found = {}
     for count in (1, 4, 16):
-        own = configs.model(**{**stages.plain(config), "batch_size": MICRO * count})
+        own = configs.model(**{**phases.plain(config), "batch_size": MICRO * count})
         own.accumulate = count
         setup = _setup(own)
         with preemption.Preemption() as stop:

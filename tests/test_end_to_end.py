@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa_jax.config import METHODS
+from hpa_jax.config.defaults import METHODS
 from tests.small_run import CONFIG, ROOT, call
 
 

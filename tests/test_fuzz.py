@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from hpa_jax import classes
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import catalog, records
-from hpa_jax.data.input import Records
-from hpa_jax.decision import bundle, stack_files, stacking, unlike
-from hpa_jax.errors import InputError
+from hpa_jax.data.batches import Records
+from hpa_jax.decision import bundle, unlike
+from hpa_jax.decision.stack import files, stacking
 from hpa_jax.inference import tables
 from hpa_jax.training import logs, network
 from tests.data.layouts import competition
@@ -105,7 +106,7 @@ READERS = {
 @given(damage=DAMAGE)
 @FEW
 def test_damage_is_read_over_or_named(written, name, damage):
-    path = stack_files.path(written / "stack", 0, 0) if name == "stack/unit" else written / name
+    path = files.path(written / "stack", 0, 0) if name == "stack/unit" else written / name
     kept = path.with_name(path.name + ".kept")
     shutil.copyfile(path, kept)
     content = damaged(path.read_bytes(), damage)

@@ -11,8 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpa_jax import classes
-from hpa_jax.data import synthetic
+from hpa_jax.core import classes
+from hpa_jax.data.synthetic import dataset
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("nucleus", "nucleoli", "cytosol", "membranes", "secretory")
@@ -59,7 +59,7 @@ def done(tmp_path_factory):
     """The guide's recipe, run in a folder of its own beside the project's configs."""
     root = tmp_path_factory.mktemp("own")
     sizes = dict(train=160, test=50, external=4, image_size=64, min_per_class=4)
-    synthetic.write(root / "drawn", truth_path=root / "truth.csv", **sizes)
+    dataset.write(root / "drawn", truth_path=root / "truth.csv", **sizes)
     truth = sort_into_folders(root / "drawn", root)
     text = (ROOT / "docs" / "own_classes.md").read_text()
     recipe = re.search(r"```python\n(.*?)```", text, re.DOTALL)[1]

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from ml_collections import ConfigDict
 
-from hpa_jax import config as base
-from hpa_jax import recipes
+from hpa_jax.config import defaults as base
+from hpa_jax.config import recipes
 
 # Files of the published ImageNet weights, to be put into weights/.
 WEIGHTS = dict(

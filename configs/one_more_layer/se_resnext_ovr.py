@@ -6,7 +6,7 @@ Command: python -m hpa_jax run --config=configs/one_more_layer/se_resnext_ovr.py
 """
 
 from configs.one_more_layer import common, se_resnext_v6
-from hpa_jax import classes
+from hpa_jax.core import classes
 
 # The ten smallest of the F1s in the script, smallest first.
 WORST = tuple(classes.NAMES[number] for number in (17, 26, 15, 20, 18, 16, 6, 22, 9, 27))

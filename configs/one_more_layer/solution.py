@@ -27,8 +27,8 @@ from configs.one_more_layer import (
     se_resnext_v14,
     xception,
 )
-from hpa_jax import config as base
-from hpa_jax import recipes
+from hpa_jax.config import defaults as base
+from hpa_jax.config import recipes
 
 NETWORKS = dict(
     se_resnext_v2=se_resnext_v2,

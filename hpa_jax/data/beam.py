@@ -7,9 +7,9 @@ scripts/requirements-beam.txt, and pictures and records on a file system that al
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from hpa_jax.artifacts import read_json, write_json
+from hpa_jax.core.artifacts import read_json, write_json
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import records
-from hpa_jax.errors import InputError
 
 
 def runner(options: Sequence[str]) -> Callable[[list[records.Shard]], Iterable[list]]:

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.contents import sha256
-from hpa_jax.data import atlas, folder, kaggle, pictures
-from hpa_jax.data.pictures import CHANNELS
+from hpa_jax.core.contents import sha256
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems
-from hpa_jax.errors import InputError, near
+from hpa_jax.data.reader import CHANNELS
+from hpa_jax.data.sources import atlas, competition, folder
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,8 +33,8 @@ COLUMNS = (
 IMPORTED = -1  # in the column root: the folder of converted copies
 FOR_ANY = ("weight", "not_only", "parts")
 SOURCES = {
-    "kaggle": kaggle.scan,
-    "synthetic": kaggle.scan,  # which only writes files in the competition's layout
+    "kaggle": competition.scan,
+    "synthetic": competition.scan,  # which only writes files in the competition's layout
     "folder": folder.scan,
     "atlas": atlas.scan,
 }
@@ -215,30 +216,30 @@ def _look_at_pictures(
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 
 
-Finding = tuple[tuple[int, int], str, pictures.BadPicture | None]  # size, mark of the files, bad
+Finding = tuple[tuple[int, int], str, reader.BadPicture | None]  # size, mark of the files, bad
 
 
 def _header_size(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
     try:
         files = [p for p in paths.values() if p is not None]
-        sizes = [pictures.size(path) for path in files]
-    except pictures.BadPicture as bad:
+        sizes = [reader.size(path) for path in files]
+    except reader.BadPicture as bad:
         return (0, 0), "", bad
     for path, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            bad = pictures.BadPicture(path, pictures.sizes_differ(size, sizes[0]))
+            bad = reader.BadPicture(path, reader.sizes_differ(size, sizes[0]))
             return (0, 0), "", bad
     return sizes[0], _mark(repr([content(path) for path in files]).encode()), None
 
 
 def _decoded_size(paths: Mapping[str, str | None]) -> Finding:
     try:
-        image = pictures.read(paths)
-    except pictures.BadPicture as bad:
+        image = reader.read(paths)
+    except reader.BadPicture as bad:
         return (0, 0), "", bad
     if not image.any():
         first = next(p for p in paths.values() if p is not None)
-        return (0, 0), "", pictures.BadPicture(first, "all channels are black")
+        return (0, 0), "", reader.BadPicture(first, "all channels are black")
     return (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image)), None
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import hashes as fingerprints
 from hpa_jax.data.hashes import phash as phash
 from hpa_jax.data.hashes import phashes as phashes
-from hpa_jax.data.pictures import CHANNELS as ALL_CHANNELS
-from hpa_jax.data.pictures import read_channel
 from hpa_jax.data.problems import LEAVE_OUT, Problems
-from hpa_jax.errors import InputError
+from hpa_jax.data.reader import CHANNELS as ALL_CHANNELS
+from hpa_jax.data.reader import read_channel
 
 if TYPE_CHECKING:
     import pandas as pd

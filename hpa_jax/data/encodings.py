@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.data.pictures import CHANNELS
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.data.reader import CHANNELS
 
 if TYPE_CHECKING:
     import tensorflow_datasets as tfds

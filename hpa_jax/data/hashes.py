@@ -16,8 +16,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from hpa_jax.data.pictures import BadPicture, read_channel
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
+from hpa_jax.data.reader import BadPicture, read_channel
 
 SIDE = 32  # of the thumbnail
 LOW = 8  # lowest frequencies kept of each axis

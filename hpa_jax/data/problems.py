@@ -7,8 +7,8 @@ that shows the first findings and counts the rest.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpa_jax.artifacts import atomic
-from hpa_jax.errors import InputError
+from hpa_jax.core.artifacts import atomic
+from hpa_jax.core.errors import InputError
 
 SHOWN = 10
 LEAVE_OUT = 'mend them, or leave them out with data.on_bad_image="skip"'  # a remedy

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpa_jax.artifacts import atomic, read_json, remove, write_json, write_table
-from hpa_jax.contents import digest, sha256
-from hpa_jax.data import encodings, pictures
-from hpa_jax.data.pictures import CHANNELS
+from hpa_jax.core.artifacts import atomic, read_json, remove, write_json, write_table
+from hpa_jax.core.contents import digest, sha256
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import encodings, reader
 from hpa_jax.data.problems import LEAVE_OUT, Problems
-from hpa_jax.errors import InputError
+from hpa_jax.data.reader import CHANNELS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -164,8 +164,8 @@ def _write_examples(
     try:
         for row in shard.rows:
             try:
-                image = pictures.resize(_visible(row), shard.image_size)
-            except pictures.BadPicture as error:
+                image = reader.resize(_visible(row), shard.image_size)
+            except reader.BadPicture as error:
                 bad.append((error.path, row["id"], error.what))
                 continue
             stored = encodings.encode(shard.encoding, image)
@@ -183,10 +183,10 @@ def _visible(row: dict[str, Any]) -> np.ndarray:
     Raises:
         BadPicture: a file is unusable, or there is nothing in any channel.
     """
-    image = pictures.read(row)
+    image = reader.read(row)
     if not image.any():
         first = next(row[c] for c in CHANNELS if isinstance(row[c], str))
-        raise pictures.BadPicture(first, "all channels are black")
+        raise reader.BadPicture(first, "all channels are black")
     return image
 
 

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax.data import csv_tables, stratification
+from hpa_jax.core import stratification
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.core.stratification import folds as folds
+from hpa_jax.core.stratification import holdout as holdout
 from hpa_jax.data.duplicates import groups as components
-from hpa_jax.data.stratification import folds as folds
-from hpa_jax.data.stratification import holdout as holdout
-from hpa_jax.errors import InputError, near
+from hpa_jax.data.sources import csv_tables
 
 if TYPE_CHECKING:
     import pandas as pd

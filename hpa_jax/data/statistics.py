@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax import artifacts
-from hpa_jax.errors import InputError, near
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError, near
 
 if TYPE_CHECKING:
     import networkx

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd

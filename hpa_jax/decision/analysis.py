@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax.decision import confidence, metrics, thresholds
-from hpa_jax.errors import InputError
+from hpa_jax.core import metrics
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import confidence, thresholds
 
 if TYPE_CHECKING:
     import pandas as pd

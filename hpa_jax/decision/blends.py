@@ -12,12 +12,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from hpa_jax.decision import folds as folding
-from hpa_jax.decision import metrics, stack_inputs
-from hpa_jax.decision.stack_inputs import ClassInputs
-from hpa_jax.decision.stack_learners import logistic as newton
-from hpa_jax.decision.stack_learners import sigmoid
-from hpa_jax.errors import InputError
+from hpa_jax.core import folds as folding
+from hpa_jax.core import metrics
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision.stack import inputs
+from hpa_jax.decision.stack.inputs import ClassInputs
+from hpa_jax.decision.stack.learners import logistic as newton
+from hpa_jax.decision.stack.learners import sigmoid
 from hpa_jax.inference import ensemble
 
 EM_STEPS = 60
@@ -65,7 +66,7 @@ class Logistic:
         """Scores [N, C]; NaN for a class that no model knows."""
         result = ensemble.mean(probs)
         fitted = np.isfinite(self.coefficients).all(axis=1)
-        logits = np.nan_to_num(stack_inputs.logit(probs[:, :, fitted]))
+        logits = np.nan_to_num(inputs.logit(probs[:, :, fitted]))
         weights = self.coefficients[fitted]
         result[:, fitted] = sigmoid(weights[:, 0] + np.einsum("mnc,cm->nc", logits, weights[:, 1:]))
         return result
@@ -103,7 +104,7 @@ def likelihood(probs: np.ndarray, labels: np.ndarray, steps: int = EM_STEPS) -> 
     shared = ~np.isnan(probs).any(axis=(0, 1))
     p, y = probs[:, :, shared], labels[:, shared]
     likely = np.where(y, p, 1 - p).reshape(len(p), -1).astype(np.float64)
-    likely = np.clip(likely, stack_inputs.LIMIT, 1)
+    likely = np.clip(likely, inputs.LIMIT, 1)
     weights = np.full(len(p), 1 / len(p))
     for _ in range(steps if likely.size else 0):
         share = weights * (likely / (weights @ likely)).mean(axis=1)
@@ -137,7 +138,7 @@ def logistic(probs: np.ndarray, labels: np.ndarray, strength: float = 1.0) -> Lo
         y = labels[:, c].astype(float)
         if not len(known) or not 0 < y.sum() < len(y):
             continue
-        logits = stack_inputs.logit(probs[known, :, c].T)
+        logits = inputs.logit(probs[known, :, c].T)
         centre, deviation = logits.mean(axis=0), logits.std(axis=0)
         deviation = np.where(deviation > 1e-9, deviation, np.inf)
         fitted = newton(_inputs((logits - centre) / deviation), y, np.arange(len(y)), strength)

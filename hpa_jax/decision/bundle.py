@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpa_jax import __version__, artifacts, classes
-from hpa_jax.decision import blends, stacking, thresholds, unlike
-from hpa_jax.errors import InputError
+from hpa_jax import __version__
+from hpa_jax.core import artifacts, classes
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import blends, thresholds, unlike
+from hpa_jax.decision.stack import stacking
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_jax.decision.metrics import checked_labels, checked_scores, f1_from_counts
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
+from hpa_jax.core.metrics import checked_labels, checked_scores, f1_from_counts
 
 Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax import classes
-from hpa_jax.data import csv_tables
-from hpa_jax.errors import InputError
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
+from hpa_jax.data.sources import csv_tables
 
 if TYPE_CHECKING:
     import pandas as pd

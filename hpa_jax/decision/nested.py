@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hpa_jax.decision import confidence, metrics, thresholds
-from hpa_jax.decision import folds as folding
+from hpa_jax.core import folds as folding
+from hpa_jax.core import metrics
+from hpa_jax.decision import confidence, thresholds
 
 Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpa_jax import artifacts, classes
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts, classes
+from hpa_jax.core.errors import InputError
 
 HEADER = ("Id", "Predicted")
 

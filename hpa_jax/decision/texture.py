@@ -7,8 +7,8 @@ channel correlates 0 with everything and has no foreground unless it lies above 
 
 import numpy as np
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision.features import moments, otsu
-from hpa_jax.errors import InputError
 
 CHANNELS = ("red", "green", "blue", "yellow")
 PAIRS = (("red", "blue"), ("red", "yellow"), ("green", "yellow"), ("blue", "yellow"))

@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from hpa_jax.decision import folds as folding
-from hpa_jax.decision.metrics import checked_labels, checked_scores, f1_from_counts
-from hpa_jax.errors import InputError
+from hpa_jax.core import folds as folding
+from hpa_jax.core.errors import InputError
+from hpa_jax.core.metrics import checked_labels, checked_scores, f1_from_counts
 
 REPEAT_STEP = 101  # repeat j draws its folds with seed + 101 j, as the team's code does
 PUDAE_GRID = np.arange(5, 100) / 100.0

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from hpa_jax import artifacts
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 
 NEIGHBOUR = 5  # its distance is less noisy than the nearest one's
 _BLOCK = 1024

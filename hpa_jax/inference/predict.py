@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.inference import views as views_module
 from hpa_jax.inference.tables import (
     check_finite,

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 
 if TYPE_CHECKING:
     import pandas as pd

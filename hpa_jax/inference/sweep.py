@@ -19,10 +19,10 @@ import jax
 import numpy as np
 from flax import nnx
 
-from hpa_jax import artifacts
-from hpa_jax.data.input import Records, eval_batches
-from hpa_jax.data.pictures import resize
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.data.batches import Records, eval_batches
+from hpa_jax.data.reader import resize
 from hpa_jax.inference import predict
 from hpa_jax.inference import views as views_module
 from hpa_jax.inference.tables import check_finite

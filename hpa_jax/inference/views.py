@@ -18,8 +18,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpa_jax.errors import InputError, near
-from hpa_jax.training import augment, warp
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.training import augment
+from hpa_jax.training.augment import warp
 
 AGGREGATES = ("mean", "max", "geometric", "mean_logit")
 # (keys[N], view number, images[N, H, W, K]) -> images[N, h, w, K]

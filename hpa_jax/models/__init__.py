@@ -1,5 +1,5 @@
 """Networks (flax.nnx): `create` one by name, `list_models` for the table of names."""
 
-from hpa_jax.models.factory import create, list_models
+from hpa_jax.models.registry import create, list_models
 
 __all__ = ["create", "list_models"]

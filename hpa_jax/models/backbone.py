@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 
 Groups = list[list[str]]
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 from hpa_jax.models.layers import BatchNorm, Conv, Linear, global_avg_pool, global_max_pool
 
 POOL_ORDERS = ("max_avg", "avg_max")

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 
 Normalizer = Callable[[jax.Array], jax.Array]
 

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hpa_jax.errors import InputError
-from hpa_jax.models import factory, weight_files
+from hpa_jax.core.errors import InputError
+from hpa_jax.models import registry, weight_files
 from hpa_jax.models.heads import GlobalAverage
 
 EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
@@ -134,7 +134,7 @@ def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Repor
     """
     weight_files.writable(out)
     model = nnx.eval_shape(
-        lambda: factory.create(
+        lambda: registry.create(
             backbone, num_classes=1000, in_channels=3, head="gap", rngs=nnx.Rngs(0)
         )
     )

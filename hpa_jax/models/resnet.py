@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.models import layers
 from hpa_jax.models.backbone import Backbone, Groups, run_blocks
 from hpa_jax.models.layers import BatchNorm, Conv, SqueezeExcite, conv_bn_act

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 
 Depth = float | Sequence[int] | None
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hpa_jax import artifacts
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 HUB = "hf:"

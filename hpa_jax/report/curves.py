@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax.decision import metrics
+from hpa_jax.core import metrics
 from hpa_jax.report.canvas import axes, colours, svg
 from hpa_jax.report.findings import Findings, Scored
 from hpa_jax.report.page import Figure, Section, number

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpa_jax import artifacts
+from hpa_jax.core import artifacts
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_jax.decision import confidence, metrics
+from hpa_jax.core import metrics
+from hpa_jax.decision import confidence
 from hpa_jax.report import intervals
 from hpa_jax.report.findings import Findings, Scored
 from hpa_jax.report.page import Figure, Section, Table, number, signed, span

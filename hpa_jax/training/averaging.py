@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from hpa_jax.training import warp
+from hpa_jax.training.augment import warp
 from hpa_jax.training.distributed import Layout, gather
 from hpa_jax.training.network import Arrays, Skeleton, skeleton
-from hpa_jax.training.stages import Stage
+from hpa_jax.training.phases import Stage
 from hpa_jax.training.step import TrainState, statistics_of
 
 if TYPE_CHECKING:

@@ -26,9 +26,9 @@ from flax import nnx
 from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from hpa_jax import config as configs
-from hpa_jax import settings
-from hpa_jax.errors import InputError, tells_of_a_full_disk
+from hpa_jax.config import defaults as configs
+from hpa_jax.config import settings
+from hpa_jax.core.errors import InputError, tells_of_a_full_disk
 from hpa_jax.training import checksums, network
 from hpa_jax.training.step import TrainState
 

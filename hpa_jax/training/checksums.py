@@ -3,7 +3,7 @@
 import zlib
 from pathlib import Path
 
-from hpa_jax import artifacts
+from hpa_jax.core import artifacts
 
 FILE = "checksums.json"
 

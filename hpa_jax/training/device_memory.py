@@ -11,7 +11,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 
 ADVICE = (
     "raise accumulate (micro-batches, one in memory at a time), set remat='blocks', or lower "

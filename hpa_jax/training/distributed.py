@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 
 
 @dataclass(frozen=True)

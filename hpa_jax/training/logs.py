@@ -17,7 +17,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from hpa_jax import artifacts
+from hpa_jax.core import artifacts
 
 EVERY_SECONDS = 15.0  # between plain lines
 

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpa_jax import artifacts
+from hpa_jax.core import artifacts
 from hpa_jax.training import (
     averaging,
     checkpoint,
@@ -31,11 +31,11 @@ from hpa_jax.training import step as steps
 from hpa_jax.training.checkpoint import Checkpoints
 from hpa_jax.training.labels import Labels, as_labels
 from hpa_jax.training.logs import Log, Speed, duration, memory_mib
+from hpa_jax.training.phases import Stage
 from hpa_jax.training.preemption import Preemption
 from hpa_jax.training.profiling import Profile
 from hpa_jax.training.saving import Saving
 from hpa_jax.training.setup import Setup
-from hpa_jax.training.stages import Stage
 from hpa_jax.training.validation import Held, evaluate
 
 LOADED = "init_from.json"  # what was taken from init_from, by name

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 
 Array = jax.Array
 Loss = Callable[[Array, Array, Array], Array]

@@ -16,8 +16,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpa_jax import artifacts
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import checkpoint, distributed, network, optimizer
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps

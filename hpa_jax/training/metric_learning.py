@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import checkpoint, loop
 from hpa_jax.training.labels import OneClass
 

@@ -15,7 +15,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.models import layers
 
 Arrays = dict[str, jax.Array]

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 
 DEFAULTS: dict[str, Any] = dict(
     name="adam",  # adam | adamw | sgd

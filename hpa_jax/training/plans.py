@@ -13,9 +13,9 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hpa_jax.errors import InputError, near
-from hpa_jax.training import augment, averaging, losses, network, sampling, stages
-from hpa_jax.training.stages import Stage
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.training import augment, averaging, losses, network, phases, sampling
+from hpa_jax.training.phases import Stage
 
 MONITORS = ("loss", "focal", "macro_f1", "micro_f1", "map")
 # Options that other networks may differ in and still have the same outline.
@@ -46,7 +46,7 @@ def outline(config: ConfigDict, classes: int, seed: int = 0) -> Outline:
 
 def key(config: ConfigDict, classes: int) -> str:
     """Equal for configs of the same outline."""
-    return repr([classes, *(stages.plain(config[name]) for name in _OF_OUTLINE)])
+    return repr([classes, *(phases.plain(config[name]) for name in _OF_OUTLINE)])
 
 
 def lay(
@@ -76,7 +76,7 @@ def lay(
     from hpa_jax.models.normalization import normalizer
 
     _check(config, settings)
-    laid = stages.resolve(
+    laid = phases.resolve(
         config,
         params=list(drawn.params),
         stats=list(drawn.stats),
@@ -90,8 +90,8 @@ def lay(
         losses.from_config(stage.loss, classes)
         if stage.options.dropout is not None:
             network.rates_for(stage.options.dropout, len(drawn.dropout))
-    losses.from_config(stages.plain(config.loss), classes)  # evaluation's
-    augmentation(stages.plain(config.augment), config.channels)
+    losses.from_config(phases.plain(config.loss), classes)  # evaluation's
+    augmentation(phases.plain(config.augment), config.channels)
     sampling.build(config.sampling, np.ones((1, 1)), seed=seed)
     normalizer(config.normalize, tuple(config.channels))
     return laid
@@ -123,7 +123,7 @@ def _check(config: ConfigDict, settings: ConfigDict) -> None:
             f"average: count must be >= 1 and decay in (0, 1), not {average['count']} and "
             f"{average['decay']}"
         )
-    epochs = sum(stages.epochs_of(stage) for stage in config.stages)
+    epochs = sum(phases.epochs_of(stage) for stage in config.stages)
     chosen = average["epochs"]
     if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
         raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")

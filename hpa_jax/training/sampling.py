@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 from hpa_jax.training.labels import Labels, OneClass, frequencies
 
 Sampler = Callable[[int], np.ndarray]

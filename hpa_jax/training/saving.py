@@ -12,13 +12,13 @@ from typing import Any
 
 import jax
 
-from hpa_jax import artifacts
-from hpa_jax import config as configs
-from hpa_jax.training import distributed, stages
+from hpa_jax.config import defaults as configs
+from hpa_jax.core import artifacts
+from hpa_jax.training import distributed, phases
 from hpa_jax.training.checkpoint import Checkpoints
+from hpa_jax.training.phases import Stage
 from hpa_jax.training.preemption import TRY_AGAIN, Preemption
 from hpa_jax.training.setup import Setup
-from hpa_jax.training.stages import Stage
 from hpa_jax.training.step import TrainState
 
 LOOK_SECONDS = 5.0  # between looks for a non-finite step
@@ -73,7 +73,7 @@ class Saving:
             "metrics": scores,
             "monitor": setup.settings.monitor,
             "history": self.history,
-            "model": stages.plain(setup.config),
+            "model": phases.plain(setup.config),
             "class_names": list(setup.class_names),
             "run": self.identity,
             "shapes": {name: list(x.shape) for name, x in {**setup.params, **setup.stats}.items()},
@@ -141,7 +141,7 @@ class Saving:
 
 def identity(setup: Setup) -> dict[str, Any]:
     """What makes a run the same run: a restart with any of it changed is refused."""
-    config = stages.plain(setup.config)
+    config = phases.plain(setup.config)
     return {
         "classes": list(setup.class_names),
         "data": setup.data.fingerprint(),

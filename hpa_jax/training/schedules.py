@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hpa_jax.errors import InputError, near
+from hpa_jax.core.errors import InputError, near
 
 Curve = Callable[[float], float]
 

@@ -18,7 +18,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import (
     augment,
     checkpoint,
@@ -29,13 +29,15 @@ from hpa_jax.training import (
     optimizer,
     plans,
     sampling,
-    stages,
+)
+from hpa_jax.training import (
+    phases as stages,
 )
 from hpa_jax.training import step as steps
 from hpa_jax.training.distributed import Layout
 from hpa_jax.training.labels import Labels, content, frequencies
+from hpa_jax.training.phases import Stage
 from hpa_jax.training.preemption import Preemption
-from hpa_jax.training.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -203,7 +205,7 @@ class Setup:
 
     def train_batches(self, stage: Stage, start: int) -> Iterator[Mapping[str, np.ndarray]]:
         """Host batches of a stage from its local step `start` on."""
-        from hpa_jax.data import input as inputs
+        from hpa_jax.data import batches as inputs
 
         return inputs.train_batches(
             self.data.records,
@@ -217,7 +219,7 @@ class Setup:
 
     def eval_batches(self, ids: Sequence[str], labels: Labels) -> Iterator[Any]:
         """Host batches of every row once, the last one padded."""
-        from hpa_jax.data import input as inputs
+        from hpa_jax.data import batches as inputs
 
         return inputs.eval_batches(
             self.data.records, ids, labels, batch_size=self.eval_batch_size, **self._input_options()
@@ -235,7 +237,7 @@ class Setup:
 
     def rows_of(self, stage: Stage, step: int) -> np.ndarray:
         """Rows of the training part in the batch of a step, for messages."""
-        from hpa_jax.data import input as inputs
+        from hpa_jax.data import batches as inputs
 
         local = step - stage.start
         return next(inputs.positions(self.sampler(stage), stage.batch_size, local))

@@ -15,7 +15,7 @@ import optax
 from flax import nnx
 
 from hpa_jax.training import optimizer as optimizers
-from hpa_jax.training import warp
+from hpa_jax.training.augment import warp
 from hpa_jax.training.network import Arrays, Skeleton, named
 
 Array = jax.Array

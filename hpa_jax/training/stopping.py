@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from hpa_jax.training.checkpoint import LOWER_IS_BETTER
-from hpa_jax.training.stages import Stage
+from hpa_jax.training.phases import Stage
 
 History = Sequence[tuple[int, float | None]]
 

@@ -72,7 +72,7 @@ def seconds_per_read(config: ConfigDict, *, records: Any, settings: ConfigDict) 
 
     records: `hpa_jax.data.input.Records`.
     """
-    from hpa_jax.data import input as inputs
+    from hpa_jax.data import batches as inputs
 
     labels = np.zeros((len(records.ids), 1), np.uint8)
     batches = inputs.train_batches(

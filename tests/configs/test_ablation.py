@@ -3,7 +3,7 @@
 import pytest
 
 from configs import ablation
-from hpa_jax import ablate
+from hpa_jax.pipeline import ablate
 
 
 @pytest.mark.parametrize("variant", ["", "smoke"])

@@ -5,10 +5,10 @@ import importlib
 import pytest
 
 from configs.one_more_layer import se_resnext_ovr, solution
-from hpa_jax import classes
-from hpa_jax.decision import stack_protocols
-from hpa_jax.models.factory import BACKBONES
-from hpa_jax.training import stages
+from hpa_jax.core import classes
+from hpa_jax.decision.stack import protocols
+from hpa_jax.models.registry import BACKBONES
+from hpa_jax.training import phases
 
 # Epochs of each script, counted by hand from its calls of fit; 572 in all.
 EPOCHS = dict(
@@ -41,7 +41,7 @@ def as_run():
 
 def test_fourteen_networks_of_572_epochs(full):
     found = {
-        name: sum(stages.epochs_of(stage) for stage in model.stages)
+        name: sum(phases.epochs_of(stage) for stage in model.stages)
         for name, model in full.models.items()
     }
     assert found == EPOCHS and sum(found.values()) == 572
@@ -105,7 +105,7 @@ def test_smoke_keeps_a_network_a_backbone_and_what_others_start_from():
 
 def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(full, as_run):
     intended, script, talk = (
-        stack_protocols.of_config(config.stack.to_dict(), config.classes)
+        protocols.of_config(config.stack.to_dict(), config.classes)
         for config in (full, as_run, solution.get_config("talk"))
     )
     assert [intended.models(n) for n in (14, 15, 110, 250, 1000)] == [6000, 2500, 1715, 1225, 441]
@@ -121,5 +121,5 @@ def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(
         assert (of_27.rare_features, of_27.vote_factor) == (("own",), 1.05)
     assert [p.of(27).models(14) for p in (intended, script, talk)] == [24000, 24000, 375]
     config = solution.get_config("smoke,as_run")
-    small = stack_protocols.of_config(config.stack.to_dict(), config.classes)
+    small = protocols.of_config(config.stack.to_dict(), config.classes)
     assert {one.models(n) for one in (small, small.of(27)) for n in (1, 15, 1000)} == {6}

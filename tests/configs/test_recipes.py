@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from hpa_jax import config_check
-from hpa_jax.errors import InputError
+from hpa_jax.config import validation
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import distributed, plans
 from hpa_jax.training import setup as setups
 from hpa_jax.training.labels import OneClass
@@ -42,7 +42,7 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_valid_and_says_its_command(name):
-    config_check.validate(recipe(name))
+    validation.validate(recipe(name))
     module = importlib.import_module(name)
     assert f"--config={name.replace('.', '/')}.py" in module.__doc__ or "Command:" in module.__doc__
 
@@ -50,7 +50,7 @@ def test_a_recipe_is_valid_and_says_its_command(name):
 @pytest.mark.parametrize("name", [name for name in RECIPES if "one_more_layer" in name])
 @pytest.mark.parametrize("variant", ["as_run", "smoke", "as_run,smoke"])
 def test_variants_are_valid(name, variant):
-    config_check.validate(recipe(name, variant))
+    validation.validate(recipe(name, variant))
     with pytest.raises(InputError, match="smoke"):
         recipe(name, "smok")
 

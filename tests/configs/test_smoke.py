@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from hpa_jax import artifacts
+from hpa_jax.core import artifacts
 
 ROOT = Path(__file__).parent.parent.parent
 SOLUTIONS = ("one_more_layer/solution", "bestfitting", "pudae")

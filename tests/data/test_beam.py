@@ -2,10 +2,10 @@
 
 import pytest
 
-from hpa_jax import classes
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import beam, catalog, records
-from hpa_jax.data.input import Records
-from hpa_jax.errors import InputError
+from hpa_jax.data.batches import Records
 from tests.data.layouts import competition
 
 

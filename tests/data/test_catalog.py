@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from hpa_jax import classes
-from hpa_jax.artifacts import read_table, write_table
+from hpa_jax.core import classes
+from hpa_jax.core.artifacts import read_table, write_table
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import catalog
-from hpa_jax.errors import InputError
 from tests.data.layouts import competition, picture, save
 
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import duplicates
 from hpa_jax.data.problems import Problems
-from hpa_jax.errors import InputError
 
 
 def cells(rng, side=64):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpa_jax.data import duplicates, hashes, microscope, synthetic
+from hpa_jax.data import duplicates, hashes
+from hpa_jax.data.synthetic import camera, dataset
 
 PICTURES = Path(__file__).resolve().parents[2] / "../shared/data/real_images"
 SIDE = 512
@@ -57,9 +58,9 @@ def competition():
 
 def drawn(count, side=SIDE):
     """Red, green and blue of drawn pictures with the competition's label sets."""
-    sets = synthetic.draw_label_sets(np.random.default_rng(0), count, 0)
+    sets = dataset.draw_label_sets(np.random.default_rng(0), count, 0)
     for number, labels in enumerate(sets):
-        image = microscope.photograph((17, number), labels, side)
+        image = camera.photograph((17, number), labels, side)
         yield [np.ascontiguousarray(image[..., k]) for k in range(3)]
 
 

@@ -16,13 +16,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from hpa_jax import artifacts, classes
-from hpa_jax.data import atlas, fields, folder, kaggle, pictures, splits
+from hpa_jax.core import artifacts, classes
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import planes as fields
+from hpa_jax.data import reader, splits
 from hpa_jax.data.problems import Problems
+from hpa_jax.data.sources import atlas, folder
+from hpa_jax.data.sources import competition as kaggle
 from hpa_jax.decision import leak, submission
-from hpa_jax.errors import InputError
 from hpa_jax.models import weight_files
-from hpa_jax.stages import tables
+from hpa_jax.pipeline import tables
 
 from .layouts import competition, picture
 
@@ -70,8 +73,8 @@ def test_a_damaged_picture_is_read_or_refused(tmp_path, kind, damage):
     path = tmp_path / f"p_green.{kind}"
     path.write_bytes(damaged(encoded(kind), damage))
     try:
-        assert pictures.size(path) == pictures.decode(path).shape[:2]
-        assert pictures.read_channel(path, "green").dtype == np.uint8
+        assert reader.size(path) == reader.decode(path).shape[:2]
+        assert reader.read_channel(path, "green").dtype == np.uint8
     except InputError as error:
         assert str(path) in str(error) and "\n" not in str(error)
 
@@ -183,7 +186,7 @@ def test_a_competition_with_any_row_is_scanned_or_refused(tmp_path, id, target, 
         assert "\n" not in str(error)
         return
     for path in found["green"].dropna():
-        assert pictures.inside(root, path)
+        assert reader.inside(root, path)
     for labels in found["labels"].dropna():
         assert all(0 <= number < len(classes.NAMES) for number in labels)
 

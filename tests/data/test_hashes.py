@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import hashes
-from hpa_jax.errors import InputError
 
 
 def pictures(rng, height, width):

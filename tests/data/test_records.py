@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpa_jax import classes
-from hpa_jax.data import catalog, encodings, pictures, records
-from hpa_jax.data.input import Records
-from hpa_jax.errors import InputError
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import catalog, encodings, reader, records
+from hpa_jax.data.batches import Records
 from tests.data.layouts import competition, picture, save
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -278,7 +278,7 @@ def test_sizes_lie_side_by_side_and_are_resized(root, tmp_path):
     small = pack(table_of(root), tmp_path / "records", image_size=8)
     pack(table_of(root), tmp_path / "records", image_size=16)
     assert sorted(p.name for p in (tmp_path / "records").iterdir()) == ["16-png", "8-png"]
-    wanted = pictures.resize(picture(3), 8)
+    wanted = reader.resize(picture(3), 8)
     assert np.array_equal(stored(small)["t3"]["image"], wanted)
 
 

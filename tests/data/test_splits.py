@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import splits
-from hpa_jax.errors import InputError
 
 TABLES = Path(__file__).resolve().parents[2] / "../shared/data/real_tables"
 NO_PAIRS = pd.DataFrame({"id_a": [], "id_b": []})

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa_jax import artifacts, classes
+from hpa_jax.core import artifacts, classes
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import statistics
-from hpa_jax.errors import InputError
 
 TABLES = Path(__file__).resolve().parents[2] / "../shared/data/real_tables"
 NAMES = ("a", "b", "c", "d")

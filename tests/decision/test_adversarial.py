@@ -5,8 +5,8 @@ import pytest
 from scipy.stats import binomtest, bootstrap
 from sklearn.metrics import roc_auc_score
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import adversarial
-from hpa_jax.errors import InputError
 
 
 def two_sets(rng, n=600, share=0.3, shift=1.0):

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from hpa_jax.decision import analysis, metrics, thresholds
-from hpa_jax.errors import InputError
+from hpa_jax.core import metrics
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import analysis, thresholds
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
-from hpa_jax import artifacts
-from hpa_jax.decision import blends, folds, metrics
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts, folds, metrics
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import blends
 
 
 def draw(skills=(1.5, 0.7, 0.0), rows=400, seed=0):

@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hpa_jax import config
-from hpa_jax.decision import blends, bundle, stacking, unlike
-from hpa_jax.errors import InputError
+from hpa_jax.config import defaults as config
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import blends, bundle, unlike
+from hpa_jax.decision.stack import stacking
 from hpa_jax.inference import predict
 from hpa_jax.training import network
 from tests.training import tiny

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import bootstrap
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import confidence, thresholds
-from hpa_jax.errors import InputError
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import features
-from hpa_jax.errors import InputError
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import label_noise
-from hpa_jax.errors import InputError
 
 ANSWERS = Path(__file__).with_name("cleanlab.json")
 

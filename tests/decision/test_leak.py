@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import leak
-from hpa_jax.errors import InputError
 
 
 def test_matches_take_the_nearest_and_list_the_rest():

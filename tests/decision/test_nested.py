@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hpa_jax.decision import folds, metrics, nested, thresholds
+from hpa_jax.core import folds, metrics
+from hpa_jax.decision import nested, thresholds
 
 
 def draw(rows=300, seed=0):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import submission
-from hpa_jax.errors import InputError
 
 IDS = ["b", "a", "c"]
 DECIDED = np.array([[1, 0, 0], [0, 1, 1], [0, 0, 1]], bool)

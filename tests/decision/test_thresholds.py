@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 
-from hpa_jax.decision import metrics, thresholds
-from hpa_jax.errors import InputError
+from hpa_jax.core import metrics
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import thresholds
 
 
 def draw(seed=0, rows=300, shares=(0.4, 0.1, 0.03)):

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import unlike
-from hpa_jax.errors import InputError
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.stats import gmean, rankdata
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.inference import ensemble
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.inference import predict, views
 from hpa_jax.models.normalization import normalizer
 

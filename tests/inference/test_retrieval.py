@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.inference import retrieval
 
 

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax import classes
-from hpa_jax.data import catalog, input, records
-from hpa_jax.errors import InputError
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import batches as input
+from hpa_jax.data import catalog, records
 from hpa_jax.inference import predict, sweep
 from tests.data.layouts import competition
 

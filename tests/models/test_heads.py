@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.models.heads import HEADS, create_head
 
 

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.models.normalization import NAMES, normalizer
 
 RGBY = ("red", "green", "blue", "yellow")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.models import create
 
 SMALL = dict(num_classes=5, width=0.25, depth=(1, 1, 1, 1))

@@ -3,7 +3,8 @@ of scored rows."""
 
 import numpy as np
 
-from hpa_jax.decision import confidence, metrics
+from hpa_jax.core import metrics
+from hpa_jax.decision import confidence
 from hpa_jax.report.findings import Findings, Scored
 
 CLASSES = ["Nucleoplasm", "Golgi apparatus", "Rods & rings"]

@@ -68,8 +68,8 @@ def test_class_graph_draws_names_and_is_the_same_twice():
 
 
 def test_planned_rates_of_every_model_and_stage_are_drawn():
-    from hpa_jax import config as configs
-    from hpa_jax.training.stages import learning_rates
+    from hpa_jax.config import defaults as configs
+    from hpa_jax.training.phases import learning_rates
 
     plans = {
         "one": learning_rates(configs.model(stages=(configs.stage(epochs=2),)), 100),

@@ -48,7 +48,7 @@ def test_a_case_names_backbone_size_images_and_augmentation():
     [
         (FATAL, "exit status -6: F1128 19:25:13.3 8529 triton.cc:627] Check failed: size"),
         ("warning\nTraceback\nValueError: a\nhpa_jax.errors.InputError: no such backbone\nend\n",
-         "hpa_jax.errors.InputError: no such backbone"),
+         "hpa_jax.core.errors.InputError: no such backbone"),
         ("killed\n", "killed"),
         ("", "said nothing"),
     ],

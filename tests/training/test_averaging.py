@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax import config as configs
+from hpa_jax.config import defaults as configs
 from hpa_jax.models.normalization import normalizer
-from hpa_jax.training import averaging, checkpoint, distributed, logs, network, warp
+from hpa_jax.training import averaging, checkpoint, distributed, logs, network
+from hpa_jax.training.augment import warp
 from tests.training import tiny
 
 stage = configs.stage

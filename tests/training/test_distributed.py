@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import records
-from hpa_jax.errors import InputError
 from hpa_jax.training import distributed, logs
 from tests.data.layouts import CHANNELS, save
 from tests.training import tiny

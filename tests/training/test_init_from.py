@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from hpa_jax.data import input as inputs
+from hpa_jax.data import batches as inputs
 from hpa_jax.models import pretrained
 from hpa_jax.training import checkpoint, distributed, loop, network
 from hpa_jax.training import setup as setups

@@ -12,8 +12,8 @@ import jax
 import numpy as np
 import pytest
 
-from hpa_jax import config as configs
-from hpa_jax.errors import InputError
+from hpa_jax.config import defaults as configs
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import (
     checkpoint,
     checksums,
@@ -23,7 +23,9 @@ from hpa_jax.training import (
     losses,
     network,
     saving,
-    stages,
+)
+from hpa_jax.training import (
+    phases as stages,
 )
 from tests.training import tiny
 

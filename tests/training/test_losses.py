@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import losses
 
 DRAW = np.random.default_rng(0)

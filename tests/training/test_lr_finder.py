@@ -5,8 +5,8 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from hpa_jax import artifacts
-from hpa_jax.errors import InputError
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import lr_finder
 from tests.training import tiny
 

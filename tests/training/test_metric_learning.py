@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from flax import nnx
 
-from hpa_jax import config as configs
-from hpa_jax.errors import InputError
+from hpa_jax.config import defaults as configs
+from hpa_jax.core.errors import InputError
 from hpa_jax.inference import predict, retrieval
 from hpa_jax.models.heads import Embedding
 from hpa_jax.training import checkpoint, losses, metric_learning, network, sampling

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import network
 from tests.training import tiny
 

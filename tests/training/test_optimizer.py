@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import optimizer
 
 PARAMS = ("conv1.kernel", "bn1.scale", "bn1.bias", "layer.0.kernel", "layer.0.bn.scale",

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from hpa_jax import config as configs
+from hpa_jax.config import defaults as configs
 from hpa_jax.training import profiling, saving
 from tests.training import tiny
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hpa_jax.errors import InputError
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import sampling
 from hpa_jax.training.labels import OneClass
 

@@ -10,7 +10,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from hpa_jax import config as configs
+from hpa_jax.config import defaults as configs
 from hpa_jax.training import checkpoint, logs, loop, network, preemption, stopping
 from tests.training import tiny
 

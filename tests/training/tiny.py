@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from hpa_jax import config as configs
+from hpa_jax.config import defaults as configs
 
 CLASSES = ("a", "b", "c", "d", "e")
 SIDE = 8
@@ -75,7 +75,7 @@ def train_batches(
     process_index=0, process_count=1, workers=1, prefetch=1,
 ):  # fmt: skip
     """As hpa_jax.data.input, from memory."""
-    from hpa_jax.data.input import positions
+    from hpa_jax.data.batches import positions
 
     where = {id: row for row, id in enumerate(records.ids)}
     at = np.array([where[id] for id in ids])
@@ -116,7 +116,7 @@ def in_place():
     """The training room with the tiny network and pictures in memory."""
     from unittest import mock
 
-    from hpa_jax.data import input as inputs
+    from hpa_jax.data import batches as inputs
     from hpa_jax.training import network
 
     with (

@@ -34,7 +34,7 @@ def main(
         jax.config.update("jax_compilation_cache_dir", cache)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-    from hpa_jax import config as configs
+    from hpa_jax.config import defaults as configs
     from hpa_jax.training import preemption
     from tests.training import tiny
 
@@ -48,7 +48,7 @@ def main(
     tiny.train_batches = slowly
     records = None
     if packed:
-        from hpa_jax.data import input as inputs
+        from hpa_jax.data import batches as inputs
 
         records = inputs.Records(Path(packed))
         records.labels = tiny.Records().labels

@@ -19,7 +19,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 
-from hpa_jax.config import stage
+from hpa_jax.config.defaults import stage
 from hpa_jax.training import saving
 from hpa_jax.training.setup import Setup
 from tests.training import tiny

@@ -1,0 +1,223 @@
+"""Command line: python -m hpa_jax VERB --config=configs/X.py --config.a.b=v --workdir=DIR.
+
+Bad input ends in one line that names the file, row or key and in exit code 2 (`--debug`: with the
+traceback).  Nothing heavy is imported before a verb is known, so `--help` answers at once.
+"""
+
+import importlib
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+
+from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
+from hpa_jax.pipeline.commands import COMMON_FLAGS, VERBS, Verb
+
+USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb; returns its exit code (0 done, 2 bad input, 3 diverged, 75 call again)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    debug = "--debug" in arguments
+    _quiet()
+    _leave_room_on_gpus()
+    try:
+        return dispatch(arguments)
+    except InputError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        without = " without --force" if any(a.startswith("--force") for a in arguments) else ""
+        print(f"stopped; the same command{without} goes on from here", file=sys.stderr)
+        return 128 + signal.SIGINT
+    except BrokenPipeError:  # `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except FloatingPointError as error:  # a loss that is no number: the message names step and ids
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 3
+    except OSError as error:
+        if debug:
+            raise
+        print(f"error: {error.filename or 'system'}: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _quiet() -> None:
+    """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    logger = logging.getLogger("absl")
+    logger.setLevel(logging.ERROR)
+    logger.addFilter(_not_raised_again)
+
+
+def _leave_room_on_gpus() -> None:
+    """Keeps JAX to three quarters of a GPU's memory: XGBoost needs some of the rest.
+
+    JAX never gives back what it took (docs.jax.dev, "GPU memory allocation").  The share is JAX's
+    own default, but newer versions let it grow to the whole card unless it is set.
+    """
+    given = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX refuses both
+    if not any(name in os.environ for name in given):
+        os.environ[given[0]] = ".75"
+
+
+def _not_raised_again(record: logging.LogRecord) -> bool:
+    """Orbax's threads log a full disk with their tracebacks; the error comes as one line, too."""
+    cause = record.exc_info[1] if record.exc_info else None
+    return not tells_of_a_full_disk(f"{record.getMessage()} {cause}")
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Parses the command line and calls the verb.
+
+    Raises:
+        InputError: an unknown verb, flag or config key, or a value of the wrong type.
+    """
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return 0
+    name = arguments[0]
+    if name not in VERBS:
+        raise InputError(f"no verb {name!r}{near(name, VERBS)} (--help lists them)")
+    verb = VERBS[name]
+    if any(argument in ("-h", "--help") for argument in arguments[1:]):
+        print(verb_help(name, verb))
+        return 0
+    config, flags = parse(name, verb, arguments[1:])
+    module, function = verb.function.split(":")
+    return getattr(importlib.import_module(module), function)(config, flags) or 0
+
+
+def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str, object]]:
+    """The validated config and the verb's other flags, by name.
+
+    Raises:
+        InputError: an unknown flag or config key, a missing file, or a value of the wrong type.
+    """
+    from absl import flags
+    from ml_collections import config_flags
+
+    from hpa_jax.config import defaults, validation
+
+    known = flags.FlagValues()
+    for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
+        define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+        define(flag, default, text, flag_values=known)
+    arguments = _with_absolute_config(arguments)
+    _check_keys(arguments)
+    argv = sys.argv
+    sys.argv = [name, *arguments]  # config_flags looks for its overrides there
+    try:
+        if any(argument.startswith("--config=") for argument in arguments):
+            config_flags.DEFINE_config_file("config", flag_values=known)
+        else:
+            config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
+        rest = known(sys.argv)[1:]
+    except flags.Error as error:
+        text = str(error).replace("\n", " ")
+        raise InputError(f"{text} ({name} --help lists the flags)") from error
+    except (
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+        config_flags.UnsupportedOperationError,
+    ) as e:
+        raise InputError(f"a --config value does not fit: {e}") from e
+    finally:
+        sys.argv = argv
+    if rest:
+        raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
+    config = known.config
+    validation.validate(config)
+    return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
+
+
+def _with_absolute_config(arguments: list[str]) -> list[str]:
+    """`--config X` as `--config=X`, X as a path that config_flags finds from any folder; `--force`
+    as `--force=all`."""
+    joined: list[str] = []
+    for argument in arguments:
+        if argument == "--force":
+            argument = "--force=all"
+        if joined and joined[-1] == "--config":
+            joined[-1] = f"--config={argument}"
+        else:
+            joined.append(argument)
+    for i, argument in enumerate(joined):
+        if argument.startswith("--config="):
+            path, _, variant = argument.removeprefix("--config=").partition(":")
+            if not Path(path).is_file():
+                stems = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
+                raise InputError(f"--config: no file {path!r}{near(path, stems)}")
+            joined[i] = f"--config={Path(path).resolve()}" + (f":{variant}" if variant else "")
+            _let_recipes_import_each_other(Path(path).resolve())
+    return joined
+
+
+def _let_recipes_import_each_other(recipe: Path) -> None:
+    """Puts the folder above `configs` on the path: `from configs.one_more_layer import common`."""
+    for folder in recipe.parents:
+        if folder.name == "configs" and str(folder.parent) not in sys.path:
+            sys.path.insert(0, str(folder.parent))
+
+
+def _check_keys(arguments: list[str]) -> None:
+    """Every --config.a.b names a leaf; config_flags' own message names no near one."""
+    overrides = [a for a in arguments if a.startswith("--config.")]
+    if not overrides:
+        return
+    base = next((a for a in arguments if a.startswith("--config=")), None)
+    from hpa_jax.config import defaults, validation
+
+    tree = load_config(base.removeprefix("--config=")) if base else defaults.default()
+    for override in overrides:
+        validation.check_key(tree, override.removeprefix("--config.").partition("=")[0])
+
+
+def load_config(file: str) -> object:
+    """The config of a recipe file; `FILE:variant` passes the variant to its get_config.
+
+    Raises:
+        InputError: the file has no get_config, or is no Python.
+    """
+    import runpy
+
+    path, _, variant = file.partition(":")
+    try:
+        make = runpy.run_path(path)["get_config"]
+    except KeyError:
+        raise InputError(f"{path}: has no function get_config") from None
+    except SyntaxError as error:
+        raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
+    return make(variant) if variant else make()
+
+
+def overview() -> str:
+    """The text of `--help`: every verb in one line."""
+    lines = [f"usage: {USAGE}", ""]
+    lines += [f"  {name:<15} {verb.summary}" for name, verb in VERBS.items()]
+    lines += ["", "VERB --help tells what it reads and writes. Start: scripts/demo"]
+    return "\n".join(lines)
+
+
+def verb_help(name: str, verb: Verb) -> str:
+    """The text of `VERB --help`."""
+    lines = [f"python -m hpa_jax {name}: {verb.summary}", ""]
+    lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
+    lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
+    lines += ["                           variants, a comma list: smoke (tiny), as_run"]
+    lines += ["  --config.KEY=VALUE       changes one leaf of it"]
+    for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
+        lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
+    return "\n".join(lines)
+
+

@@ -1,0 +1,1 @@
+"""Options: their defaults, what they may be, and what recipes share."""

@@ -1,0 +1,1 @@
+"""What every part of the package uses: classes, errors, metrics, folds, atomic files."""

@@ -1,0 +1,132 @@
+"""Which code and which libraries made a result: said where they differ, and no reason to redo it.
+
+In: the files and folders of the package that a step computes with.  Out: hashes of those and of
+all that they import, without comments and docstrings, and the versions of the libraries that any
+of them imports.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent.parent
+# Imports are not followed from a step (they lead everywhere; a step names what computes), nor
+# into what computes nothing.
+NOT_FOLLOWED = ("pipeline",)
+NOT_COUNTED = (
+    *("config", "core.errors", "core.artifacts", "core.contents", "core.provenance"),
+    *("pipeline.cache", "pipeline.context", "pipeline.replaced"),
+)
+
+
+def of(code: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """{"code": file -> hash, "libraries": name -> version} of what computes with these files.
+
+    code: files and folders, relative to the package.
+    """
+    files = closure(code)
+    modules = {name for file in files if file.endswith(".py") for name in _modules(PACKAGE / file)}
+    versions = {name: version(name) for name in sorted(modules)}
+    return {
+        "code": {name: _hash(name) for name in files},
+        "libraries": {name: version for name, version in versions.items() if version},
+    }
+
+
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What made a result where it is not what is there now, in words; "" if it is the same.
+
+    A file or library that only one side knows is no difference: the other never used it.
+    """
+    old = [name for name, mark in before["code"].items() if now["code"].get(name, mark) != mark]
+    said = [f"an older {Path(name).name}" for name in old[:2]]
+    if len(old) > 2:
+        said.append(f"{len(old) - 2} more older files")
+    for name, version in before["libraries"].items():
+        if (version_now := now["libraries"].get(name, version)) != version:
+            said.append(f"{name} {version} (now {version_now})")
+    return ", ".join(said)
+
+
+@functools.cache
+def closure(code: tuple[str, ...]) -> tuple[str, ...]:
+    """The files of the package that these are and import, directly or not, sorted."""
+    found: set[str] = set()
+    left = [file for name in code for file in _files(PACKAGE / name)]
+    while left:
+        file = left.pop()
+        name = str(file.relative_to(PACKAGE))
+        if name in found:
+            continue
+        found.add(name)
+        if file.suffix == ".py" and not name.startswith(NOT_FOLLOWED):
+            left += _imported(file)
+    return tuple(sorted(found))
+
+
+@functools.cache
+def version(module: str) -> str:
+    """Of the library that a module is of; "" if it is not installed."""
+    names = _distributions().get(module)
+    return importlib.metadata.version(names[0]) if names else ""
+
+
+@functools.cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
+
+
+def _files(path: Path) -> list[Path]:
+    return [*path.rglob("*.py"), *path.rglob("*.csv")] if path.is_dir() else [path]
+
+
+@functools.cache
+def _imported(file: Path) -> tuple[Path, ...]:
+    """Files of the package that a file imports, at any depth of its code."""
+    found = []
+    for name in _names(file):
+        package, _, module = name.partition(".")
+        left_out = any(f"{module}.".startswith(f"{one}.") for one in NOT_FOLLOWED + NOT_COUNTED)
+        if package == PACKAGE.name and module and not left_out:
+            path = PACKAGE.joinpath(*module.split("."))
+            found += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
+    return tuple(found)
+
+
+@functools.cache
+def _modules(file: Path) -> frozenset[str]:
+    """First names of what a file imports from outside the package and the standard library."""
+    names = {name.split(".")[0] for name in _names(file)}
+    return frozenset(names - sys.stdlib_module_names - {PACKAGE.name})
+
+
+def _names(file: Path) -> Iterator[str]:
+    for node in ast.walk(_parsed(file)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    """The code of a file, without comments and docstrings."""
+    tree = ast.parse(file.read_bytes())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
+    return tree
+
+
+@functools.cache
+def _hash(name: str) -> str:
+    """Hash of a file of the package."""
+    file = PACKAGE / name
+    # unparsed, as the text of a dump differs between versions of Python
+    content = ast.unparse(_parsed(file)).encode() if file.suffix == ".py" else file.read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]

@@ -1,0 +1,320 @@
+"""External pictures of the Human Protein Atlas -> catalog rows.
+
+In: ROOT/TABLE (Id and labels as class numbers or as the atlas' location names; Id is
+antibody_plate_well_field; sizes and checksums of the files, if it has them) and ROOT/pictures/,
+which `download` fills.  Out: rows of source "external", channels converted to 8-bit grey files in
+`into`.
+
+The atlas serves JPEG: one RGB picture a channel, drawn in its colour (url with {channel}), or one
+of red, green and blue together without yellow.  Names that are none of the classes are dropped (One
+More Layer: Vesicles, Cleavage furrow and others); what they did with yellow is not known.
+"""
+
+import os
+import re
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpa_jax.core.artifacts import atomic
+from hpa_jax.core.contents import sha256
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import reader
+from hpa_jax.data.problems import Problems
+from hpa_jax.data.reader import CHANNELS, BadPicture
+from hpa_jax.data.sources import competition, csv_tables, imported
+from hpa_jax.data.sources import download as client
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+URL = "http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg"
+COMPOSITE_URL = "https://www.proteinatlas.org/images/{antibody}/{name}_blue_red_green.jpg"
+SYNONYMS = {
+    "nucleus": "nucleoplasm",
+    "midbody": "cytokinetic bridge",
+    "midbody ring": "cytokinetic bridge",
+}
+LABEL_COLUMNS = ("target", "labels", "locations", "site parsed labels", "xml labels")
+MISSING_YELLOW = ("zeros", "mean")
+_ID = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<name>[a-z\d]+_[A-Z]\d+_\d+(?:_\w+)?)")
+
+
+def scan(
+    root: str | Path,
+    class_names: Sequence[str],
+    problems: Problems,
+    *,
+    into: str | Path,
+    table: str = "external.csv",
+    url: str = URL,
+    missing_yellow: str = "zeros",
+    not_only: Sequence[int] = (),
+    largest: int = 0,
+    content: Callable[[str], str] = sha256,
+) -> "pd.DataFrame":
+    """Rows of every downloaded picture; one that is not there is a finding. No network.
+
+    not_only: pictures that have no class beside these are left out (`fetch` does not fetch them).
+    largest: side in pixels to which larger pictures are reduced; 0 keeps them.
+    content: file -> digest of its bytes.
+
+    Raises:
+        InputError: no table, it lacks the columns, or too little disk.
+    """
+    import pandas as pd
+    from tqdm import tqdm
+
+    if missing_yellow not in MISSING_YELLOW:
+        names = ", ".join(MISSING_YELLOW)
+        raise InputError(f"data.atlas.missing_yellow={missing_yellow!r}: one of {names}")
+    root, into = Path(root), Path(into)
+    wanted = read_table(root / table, class_names, problems)
+    rare = [not not_only or not set(labels) <= set(not_only) for labels in wanted["labels"]]
+    wanted = wanted[np.array(rare, bool)]
+    into.mkdir(parents=True, exist_ok=True)
+    settings = (missing_yellow, largest)
+
+    def mark(files: Mapping[str, str]) -> str:
+        return imported.signature(files.values(), settings, content)
+
+    def look(id: str) -> dict[str, Any] | BadPicture | None:
+        try:
+            return _imported(root, id, files_of(root, id, url), into, mark)
+        except BadPicture as bad:
+            return bad
+
+    def convert(id: str) -> dict[str, Any] | BadPicture:
+        try:
+            files = files_of(root, id, url)
+            return _convert(id, files, into, settings, mark(files))
+        except BadPicture as bad:
+            return bad
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        results = dict(zip(wanted["id"], pool.map(look, wanted["id"]), strict=True))
+        todo = [id for id, result in results.items() if result is None]
+        if todo:
+            example = next(iter(files_of(root, todo[0], url).values()))
+            imported.check_disk(into, len(todo), largest, example)
+        bar = tqdm(pool.map(convert, todo), total=len(todo), desc="atlas", disable=None)
+        results.update(zip(todo, bar, strict=True))
+    rows = []
+    for row in wanted.to_dict("records"):
+        paths = results[row["id"]]
+        if isinstance(paths, BadPicture):
+            hint = "; fetch it with the verb download" if "no such file" in paths.what else ""
+            problems.add(paths.path, row["id"], paths.what + hint)
+        else:
+            rows.append({"source": "external", **row, **paths})
+    imported.clean(into, ({c: row[c] for c in CHANNELS} for row in rows))
+    columns = ["id", "source", "labels", *CHANNELS, *competition.SPECIMEN]
+    return pd.DataFrame(rows, columns=columns).astype(object)
+
+
+def fetch(
+    root: str | Path,
+    class_names: Sequence[str],
+    *,
+    table: str = "external.csv",
+    url: str = URL,
+    not_only: Sequence[int] = (),
+    workers: int = 4,
+    per_second: float = 10.0,
+    retries: int = 5,
+    timeout: float = 30.0,
+    deadline: float = 600.0,
+    first_pause: float = 1.0,
+) -> tuple[int, dict[str, str]]:
+    """Downloads every picture of the table that is not there or damaged; a second call goes on.
+
+    not_only: pictures that have no class beside these are not fetched.
+    Returns the number of files wanted, and url -> reason of those that could not be had (also in
+    ROOT/download_failed.csv).
+
+    Raises:
+        InputError: no table, or it lacks the columns; a url without {antibody} or {name}.
+    """
+    import pandas as pd
+
+    if "{antibody}" not in url or "{name}" not in url:
+        raise InputError(f"data.atlas.url={url!r}: must contain {{antibody}} and {{name}}")
+    root, problems = Path(root), Problems()
+    wanted = read_table(root / table, class_names, problems)
+    expected = read_sums(root / table, problems)
+    if problems.found:
+        raise problems.error("mend the table")
+    common = set(not_only)
+    files = [
+        client.Wanted(address, Path(path), *expected.get((id, channel), (None, None)))
+        for id, labels in zip(wanted["id"], wanted["labels"], strict=True)
+        if not (common and set(labels) <= common)
+        for address, (channel, path) in zip(
+            urls_of(id, url), files_of(root, id, url).items(), strict=True
+        )
+    ]
+    failed = client.download(
+        files,
+        workers=workers,
+        per_second=per_second,
+        retries=retries,
+        timeout=timeout,
+        deadline=deadline,
+        first_pause=first_pause,
+        check=lambda path: reader.size(path) and None,
+    )
+    listing = root / "download_failed.csv"
+    listing.unlink(missing_ok=True)
+    if failed:
+        with atomic(listing) as temporary:
+            pd.DataFrame(failed.items(), columns=["url", "reason"]).to_csv(temporary, index=False)
+    return len(files), failed
+
+
+def read_table(path: Path, class_names: Sequence[str], problems: Problems) -> "pd.DataFrame":
+    """Columns id, labels (list), antibody, plate, sample of the atlas table.
+
+    A picture with no location among the classes is left out, as One More Layer did.
+
+    Raises:
+        InputError: the file is missing, no CSV, or lacks the columns.
+    """
+    import pandas as pd
+
+    table = csv_tables.read(path, "the atlas' table belongs into the source's root")
+    column = next((name for name in LABEL_COLUMNS if name in table), None)
+    if "id" not in table or column is None:
+        found = ", ".join(table.columns)
+        raise InputError(f"{path}: needs the columns Id and Target (or Locations); it has {found}")
+    rows, seen, unmapped = [], set(), Counter()
+    for number, (id, text) in enumerate(zip(table["id"], table[column], strict=True), start=2):
+        place, match = f"{path} row {number}", _ID.fullmatch(id)
+        if match is None:
+            problems.add(place, id, "no id of the form antibody_plate_well_field")
+        elif id in seen:
+            problems.add(place, id, "the id is there twice")
+        elif re.fullmatch(r"[\d\s]+", text):
+            labels = competition.parse_labels(text, len(class_names), place, id, problems)
+            if labels is not None:
+                rows.append((id, labels, *_specimen(match)))
+        else:
+            labels, rest = locations(text, class_names)
+            unmapped.update(rest)
+            if labels:
+                rows.append((id, labels, *_specimen(match)))
+        seen.add(id)
+    if unmapped:
+        names = ", ".join(f"{name} ({count})" for name, count in unmapped.most_common(5))
+        warnings.warn(
+            f"{path}: {len(unmapped)} location names are no class and were dropped: {names}",
+            stacklevel=2,
+        )
+    return pd.DataFrame(rows, columns=["id", "labels", "antibody", "plate", "sample"])
+
+
+def read_sums(
+    path: Path, problems: Problems
+) -> dict[tuple[str, str], tuple[int | None, str | None]]:
+    """(id, channel) -> (bytes, SHA-256) of the table's optional columns size_CHANNEL and
+    sha256_CHANNEL; channel "" and the columns size and sha256 are of one file of all channels."""
+    table = csv_tables.read(path)
+    found = {}
+    for channel in ("", *CHANNELS):
+        ending = f"_{channel}" if channel else ""
+        nothing = [""] * len(table)
+        sizes, sums = (table.get(f"{name}{ending}", nothing) for name in ("size", "sha256"))
+        for row, (id, size, checksum) in enumerate(zip(table["id"], sizes, sums), start=2):
+            if size and not re.fullmatch("[0-9]{1,15}", size):
+                problems.add(f"{path} row {row}", id, f"size{ending} {size!r} is no number")
+            elif checksum and not re.fullmatch("[0-9a-fA-F]{64}", checksum):
+                problems.add(f"{path} row {row}", id, f"sha256{ending} {checksum!r} is no SHA-256")
+            elif size or checksum:
+                found[id, channel] = (int(size) if size else None, checksum.lower() or None)
+    return found
+
+
+def locations(text: str, class_names: Sequence[str]) -> tuple[list[int], list[str]]:
+    """Class numbers of the atlas' location names (separated by ; | or ,), and the unknown names."""
+    numbers = {name.casefold(): number for number, name in enumerate(class_names)}
+    labels, unknown = set(), []
+    for token in re.split(r"[;|,]", text):
+        name = " ".join(token.split()).casefold()
+        name = name if name in numbers else SYNONYMS.get(name, name)
+        if name in numbers:
+            labels.add(numbers[name])
+        elif name:
+            unknown.append(token.strip())
+    return sorted(labels), unknown
+
+
+def urls_of(id: str, url: str) -> list[str]:
+    """Addresses of a picture: four channels, or one of all."""
+    parts = _ID.fullmatch(id).groupdict()
+    if "{channel}" not in url:
+        return [url.format(**parts)]
+    return [url.format(**parts, channel=channel) for channel in CHANNELS]
+
+
+def files_of(root: Path, id: str, url: str) -> dict[str, str]:
+    """Where `fetch` puts them: channel -> path, or {"": path} of all together."""
+    suffix = Path(url).suffix or ".jpg"
+    if "{channel}" not in url:
+        return {"": str(root / "pictures" / f"{id}{suffix}")}
+    return {c: str(root / "pictures" / f"{id}_{c}{suffix}") for c in CHANNELS}
+
+
+def _specimen(match: Mapping[str, Any]) -> tuple[str, str, str]:
+    plate, well, *_ = match["name"].split("_")
+    return match["antibody"], plate, f"{plate}_{well}"
+
+
+def _imported(
+    root: Path, id: str, files: Mapping[str, str], into: Path, mark: Callable[..., str]
+) -> dict[str, Any] | None:
+    """The row's channel files and original size if it is converted already.
+
+    Raises:
+        BadPicture: a file is not there, or is a link out of the root.
+    """
+    for file in files.values():
+        if not reader.inside(root, file):
+            raise BadPicture(file, "a link that leaves data.root; copy the file")
+        if not Path(file).is_file():
+            raise BadPicture(file, "no such file")
+    return imported.known(into, id, mark(files))
+
+
+def _convert(
+    id: str, files: Mapping[str, str], into: Path, settings: tuple, mark: str
+) -> dict[str, Any]:
+    missing_yellow, largest = settings
+    if "" in files:
+        pixels = reader.decode(files[""])
+        if pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise BadPicture(files[""], "not an RGB picture")
+        planes = {c: pixels[..., k] for k, c in enumerate(CHANNELS[:3])}
+        if missing_yellow == "mean":
+            planes["yellow"] = np.rint(pixels.mean(axis=-1)).astype(np.uint8)
+    else:
+        planes = {c: drawn_in_colour(reader.decode(file), c) for c, file in files.items()}
+    original = max(next(iter(planes.values())).shape)
+    planes = {c: imported.reduced(plane, largest) for c, plane in planes.items()}
+    return imported.store(into, id, mark, planes, {"original_size": original})
+
+
+def drawn_in_colour(pixels: np.ndarray, channel: str) -> np.ndarray:
+    """uint8[H, W] of a grey picture or of an RGB one drawn in the channel's colour.
+
+    JPEG smears a little into the other planes, so they are not asked to be black; yellow is the
+    mean of red and green.
+    """
+    if pixels.ndim == 2:
+        return pixels
+    if channel == "yellow":
+        return ((pixels[..., 0].astype(np.uint16) + pixels[..., 1] + 1) // 2).astype(np.uint8)
+    return np.ascontiguousarray(pixels[..., CHANNELS.index(channel)])

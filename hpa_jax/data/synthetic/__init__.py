@@ -1,0 +1,1 @@
+"""Synthetic data: a small competition of fluorescence images, made from a seed alone."""

@@ -1,0 +1,1 @@
+"""Stacking: boosted models per class on metafeatures and the networks' probabilities."""

@@ -1,0 +1,348 @@
+"""Runs the units of the stack: here, in a pool of processes, on GPUs, or on a Dask cluster.
+
+In: the data that all units share, and the list of jobs.  Out: finished units, in any order.  A unit
+is written to `directory` as soon as it is there and read back by the next run if everything it
+depends on is the same, so a killed fit goes on where it was.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import hashlib
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision.stack import files
+from hpa_jax.decision.stack.inputs import Layout
+from hpa_jax.decision.stack.joint import fit_joint
+from hpa_jax.decision.stack.protocols import Protocol
+from hpa_jax.decision.stack.unit import Unit, fit_unit
+
+FORMAT = 3
+_NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    """What all units share. features [N, F], labels bool[N, C], prior [C] or None, test [T, F]."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+    where: Layout
+    names: tuple[str, ...] | None
+    prior: tuple[float, ...] | None
+    test: np.ndarray | None
+    protocol: Protocol
+    device: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One repeat of one class; of all these classes together where `joint`."""
+
+    classes: tuple[int, ...]
+    repeat: int
+    joint: bool = False
+
+
+def jobs(labels: np.ndarray, protocol: Protocol) -> list[Job]:
+    """All jobs of a protocol, the longest first, so that no worker ends late."""
+    positives = labels.sum(axis=0)
+    enough = np.minimum(positives, len(labels) - positives) >= protocol.min_positives
+    fitted = [int(c) for c in np.flatnonzero(enough)]
+    if protocol.learner == "multi_output_tree":
+        return [Job(tuple(fitted), k, True) for k in range(protocol.repeats if fitted else 0)]
+    fitted.sort(key=lambda c: -int(positives[c]) * protocol.of(c).models(int(positives[c])))
+    repeats = {c: protocol.of(c).counts(int(positives[c]))[0] for c in fitted}
+    return [Job((c,), k) for c in fitted for k in range(repeats[c])]
+
+
+def run(
+    data: Data,
+    todo: Sequence[Job],
+    *,
+    directory: str | Path | None = None,
+    workers: int = 1,
+    distributed: str = "",
+    devices: Sequence[str] = ("cpu",),
+    progress: bool = False,
+) -> list[Unit]:
+    """Units of all jobs, sorted by class and repeat; see the module's docstring.
+
+    devices: ("cpu",): `workers` processes; GPUs of this machine ("cuda:0", "cuda:1"): each fits
+    jobs in a process of its own.  distributed: "" (here), the address of a Dask scheduler
+    ("tcp://host:8786"), or "local" (a Dask cluster of `workers` processes on this machine).
+    """
+    from tqdm import tqdm
+
+    units, missing, stamps = [], [], _stamps(data, todo)
+    bar = tqdm(total=len(todo), desc="stack", unit="unit", disable=not progress)
+    for job in todo:
+        stored = _stored(directory, job, stamps[job])
+        if stored is None:
+            missing.append(job)
+        else:
+            units += stored
+            bar.update()
+    if distributed:
+        results = _dask(data, missing, distributed, workers)
+    elif list(devices) != ["cpu"]:
+        results = _on_devices(data, missing, devices)
+    elif data.device == "cpu" and min(workers, len(missing)) > 1:
+        results = _processes(data, missing, min(workers, len(missing)))
+    else:
+        results = (do(data, job) for job in missing)
+    with contextlib.closing(bar), contextlib.closing(results):
+        for found in results:
+            for unit in found:
+                job = next(
+                    job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
+                )
+                unit.stamp = stamps[job]
+                if directory is not None:
+                    files.write(directory, unit)
+            units += found
+            bar.update()
+    return sorted(units, key=lambda unit: (unit.c, unit.repeat))
+
+
+def do(data: Data, job: Job) -> list[Unit]:
+    """The units of one job."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):  # one process a core; threads inside would only wait for each other
+        if job.joint:
+            return fit_joint(
+                data.features,
+                data.labels,
+                job.classes,
+                data.groups,
+                data.where,
+                data.names,
+                job.repeat,
+                data.protocol,
+                data.test,
+                data.device,
+            )
+        c = job.classes[0]
+        return [
+            fit_unit(
+                data.features,
+                data.labels[:, c],
+                data.groups,
+                data.where,
+                data.names,
+                c,
+                job.repeat,
+                data.protocol,
+                None if data.prior is None else data.prior[c],
+                data.test,
+                data.device,
+            )
+        ]
+
+
+def _processes(data: Data, todo: list[Job], workers: int) -> Generator[list[Unit]]:
+    import joblib
+
+    # loky starts fresh interpreters (jax in this process forbids fork) and maps the large arrays.
+    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    yield from parallel(joblib.delayed(do)(data, job) for job in todo)
+
+
+_shared: list[Data] = []  # of a process of `_worker`: sent once, not with every job
+
+
+def _on_devices(data: Data, todo: list[Job], devices: Sequence[str]) -> Generator[list[Unit]]:
+    """Each device has a process of its own; whichever is free fits the next job.
+
+    The processes are fresh interpreters without jax: the first use of JAX on a GPU takes 75 % of
+    the memory of all cards for good (docs.jax.dev, "GPU memory allocation"), and this process may
+    have trained before.  `hpa_jax.cli` keeps JAX to that share, XGBoost works in the rest.
+    """
+    from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+
+    from xgboost.core import XGBoostError
+
+    waiting, finished = iter(todo), 0
+    pools = {device: _worker(dataclasses.replace(data, device=device)) for device in devices}
+    try:
+        # one job at a time: loky reports a traceback where jobs wait and its process is ended
+        running = {pools[on].submit(_do_shared, job): on for on, job in zip(pools, waiting)}
+        while running:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                device = running.pop(future)
+                kept = f"{finished} of {len(todo)} units are finished and kept"
+                try:
+                    found = future.result()
+                except XGBoostError as error:
+                    raise InputError(
+                        f"stack: XGBoost failed on {device} ({_line(error)[:300]}); {kept}; if its "
+                        "memory is short, call the verb stack alone, which leaves all of it to "
+                        "XGBoost, or use --config.stack.device=cpu"
+                    ) from None
+                except BrokenExecutor:
+                    raise InputError(
+                        f"stack: the process on {device} was killed, perhaps for want of memory; "
+                        f"{kept}, call again"
+                    ) from None
+                for job in itertools.islice(waiting, 1):
+                    running[pools[device].submit(_do_shared, job)] = device
+                finished += 1
+                yield found
+    finally:
+        for pool in pools.values():
+            pool.shutdown(wait=True, kill_workers=True)
+
+
+def _worker(data: Data) -> Any:
+    """An executor of one process, which has `data`."""
+    from joblib.externals.loky import ProcessPoolExecutor  # as in `_processes`: no fork
+
+    return ProcessPoolExecutor(max_workers=1, initializer=_share, initargs=(data,))
+
+
+def _share(data: Data) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _shared[:] = [data]
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process with its parent: loky's would outlive a kill and keep the card's memory."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
+
+
+def _do_shared(job: Job) -> list[Unit]:
+    return do(_shared[0], job)
+
+
+def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Generator[list[Unit]]:
+    try:
+        from distributed import Client, LocalCluster, as_completed
+    except ImportError:
+        raise InputError(
+            "the stack on a cluster needs Dask: pip install 'distributed>=2025.1'"
+        ) from None
+    if address == "local":
+        cluster = LocalCluster(n_workers=workers, threads_per_worker=1, dashboard_address=None)
+        target: object = cluster
+    else:
+        cluster, target = None, address
+    done = 0
+    try:
+        with _client(Client, target, address) as client:
+            shared = client.scatter(data, broadcast=True)
+            futures = [client.submit(do, shared, job, pure=False) for job in todo]
+            for future in as_completed(futures):
+                yield future.result()
+                future.release()
+                done += 1
+    except OSError as error:
+        raise InputError(
+            f"Dask scheduler {address}: lost after {done} of {len(todo)} units ({_line(error)}); "
+            "finished units are kept, call again"
+        ) from None
+    finally:
+        if cluster is not None:
+            cluster.close()
+
+
+def _client(kind: Callable[..., Any], target: object, address: str) -> Any:
+    try:
+        return kind(target)
+    except (OSError, ValueError) as error:  # ValueError: an address of no known protocol
+        raise InputError(f"Dask scheduler {address}: can't be reached ({_line(error)})") from None
+
+
+def _line(error: Exception) -> str:
+    """An error's text in one line; its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _stored(directory: str | Path | None, job: Job, stamp: str) -> list[Unit] | None:
+    if directory is None:
+        return None
+    units = [files.read(directory, c, job.repeat, stamp) for c in job.classes]
+    return None if any(unit is None for unit in units) else units
+
+
+def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
+    """Hash of everything that a job's units depend on, and of nothing else.
+
+    Of the settings only what differs from the defaults: a new one changes no stamp.  FORMAT is the
+    version, raised when units of the same stamp come out otherwise.
+    """
+    shared = hashlib.sha256(f"{FORMAT} {data.device}".encode())
+    shared.update(repr((data.where, data.names)).encode())
+    for array in (data.features, data.groups, data.test):
+        if array is not None:
+            shared.update(f"{array.dtype}{array.shape}".encode())
+            shared.update(np.ascontiguousarray(array))
+    stamps = {}
+    for job in todo:
+        own = shared.copy()
+        settings = dataclasses.asdict(data.protocol.of(job.classes[0]))
+        usual = dataclasses.asdict(Protocol())
+        settings = {
+            key: value
+            for key, value in settings.items()
+            if key not in _NOT_OF_A_UNIT and value != usual[key]
+        }
+        own.update(repr((job, sorted(settings.items()))).encode())
+        for c in job.classes:
+            own.update(np.ascontiguousarray(data.labels[:, c]))
+            own.update(repr(None if data.prior is None else data.prior[c]).encode())
+        stamps[job] = own.hexdigest()[:16]
+    return stamps
+
+
+def pick_devices(wanted: str, distributed: str = "") -> tuple[str, ...]:
+    """Where trees are fitted: ("cpu",), or all GPUs, ("cuda:0", "cuda:1", ...).
+
+    wanted: "cpu", "cuda", or "auto" (GPUs, if there are some and XGBoost is built for them).
+    distributed: as of `run`; "cuda" then means the cluster's GPUs, those that each worker sees.
+
+    Raises:
+        InputError: "cuda", and XGBoost can't use a GPU here (it would take the CPU without a word).
+    """
+    if wanted == "cpu" or (wanted == "cuda" and distributed):
+        return (wanted,)
+    import xgboost
+
+    built = xgboost.build_info().get("USE_CUDA", False)
+    count = gpus() if built else 0
+    if wanted == "cuda" and not count:
+        why = (
+            "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES hides those not in it)"
+            if built
+            else "this XGBoost is built without CUDA (requirements-gpu.txt names one with it)"
+        )
+        raise InputError(f"config.stack.device='cuda': {why}; auto or cpu fit without a GPU")
+    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+
+
+def gpus() -> int:
+    """How many GPUs CUDA programs see, hence by CUDA_VISIBLE_DEVICES; 0 without NVIDIA's driver.
+
+    Asks the driver, which takes no memory of the cards for that, as `jax.devices()` would.
+    """
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    failed = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    return 0 if failed else count.value

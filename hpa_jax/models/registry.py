@@ -1,0 +1,275 @@
+"""Networks by name: the table of all backbones, `create` and `list_models`.
+
+A row is data: how to build it, the published weights it matches, and figures of the published form
+(1000 classes, 3 channels), which the tests compute again.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax.numpy as jnp
+from flax import nnx
+
+from hpa_jax.core import host_memory
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.models.bn_inception import BNInception
+from hpa_jax.models.densenet import DenseNet
+from hpa_jax.models.heads import create_head
+from hpa_jax.models.inception import InceptionV3
+from hpa_jax.models.inception_v4 import InceptionV4
+from hpa_jax.models.nasnet import NASNetALarge
+from hpa_jax.models.resnet import Layout, ResNet
+from hpa_jax.models.xception import Xception
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One backbone.
+
+    build: called with in_channels, width, depth, remat, dtype, rngs (and large_stem).
+    parameters: of the published form with its 1000-class head (and auxiliary head), in number.
+    gmacs: multiply-adds of the body at 512 x 512 x 3, in 1e9, as computed here (Cadene's NASNet has
+        53.75: it computes some borders that it cuts off).
+    weights: published files, each as its library calls it ("torchvision FILE", "Cadene FILE",
+        "timm FILE") or as `init_from` takes it ("hf:OWNER/REPO/FILE").
+    """
+
+    build: Callable[..., nnx.Module]
+    parameters: int
+    gmacs: float
+    out_features: int
+    input_size: int
+    normalize: str
+    weights: tuple[str, ...]
+    paper: str
+
+
+_SENET = dict(ceil_pool=True, squeeze=16)
+_NEXT = dict(groups=32, inner=2.0)
+
+BACKBONES: dict[str, Row] = {
+    "resnet18": Row(
+        functools.partial(ResNet, Layout((2, 2, 2, 2), bottleneck=False)),
+        11_689_512, 9.47, 512, 224, "imagenet",
+        ("torchvision resnet18-5c106cde.pth", "hf:timm/resnet18.tv_in1k/model.safetensors"),
+        "He 2015, 1512.03385",
+    ),
+    "resnet34": Row(
+        functools.partial(ResNet, Layout(bottleneck=False)),
+        21_797_672, 19.14, 512, 224, "imagenet",
+        ("torchvision resnet34-333f7ec4.pth", "hf:timm/resnet34.tv_in1k/model.safetensors"),
+        "He 2015, 1512.03385",
+    ),
+    "resnet50": Row(
+        functools.partial(ResNet, Layout()),
+        25_557_032, 21.35, 2048, 224, "imagenet",
+        ("torchvision resnet50-19c8e357.pth", "hf:timm/resnet50.tv_in1k/model.safetensors"),
+        "He 2015, 1512.03385",
+    ),
+    "resnet101": Row(
+        functools.partial(ResNet, Layout((3, 4, 23, 3))),
+        44_549_160, 40.75, 2048, 224, "imagenet",
+        ("torchvision resnet101-5d3b4d8f.pth", "hf:timm/resnet101.tv_in1k/model.safetensors"),
+        "He 2015, 1512.03385",
+    ),
+    "se_resnet50": Row(
+        functools.partial(ResNet, Layout(stride_first=True, **_SENET)),
+        28_088_024, 20.15, 2048, 224, "imagenet",
+        ("Cadene se_resnet50-ce0d4300.pth",),
+        "Hu 2017, 1709.01507",
+    ),
+    "resnext50_32x4d": Row(
+        functools.partial(ResNet, Layout(**_NEXT)),
+        25_028_904, 22.09, 2048, 224, "imagenet",
+        ("torchvision resnext50_32x4d-7cdf4587.pth",
+         "hf:timm/resnext50_32x4d.tv_in1k/model.safetensors"),
+        "Xie 2016, 1611.05431",
+    ),
+    "se_resnext50_32x4d": Row(
+        functools.partial(ResNet, Layout(**_NEXT, **_SENET)),
+        27_559_896, 22.09, 2048, 224, "imagenet",
+        ("Cadene se_resnext50_32x4d-a260b3a4.pth",
+         "timm legacy_se_resnext50_32x4d-f3651bad.pth"),
+        "Hu 2017, 1709.01507",
+    ),
+    "se_resnext101_32x4d": Row(
+        functools.partial(ResNet, Layout((3, 4, 23, 3), **_NEXT, **_SENET)),
+        48_955_416, 41.63, 2048, 224, "imagenet",
+        ("Cadene se_resnext101_32x4d-3b2fe3d8.pth",
+         "timm legacy_se_resnext101_32x4d-37725eac.pth"),
+        "Hu 2017, 1709.01507",
+    ),
+    "senet154": Row(
+        functools.partial(
+            ResNet,
+            Layout((3, 8, 36, 3), groups=64, inner=4.0, reduce=2.0, stem="3x3",
+                   wide_downsample=True, **_SENET),
+        ),
+        115_088_984, 108.05, 2048, 224, "imagenet",
+        ("Cadene senet154-c7b49a05.pth", "timm legacy_senet154-e9eb9fe6.pth"),
+        "Hu 2017, 1709.01507",
+    ),
+    "densenet121": Row(
+        functools.partial(DenseNet, (6, 12, 24, 16)),
+        7_978_856, 14.80, 1024, 224, "imagenet",
+        ("torchvision densenet121-a639ec97.pth", "hf:timm/densenet121.tv_in1k/model.safetensors"),
+        "Huang 2016, 1608.06993",
+    ),
+    "densenet169": Row(
+        functools.partial(DenseNet, (6, 12, 32, 32)),
+        14_149_480, 17.54, 1664, 224, "imagenet",
+        ("torchvision densenet169-b2777c0a.pth", "hf:timm/densenet169.tv_in1k/model.safetensors"),
+        "Huang 2016, 1608.06993",
+    ),
+    "densenet201": Row(
+        functools.partial(DenseNet, (6, 12, 48, 32)),
+        20_013_928, 22.41, 1920, 224, "imagenet",
+        ("torchvision densenet201-c1103571.pth", "hf:timm/densenet201.tv_in1k/model.safetensors"),
+        "Huang 2016, 1608.06993",
+    ),
+    "inception_v3": Row(
+        InceptionV3,
+        27_161_264, 17.52, 2048, 299, "inception",
+        ("torchvision inception_v3_google-0cc3c7bd.pth",
+         "hf:timm/inception_v3.tv_in1k/model.safetensors"),
+        "Szegedy 2015, 1512.00567",
+    ),
+    "inception_v4": Row(
+        InceptionV4,
+        42_679_816, 37.69, 1536, 299, "inception",
+        ("Cadene inceptionv4-8e4777a0.pth", "hf:timm/inception_v4.tf_in1k/model.safetensors"),
+        "Szegedy 2016, 1602.07261",
+    ),
+    "bn_inception": Row(
+        BNInception,
+        11_295_240, 10.61, 1024, 224, "bn_inception",
+        ("Cadene bn_inception-52deb4733.pth",),
+        "Ioffe 2015, 1502.03167",
+    ),
+    "xception": Row(
+        Xception,
+        22_855_952, 23.90, 2048, 299, "inception",
+        ("Cadene xception-43020ad28.pth",),
+        "Chollet 2016, 1610.02357",
+    ),
+    "nasnet_a_large": Row(
+        NASNetALarge,
+        88_753_150, 53.71, 4032, 331, "inception",
+        ("Cadene nasnetalarge-a1897284.pth",),
+        "Zoph 2017, 1707.07012",
+    ),
+    "se_resnext_tiny": Row(
+        functools.partial(
+            ResNet,
+            Layout((1, 1, 1, 1), groups=8, inner=2.0, planes=16, stem="light", stem_width=24,
+                   squeeze=16),
+        ),
+        1_096_348, 0.59, 512, 128, "hpa", (), "se_resnext50's blocks, made for a laptop's CPU",
+    ),
+}  # fmt: skip
+
+ALIASES = {"se_resnext50": "se_resnext50_32x4d", "se_resnext101": "se_resnext101_32x4d"}
+
+
+def create(
+    name: str,
+    *,
+    num_classes: int,
+    in_channels: int = 4,
+    head: str = "adaptive_concat",
+    dropout: float = 0.5,
+    width: float = 1.0,
+    depth: float | Sequence[int] | None = None,
+    large_stem: bool = False,
+    as_run: bool = False,
+    remat: str = "none",
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+    **head_options: Any,
+) -> nnx.Module:
+    """A network with fresh weights, in training mode.
+
+    model(images [N, H, W, in_channels]) -> logits [N, num_classes] float32; see
+    `hpa_jax.models.backbone.Backbone` for the rest.
+
+    Args:
+        name: a row of `list_models()`, or an alias ("se_resnext50").
+        num_classes: C of the head.
+        in_channels: K of the pictures.
+        head: a name of `hpa_jax.models.heads.HEADS`; its options (`hidden`, `pool_order`, `size`)
+            follow as further arguments.
+        dropout: rate before the last dense layer, in [0, 1).
+        width: multiplies the channel numbers.
+        depth: blocks of each stage, or one number that multiplies them; None or () leaves them.
+        large_stem: another 2x2 max-pool after the stem's (bestfitting, 1024 pixels).
+        as_run: One More Layer's accidental form of xception.
+        remat: "blocks" computes the blocks again in the backward pass instead of keeping them.
+        dtype: what the layers compute in; parameters, statistics and the head stay float32.
+        rngs: of the weights and of dropout.
+
+    Raises:
+        InputError: an unknown name (with the near ones) or option, or a number out of range.
+    """
+    host_memory.keep_freed()
+    row = find(name)
+    if num_classes < 1 or in_channels < 1:
+        raise InputError(f"num_classes={num_classes}, in_channels={in_channels}: at least 1")
+    if remat not in ("none", "blocks"):
+        raise InputError(f"remat={remat!r}: one of none, blocks")
+    options = dict(remat=remat == "blocks", dtype=dtype, rngs=rngs)
+    if large_stem:
+        if getattr(row.build, "func", None) not in (ResNet, DenseNet):
+            raise InputError(f"large_stem: {name} has no such stem; resnets and densenets do")
+        options["large_stem"] = True
+    if as_run:
+        if row.build is not Xception:
+            raise InputError(f"as_run: {name} has no such form; xception does")
+        options["as_run"] = True
+    depth = depth if isinstance(depth, int | float) else tuple(depth or ()) or None
+    model = row.build(in_channels=in_channels, width=width, depth=depth, **options)
+    model.in_channels = in_channels
+    model.head = create_head(
+        head, model.out_features, num_classes, dropout=dropout, rngs=rngs, **head_options
+    )
+    if isinstance(model, InceptionV3):
+        model.add_aux_head(num_classes, rngs=rngs)
+    return model
+
+
+def find(name: str) -> Row:
+    """The row of a name or alias.
+
+    Raises:
+        InputError: there is none; the message lists near names.
+    """
+    row = BACKBONES.get(ALIASES.get(name, name))
+    if row is None:
+        known = [*BACKBONES, *ALIASES]
+        hint = near(name, known) or f": one of {', '.join(known)}"
+        raise InputError(f"no backbone is called {name!r}{hint}")
+    return row
+
+
+def list_models() -> "pd.DataFrame":
+    """All backbones, one row each: parameters, multiply-adds, sizes, weights, paper."""
+    import pandas as pd
+
+    rows = [
+        dict(
+            name=name,
+            parameters=row.parameters,
+            gmacs_512=row.gmacs,
+            out_features=row.out_features,
+            input_size=row.input_size,
+            normalize=row.normalize,
+            weights=", ".join(row.weights),
+            paper=row.paper,
+        )
+        for name, row in BACKBONES.items()
+    ]
+    return pd.DataFrame(rows)

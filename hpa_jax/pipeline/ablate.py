@@ -1,0 +1,290 @@
+"""The verb `ablate`: what does each change of a recipe do to the score, over several seeds?
+
+In: a base recipe with `config.ablate.variations`, each a name, the models it adds and the keys it
+changes.  Every variation is run once a seed (of networks, split, thresholds and stack), beginning
+from the base's files of the same seed, so that stages which the change does not reach are not done
+again.  Out: WORKDIR/ablation.{json,md}: mean and spread of each variation's score, its difference
+from the base, paired by seed, and the minutes of what it did anew.
+"""
+
+import os
+import shutil
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.config import validation
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.pipeline import cache, prepare, replaced, runner
+from hpa_jax.pipeline.context import Context
+
+BASE = "base"
+STAGES = tuple(name for name in runner.STAGES if name not in ("data", "report"))
+KEYS = ("name", "add", "set", "method", "at", "about", "talk")
+CUTS = {"thresholds": "macro_f1", "half": "macro_f1_at_half"}
+CONFIDENCE = 0.95
+
+
+def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """Runs the base and all variations that are not finished; writes and prints the table."""
+    context = prepare.opened(config, flags)
+    variations = checked(config)
+    config = _with_shared_folders(config, context)
+    _draw(config, flags)
+    runs = {}
+    for seed in config.ablate.seeds:
+        for variation in variations:
+            name = variation["name"]
+            folder = context.path("ablate", name, f"seed_{seed}")
+            base = None if name == BASE else context.path("ablate", BASE, f"seed_{seed}")
+            if base:
+                _begin_from(base, folder)
+            print(f"== {name}, seed {seed} ==", flush=True)
+            of_seed = varied(changed(config, seeded(seed)), variation)
+            runner.work(STAGES, of_seed, {**flags, "workdir": str(folder), "only": None})
+            runs[name, seed] = outcome(folder, variation, config.ablate.method, base)
+    rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
+    artifacts.write_json(
+        context.path("ablation.json"), {"seeds": config.ablate.seeds, "variations": rows}
+    )
+    text = table(rows, len(config.ablate.seeds))
+    with artifacts.atomic(context.path("ablation.md")) as temporary:
+        temporary.write_text(text)
+    print(text)
+    return 0
+
+
+def seeded(seed: int) -> dict[str, int]:
+    """The keys that a seed sets: chance in the split and the decision varies with the networks'."""
+    return dict.fromkeys(("seed", "split.seed", "thresholds.seed", "stack.seed"), seed)
+
+
+def checked(config: ConfigDict) -> list[dict[str, Any]]:
+    """The variations, the base first.
+
+    Raises:
+        InputError: none, a name twice or unfit for a folder, an unknown option, key, cut or method.
+    """
+    variations = [dict(variation) for variation in config.ablate.variations]
+    if not variations:
+        raise InputError("config.ablate.variations: empty; take configs/ablation.py as a pattern")
+    if not config.ablate.seeds or len(set(config.ablate.seeds)) < len(config.ablate.seeds):
+        raise InputError(f"config.ablate.seeds={config.ablate.seeds}: one or more, each once")
+    _check_method(config, config.ablate.method, "config.ablate.method")
+    names = [BASE]
+    for variation in variations:
+        where = f"config.ablate.variations, {variation.get('name')!r}"
+        for key in variation:
+            if key not in KEYS:
+                raise InputError(f"{where}: no option {key!r}{near(key, KEYS)}")
+        name = variation.get("name", "")
+        if not name or set(name) & set("/\\") or name.startswith(".") or name in names:
+            raise InputError(f"{where}: needs a name of its own that can be a folder's")
+        if variation.get("at", "thresholds") not in CUTS:
+            raise InputError(f"{where}: at={variation['at']!r}: one of {', '.join(CUTS)}")
+        of_variation = varied(config, variation)
+        _check_method(of_variation, variation.get("method", config.ablate.method), where)
+        names.append(name)
+    return [{"name": BASE, "about": "the recipe as it stands"}, *variations]
+
+
+def varied(config: ConfigDict, variation: Mapping[str, Any]) -> ConfigDict:
+    """A copy with the models that a variation adds, then its changes; these reach the added too.
+
+    Raises:
+        InputError: an added model has the name of another or an unknown option, or a changed key is
+            none.
+    """
+    copy = ConfigDict(config.to_dict()).unlock()
+    for name, options in variation.get("add", {}).items():
+        if name in config.models:
+            raise InputError(f"config.models.{name}: is there already, can't be added")
+        copy.models[name] = configs.model(**options)
+    return changed(copy.lock(), variation.get("set", {}))
+
+
+def _check_method(config: ConfigDict, method: str, where: str) -> None:
+    """Refuses a method that the run would have no score of, before any training."""
+    known = [name for name in configs.METHODS if name != "ensemble" or configs.has_ensemble(config)]
+    known += config.models
+    if method not in known:
+        raise InputError(f"{where}: no method {method!r}{near(method, known)}")
+
+
+def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    """A copy with dotted keys set anew; "models.*.KEY" changes every model.
+
+    Raises:
+        InputError: a key that the config lacks.
+    """
+    copy = ConfigDict(config.to_dict()).unlock()
+    for pattern, value in changes.items():
+        for key in _matching(config, pattern):
+            validation.check_key(config, key)
+            *path, leaf = key.split(".")
+            node = copy
+            for part in path:
+                node = node[part]
+            with node.ignore_type():
+                node[leaf] = value
+    validation.validate(copy)
+    return copy.lock()
+
+
+def _matching(config: ConfigDict, pattern: str) -> list[str]:
+    if pattern.startswith("models.*."):
+        rest = pattern.removeprefix("models.*.")
+        return [f"models.{name}.{rest}" for name in config.models]
+    return [pattern]
+
+
+def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
+    """All runs read one data set, drawn in the ablation's workdir, and share what was compiled:
+    the seeds of a variation run the same programs."""
+    changes = {}
+    if not config.train.compilation_cache:
+        changes["train.compilation_cache"] = str(context.path("ablate", "compiled"))
+    if context.draws:
+        changes["data.root"], changes["data.truth"] = str(context.data_root), str(context.truth)
+    return changed(config, changes)
+
+
+def _draw(config: ConfigDict, flags: dict[str, Any]) -> None:
+    if config.data.source == "synthetic" and config.data.root:
+        drawing = changed(config, {"data.root": "", "data.truth": ""})
+        runner.work(("data",), drawing, {**flags, "only": None})
+
+
+def _begin_from(finished: Path, folder: Path) -> None:
+    """Gives a new run the base's files as hard links: the stamps tell what it need not redo.
+
+    Links are safe, for every file is written anew and renamed, or removed before it is begun.
+    """
+    if folder.exists():
+        return
+    with artifacts.atomic(folder) as temporary:
+        shutil.copytree(
+            finished,
+            temporary,
+            copy_function=_link,
+            ignore=shutil.ignore_patterns(".lock", replaced.FOLDER),
+        )
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a file system without hard links
+        shutil.copy2(source, target)
+
+
+def outcome(
+    folder: Path, variation: Mapping[str, Any], method: str, base: Path | None = None
+) -> dict[str, float]:
+    """One run's scores by the variation's method, and the minutes of the stages that it did anew:
+    of those that `base`, the base's run, has not done for it.
+
+    Raises:
+        InputError: the run has no such method.
+    """
+    method = variation.get("method", method)
+    score = CUTS[variation.get("at", "thresholds")]
+    found = {}
+    for rows, file in (("validation", "metrics.json"), ("test", "evaluation.json")):
+        if not (folder / file).is_file():
+            continue
+        scores = artifacts.read_json(folder / file)["scores"]
+        if method not in scores:
+            raise InputError(
+                f"config.ablate: no method {method!r} in {folder}{near(method, scores)}"
+            )
+        found[rows] = scores[method][score]
+        if rows == "test":
+            found["test_map"] = scores[method]["mean_average_precision"]
+    return {**found, "minutes": sum(cache.seconds(folder, beyond=base).values()) / 60}
+
+
+def _row(
+    variation: Mapping[str, Any],
+    runs: Mapping[tuple[str, int], Mapping[str, float]],
+    seeds: Sequence[int],
+) -> dict[str, Any]:
+    """Mean, spread and paired difference of every figure of one variation."""
+    name = variation["name"]
+    row: dict[str, Any] = {key: variation[key] for key in KEYS if key in variation}
+    for figure in runs[BASE, seeds[0]]:
+        values = [runs[name, seed][figure] for seed in seeds]
+        pairs = [runs[name, seed][figure] - runs[BASE, seed][figure] for seed in seeds]
+        row[figure] = {
+            "values": values,
+            "mean": statistics.fmean(values),
+            "spread": statistics.stdev(values) if len(values) > 1 else None,
+        }
+        if name != BASE and figure != "minutes":
+            row[figure] |= paired(pairs)
+    return row
+
+
+def paired(differences: Sequence[float]) -> dict[str, Any]:
+    """Mean difference, its 95 % interval over the seeds (Student's t), and a verdict.
+
+    One seed tells nothing about chance, so it gives no interval.
+    """
+    mean = statistics.fmean(differences)
+    if len(differences) < 2:
+        return {"difference": mean, "interval": None, "verdict": "one seed: unknown"}
+    from scipy import stats
+
+    error = statistics.stdev(differences) / len(differences) ** 0.5
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(differences) - 1)) * error
+    low, high = mean - half, mean + half
+    verdict = "better" if low > 0 else "worse" if high < 0 else "no evidence"
+    return {"difference": mean, "interval": [low, high], "verdict": verdict}
+
+
+def table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
+    """The result as Markdown, the figure that was asked for first (test if its truth is known)."""
+    rows_of = "test" if "test" in rows[0] else "validation"
+    lines = [
+        f"Macro-F1 on the {rows_of} part, {seeds} seeds; differences from the base are paired by "
+        f"seed, with their {CONFIDENCE:.0%} interval (Student's t). Minutes: of what a variation "
+        "did anew, without the stages that it took from the base.",
+        "",
+        "| variation | macro-F1 (± spread) | difference | evidence | mAP | minutes | the talk |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    return "\n".join([*lines, *_lines(rows, rows_of), ""])
+
+
+def _lines(rows: Sequence[Mapping[str, Any]], rows_of: str) -> Iterator[str]:
+    for row in rows:
+        score = row[rows_of]
+        ranking = f"{row['test_map']['mean']:.3f}" if "test_map" in row else ""
+        cells = [
+            f"**{row['name']}**: {row.get('about', '')}",
+            *told(score),
+            score.get("verdict", ""),
+            ranking,
+            f"{row['minutes']['mean']:.1f}",
+            row.get("talk", ""),
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def told(figure: Mapping[str, Any], digits: int = 3) -> tuple[str, str]:
+    """A row's figure: the mean with its spread, and the difference from the base with its interval
+    ("" for the base)."""
+    mean, difference = f"{figure['mean']:.{digits}f}", ""
+    if figure["spread"] is not None:
+        mean += f" ± {figure['spread']:.{digits}f}"
+    if "difference" in figure:
+        difference = f"{figure['difference']:+.{digits}f}"
+        if figure["interval"]:
+            low, high = figure["interval"]
+            difference += f" ({low:+.{digits}f} … {high:+.{digits}f})"
+    return mean, difference

@@ -1,0 +1,229 @@
+"""The verb `adversarial`: training pictures against test pictures, by metafeatures or by a network.
+
+In: packed pictures, the split, duplicate groups.  Out: how well they can be told apart, how much
+each training picture looks like test, One More Layer's hold-out (of the half that looks like test
+every second picture, a list for split.force_valid), and the pictures most unlike test.
+
+Labelled pictures are those of train and valid; a part on which nothing may be fitted (audit) and
+excluded pictures are not looked at.
+"""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.decision import adversarial as validation
+from hpa_jax.pipeline import networks, tables
+from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.prepare import opened, roots
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+INNER = 0.1  # of the rows a network is fitted on: its own validation
+LISTED = 100  # pictures most unlike test
+
+
+def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """Can train and test be told apart? -> adversarial.{json,parquet}, adversarial_*.csv.
+
+    A killed call goes on: finished folds are kept, the network of the fold goes on where it was.
+
+    Raises:
+        InputError: no such pictures, or fewer than folds on a side.
+    """
+    context, settings = opened(config, flags), config.adversarial
+    rows, is_test, source = _rows(context)
+    by = _by_network if settings.variant == "network" else _by_features
+    found = by(context, rows, is_test)
+    table = validation.table(rows.ids, is_test, found, settings.fraction)
+    table["source"] = table["id"].map(dict(zip(rows.ids, source)))
+    _write(context, table, _summary(context, found, table))
+
+
+def _rows(context: Context) -> tuple[tables.Rows, np.ndarray, np.ndarray]:
+    """Rows of the wanted sources and of test, bool[N] is test, str[N] source."""
+    labelled, test = tables.labelled_rows(context), tables.split_rows(context, "test")
+    catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["source"]
+    labelled = labelled.where(catalog[labelled.ids].isin(context.config.adversarial.sources))
+    if not len(labelled.ids):
+        raise InputError(
+            f"config.adversarial.sources={context.config.adversarial.sources}: no labelled picture"
+        )
+    rows = tables.joined(labelled, test)
+    is_test = np.arange(len(rows.ids)) >= len(labelled.ids)
+    return rows, is_test, catalog[rows.ids].to_numpy(str)
+
+
+def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> validation.Result:
+    """Boosted trees on the metafeatures; one that is unknown for any picture is left out."""
+    from hpa_jax.decision.features import metafeature_table
+
+    config = context.config
+    catalog = tables.catalog(context, roots(context)).set_index("id")
+    sizes = tables.sizes(catalog.loc[rows.ids], config.features.extra)
+    images = tables.images(context, rows.ids)
+    features = metafeature_table(images, rows.ids, *sizes, **config.features)
+    features = features.set_index("id").dropna(axis=1)
+    return validation.on_features(
+        features.to_numpy(float),
+        is_test,
+        list(features.columns),
+        groups=rows.groups,
+        folds=config.adversarial.folds,
+        seed=config.seed,
+    )
+
+
+def _by_network(context: Context, rows: tables.Rows, is_test: np.ndarray) -> validation.Result:
+    """A network of the training engine, one a fold -> adversarial/fold_K/."""
+    config, number = context.config, itertools.count()
+
+    def fit_predict(fit: np.ndarray, score: np.ndarray) -> np.ndarray:
+        folder = context.path("adversarial", f"fold_{next(number)}")
+        return _fold(context, rows, is_test, fit, score, folder)
+
+    scores = validation.cross_fitted(
+        is_test,
+        fit_predict,
+        groups=rows.groups,
+        folds=config.adversarial.folds,
+        seed=config.seed,
+    )
+    return validation.judged(scores, is_test)
+
+
+def _fold(
+    context: Context,
+    rows: tables.Rows,
+    is_test: np.ndarray,
+    fit: np.ndarray,
+    score: np.ndarray,
+    folder: Path,
+) -> np.ndarray:
+    """Scores of the rows `score` by a network trained on `fit`; read where they were made before.
+
+    A folder of another model, other pictures or another split of them is begun anew.
+    """
+    from hpa_jax.inference import sweep
+
+    records = _records(context)
+    key = _key(context, rows.ids, is_test, fit, sweep.content(records))
+    if folder.is_dir() and _read(folder / "of.json") != key:
+        artifacts.remove(folder)
+    artifacts.write_json(folder / "of.json", key)
+    scored = folder / "scores.parquet"
+    if not scored.is_file():
+        _train(context, rows, is_test, fit, folder)
+        ids = rows.ids[score]
+        seen = networks.seen(
+            context, context.config.adversarial.model, folder, ids, "scored", folder.name
+        )
+        _write_scores(scored, ids, seen.probs[:, 0])
+        for leftover in ("predict_parts", "checkpoints", "compilation_cache"):
+            artifacts.remove(folder / leftover)
+    return artifacts.read_table(scored).set_index("id")["score"].loc[rows.ids[score]].to_numpy()
+
+
+def _train(
+    context: Context, rows: tables.Rows, is_test: np.ndarray, fit: np.ndarray, folder: Path
+) -> None:
+    """One class, test; validated on a part of the rows it may see, duplicate groups whole."""
+    from hpa_jax.core import stratification
+    from hpa_jax.training import loop
+
+    labels = is_test[:, None].astype(np.uint8)
+    inner = stratification.holdout(labels[fit], rows.groups[fit], INNER, context.config.seed)
+    loop.train(
+        context.config.adversarial.model,
+        name=f"adversarial {folder.name}",
+        directory=folder,
+        records=_records(context),
+        train_ids=rows.ids[fit[~inner]],
+        train_labels=labels[fit[~inner]],
+        valid_ids=rows.ids[fit[inner]],
+        valid_labels=labels[fit[inner]],
+        class_names=("test",),
+        settings=context.config.train,
+        seed=context.config.seed,
+    )
+
+
+def _records(context: Context) -> Any:
+    from hpa_jax.data.batches import Records
+
+    return Records(context.records_of(context.config.adversarial.model))
+
+
+def _key(
+    context: Context, ids: np.ndarray, is_test: np.ndarray, fit: np.ndarray, stored: str
+) -> dict[str, str]:
+    """What the scores of a fold depend on."""
+    config = context.config
+    said = [config.adversarial.model.to_dict(), config.train.to_dict(), config.seed, stored]
+    said += [ids.tolist(), is_test.tolist(), fit.tolist()]
+    text = json.dumps(artifacts.plain(said), sort_keys=True)
+    return {"sha256": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def _read(path: Path) -> Any:
+    return artifacts.read_json(path) if path.is_file() else None
+
+
+def _write_scores(path: Path, ids: np.ndarray, scores: np.ndarray) -> None:
+    import pandas as pd
+
+    artifacts.write_table(path, pd.DataFrame({"id": ids, "score": scores.astype(float)}))
+
+
+def _summary(context: Context, found: validation.Result, table: "pd.DataFrame") -> dict[str, Any]:
+    """What adversarial.json says: AUC with its interval (and of each source), worth of weights."""
+    settings, labelled = context.config.adversarial, ~table["is_test"]
+    by_source = {}
+    for source in sorted(set(table.loc[labelled, "source"])):
+        own = table[table["is_test"] | (table["source"] == source)]
+        auc, low, high = validation.auc_interval(own["is_test"], own["score"])
+        rows = int((~own["is_test"]).sum())
+        by_source[source] = {"auc": auc, "auc_low": low, "auc_high": high, "rows": rows}
+    return {
+        **found.as_json(),
+        "variant": settings.variant,
+        "folds": settings.folds,
+        "labelled": int(labelled.sum()),
+        "effective_size": validation.effective_size(table.loc[labelled, "weight"]),
+        "by_source": by_source,
+    }
+
+
+def _write(context: Context, table: "pd.DataFrame", summary: dict[str, Any]) -> None:
+    """The files, and in words what they hold."""
+    artifacts.write_table(context.path("adversarial.parquet"), table)
+    labelled = table[~table["is_test"]]
+    lists = {
+        "adversarial_valid.csv": labelled.loc[labelled["test_like"], ["id"]],
+        "adversarial_unlike.csv": labelled[["id", "source", "score", "weight"]].head(LISTED),
+    }
+    for name, rows in lists.items():
+        with artifacts.atomic(context.path(name)) as temporary:
+            rows.to_csv(temporary, index=False)
+    artifacts.write_json(context.path("adversarial.json"), summary)
+    low, high = summary["auc_low"], summary["auc_high"]
+    print(
+        f"AUC of {' and '.join(summary['by_source'])} against test, by {summary['variant']}: "
+        f"{summary['auc']:.3f} ({low:.3f} to {high:.3f})"
+    )
+    if len(summary["by_source"]) > 1:
+        for source, own in summary["by_source"].items():
+            print(f"  {source}: {own['auc']:.3f} ({own['auc_low']:.3f} to {own['auc_high']:.3f})")
+    print(
+        f"weighted to look like test, {summary['labelled']:,} pictures are worth "
+        f"{summary['effective_size']:,.0f}; {len(lists['adversarial_valid.csv']):,} test-like "
+        f"ones -> adversarial_valid.csv; most unlike test: {', '.join(labelled['id'].head(3))}"
+    )

@@ -1,0 +1,30 @@
+"""The verb `clean`: the only one that removes what was trained or fitted, and it asks before."""
+
+import sys
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import prepare, replaced, runner
+
+
+def clean(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """Removes what runs have set aside in WORKDIR/replaced, after a yes (--yes: without asking).
+
+    Raises:
+        InputError: no workdir, another run is at work there, or nobody is there to say yes.
+    """
+    workdir = prepare.opened(config, flags).workdir
+
+    def agreed(question: str) -> bool:
+        if flags.get("yes"):
+            return True
+        if not sys.stdin.isatty():
+            raise InputError(f"{question} Nothing was removed: add --yes")
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+    if not workdir.is_dir():
+        raise InputError(f"--workdir={workdir}: no such folder")
+    with runner.locked(workdir / ".lock", waits=False):
+        print(replaced.clean(workdir, agreed))

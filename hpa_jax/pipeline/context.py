@@ -1,0 +1,162 @@
+"""What every stage is handed: the config, the work directory, where its files lie (design §3)."""
+
+import functools
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.core.contents import Contents
+from hpa_jax.core.errors import InputError, near
+
+RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
+
+
+@dataclass(frozen=True)
+class Context:
+    """One run: config, workdir and the flags of the command line."""
+
+    config: ConfigDict
+    workdir: Path
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    @functools.cached_property
+    def contents(self) -> Contents:
+        """Digests of files, remembered in the workdir."""
+        return Contents(self.workdir / ".stamps" / "contents.txt")
+
+    @property
+    def num_classes(self) -> int:
+        """C of all labels, probabilities and logits."""
+        return len(self.config.classes)
+
+    @property
+    def data_root(self) -> Path:
+        """Folder of the competition layout; the drawn set's lies in the workdir.
+
+        With a list of sources: that of the first competition among them.
+
+        Raises:
+            InputError: the source needs a folder and none is named.
+        """
+        for kind in ("kaggle", None):
+            for source in self.config.data.sources:
+                root = source.get("root", self.config.data.root)
+                if kind in (None, source.get("source")) and root:
+                    return Path(root).expanduser()
+        if self.config.data.root:
+            return Path(self.config.data.root).expanduser()
+        if self.config.data.source == "synthetic":
+            return self.workdir / "data"
+        raise InputError(f"config.data.root: source {self.config.data.source!r} needs a folder")
+
+    @property
+    def sample_submission(self) -> Path | None:
+        """The competition's sample_submission.csv; None where no source is a competition."""
+        data = self.config.data
+        kinds = [source.get("source") for source in data.sources] or [data.source]
+        if not {"kaggle", "synthetic"} & set(kinds):
+            return None
+        return self.data_root / "sample_submission.csv"
+
+    @property
+    def draws(self) -> bool:
+        """Whether the pictures are drawn by the run itself."""
+        data = self.config.data
+        return data.source == "synthetic" and not data.root and not data.sources
+
+    @property
+    def truth(self) -> Path | None:
+        """Table of the test part's labels (evaluate and report alone read it), None if unknown."""
+        if self.config.data.truth:
+            return Path(self.config.data.truth).expanduser()
+        data = self.config.data
+        drawn = data.source == "synthetic" and not data.sources
+        return self.workdir / "data_truth.csv" if drawn else None
+
+    @property
+    def records(self) -> Path:
+        """The packed data set of the config's main side, which all but the networks read."""
+        return self.records_at(self.config.records.image_size)
+
+    def stored_sides(self) -> list[int]:
+        """Sides in pixels at which pictures are packed, the main one first."""
+        settings = self.config.records
+        return list(dict.fromkeys([settings.image_size, *settings.also]))
+
+    def records_at(self, side: int) -> Path:
+        """The packed data set of a stored side."""
+        return self.workdir / "records" / f"{side}-{self.config.records.encoding}"
+
+    def records_of(self, model: ConfigDict) -> Path:
+        """The packed data set that a model reads: the smallest that holds its pictures."""
+        return self.records_at(side_for(self.stored_sides(), model.image_size))
+
+    def path(self, *parts: str) -> Path:
+        """A file of the workdir."""
+        return self.workdir.joinpath(*parts)
+
+    def paths(self, *names: str) -> tuple[Path, ...]:
+        """Files of the workdir, each by its path in it."""
+        return tuple(self.path(name) for name in names)
+
+    def models(self) -> dict[str, ConfigDict]:
+        """The recipe's models by name, in the order of training; with --only the one named, which
+        is none if it is metric learning's.
+
+        Raises:
+            InputError: no models, or --only names none of them.
+        """
+        order = configs.in_training_order(self.config.models)
+        models = {name: self.config.models[name] for name in order}
+        if not models:
+            raise InputError("config.models: the recipe has no model; take one from configs/")
+        only = self.flags.get("only")
+        if not only:
+            return models
+        if only == RETRIEVAL and self.config.retrieval.mode != "off":
+            return {}
+        if only not in models:
+            raise InputError(f"--only={only}: the recipe has no such model{near(only, models)}")
+        return {only: models[only]}
+
+    @property
+    def trains_retrieval(self) -> bool:
+        """Whether metric learning's network is trained: it is on, and --only names no other."""
+        only = self.flags.get("only")
+        return self.config.retrieval.mode != "off" and only in (None, RETRIEVAL)
+
+    def folds(self) -> list[int | None]:
+        """Folds to train, or [None] for the one hold-out."""
+        split = self.config.split
+        if split.scheme != "folds":
+            return [None]
+        return sorted(split.trained_folds) or list(range(split.folds))
+
+    def fits(self) -> Iterator[tuple[str, ConfigDict, int | None, Path]]:
+        """Every network to fit: (model name, its config, fold or None, its folder)."""
+        for name, model in self.models().items():
+            for fold in self.folds():
+                yield name, model, fold, self.fit_folder(name, fold)
+
+    def fit_folder(self, name: str, fold: int | None) -> Path:
+        """Where one network of a model lies."""
+        folder = self.path("models", name)
+        return folder if fold is None else folder / f"fold_{fold}"
+
+    def class_numbers(self, model: ConfigDict) -> list[int]:
+        """Numbers of the classes that a model knows, in its order."""
+        names = list(self.config.classes)
+        return [names.index(name) for name in model.classes or names]
+
+
+def side_for(stored: Iterable[int], wanted: int) -> int:
+    """Of the sides that pictures are stored at, the smallest that holds `wanted`, else the largest.
+
+    A network never reads a picture that was made smaller than it looks at, if there is a larger.
+    """
+    sides = sorted(stored)
+    return next((side for side in sides if side >= wanted), sides[-1])

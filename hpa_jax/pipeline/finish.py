@@ -1,0 +1,193 @@
+"""Stages from decisions to the end: leak table, submission, scores on audit part and test truth.
+
+The test truth is read by `evaluate` (and the report) alone.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import audit, retrieval, scores, tables
+from hpa_jax.pipeline.cache import Task
+from hpa_jax.pipeline.context import Context
+
+ROOMS = ("decision", "inference/ensemble.py", "pipeline")
+MATCHES = "matches"  # in submission.leak_tables: twins found by the stage duplicates
+
+
+def submit(context: Context) -> list[Task]:
+    """Labels of the test pictures -> submission.csv.
+
+    Rows in the order of sample_submission.csv; without a competition among the sources, in the
+    catalog's.
+    """
+    return [_leak(context), _submit(context)]
+
+
+def check_files(context: Context) -> None:
+    """Looks for the leak tables, before hours of work.
+
+    Raises:
+        InputError: one is not there.
+    """
+    for name in context.config.submission.leak_tables:
+        if name != MATCHES and not Path(name).expanduser().is_file():
+            raise InputError(f"config.submission.leak_tables: no file {name!r}")
+
+
+def _leak(context: Context) -> Task:
+    """Who lends a test picture its labels -> leak_overlay.parquet, leak_conflicts.csv."""
+    named = tuple(context.config.submission.leak_tables)
+    files = tuple(Path(name).expanduser() for name in named if name != MATCHES)
+    outputs = (context.path("leak_overlay.parquet"), context.path("leak_conflicts.csv"))
+
+    def work() -> str:
+        from hpa_jax.decision import leak
+
+        own = leak.of_matches(artifacts.read_table(context.path("leak.parquet")))
+        found = {name: own if name == MATCHES else leak.read(name) for name in named}
+        overlay, conflicts = leak.combine(found)
+        artifacts.write_table(outputs[0], overlay)
+        with artifacts.atomic(outputs[1]) as temporary:
+            texts = [" ".join(map(str, numbers)) for numbers in conflicts["labels"]]
+            conflicts.assign(labels=texts).to_csv(temporary, index=False)
+        trust = " < ".join(named) or "none"
+        return (
+            f"labels of {len(overlay):,} test pictures, {len(conflicts):,} conflicts "
+            f"(trust: {trust}; nearest match first)"
+        )
+
+    inputs = (*context.paths("leak.parquet"), *files)
+    settings = {"submission.leak_tables": _leak_tables(context)}
+    return Task("submit", "leak", work, settings, inputs, outputs, ROOMS)
+
+
+def _leak_tables(context: Context) -> list[str]:
+    """Their order without their places; the files are inputs."""
+    named = context.config.submission.leak_tables
+    return [name if name == MATCHES else "file" for name in named]
+
+
+def _submit(context: Context) -> Task:
+    settings = {"leak": context.config.leak, **_of_submission(context)}
+    sample = context.sample_submission
+    output = context.path("submission.csv")
+
+    def work() -> str:
+        from hpa_jax.decision import submission
+
+        test = tables.split_rows(context, "test")
+        name = scores.chosen_method(context)
+        off = scores.decisions(context, test.ids)[name]
+        off, near = retrieval.replaced(context, "test", test.ids, off)
+        on, changed = overlay_leak(context, test.ids, off)
+        used = context.config.leak == "on"
+        order = submission.sample_ids(sample) if sample else list(test.ids)
+        allowed = context.config.submission.argmax == "off"
+        ids, final, filled = _with_left_out(context, order, test.ids, on if used else off)
+        submission.write(output, ids, final, order, allow_empty=allowed)
+        would = "changes" if used else "is off, would change"
+        by = f"model {name}" if name in context.config.models else f"the {name}"
+        by += f", {near} by their neighbours" if near else ""
+        rest = f"; {filled} bad pictures take the most frequent class" if filled else ""
+        return f"{len(test.ids):,} rows by {by}; the leak table {would} {changed} of them{rest}"
+
+    inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
+    inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
+    inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
+    inputs += retrieval.files(context) + scores.refitted_files(context)
+    return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
+
+
+def _of_submission(context: Context) -> dict[str, Any]:
+    submission = context.config.submission.to_dict() | {"leak_tables": _leak_tables(context)}
+    return {
+        "submission": submission,
+        "ensemble.average_duplicates": context.config.ensemble.average_duplicates,
+        **retrieval.settings(context),
+    }
+
+
+def _with_left_out(
+    context: Context, order: list[str], ids: np.ndarray, decided: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """ids [N], decided bool[N, C] and how many were added: pictures of the sample that
+    on_bad_image="skip" left out must have a row, and get the most frequent class of training."""
+    known = set(ids.tolist())
+    absent = [name for name in order if name not in known]
+    if not absent or context.config.data.on_bad_image != "skip":
+        return ids, decided, 0
+    guess = np.zeros((len(absent), decided.shape[1]), bool)
+    guess[:, tables.split_rows(context, "train").labels.sum(axis=0).argmax()] = True
+    return np.concatenate([ids, absent]), np.concatenate([decided, guess]), len(absent)
+
+
+def evaluate(context: Context) -> list[Task]:
+    """Scores on the audit part -> audit.json, and on the test truth -> evaluation.json.
+
+    Without an audit part or a truth, no such task.
+    """
+    return [*audit.audit(context), *_on_truth(context)]
+
+
+def _on_truth(context: Context) -> list[Task]:
+    path, output = context.truth, context.path("evaluation.json")
+    if path is None or not path.is_file():
+        print("[evaluate] the truth of the test part is not known (config.data.truth): skipped")
+        artifacts.remove(output)
+        return []
+
+    def work() -> str:
+        test = tables.split_rows(context, "test")
+        labels, weights = tables.truth(path, test.ids, context), scores.resamples(test)
+        decided = scores.decisions(context, test.ids)
+        chosen = scores.chosen_method(context)
+        found = {
+            name: scores.score(labels, decided[name], weights, scores.known_classes(probs))
+            | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
+            | scores.ranking(labels, probs)
+            for name, probs in scores.of_methods(context, tables.FINAL, test.ids).items()
+        }
+        off, _ = retrieval.replaced(context, "test", test.ids, decided[chosen])
+        leaked, _ = overlay_leak(context, test.ids, off)
+        submitted = tables.submission(context.path("submission.csv"), test.ids, context)
+        report = {
+            "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
+            "support": labels.sum(axis=0),
+            "classes_without_positives": scores.absent_classes(context, labels),
+            "scores": found,
+            "best": max(found, key=lambda name: found[name]["macro_f1"]),
+            "chosen": chosen,
+            "retrieval_off": scores.score(labels, decided[chosen], weights),
+            "leak_off": scores.score(labels, off, weights),
+            "leak_on": scores.score(labels, leaked, weights),
+            "submission": scores.score(labels, submitted, weights),
+        }
+        if context.config.refit:
+            before = scores.decisions(context, test.ids, "test")[chosen]
+            report["refit_off"] = scores.score(labels, before, weights)
+        artifacts.write_json(output, report)
+        final, off, on = (report[key]["macro_f1"] for key in ("submission", "leak_off", "leak_on"))
+        return (
+            f"macro-F1 on the test truth: {scores.summary(found)}; submission {final:.3f} "
+            f"(leak table off {off:.3f}, on {on:.3f})"
+        )
+
+    inputs = (path, *tables.all_predictions(context, "test"), *context.paths(*tables.SPLIT_TABLES))
+    inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
+    inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
+    inputs += retrieval.files(context) + scores.refitted_files(context)
+    settings = {"refit": context.config.refit, **_of_submission(context)}
+    return [Task("evaluate", "evaluate", work, settings, inputs, (output,), ROOMS)]
+
+
+def overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
+    """The decision with the labels of leaked twins written over it, and how many rows changed."""
+    from hpa_jax.decision import leak
+
+    table = artifacts.read_table(context.path("leak_overlay.parquet"))
+    overlaid, changed = leak.overlay(decided, ids, table)
+    return overlaid, len(changed)

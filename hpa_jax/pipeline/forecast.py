@@ -1,0 +1,228 @@
+"""What a run will need, before it starts: disk space, and minutes of training."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax.core import artifacts
+from hpa_jax.pipeline import retrieval, tables
+from hpa_jax.pipeline.context import RETRIEVAL, Context
+
+# A training step costs about three forward passes; it reaches this share of the speed of one large
+# float32 matrix product.  Measured on 2 CPU cores: .28 to .31 (the demo's networks, 64 px).
+PASSES, SHARE = 3, 0.3
+
+
+class Fit(NamedTuple):
+    """One network that is still to be trained: model, folder, its classes, pictures an epoch."""
+
+    name: str
+    model: ConfigDict
+    folder: Path
+    classes: list[str]
+    pictures: int
+
+    @property
+    def passes(self) -> int:
+        """Pictures that training looks at."""
+        return self.pictures * sum(stage.epochs for stage in self.model.stages)
+
+
+def bytes_needed(context: Context) -> int:
+    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints.
+
+    Needs the catalog, unless the pictures are drawn.
+    """
+    config = context.config
+    pictures, total = _pictures(context), 0
+    if context.draws:
+        total += pictures * 4 * config.data.synthetic.image_size**2
+    total += pictures * 4 * sum(side**2 for side in context.stored_sides())
+    # parameters, two moments, in float32, for every checkpoint kept
+    parameters = sum(
+        fits * _parameters(model, len(context.class_numbers(model)))
+        for model, fits in _networks(context)
+    )
+    return total + parameters * 12 * (config.train.keep + 1)
+
+
+def training_seconds(context: Context) -> float:
+    """Rough time of training, within a factor of two on a CPU: operations over the machine's speed.
+
+    Needs the split.  Compiling (half a minute a network on a laptop) and validation are left out.
+    """
+    found = list(to_train(context))
+    if not found:
+        return 0.0
+    speed = _operations_per_second() * SHARE
+    return sum(fit.passes * _operations(fit.model, len(fit.classes)) for fit in found) * (
+        PASSES / speed
+    )
+
+
+def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
+    """Time of training the recipe's networks, from a few measured steps of each; says each one's,
+    whether the host keeps up with the devices, and a batch size where one is recommended.
+
+    Needs the split; without the records reading is left out.  Validation and prediction are left
+    out; what is compiled is used again.
+    """
+    from hpa_jax.data.batches import Records
+    from hpa_jax.training import trial
+
+    fits_of: dict[str, list[Fit]] = {}
+    for fit in to_train(context):
+        fits_of.setdefault(fit.name, []).append(fit)
+    total = 0.0
+    for name, fits in fits_of.items():
+        model = fits[0].model
+        each = trial.seconds_per_picture(
+            model,
+            directory=fits[0].folder,
+            class_names=fits[0].classes,
+            settings=context.config.train,
+            say=lambda text, name=name: say(f"{name}: {text}"),
+        )
+        if advice := _recommended(model, len(fits[0].classes)):
+            say(f"{name}: {advice}")
+        records = context.records_of(model)
+        if (records / "manifest.json").is_file():
+            read = trial.seconds_per_read(
+                model, records=Records(records), settings=context.config.train
+            )
+            say(f"{name}: {bound(1 / each, 1 / read, context.config.train.workers)}")
+            each = max(each, read)
+        epochs = sum(stage.epochs for stage in model.stages)
+        seconds = each * sum(fit.passes for fit in fits)
+        times = f" x {len(fits)}" if len(fits) > 1 else ""
+        say(f"{name}: {1 / each:.1f} pictures/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
+        total += seconds
+    return total
+
+
+def bound(device: float, host: float, workers: int) -> str:
+    """Whether devices that train `device` images/s or a host that reads `host` set the pace.
+
+    workers: that read, 0: one a core.  How many cores would do is read off their present rate.
+    """
+    from hpa_jax.training import distributed
+
+    used = min(workers or distributed.cores(), distributed.cores())
+    enough = math.ceil(device * used / host)
+    kind = "input-bound" if host < device else "device-bound"
+    return (
+        f"{kind}: {used} cores read {host:.0f} images/s, the devices train {device:.0f}; "
+        f"{enough} cores would do"
+    )
+
+
+def _recommended(model: ConfigDict, num_classes: int) -> str:
+    """A line about the batch size for these devices; "" where no figure is known."""
+    import jax
+
+    from hpa_jax.training import augment, device_memory
+
+    device, count = jax.devices()[0], jax.device_count()
+    side = augment.output_size(model.augment) or model.image_size
+    parameters = _parameters(model, num_classes)
+    each = device_memory.recommended(
+        model, side, parameters, device.platform, device_memory.limit()
+    )
+    if each is None:
+        return ""
+    where = f"{count} {device.device_kind} device{'s' if count > 1 else ''}"
+    return (
+        f"recommended batch_size on {where}: {each * count} (at accumulate=1); "
+        f"configured: {model.batch_size}"
+    )
+
+
+def to_train(context: Context) -> Iterator[Fit]:
+    """Every network without predictions, by the split: folds, left-out parts, refit, retrieval."""
+    names = list(context.config.classes)
+    for name, model, fold, folder in context.fits():
+        if not (folder / "predictions").is_dir():
+            known = [names[number] for number in context.class_numbers(model)]
+            rows = len(tables.split_rows(context, "train", fold).ids)
+            yield Fit(name, model, folder, known, _share(model, rows))
+    for name, model in context.models().items() if context.config.refit else ():
+        folder = tables.refitted(context, name)
+        if not (folder / "predictions").is_dir():
+            known = [names[number] for number in context.class_numbers(model)]
+            rows = len(tables.labelled_rows(context).ids)
+            yield Fit(name, model, folder, known, _share(model, rows))
+    if context.trains_retrieval and not context.path(RETRIEVAL, "embeddings").is_dir():
+        known, rows = retrieval.to_learn(context)
+        folder = context.path(RETRIEVAL, "network")
+        yield Fit(RETRIEVAL, context.config.retrieval.model, folder, known, rows)
+
+
+def _share(model: ConfigDict, rows: int) -> int:
+    """Of the rows, those that a model does not leave out."""
+    return round(rows * (1 - 1 / model.left_out[1])) if model.left_out else rows
+
+
+def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
+    """Every network without predictions, and how often it is trained; no table is needed."""
+    for name, model in context.models().items() if context.config.models else ():
+        folders = [context.fit_folder(name, fold) for fold in context.folds()]
+        folders += [tables.refitted(context, name)] if context.config.refit else []
+        yield model, sum(not (folder / "predictions").is_dir() for folder in folders)
+    if context.trains_retrieval:
+        yield context.config.retrieval.model, 1
+
+
+def _pictures(context: Context) -> int:
+    """How many pictures there are; of drawn ones it is known before the catalog is made."""
+    drawn = context.config.data.synthetic
+    if context.draws:
+        return drawn.train + drawn.test + drawn.external
+    return len(artifacts.read_table(context.path("catalog.parquet")))
+
+
+def _operations(model: ConfigDict, num_classes: int) -> float:
+    """Floating-point operations of one forward pass of one picture, by XLA's count."""
+    import jax
+    from flax import nnx
+
+    from hpa_jax.training import augment, network
+
+    graph, state = nnx.split(network.from_config(model, num_classes, arrays=False))
+    side = augment.output_size(model.augment) or model.image_size
+    shape = (1, side, side, len(model.channels))
+    image = jax.ShapeDtypeStruct(shape, np.float32)
+
+    def forward(state: nnx.State, image: jax.Array) -> jax.Array:
+        network_ = nnx.merge(graph, state)
+        network_.eval()
+        return network_(image)
+
+    return jax.jit(forward).lower(state, image).cost_analysis()["flops"]
+
+
+def _operations_per_second(side: int = 1500, repeats: int = 5) -> float:
+    """Measured on one matrix product after a first call that compiles."""
+    import jax
+    import jax.numpy as jnp
+
+    product = jax.jit(jnp.matmul)
+    matrix = jnp.ones((side, side))
+    product(matrix, matrix).block_until_ready()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        product(matrix, matrix).block_until_ready()
+    return repeats * 2 * side**3 / (time.perf_counter() - start)
+
+
+def _parameters(model: ConfigDict, num_classes: int) -> int:
+    import jax
+
+    from hpa_jax.training import network
+
+    params, _ = network.shapes(network.from_config(model, num_classes, arrays=False))
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,261 @@
+"""Stages from pictures on disk to packed records: data, catalog, duplicates, split, records."""
+
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.data.problems import LEAVE_OUT, Problems
+from hpa_jax.pipeline import inputs as inputs_of
+from hpa_jax.pipeline import tables
+from hpa_jax.pipeline.cache import Part, Task
+from hpa_jax.pipeline.context import Context
+
+SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
+_MISSING = {
+    "train": "more labelled pictures or another config.split",
+    "valid": "more labelled pictures or another config.split",
+    "audit": "more labelled pictures, or config.split.audit=0",
+    "test": 'name a folder of pictures to label, part="test", in config.data.sources',
+}
+
+
+def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
+    """The context of a verb that is no stage of `run`.
+
+    Raises:
+        InputError: no --workdir.
+    """
+    if not flags.get("workdir"):
+        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
+    return Context(config, Path(flags["workdir"]).expanduser().resolve(), flags)
+
+
+def data(context: Context) -> list[Task]:
+    """Draws the synthetic competition; other sources are there already."""
+    if not context.draws:
+        return []
+    settings = context.config.data.synthetic.to_dict()
+    stamped = {"data.synthetic": settings}
+
+    def work() -> str:
+        from hpa_jax.data.synthetic import dataset
+
+        truth = context.path("data_truth.csv")
+        workers = os.cpu_count() or 1  # the pictures do not depend on it
+        dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
+        return f"{settings['train']:,} train and {settings['test']:,} test pictures drawn"
+
+    return [Task("data", "data", work, stamped, (), (context.data_root,), ("data",))]
+
+
+def sources(context: Context) -> list[dict]:
+    """The list of sources: config.data.sources, or the short form for one.
+
+    A source without a root is that of config.data.root.  config.data.folder and config.data.atlas
+    are the defaults of these sources' options.
+    """
+    config = context.config.data
+    root = {"root": config.root} if config.root else {}
+    listed = [{**root, **source} for source in config.sources]
+    if not listed:
+        kind = "kaggle" if config.source == "synthetic" else config.source
+        listed = [{"source": kind, "root": str(context.data_root)}]
+    for source in listed:
+        if "source" not in source or "root" not in source:
+            raise InputError(
+                "config.data.sources: every source needs the keys source and root (or "
+                "config.data.root, for those without)"
+            )
+    kinds = ("folder", "atlas")
+    options = {kind: config[kind].to_dict() for kind in kinds if kind in config}
+    return [{**options.get(source["source"], {}), **source} for source in listed]
+
+
+def roots(context: Context) -> list[Path]:
+    """Folders of the sources, in their order."""
+    return [Path(source["root"]) for source in sources(context)]
+
+
+def catalog(context: Context) -> list[Task]:
+    """One table of every picture -> catalog.parquet."""
+    config = context.config.data
+    output = context.path("catalog.parquet")
+    # Hashes are compared with those of the competition's pictures: not below their side.
+    largest = max(SMALLEST_IMPORT, *context.stored_sides())
+
+    def work() -> str:
+        from hpa_jax.data import catalog as catalogs
+
+        table = catalogs.build(
+            sources(context),
+            context.config.classes,
+            on_bad_image=config.on_bad_image,
+            check=config.check,
+            bad_images=context.path("bad_images.csv"),
+            imported=context.path("imported"),
+            largest=largest,
+            content=context.contents.file,
+        )
+        table = catalogs.relative(table, roots(context), context.path("imported"))
+        artifacts.write_table(output, table)
+        counts = table["source"].value_counts()
+        return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " pictures"
+
+    folders = [root.expanduser() for root in roots(context)]
+    for root in folders:
+        if not root.is_dir():
+            raise InputError(f"config.data.root: no folder {str(root)!r}")
+    inputs = tuple(
+        Part(f"root {number}", (root,), functools.partial(_content, context, root))
+        for number, root in enumerate(folders)
+    )
+    settings = {
+        "data.sources": [
+            {key: value for key, value in source.items() if key != "root"}
+            for source in config.sources or [{"source": sources(context)[0]["source"]}]
+        ],
+        **{f"data.{source['source']}": config[source["source"]] for source in sources(context)
+           if source["source"] in ("folder", "atlas")},
+        "classes": context.config.classes,
+        "data.on_bad_image": config.on_bad_image,
+        "data.check": config.check,
+        "largest": largest,
+    }  # fmt: skip
+    return [Task("catalog", "catalog", work, settings, inputs, (output,), ("data",))]
+
+
+def _content(context: Context, root: Path) -> str:
+    """Digest of a source's files; those of a workdir that lies among them don't count."""
+    return context.contents.of(root, leaving_out=context.workdir)
+
+
+def duplicates(context: Context) -> list[Task]:
+    """Near-duplicates among all images -> duplicates.parquet, groups.parquet; those of test images
+    with known labels -> leak.parquet."""
+    return [_duplicates(context), _leak(context)]
+
+
+def _duplicates(context: Context) -> Task:
+    outputs = context.paths("duplicates.parquet", "groups.parquet")
+    config = context.config
+
+    def work() -> str:
+        from hpa_jax.data import duplicates as twins
+
+        table, problems = tables.catalog(context, roots(context)), Problems()
+        unseen = config.data.check == "header"
+        pairs, groups = twins.hash_catalog(
+            table, look_at_all=unseen, problems=problems, **config.duplicates
+        )
+        problems.write(context.path("bad_duplicates.csv"))
+        if problems.found and config.data.on_bad_image == "error":
+            raise problems.error(LEAVE_OUT)
+        for output, result in zip(outputs, (pairs, groups)):
+            artifacts.write_table(output, result)
+        largest = int(groups["group"].value_counts().iloc[0])
+        left_out = f", {len(problems.found):,} bad images left out" if problems.found else ""
+        return f"{len(pairs):,} pairs, largest group {largest}{left_out}"
+
+    settings = {
+        "duplicates": config.duplicates,
+        "data.check": config.data.check,
+        "data.on_bad_image": config.data.on_bad_image,
+    }
+    inputs = (inputs_of.images_read(context),)
+    return Task("duplicates", "duplicates", work, settings, inputs, outputs, ("data",))
+
+
+def _leak(context: Context) -> Task:
+    inputs, output = context.paths("catalog.parquet", "duplicates.parquet"), "leak.parquet"
+
+    def work() -> str:
+        from hpa_jax.data import duplicates as twins
+
+        leak = twins.leak_table(*(artifacts.read_table(path) for path in inputs))
+        artifacts.write_table(context.path(output), leak)
+        return f"{len(leak):,} duplicates of test images with known labels"
+
+    outputs = (context.path(output),)
+    return Task("duplicates", "leak-table", work, {}, inputs, outputs, ("data/duplicates.py",))
+
+
+def split(context: Context) -> list[Task]:
+    """Leak-safe hold-out or folds -> splits.parquet."""
+    names = ("catalog.parquet", "duplicates.parquet", "groups.parquet")
+    inputs = tuple(context.path(name) for name in names)
+    output = context.path("splits.parquet")
+
+    def work() -> str:
+        from hpa_jax.data import splits
+
+        table, pairs, groups = (artifacts.read_table(path) for path in inputs)
+        result = splits.assign(table, groups, pairs, **settings)
+        artifacts.write_table(output, result)
+        counts = result["split"].value_counts()
+        for needed in ("train", "valid", *tables.unseen_parts(context)):
+            if not counts.get(needed):
+                raise InputError(f"split: no picture in {needed}; {_MISSING[needed]}")
+        return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
+
+    settings = context.config.split.to_dict()
+    settings.pop("trained_folds")  # the split is the same, whichever are trained
+    lists = {name: settings[name] for name in ("exclude", "force_valid", "force_train")}
+    files = {name: Path(value) for name, value in lists.items() if isinstance(value, str) and value}
+    parts = [
+        Part(f"split.{name}", (file,), functools.partial(context.contents.of, file))
+        for name, file in files.items()
+    ]
+    stamped = {"split": {key: value for key, value in settings.items() if key not in files}}
+    return [Task("split", "split", work, stamped, (*inputs, *parts), (output,), ("data",))]
+
+
+def records(context: Context) -> list[Task]:
+    """All channels of a picture in one record -> records/, a task for each stored side."""
+    return [_records(context, side) for side in context.stored_sides()]
+
+
+def verify_records(context: Context) -> None:
+    """Reads every byte of the packed pictures and compares it with the checksums.
+
+    Raises:
+        InputError: a shard differs.
+    """
+    from hpa_jax.data import records as packing
+
+    for side in context.stored_sides():
+        folder = context.records_at(side)
+        print(f"{folder}: {packing.verify(folder):,} shards are as they were written")
+
+
+def _records(context: Context, side: int) -> Task:
+    output = context.records_at(side)
+    settings = {**context.config.records.to_dict(), "image_size": side}
+    del settings["also"]
+
+    def work() -> str:
+        from hpa_jax.data import records as packing
+
+        table = tables.catalog(context, roots(context))
+        packing.write(
+            table,
+            context.path("records"),
+            on_bad_image=context.config.data.on_bad_image,
+            bad_images=context.path("bad_records.csv"),
+            **settings,
+        )
+        size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+        return f"{len(table):,} pictures of {settings['image_size']} px, {size / 1e6:.1f} MB"
+
+    stamped = {
+        "records": {key: value for key, value in settings.items() if key != "beam"},
+        "data.on_bad_image": context.config.data.on_bad_image,
+    }
+    code = ("data/records.py", "data/reader.py")
+    name = "records" if output == context.records else f"records-{side}"
+    inputs = (inputs_of.images_read(context),)
+    return Task("records", name, work, stamped, inputs, (output,), code, "always")

@@ -1,0 +1,176 @@
+"""The stage `refit`: the networks once more, on all labelled pictures, for the submission alone.
+
+The hold-out has told thresholds, blends and stack; then its pictures are worth more as training
+data.  Every network is trained again by the same stages on train and valid together and judges the
+test part; what was learnt on validation decides.  With folds, one network is trained in place of
+the folds'.  The price: nothing labelled is left to measure the new networks on, so metrics.json
+speaks of those before, and nothing can be chosen: where the first training took the best epoch, the
+second takes the one of that number (of folds the median), and where it ended stages early, they
+are planned as long as they were.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import networks, scores, tables
+from hpa_jax.pipeline.cache import Task
+from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.tables import Rows
+
+History = list[tuple[int, float | None]]  # (stage, monitor) of each finished epoch
+
+
+def refit(context: Context) -> list[Task]:
+    """Tasks: train and predict of every model again, then what every way to decide says of them."""
+    if not context.config.refit:
+        return []
+    if context.flags.get("collect"):
+        return [_decide(context)]
+    tasks = []
+    for name in context.models():
+        model = planned(context, name)
+        tasks += [_train(context, name, model), _predict(context, name, model)]
+    return tasks if context.flags.get("only") else [*tasks, _decide(context)]
+
+
+def planned(context: Context, name: str) -> ConfigDict:
+    """The model's config for all labelled pictures: what its hold-out trainings chose is fixed.
+
+    Raises:
+        InputError: something is to be taken from them, and one is not there.
+    """
+    model, settings = context.config.models[name], context.config.train
+    if not (chooses(model) or _restarts(model) or settings.patience):
+        return without_choice(model)
+    trainings = [_history(context.fit_folder(name, fold), settings.monitor)
+                 for fold in context.folds()]  # fmt: skip
+    return without_choice(model, trainings, settings.monitor, settings.patience > 0)
+
+
+def without_choice(
+    model: ConfigDict, trainings: Sequence[History] = (), monitor: str = "loss", early: bool = False
+) -> ConfigDict:
+    """The model with the choices of its hold-out trainings in place of its own.
+
+    Args:
+        trainings: what validation said of each; not needed where nothing was chosen by it.
+        monitor: whose best epoch was taken.
+        early: whether stages could end early: they become as long as they were.
+    """
+    changed = model.copy_and_resolve_references().unlock()
+    stages = [configs.stage(**dict(stage)).unlock() for stage in model.stages]
+    for number, stage in enumerate(stages if early else ()):
+        ran = [sum(of == number for of, _ in training) for training in trainings]
+        stage.epochs = max(
+            stage.cycles, round(statistics.median(ran)) // stage.cycles * stage.cycles
+        )
+    kept = set(model.keep_epochs)
+    for number, stage in enumerate(stages):
+        if stage.start_from == "best":
+            kept.add(epoch := _best(trainings, monitor, stages[:number]))
+            stage.start_from = f"epoch:{epoch}"
+    if chooses(model):
+        kept.add(epoch := _best(trainings, monitor, stages))
+        changed.checkpoint = f"epoch:{epoch}"
+    changed.stages, changed.keep_epochs = tuple(stages), tuple(sorted(kept))
+    return changed.lock()
+
+
+def chooses(model: ConfigDict) -> bool:
+    """Whether the model predicts with its best epoch by validation."""
+    without_average = model.checkpoint == "final" and model.average.kind == "none"
+    return model.checkpoint == "best" or without_average
+
+
+def _restarts(model: ConfigDict) -> bool:
+    return any(dict(stage).get("start_from") == "best" for stage in model.stages)
+
+
+def _best(trainings: Sequence[History], monitor: str, stages: Sequence[ConfigDict]) -> int:
+    """The best epoch within the stages, counted from 1; of several trainings the median."""
+    from hpa_jax.training.checkpoint import LOWER_IS_BETTER
+
+    sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
+    found = []
+    for training in trainings:
+        known = [(sign * score, row) for row, (number, score) in enumerate(training)
+                 if number < len(stages) and score is not None]  # fmt: skip
+        row = min(known)[1] if known else len(training) - 1
+        number = training[row][0]
+        inside = 1 + sum(of == number for of, _ in training[:row])
+        before = sum(stage.epochs for stage in stages[:number])
+        found.append(before + min(inside, stages[number].epochs))
+    return round(statistics.median(found))
+
+
+def _history(folder: Path, monitor: str) -> History:
+    """(stage, monitor on validation) of each epoch of a training, by its metrics.jsonl.
+
+    Raises:
+        InputError: it is not trained yet.
+    """
+    from hpa_jax.training import logs
+
+    log = folder / "metrics.jsonl"
+    if not log.is_file():
+        raise InputError(f"refit: {log} is not there; train the model first (`run` does)")
+    rows = logs.read(log)
+    stages = {row["epoch"]: row["stage"] for row in rows if row.get("split") == "train"}
+    of_epochs = [row for row in rows if row.get("split") == "valid" and "weights" not in row]
+    return [(stages[row["epoch"]], row[monitor]) for row in of_epochs]
+
+
+def _train(context: Context, name: str, model: ConfigDict) -> Task:
+    def rows() -> tuple[Rows, Rows]:
+        # Validation is among the fitted: its curve tells that training runs, not how well.
+        all_rows = networks.fitted_rows(context, model, tables.labelled_rows(context))
+        return all_rows, tables.split_rows(context, "valid")
+
+    source = configs.started_from(model)
+    origin = tables.refitted(context, source) if source else None
+    folder, title = tables.refitted(context, name), f"{name}-refit"
+    return networks.training(context, model, title, folder, rows, origin, {"refit": True}, False)
+
+
+def _predict(context: Context, name: str, model: ConfigDict) -> Task:
+    def parts() -> dict[str, np.ndarray]:
+        parts = tables.unseen_parts(context)
+        return {part: tables.split_rows(context, part).ids for part in parts}
+
+    folder = tables.refitted(context, name)
+    return networks.prediction(context, model, f"{name}-refit", folder, parts)
+
+
+def _decide(context: Context) -> Task:
+    """Blends and stack, as they were fitted on validation, on what the new networks say."""
+    output = context.path("refit")
+
+    def work() -> str:
+        from hpa_jax.decision import blends
+        from hpa_jax.decision.stack import stacking
+
+        test, models = tables.split_rows(context, "test"), list(context.config.models)
+        stored = artifacts.read_json(context.path("ensemble", "blends.json"))
+        probs = tables.of_models(context, tables.FINAL, test.ids)
+        found = {
+            name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)
+        }
+        inputs, _ = tables.stack_features(context, tables.FINAL, test.ids)
+        found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
+        artifacts.remove(output)
+        for name, values in found.items():
+            path = scores.refitted_path(context, name)
+            tables.write_probabilities(path, test.ids, np.asarray(values, np.float32))
+        return f"{len(models)} networks on all labelled pictures, {len(test.ids):,} test pictures"
+
+    inputs = tables.all_predictions(context, tables.FINAL)
+    inputs += context.paths("stack", "ensemble", "features", *tables.SPLIT_TABLES)
+    code = ("decision", "inference/ensemble.py", "pipeline")
+    return Task("refit", "refit", work, {}, inputs, (output,), code, fitted=True)

@@ -1,0 +1,129 @@
+"""Verbs that look or prepare and are no stage of `run`: classes, preview, lr_find, import_weights,
+label_noise (adversarial has a file of its own).  Each reads a workdir in which the stages before it
+have run.
+"""
+
+import base64
+import functools
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import show_data, tables
+from hpa_jax.pipeline.networks import rows_to_fit, share_compiled
+from hpa_jax.pipeline.prepare import opened
+
+SHOWN = 60  # pictures in label_noise.html
+
+
+def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """Counts, pairs, matrices and graphs of the classes, by source and as submitted -> classes/."""
+    from hpa_jax.data import statistics
+    from hpa_jax.report import together
+
+    context, names = opened(config, flags), config.classes
+    parts = show_data.labels_of_parts(context)
+    labelled = tables.labelled_rows(context).labels
+    counts, pairs = statistics.frequencies(parts, names), statistics.strongest(labelled, names)
+    for name, table in (("counts", counts), ("pairs", pairs)):
+        with artifacts.atomic(context.path("classes", f"{name}.csv")) as temporary:
+            table.to_csv(temporary, index=False)
+    for kind in together.LAYOUTS:
+        uri = together.graphs(parts, names, kind)
+        with artifacts.atomic(context.path("classes", f"graph_{kind}.svg")) as temporary:
+            temporary.write_bytes(base64.b64decode(uri.split(",")[1]))
+    files = {part.replace(", ", "_"): labels for part, labels in parts.items()}
+    statistics.write(context.path("classes"), files, names)
+    print(counts.to_string(index=False, float_format=lambda share: f"{share:.3f}"))
+    print(f"-> {context.path('classes')}")
+
+
+def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """A grid of pictures as each model's augmentation changes them -> preview/NAME.png, and as a
+    stage's own does -> preview/NAME_stage_K.png.
+    """
+    from hpa_jax.training.augment import preview as previews
+
+    context = opened(config, flags)
+    ids = tables.split_rows(context, "train").ids[:4]
+    images = np.stack(list(tables.images(context, ids)))
+    for name, model in context.models().items():
+        for which, augmentation in previews.augmentations(model).items():
+            path = context.path("preview", f"{name}{which}.png")
+            previews.write_png(path, previews.grid(images, augmentation, seed=config.seed))
+            print(f"{augmentation} -> {path}")
+
+
+def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """Learning-rate sweep of each model -> models/NAME/lr_find.{json,png}."""
+    from hpa_jax.training import lr_finder
+
+    options = {
+        key: number(flags[key], kind, key)
+        for key, kind in (("stage", int), ("iterations", int), ("low", float), ("high", float))
+    }
+    context = opened(config, flags)
+    share_compiled(context)
+    for name, model, fold, folder in context.fits():
+        found = lr_finder.find(
+            model,
+            name=name,
+            directory=folder,
+            **rows_to_fit(context, model, fold),
+            settings=config.train,
+            seed=config.seed,
+            which=flags["checkpoint"],
+            **options,
+        )
+        print(
+            f"{name}: steepest {found['steepest']:.2g}, a tenth of the lowest's "
+            f"{found['minimum_tenth']:.2g} -> {folder / 'lr_find.png'}"
+        )
+
+
+def number(text: str, kind: type, flag: str) -> Any:
+    """The number of a flag.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return kind(text)
+    except ValueError:
+        raise InputError(f"--{flag}={text}: must be a number") from None
+
+
+def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """A published weight file -> an Orbax folder that a model's `init_from` takes.
+
+    Raises:
+        InputError: a flag is missing, or the file does not fit the model.
+    """
+    from hpa_jax.models import pretrained
+
+    for name in ("model", "weights", "out"):
+        if not flags.get(name):
+            raise InputError(f"import_weights: --{name} is missing")
+    report = pretrained.import_weights(flags["model"], flags["weights"], flags["out"])
+    print(f"{report.text()} -> {flags['out']}")
+
+
+def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """Likely label errors among the validation pictures -> label_noise.csv, label_noise.html."""
+    from hpa_jax.report import doubtful, page
+
+    context = opened(config, flags)
+    found, rows = show_data.label_noise(context)
+    with artifacts.atomic(context.path("label_noise.csv")) as temporary:
+        found.to_csv(temporary, index=False)
+    pictures = functools.partial(tables.images, context)
+    section = doubtful.section(found, rows, config.classes, pictures, SHOWN)
+    about = f"the {SHOWN} least trusted of label_noise.csv"
+    page.write(context.path("label_noise.html"), section.title, about, [section])
+    for row in found.head(10).itertuples():
+        print(f"{row.id}: {row.given or 'nothing'} -> {row.suggested or 'nothing'}, "
+              f"trust {row.trust:.3f}")  # fmt: skip
+    print(f"{len(found)} of {rows} pictures -> {context.path('label_noise.csv')}, .html")

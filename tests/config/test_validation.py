@@ -1,0 +1,98 @@
+"""A config is refused before any work, with the key, its value and what it can be."""
+
+import pytest
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.config import validation
+from hpa_jax.core.errors import InputError
+
+
+def with_one(**changes):
+    config = configs.default().unlock()
+    config.models = {"m": configs.model()}
+    for key, value in changes.items():
+        node = config
+        *path, leaf = key.split("__")
+        for part in path:
+            node = node[part]
+        with node.ignore_type():
+            node[leaf] = value
+    return config
+
+
+def test_the_defaults_are_valid():
+    validation.validate(with_one())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (dict(retrieval__mode="replaced"), ["retrieval.mode", "'replaced'", "replace"]),
+        (dict(retrieval__model__head="gap"), ["retrieval.model.head", "embedding"]),
+        (dict(retrieval__model__bakcbone="x"), ["retrieval.model.bakcbone", "backbone"]),
+        (dict(models__m__checkpoint="newest"), ["models.m.checkpoint", "final"]),
+        (dict(models__m__bakcbone="x"), ["models.m.bakcbone", "backbone"]),
+        (dict(split__fraction=1.0), ["split.fraction=1.0", "between 0 and 1"]),
+        (dict(classes=("a", "a")), ["classes", "each once"]),
+        (dict(tresholds=1), ["tresholds", "thresholds"]),
+        (dict(split__fracton=0.1), ["config.split.fracton", "'fraction'"]),
+        (dict(records__imagesize=64), ["config.records.imagesize", "'image_size'"]),
+        (dict(thresholds__wrong=1), ["config.thresholds.wrong"]),
+        (dict(data__folder__patern="x"), ["config.data.folder.patern", "'pattern'"]),
+        (dict(models__m__average__knd="last"), ["config.models.m.average.knd", "'kind'"]),
+        (dict(models__m__optimizer__wieght_decay=1), ["m.optimizer.wieght_decay", "weight_decay"]),
+        (dict(retrieval__model__optimizer__b3=1), ["config.retrieval.model.optimizer.b3", "b2"]),
+        (dict(split=5), ["config.split=5", "fraction"]),
+        (dict(stack__learner="lightgbm"), ["config.stack.learner", "'lightgbm'", "boosted"]),
+        (dict(stack__inner=1), ["config.stack.inner is 1", "2 or more"]),
+        (dict(stack__device="tpu"), ["config.stack.device", "'tpu'", "cuda"]),
+        (dict(stack__eta=0.0), ["config.stack.eta is 0.0", "above 0"]),
+        (dict(stack__bins=1), ["config.stack.bins is 1"]),
+        (dict(stack__shrink=-1.0), ["config.stack.shrink is -1.0", "0 or more"]),
+        (dict(thresholds__folds=1), ["thresholds.folds=1", "2 to 127"]),
+        (dict(thresholds__grid=1), ["thresholds.grid=1", "at least 2"]),
+        (dict(thresholds__repeats=0), ["thresholds.repeats=0", "at least 1"]),
+        (dict(thresholds__shrink=-3.0), ["thresholds.shrink=-3.0", "at least 0"]),
+        (dict(thresholds__scale=(-1.0,)), ["thresholds.scale=-1.0", "above 0"]),
+        (dict(thresholds__proportions=(2.0,) * 28), ["thresholds.proportions=2.0", "0 to 1"]),
+        (dict(thresholds__value=1.5), ["thresholds.value=1.5", "0 to 1"]),
+        (dict(thresholds__combine="mode"), ["thresholds.combine", "median"]),
+        (dict(thresholds__shrink_towards="zero"), ["thresholds.shrink_towards", "proportions"]),
+        (dict(ensemble__weights={"m": -1.0}), ["ensemble.weights.m=-1.0", "at least 0"]),
+        (dict(predict__batch_size=0), ["predict.batch_size=0", "at least 1"]),
+        (dict(predict__tile=-3), ["predict.tile=-3", "at least 0"]),
+    ],
+)
+def test_refused_with_key_and_choices(changes, words):
+    with pytest.raises(InputError) as raised:
+        validation.validate(with_one(**changes))
+    assert all(word in str(raised.value) for word in words)
+
+
+def test_a_stages_keys_are_known_and_free_forms_are_free():
+    config = with_one(models__m__loss={"focal": {"gamma": 1.0}}, models__m__views={"name": "oml"})
+    config.ensemble.weights = {"m": 1.0}
+    config.models.m.head_options = {"hidden": 5}
+    validation.validate(config)
+    stage = configs.stage()
+    with stage.unlocked():
+        stage.epoch = 2
+    config.models.m.stages = (configs.stage(), stage)
+    with pytest.raises(InputError, match=r"models\.m\.stages\[1\]\.epoch: .*'epochs'"):
+        validation.validate(config)
+
+
+def test_an_unknown_key_names_the_nearest():
+    with pytest.raises(InputError, match="did you mean 'stages'"):
+        validation.check_key(with_one(), "models.m.stage[0].lr")
+    with pytest.raises(InputError, match=r"1 items, \[0\] to \[0\]"):
+        validation.check_key(with_one(), "models.m.stages[3].lr")
+
+
+def test_a_key_of_a_models_stages_is_shown_its_place():
+    told = r"'epochs', .*'keep_epochs'.*models\.m\.stages\[0\]\.epochs"
+    with pytest.raises(InputError, match=told):
+        validation.check_key(with_one(), "models.m.epochs")
+    with pytest.raises(InputError) as error:
+        validation.check_key(with_one(), "models.m.nonsense")
+    assert "stages[0]" not in str(error.value)

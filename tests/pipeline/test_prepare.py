@@ -1,0 +1,80 @@
+"""The stages from pictures to records: what a changed picture makes them do again."""
+
+import os
+
+import numpy as np
+import pytest
+
+from configs import bestfitting
+from hpa_jax.config import defaults as configs
+from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
+from hpa_jax.data.batches import Records
+from hpa_jax.pipeline import prepare, runner
+from hpa_jax.pipeline.context import Context
+from tests.data.layouts import competition, picture, save
+
+STAGES = ["catalog", "duplicates", "records"]
+
+
+@pytest.fixture(params=["decode", "header"])
+def work(request, tmp_path, capsys):
+    """Runs the stages over a folder of nine pictures; returns what they said."""
+    root = competition(tmp_path / "data")
+
+    def run() -> str:
+        config = configs.default().unlock()
+        config.data.update(source="kaggle", root=str(root), check=request.param)
+        config.records.update(image_size=16, shard_images=2)
+        runner.work(STAGES, config.lock(), {"workdir": str(tmp_path / "run")})
+        return capsys.readouterr().out
+
+    run.root, run.workdir, run.check = root, tmp_path / "run", request.param
+    return run
+
+
+def test_a_picture_replaced_in_place_is_seen_by_all_that_read_it(work):
+    work()
+    folder = work.workdir / "records" / "16-zstd"
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record")}
+    save(work.root / "train", "t0", picture(3))  # now a twin of t3, which has equal pixels
+    work()
+    records = Records(folder)
+    assert (records.image(records.rows(["t0"])[0]) == picture(3)).all()
+    pairs = artifacts.read_table(work.workdir / "duplicates.parquet")
+    assert pairs[["id_a", "id_b"]].to_numpy().tolist() in ([["t0", "t3"]], [["t3", "t0"]])
+    after = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record")}
+    changed = [name for name in before if after[name] != before[name]]
+    assert len(changed) == 1 and len(before) == 5  # the shard of t0 alone is packed anew
+
+
+def test_nothing_is_done_again_for_equal_bytes_under_a_new_time(work):
+    work()
+    for path in work.root.rglob("*"):
+        os.utime(path, ns=(1, 1))
+    assert " reads " not in work()
+
+
+def test_a_table_without_any_model_can_be_packed(work):
+    assert "[records] 9 pictures of 16 px" in work()
+    assert not np.any([name.startswith("models") for name in os.listdir(work.workdir)])
+
+
+def test_a_source_without_a_root_is_that_of_the_short_form(tmp_path):
+    config = configs.default().unlock()
+    config.data.sources = (dict(source="kaggle", full_size=True), dict(source="atlas", root="b"))
+    with pytest.raises(InputError, match=r"data\.root"):
+        prepare.sources(Context(config, tmp_path))
+    config.data.root = "a"
+    context = Context(config, tmp_path)
+    assert [source["root"] for source in prepare.sources(context)] == ["a", "b"]
+    assert str(context.data_root) == "a" and not context.draws
+
+
+@pytest.mark.parametrize(("variant", "full_size"), [("", True), ("no_full_size", False)])
+def test_bestfitting_reads_full_size_pictures_of_the_root_it_is_given(tmp_path, variant, full_size):
+    config = bestfitting.get_config(variant)
+    with config.unlocked():
+        config.data.root = str(tmp_path)
+    (source,) = prepare.sources(Context(config, tmp_path))
+    assert source == dict(source="kaggle", root=str(tmp_path), full_size=full_size)
