@@ -219,5 +219,3 @@ def verb_help(name: str, verb: Verb) -> str:
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
     return "\n".join(lines)
-
-

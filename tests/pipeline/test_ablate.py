@@ -11,8 +11,7 @@ from scipy import stats
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import ablate
-
-from .test_end_to_end import CONFIG, ROOT
+from tests.test_end_to_end import CONFIG, ROOT
 
 
 def recipe(*variations, **options):
