@@ -1,9 +1,9 @@
 """What worked and what did not, asked anew: the talk's list as variations of the demo.
 
-Source: One More Layer's talk (spec 9): each row's `talk` is that team's verdict on real pictures
+Source: One More Layer's talk (spec 9): each row's `talk` is that team's verdict on real images
 with large networks; ours is measured on the config's data, drawn cells by default.
 Command: python -m hpa_jax ablate --config=configs/ablation.py --workdir=runs/ablation
-Cost: about 5 hours on 2 CPU cores; `--config=configs/ablation.py:smoke`, with networks and pictures
+Cost: about 5 hours on 2 CPU cores; `--config=configs/ablation.py:smoke`, with networks and images
 enough to see large effects only: docs/ablation.md.
 Own data: --config.data.source=kaggle --config.data.root=FOLDER --config.data.truth=TABLE
 """
@@ -61,7 +61,7 @@ def variations(models) -> tuple[dict, ...]:
         ),
         change(
             "blanked protein",
-            "in half of the batches a picture without protein and labels",
+            "in half of the batches an image without protein and labels",
             FAILED + " (green domain)",
             augment=dict(name="demo", blank_protein=0.5),
         ),
@@ -80,11 +80,11 @@ def variations(models) -> tuple[dict, ...]:
         at_size("twice the size", 128, FAILED + " (1024)"),
         dict(
             name="no external",
-            about="external pictures left out",
+            about="external images left out",
             set={"split.external": "excluded"},
             talk=WORKED + " (external)",
         ),
-        change("no views", "the picture as it is, no TTA", WORKED + " (TTA)", views="identity"),
+        change("no views", "the image as it is, no TTA", WORKED + " (TTA)", views="identity"),
         dict(name="cut at 0.5", about="no thresholds fitted", at="half"),
         dict(name="stack", about="boosted votes in place of the mean", method="stack", talk=WORKED),
     )

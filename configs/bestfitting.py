@@ -4,10 +4,10 @@ Source: spec "bestfitting and pudae", A; the team's released code.  A number wit
 is stated there.  Where the team's code leaves something open, `ours:` marks what was chosen.
 Command: python -m hpa_jax run --config=configs/bestfitting.py --workdir=runs/bestfitting \
     --config.data.root=FOLDER
-FOLDER: the competition's tables, its full-size pictures (train_full_size/, test_full_size/),
+FOLDER: the competition's tables, its full-size images (train_full_size/, test_full_size/),
 external.csv with external/.  weights/: the published ImageNet files of WEIGHTS.
-Variants: `:no_full_size`, all from the 512 px pictures of train/ and test/, enlarged; `:smoke`, all
-of it with tiny networks on drawn pictures, in minutes on a laptop.
+Variants: `:no_full_size`, all from the 512 px images of train/ and test/, enlarged; `:smoke`, all
+of it with tiny networks on drawn images, in minutes on a laptop.
 How it works: docs/bestfitting.md.
 """
 
@@ -37,10 +37,10 @@ WEIGHTS = dict(
 def get_config(arg: str = ""):
     chosen = recipes.variants(arg, "no_full_size")
     config = base.default().unlock()
-    # Of config.data.root.  768 and 1536 px are made of the full-size pictures.
+    # Of config.data.root.  768 and 1536 px are made of the full-size images.
     config.data.sources = (dict(source="kaggle", full_size="no_full_size" not in chosen),)
     config.records.update(image_size=768, also=(1536,), encoding="png")
-    # Five folds, stratified, pictures of external sources dealt apart; 0, 1, 2 are trained.
+    # Five folds, stratified, images of external sources dealt apart; 0, 1, 2 are trained.
     config.split.update(scheme="folds", folds=5, trained_folds=(0, 1, 2))
     small = dict(crop=512, stored=768, batch_size=32)  # batch sizes: ours
     config.models = {
@@ -69,13 +69,13 @@ def get_config(arg: str = ""):
     )  # fmt: skip
     if recipes.SMOKE in chosen:
         recipes.smoke(config)
-        # 320 drawn pictures have other proportions than the competition's test part.
+        # 320 drawn images have other proportions than the competition's test part.
         config.thresholds.proportions = ()
     return config.lock()
 
 
 def network(backbone, schedule, *, crop, stored, batch_size, **differences):
-    """A network of the ensemble: crops of `crop` pixels from pictures of `stored`.
+    """A network of the ensemble: crops of `crop` pixels from images of `stored`.
 
     ours: which step table goes with which network, and the batch sizes.
     """
@@ -96,7 +96,7 @@ def network(backbone, schedule, *, crop, stored, batch_size, **differences):
         optimizer={**base.model().optimizer, "name": "adam", "b2": 0.999, "clip_norm": 1.0},
         stages=(base.stage(epochs=until, schedule=schedule),),
         checkpoint="best",
-        # 8 turns x (the whole picture and 3 random crops, of random sides as in training), the
+        # 8 turns x (the whole image and 3 random crops, of random sides as in training), the
         # maximum over all 32.
         views=dict(name="crops", count=3, share=(crop / stored, 1.0), output_size=crop),
         **differences,

@@ -2,7 +2,7 @@
 
 Source: hpa_jax itself; the shape is One More Layer's (single hold-out, focal loss, one-cycle, D4
 views, cross-validated thresholds, a stack on probabilities and metafeatures).  Differences from the
-competition: 64 px, and at least 110 pictures of each class in train, so that a network trained from
+competition: 64 px, and at least 110 images of each class in train, so that a network trained from
 nothing for two minutes can learn the rare ones.
 Command: scripts/demo    Cost and scores: README.md, "The demo".
 """

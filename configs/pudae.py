@@ -6,7 +6,7 @@ Command: python -m hpa_jax run --config=configs/pudae.py --workdir=runs/pudae \
     --config.data.root=FOLDER
 FOLDER: the competition's files, external.csv with external/.  weights/: the published
 ImageNet files of WEIGHTS.
-Variants: `:smoke`, all of it with tiny networks on drawn pictures, in minutes on a laptop.
+Variants: `:smoke`, all of it with tiny networks on drawn images, in minutes on a laptop.
 How it works: docs/pudae.md.
 """
 
@@ -80,7 +80,7 @@ def network(backbone, side, *, epochs, **differences):
                 dropout=0.0,
                 image_size=512,
                 normalize="per_image",
-                # D4, one of the 25 policies, then the resize: 1024 is the 512 px picture, enlarged.
+                # D4, one of the 25 policies, then the resize: 1024 is the 512 px image, enlarged.
                 augment=dict(name="pudae", output_size=side),
                 loss=dict(focal_mean=dict(gamma=2.0)),  # over batch and classes
                 optimizer={**base.model().optimizer, "name": "adam", "b2": 0.999},

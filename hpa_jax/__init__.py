@@ -1,4 +1,4 @@
-"""Protein localisation in fluorescence pictures of cells, on JAX.
+"""Protein localisation in fluorescence images of cells, on JAX.
 
 The systems of three winning teams of the 2018 Human Protein Atlas image competition as one program.
 """

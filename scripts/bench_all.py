@@ -22,11 +22,11 @@ from pathlib import Path
 import bench_table
 
 HERE = Path(__file__).parent
-# Options of each part; {torch}: the interpreter with PyTorch, {pictures}: a folder of drawn ones,
+# Options of each part; {torch}: the interpreter with PyTorch, {images}: a folder of drawn ones,
 # {votes}: ",votes" where LightGBM is; {work}: where the part keeps its fits.
 PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
-    "input": ["--folder={pictures}", "--pictures=48", "--rounds=2"],
+    "input": ["--folder={images}", "--pictures=48", "--rounds=2"],
     "augment": [],
     "training": [],
     "inference": ["--views=d4,crops"],

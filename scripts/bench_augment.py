@@ -52,13 +52,13 @@ def main() -> None:
         print(json.dumps(row), flush=True)
         if name in ("oml", "bestfitting", "pudae"):
             bench_table.row(
-                f"augmentation {name}, {options.batch} pictures of {options.size}²",
+                f"augmentation {name}, {options.batch} images of {options.size}²",
                 ms, "ms", f"a training step of {options.backbone}", step_ms,
             )  # fmt: skip
 
 
 def _against_dm_pix(images: jax.Array) -> None:
-    """One composed affine map of every picture, read by warp.sample and by dm_pix."""
+    """One composed affine map of every image, read by warp.sample and by dm_pix."""
     count, size = images.shape[:2]
     turns = jax.vmap(warp.rotation)(jnp.linspace(-170.0, 170.0, count))
     base, half = warp.grid(size, size), (size - 1) / 2
@@ -67,7 +67,7 @@ def _against_dm_pix(images: jax.Array) -> None:
         return warp.sample(image, warp.affine(base, turn), "edge")
 
     def theirs(image: jax.Array, turn: jax.Array) -> jax.Array:
-        inner = turn[1::-1, 1::-1]  # (row, column); the middle of the picture stays
+        inner = turn[1::-1, 1::-1]  # (row, column); the middle of the image stays
         matrix = jnp.eye(4).at[:2, :2].set(inner).at[:2, 3].set(half * (1.0 - inner.sum(1)))
         return dm_pix.affine_transform(image, matrix, mode="nearest")
 
@@ -75,7 +75,7 @@ def _against_dm_pix(images: jax.Array) -> None:
     for one in (read, theirs):
         compiled = jax.jit(jax.vmap(one))
         ms.append(_median_ms(lambda number, compiled=compiled: compiled(images, turns), 5))
-    what = f"one affine reading of {count} pictures of {size}²"
+    what = f"one affine reading of {count} images of {size}²"
     bench_table.row(what, ms[0], "ms", "dm_pix.affine_transform", ms[1])
 
 

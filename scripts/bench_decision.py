@@ -95,12 +95,12 @@ def bench_views() -> None:
 
     backbone, size, batch = "resnet34", 128, 8
     plain, rows = bench_inference.measure(backbone, size, batch, 3, ("d4", "oml", "crops"))
-    _line(f"plain pass of {backbone}, {batch} pictures of {size} px", f"{1000 * plain:.0f} ms")
+    _line(f"plain pass of {backbone}, {batch} images of {size} px", f"{1000 * plain:.0f} ms")
     for row in rows:
         what = f"views {row['views']}: time over {row['count']} x plain"
         _line(what, f"{row['ratio']:.3f}", "target 1.05")
         bench_table.row(
-            f"{row['count']} views ({row['views']}) of {batch} pictures of {size}², {backbone}",
+            f"{row['count']} views ({row['views']}) of {batch} images of {size}², {backbone}",
             row["ms"], "ms", f"{row['count']} plain passes", 1e3 * row["count"] * plain,
         )  # fmt: skip
 
@@ -142,7 +142,7 @@ def _sklearn_loop(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def bench_features(workers: int) -> None:
-    """Metafeatures of 512 x 512 pictures, without decoding."""
+    """Metafeatures of 512 x 512 images, without decoding."""
     rng = np.random.default_rng(0)
     pictures = [rng.gamma(0.5, 30, (512, 512, 4)).clip(0, 255).astype(np.uint8) for _ in range(8)]
     many = [pictures[i % 8] for i in range(400)]
@@ -154,7 +154,7 @@ def bench_features(workers: int) -> None:
         )
         what = "15 metafeatures + 17 extra" if extra else "15 metafeatures"
         _line(f"{what}, 512 px, {workers} threads", f"{400 / seconds:.0f} /s", "target 200 /s")
-        bench_table.row(f"{what} of 512² pictures", 400 / seconds, "pictures/s")
+        bench_table.row(f"{what} of 512² images", 400 / seconds, "pictures/s")
 
 
 def bench_stack(work: Path | None, workers: int, settings: dict) -> None:

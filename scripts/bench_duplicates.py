@@ -96,7 +96,7 @@ def main() -> None:
         return
     ours, theirs = hashing()
     bench_table.row(f"pHash of a channel of {SIDE}², one core", ours, "ms", "imagehash", theirs)
-    print("| pictures | seconds | CPU seconds | 10⁹ pairs/s | pairs found | peak GiB |")
+    print("| images | seconds | CPU seconds | 10⁹ pairs/s | pairs found | peak GiB |")
     print("|--|--|--|--|--|--|")
     for n in arguments.sizes:
         command = [sys.executable, __file__, "--one", str(n)]
@@ -106,7 +106,7 @@ def main() -> None:
         cells += [f"{row['pairs_found']:,}", row["peak_gib"]]
         print("|", *(f"{cell} |" for cell in cells), flush=True)
         bench_table.row(
-            f"all pairs of {n:,} pictures, 3 hashes within {RADIUS} bits",
+            f"all pairs of {n:,} images, 3 hashes within {RADIUS} bits",
             row["seconds"], "s", "numpy, row by row", row["numpy_seconds"],
         )  # fmt: skip
 

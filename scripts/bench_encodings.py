@@ -2,13 +2,13 @@
 
     scripts/bench encodings [--encodings=jpeg,webp] [--seeds=0,1,2] [--work=DIR] [--folder=DIR]
 
-One small network of configs/ablation.py:smoke is trained on the same drawn pictures packed without
+One small network of configs/ablation.py:smoke is trained on the same drawn images packed without
 loss (zstd) and in each lossy encoding; everything else is the same, seed by seed, so the
-differences are paired.  Prints a Markdown table: disk a 100,000 pictures, how far pixels are
+differences are paired.  Prints a Markdown table: disk a 100,000 images, how far pixels are
 changed (mean of the absolute difference in grey levels), macro-F1 and mean average precision of
 the test part, and their differences from zstd with the 95 % interval (Student's t).
-With --work what is there counts: more seeds or encodings add to it.  --folder: real pictures
-(ID_{red,green,blue,yellow}.png, the k-th file of each channel makes the k-th picture), whose change
+With --work what is there counts: more seeds or encodings add to it.  --folder: real images
+(ID_{red,green,blue,yellow}.png, the k-th file of each channel makes the k-th image), whose change
 in pixels is printed beside, as drawn ones of 64 px can't stand for them there.
 """
 
@@ -30,7 +30,7 @@ from hpa_jax.pipeline import ablate
 
 RECIPE = Path(__file__).resolve().parents[1] / "configs" / "ablation.py"
 BASE = "zstd"
-LOOKED_AT = 200  # drawn pictures whose pixels are compared
+LOOKED_AT = 200  # drawn images whose pixels are compared
 HEAD = (
     "| encoding | GB a 100,000 | change | macro-F1 | difference | mAP | difference |",
     "|---|---|---|---|---|---|---|",
@@ -54,8 +54,8 @@ def main() -> None:
         rows = artifacts.read_json(work / "ablation.json")["variations"]
         print("\n".join([f"{len(seeds)} seeds", "", *HEAD, *lines(rows, work, config)]))
     for name in names if options.folder else ():
-        real = change(name, real_pictures(Path(options.folder)))
-        print(f"{name}: real pictures are changed by {real:.2f} grey levels")
+        real = change(name, real_images(Path(options.folder)))
+        print(f"{name}: real images are changed by {real:.2f} grey levels")
     for row in rows[1:]:
         what = f"macro-F1 of a small network, records in {row['name']}"
         bench_table.row(what, row["test"]["mean"], "", BASE, rows[0]["test"]["mean"])
@@ -82,14 +82,14 @@ def lines(rows: list[dict[str, Any]], work: Path, config: ConfigDict) -> Iterato
     for row in rows:
         name = BASE if row["name"] == ablate.BASE else row["name"]
         folder = work / "ablate" / row["name"] / seed / "records"
-        kilobytes = bytes_a_picture(folder / f"{config.records.image_size}-{name}") / 1e3
+        kilobytes = bytes_a_image(folder / f"{config.records.image_size}-{name}") / 1e3
         cells = [name, f"{kilobytes / 10:.2f}", f"{change(name, drawn):.2f}"]
         cells += [*ablate.told(row["test"], 4), *ablate.told(row["test_map"], 4)]
         yield f"| {' | '.join(cells)} |"
 
 
-def bytes_a_picture(folder: Path) -> float:
-    """What a picture takes of the disk in a packed data set."""
+def bytes_a_image(folder: Path) -> float:
+    """What an image takes of the disk in a packed data set."""
     stored = sum(path.stat().st_size for path in folder.glob("*.array_record"))
     return stored / artifacts.read_json(folder / "manifest.json")["pictures"]
 
@@ -104,8 +104,8 @@ def change(encoding: str, images: Iterable[np.ndarray]) -> float:
     return float(np.mean(found))
 
 
-def real_pictures(folder: Path) -> Iterator[np.ndarray]:
-    """uint8[S, S, 4] made of single channels, which may be of different pictures."""
+def real_images(folder: Path) -> Iterator[np.ndarray]:
+    """uint8[S, S, 4] made of single channels, which may be of different images."""
     files = [sorted(folder.glob(f"**/*_{channel}.png")) for channel in reader.CHANNELS]
     for paths in zip(*files):
         yield reader.read(dict(zip(reader.CHANNELS, map(str, paths))))

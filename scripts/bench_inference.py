@@ -2,8 +2,8 @@
 
     .venv/bin/python scripts/bench_inference.py --backbone=resnet34 --size=256 --batch=8
 
-plain: the jitted network alone on normalised pictures that lie on the device.  Each row of views
-takes uint8 pictures from the host and gives probabilities and embeddings; `ratio` is its time over
+plain: the jitted network alone on normalised images that lie on the device.  Each row of views
+takes uint8 images from the host and gives probabilities and embeddings; `ratio` is its time over
 count x plain (target: at most 1.05).
 """
 
@@ -42,7 +42,7 @@ def main() -> None:
     for row in rows:
         print(json.dumps(row))
         bench_table.row(
-            f"{row['count']} views ({row['views']}) of {options.batch} pictures of "
+            f"{row['count']} views ({row['views']}) of {options.batch} images of "
             f"{options.size}², {options.backbone}",
             row["ms"], "ms", f"{row['count']} plain passes", 1e3 * row["count"] * plain,
         )  # fmt: skip

@@ -1,12 +1,12 @@
-"""`scripts/bench input`: pictures a second from four PNGs and from packed records, and their size.
+"""`scripts/bench input`: images a second from four PNGs and from packed records, and their size.
 
     .venv/bin/python scripts/bench_input.py --folder=DIR --torch-python=PYTHON [--mosaic=2]
 
-DIR: ID_{red,green,blue,yellow}.png; the k-th file of each channel makes the k-th picture.
+DIR: ID_{red,green,blue,yellow}.png; the k-th file of each channel makes the k-th image.
 --torch-python: an interpreter with scripts/requirements-input-torch.txt; every round runs it beside
 ours, so that both meet the same noise.  Ours leaves D4 and crop to the device, where they cost
 under 1 % of a training step (`scripts/bench augment`); both figures are of what the host does.
-Wall time on a shared machine is noise; processor time a picture (all processes) is not.
+Wall time on a shared machine is noise; processor time an image (all processes) is not.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from hpa_jax.data import reader as pictures
 from hpa_jax.data.unpacked import Files
 
 CHANNELS = pictures.CHANNELS
-PASSES = 4  # over the pictures, each time a source is measured
+PASSES = 4  # over the images, each time a source is measured
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", required=True)
     parser.add_argument("--torch-python", default="")
-    parser.add_argument("--mosaic", type=int, default=1, help="2: four pictures side by side")
+    parser.add_argument("--mosaic", type=int, default=1, help="2: four images side by side")
     parser.add_argument("--pictures", type=int, default=48)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        table = _pictures(Path(options.folder), work, options.pictures, options.mosaic)
+        table = _images(Path(options.folder), work, options.pictures, options.mosaic)
         side = int(table["height"][0])
         sources = {"four PNGs": Files(table, side)}
         sizes = {"four PNGs": _bytes(table) / len(table)}
@@ -71,8 +71,8 @@ def main() -> None:
         _memory(sources, options)
 
 
-def _pictures(folder: Path, work: Path, count: int, mosaic: int) -> pd.DataFrame:
-    """A catalog of the folder's pictures; with `mosaic` each is made of mosaic² of them."""
+def _images(folder: Path, work: Path, count: int, mosaic: int) -> pd.DataFrame:
+    """A catalog of the folder's images; with `mosaic` each is made of mosaic² of them."""
     files = {c: sorted(folder.glob(f"**/*_{c}.png")) for c in CHANNELS}
     count = min(count, *(len(paths) for paths in files.values()))
     rows = []
@@ -108,16 +108,16 @@ def _torch(options: argparse.Namespace, table: pd.DataFrame, work: Path) -> dict
 
 
 def _ours(source: Files | input.Records, batch: int, workers: int) -> dict[str, float]:
-    """PASSES over the pictures after two batches of warming up (tf.data's start)."""
+    """PASSES over the images after two batches of warming up (tf.data's start)."""
     steps = max(1, PASSES * len(source) // batch)
     batches = _batches(source, batch, workers)
     for _ in islice(batches, 2):
         pass
     used, begin = _processor_seconds(), time.perf_counter()
-    pictures_read = sum(len(b["image"]) for b in islice(batches, steps))
+    images_read = sum(len(b["image"]) for b in islice(batches, steps))
     wall, cpu = time.perf_counter() - begin, _processor_seconds() - used
     batches.close()
-    return dict(pictures=pictures_read, wall=wall, cpu=cpu)
+    return dict(pictures=images_read, wall=wall, cpu=cpu)
 
 
 def _batches(source: Files | input.Records, batch: int, workers: int) -> input.Batches:
@@ -162,7 +162,7 @@ def _print(rounds: dict[str, list[dict[str, float]]], sizes: dict[str, float], s
     other = next((name for name in rows if name.startswith("PyTorch")), "four PNGs")
     for name in set(rows) & {"raw", "zstd", "png"}:
         bench_table.row(
-            f"records ({name}) of {side}² x 4, processor time a picture",
+            f"records ({name}) of {side}² x 4, processor time an image",
             rows[name]["cpu_ms"], "ms", other, rows[other]["cpu_ms"],
         )  # fmt: skip
 

@@ -4,7 +4,7 @@
 
 All on a network of the demo as its recipe has it (size, batch, loss, augmentation).  Prints one
 JSON object a line, and rows for the table of `scripts/bench all`:
-- overhead: seconds a step of the loop (pictures in memory) over those of the bare compiled step,
+- overhead: seconds a step of the loop (images in memory) over those of the bare compiled step,
   the two taken in turns in one run; medians over the turns;
 - data_wait: share of the time the same network waits for packed records of noise;
 - compile: seconds until the training step is compiled in a fresh process, without and with the
@@ -38,7 +38,7 @@ from hpa_jax.training import distributed, logs, loop, phases, preemption
 from hpa_jax.training import setup as setups
 from hpa_jax.training import step as steps
 
-MICRO = 4  # pictures of a micro-batch
+MICRO = 4  # images of a micro-batch
 
 
 def main() -> None:
@@ -165,7 +165,7 @@ def accumulation(config: ConfigDict, options: argparse.Namespace) -> dict[str, A
             step = setup.train_step(setup.stages[0], stop, lambda text: None)
         memory = step.memory_analysis()
         found[f"temporaries_mib_{count}"] = round(memory.temp_size_in_bytes / 2**20, 2)
-        found[f"pictures_mib_{count}"] = round(MICRO * count * own.image_size**2 * 4 / 2**20, 2)
+        found[f"images_mib_{count}"] = round(MICRO * count * own.image_size**2 * 4 / 2**20, 2)
     return found
 
 
@@ -201,7 +201,7 @@ ROWS: dict[str, Callable[[dict, str], list[tuple]]] = {
 
 
 def train(config: ConfigDict, folder: Path, packed: Any, count: int) -> None:
-    """loop.train on `count` pictures (of which 32 again for validation), quietly."""
+    """loop.train on `count` images (of which 32 again for validation), quietly."""
     ids = packed.ids[:count] if packed is not None else np.arange(count).astype(str)
     labels = np.zeros((count, len(classes.NAMES)), np.uint8)
     labels[np.arange(count), np.arange(count) % len(classes.NAMES)] = 1
@@ -253,7 +253,7 @@ def _fresh_process(cache: str, options: argparse.Namespace) -> float:
 
 
 def _packed(folder: Path, config: ConfigDict, count: int) -> Any:
-    """So many packed pictures of noise, in the demo's encoding."""
+    """So many packed images of noise, in the demo's encoding."""
     import pandas as pd
     from PIL import Image
 

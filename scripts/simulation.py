@@ -1,7 +1,7 @@
 """Simulated validation: labels and probabilities as if from M networks, for the bench and tests.
 
 Labels are the competition's own: the label sets of One More Layer's validation part with their
-counts (7,767 pictures; 28 classes).  Probabilities imitate single models of the spec's class F1
+counts (7,767 images; 28 classes).  Probabilities imitate single models of the spec's class F1
 (section 9): score = separation * label + error, the separation of each class found so that the best
 F1 of one model is the listed one.  Errors of two models correlate by `correlation`; a part of the
 common error is a non-linear function of the metafeatures and of other classes, which is what a
@@ -15,7 +15,7 @@ import numpy as np
 
 from hpa_jax.decision import features as metafeatures
 
-# label set (class numbers joined by a comma) : number of pictures, 1 if not said
+# label set (class numbers joined by a comma) : number of images, 1 if not said
 LABEL_SETS = (
     "0:812; 0,25:593; 23:550; 25:522; 21:410; 7:377; 5:238; 0,21:237; 4:222; 2:201; 0,2:197; "
     "0,7:157; 19:141; 3:141; 6:140; 11:135; 0,5:118; 0,23:105; 0,19:100; 14:92; 18:92; "
@@ -140,7 +140,7 @@ def simulate(
 
 
 def label_sets() -> tuple[list[list[int]], np.ndarray]:
-    """The validation part's label sets and how many pictures carry each."""
+    """The validation part's label sets and how many images carry each."""
     sets, counts = [], []
     for item in "".join(LABEL_SETS).split(";"):
         numbers, _, count = item.strip().partition(":")
@@ -167,7 +167,7 @@ def _draw_labels(rng: np.random.Generator, rows: int, floor: int) -> np.ndarray:
 
 
 def _draw_metafeatures(rng: np.random.Generator, rows: int) -> np.ndarray:
-    """Correlated positive numbers of plausible size; not pictures, only their statistics."""
+    """Correlated positive numbers of plausible size; not images, only their statistics."""
     exposure = rng.normal(size=(rows, 1))
     mixed = 0.6 * exposure + 0.8 * rng.normal(size=(rows, len(metafeatures.NAMES)))
     table = np.exp(0.5 * mixed) * 0.05

@@ -1,4 +1,4 @@
-"""A whole run on a hundred drawn pictures of 64 px, with two tiny networks: half a minute."""
+"""A whole run on a hundred drawn images of 64 px, with two tiny networks: half a minute."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The whole way through the command line on about a hundred small drawn pictures.
+"""The whole way through the command line on about a hundred small drawn images.
 
 One run serves all tests of the session; they check contracts and promises, not scores: a network
 trained for seconds knows little.
@@ -61,7 +61,7 @@ def test_scores_are_tables_of_every_method(done):
 def test_the_overlay_on_and_off_are_both_reported(done):
     workdir, out = done
     overlay = pd.read_parquet(workdir / "leak_overlay.parquet")
-    assert f"labels of {len(overlay)} test pictures" in out and "the leak table changes" in out
+    assert f"labels of {len(overlay)} test images" in out and "the leak table changes" in out
     assert re.search(r"submission \d\.\d+ \(leak table off \d\.\d+, on \d\.\d+\)", out)
     submission = pd.read_csv(workdir / "submission.csv", dtype=str).set_index("Id")["Predicted"]
     lent = [" ".join(map(str, numbers)) for numbers in overlay["labels"]]
@@ -136,7 +136,7 @@ def test_a_second_run_does_nothing_again(done):
 
 def test_nothing_before_evaluate_reads_the_truth(done, tmp_path):
     workdir, _ = done
-    call("catalog", tmp_path)  # draws the pictures
+    call("catalog", tmp_path)  # draws the images
     (tmp_path / "data_truth.csv").unlink()
     out = call("run", tmp_path)
     assert "not known" in out and not (tmp_path / "evaluation.json").exists()
@@ -222,7 +222,7 @@ def test_two_hosts_give_one_submission(tmp_path):
 
 
 @pytest.mark.slow
-def test_near_labelled_pictures_replace_decisions(tmp_path):
+def test_near_labelled_images_replace_decisions(tmp_path):
     model = "--config.retrieval.model"
     extra = ["--config.retrieval.mode=replace", "--config.retrieval.tau=0.5"]
     extra += [f"{model}.backbone=se_resnext_tiny", f"{model}.stages[0].epochs=2"]

@@ -1,6 +1,6 @@
 """Damage in what the program wrote itself: every reader answers, or names the file in one line.
 
-Pictures and tables of others are in tests/data/test_fuzz.py.  Damage that is not seen (another
+Images and tables of others are in tests/data/test_fuzz.py.  Damage that is not seen (another
 digit in a JSON) may give another value, but never a traceback.
 """
 
@@ -67,7 +67,7 @@ def written(tmp_path_factory):
     return folder
 
 
-def every_picture(folder):
+def every_image(folder):
     opened = Records(folder / "16-png")
     return [opened.image(row) for row in range(len(opened))]
 
@@ -87,9 +87,9 @@ def epochs(folder):
 
 # What is damaged, and what reads it.
 READERS = {
-    "16-png/manifest.json": every_picture,
-    "16-png/manifest.parquet": every_picture,
-    "16-png/hpa-train-00000.array_record": every_picture,
+    "16-png/manifest.json": every_image,
+    "16-png/manifest.parquet": every_image,
+    "16-png/hpa-train-00000.array_record": every_image,
     "bundle/bundle.json": decided,
     "bundle/models/tiny.safetensors": decided,
     "bundle/references/tiny.npz": decided,

@@ -16,7 +16,7 @@ from hpa_jax.data.synthetic import dataset
 
 ROOT = Path(__file__).parent.parent
 NAMES = ("nucleus", "nucleoli", "cytosol", "membranes", "secretory")
-# Of the drawn compartments; a picture with none of them is left out.
+# Of the drawn compartments; an image with none of them is left out.
 OURS = {
     "nucleus": (0, 1, 4, 5),
     "nucleoli": (2, 3),

@@ -1,4 +1,4 @@
-"""BN-Inception at 768 pixels, made from the full-size pictures.
+"""BN-Inception at 768 pixels, made from the full-size images.
 
 Source: pd_bninception_v4; validation macro-F1 .6158 and .6597 along the way; 76 epochs.
 as_run: they saved the predictions of the last but one stage.

@@ -3,7 +3,7 @@
 Source: the team's published scripts (folder one_more_layer_of_stacking) and fastai 1.0.22, which
 they pinned.  Variants of every recipe here: `as_run`, what their scripts did by accident (binary
 cross-entropy everywhere, inputs of BN-Inception and layers of Xception as listed in
-docs/one_more_layer.md); `smoke`, tiny on drawn pictures.
+docs/one_more_layer.md); `smoke`, tiny on drawn images.
 """
 
 from collections.abc import Callable
@@ -95,7 +95,7 @@ def augmented(zoom: float, lighting: float, warp: float, p_lighting: float, **mo
 
 
 def _views(rounds: int, *, augment: dict, stages: tuple, **_) -> dict:
-    """0.4 of the plain picture, 0.6 of 8 corners a round under the last stage's transforms."""
+    """0.4 of the plain image, 0.6 of 8 corners a round under the last stage's transforms."""
     chosen = dict(stages[-1].augment or augment)
     kept = {key: value for key, value in chosen.items() if key not in ("name", "zoom")}
     return dict(name="oml", rounds=rounds, **kept)
@@ -118,19 +118,19 @@ def data(config: ConfigDict) -> None:
     """Competition and atlas, and the one hold-out."""
     config.data.sources = (
         dict(source="kaggle", root="data/competition"),
-        # 32,767 pictures: without those that show nothing but nucleoplasm and cytosol.  Theirs were
+        # 32,767 images: without those that show nothing but nucleoplasm and cytosol.  Theirs were
         # JPEGs of three channels; the default url fetches the ER stain, which v14 alone looks at.
         dict(source="atlas", root="data/atlas", not_only=(0, 25)),
     )
     config.records.image_size = 512
     config.split.update(
         fraction=0.25,  # 7,754 of 31,072
-        external="train",  # all but the 253 that match a test picture: these validate
+        external="train",  # all but the 253 that match a test image: these validate
     )
 
 
 def full_size(config: ConfigDict) -> None:
-    """768 px from the full-size pictures; 512 px are made of the same, smoothed, not skipped."""
+    """768 px from the full-size images; 512 px are made of the same, smoothed, not skipped."""
     competition, *others = config.data.sources
     config.data.sources = (dict(competition, full_size=True), *others)
     config.records.also = (768,)

@@ -1,6 +1,6 @@
 """SE-ResNeXt50 v2: 512-unit head, each depth group's rate by hand.
 
-Source: pd_seresnext_v2; 17 epochs of 55,825 pictures.
+Source: pd_seresnext_v2; 17 epochs of 55,825 images.
 Command: python -m hpa_jax run --config=configs/one_more_layer/se_resnext_v2.py --workdir=runs/v2
 """
 

@@ -1,4 +1,4 @@
-"""SE-ResNeXt50 v7: batches with a picture whose protein is blanked and whose labels are none.
+"""SE-ResNeXt50 v7: batches with an image whose protein is blanked and whose labels are none.
 
 Source: pd_seresnext_v7 ("Mortidomentation"); validation macro-F1 .6765 after the second stage; 25
 epochs.  Their submission of it alone multiplied thresholds by .48 (thresholds.scale=(0.48,)).

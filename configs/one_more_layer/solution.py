@@ -2,12 +2,12 @@
 
 Source: the team's scripts and talk; 8th on the private board (macro-F1 .56309), 4th on the public
 (.64799).  How it works and where ours differs: docs/one_more_layer.md.
-Cost: 572 epochs of 55,825 pictures (bn_inception_v4 of 768 px, the rest of 512), 36 passes a test
-picture and network; GPUs.  `run` measures a few steps and says what is to be expected.
+Cost: 572 epochs of 55,825 images (bn_inception_v4 of 768 px, the rest of 512), 36 passes a test
+image and network; GPUs.  `run` measures a few steps and says what is to be expected.
 Command: python -m hpa_jax run --config=configs/one_more_layer/solution.py --workdir=runs/oml
 One network at a time, on as many hosts as there are: the same command with --only=NAME.
 Variants: smoke (one network a backbone, LSEP, one-vs-rest; two stages each), as_run, talk (a stack
-of 375 models a class), no_full_size (13 networks, for those without the full-size pictures).
+of 375 models a class), no_full_size (13 networks, for those without the full-size images).
 """
 
 from configs.one_more_layer import (
@@ -69,7 +69,7 @@ def get_config(arg: str = ""):
         del config.models["bn_inception_v4"]
     else:
         common.full_size(config)
-    # The verb adversarial: an Xception ranked the pictures for their hold-out; its training is not
+    # The verb adversarial: an Xception ranked the images for their hold-out; its training is not
     # published, so it is that of the other networks, short.
     stages = (common.frozen(1, 2e-3), common.unfrozen(3, 1e-4, lr_decay=20.0))
     one = dict(xception.model(as_run).items())

@@ -26,7 +26,7 @@ def default() -> ConfigDict:
         dict(
             seed=0,
             classes=classes.NAMES,
-            # Pictures on disk -> catalog.  `sources`: a list of dicts (source, root, weight, keep);
+            # Images on disk -> catalog.  `sources`: a list of dicts (source, root, weight, keep);
             # one without a root has `root`.  `source` and `root` are the short form for one.
             data=dict(
                 source="synthetic",  # kaggle | atlas | folder | synthetic
@@ -36,12 +36,12 @@ def default() -> ConfigDict:
                 on_bad_image="error",  # error | skip (writes bad_images.csv)
                 check="decode",  # decode every pixel | header: sizes and file ends only
                 folder=dict(  # of source="folder"; in `sources` beside source and root
-                    pattern="{id}_{channel}",  # {id} alone: one multichannel file a picture
+                    pattern="{id}_{channel}",  # {id} alone: one multichannel file an image
                     planes=(),  # channels of a multichannel file in order; (): by its own names
                     labels="labels.csv",
-                    percentiles=(0.1, 99.9),  # of 16-bit pictures: black and white
+                    percentiles=(0.1, 99.9),  # of 16-bit images: black and white
                     missing_yellow="error",  # error | zeros | mean of the others
-                    field_um=0.0,  # side of a training picture in µm (competition: 163.84); 0: off
+                    field_um=0.0,  # side of a training image in µm (competition: 163.84); 0: off
                     pixel_size=0.0,  # µm a pixel where the files don't say
                 ),
                 atlas=dict(  # of source="atlas"
@@ -58,9 +58,9 @@ def default() -> ConfigDict:
                     image_size=128,
                     min_per_class=12,  # floor, so that even the rarest class exists
                     label_noise=0.0,  # share of train labels that are wrong
-                    duplicates=0.03,  # share of train pictures that have a (near) copy in train
-                    leak=0.03,  # share of test pictures with a (near) copy in external or train
-                    missing_yellow=0.2,  # share of pictures without the ER stain, as atlas JPEGs
+                    duplicates=0.03,  # share of train images that have a (near) copy in train
+                    leak=0.03,  # share of test images with a (near) copy in external or train
+                    missing_yellow=0.2,  # share of images without the ER stain, as atlas JPEGs
                     seed=0,
                 ),
             ),
@@ -74,11 +74,11 @@ def default() -> ConfigDict:
                 fraction=0.2,
                 folds=5,
                 trained_folds=(),  # which of them; (): all (bestfitting trained 0, 1, 2 of 5)
-                matches_test="valid",  # labelled twins of test pictures: valid | excluded
-                # split | train (all but the twins of test pictures) | excluded
+                matches_test="valid",  # labelled twins of test images: valid | excluded
+                # split | train (all but the twins of test images) | excluded
                 external="split",
                 group_by="",  # antibody | plate | sample: stay on one side too
-                audit=0.0,  # share of labelled pictures on which nothing is fitted, for `evaluate`
+                audit=0.0,  # share of labelled images on which nothing is fitted, for `evaluate`
                 exclude="",  # a file with ids, as the two below
                 force_valid="",
                 force_train="",
@@ -88,9 +88,9 @@ def default() -> ConfigDict:
             adversarial=dict(
                 variant="features",  # features (trees on metafeatures) | network (`model`)
                 model=adversary_model(),
-                folds=5,  # each picture is scored by a model that has not seen it
-                fraction=0.25,  # of the labelled pictures, for adversarial_valid.csv
-                sources=("train",),  # whose labelled pictures: train, external, own
+                folds=5,  # each image is scored by a model that has not seen it
+                fraction=0.25,  # of the labelled images, for adversarial_valid.csv
+                sources=("train",),  # whose labelled images: train, external, own
             ),
             records=dict(
                 image_size=128,  # stored side in pixels
@@ -120,9 +120,9 @@ def default() -> ConfigDict:
             ),
             predict=dict(
                 batch_size=64,
-                tile=0,  # own pictures: side of the squares they are cut into, in their pixels; 0:
+                tile=0,  # own images: side of the squares they are cut into, in their pixels; 0:
                 # each is looked at whole, scaled, and loses its longer ends
-                tile_aggregate="max",  # max | mean over the tiles of a picture
+                tile_aggregate="max",  # max | mean over the tiles of an image
             ),
             features=dict(
                 legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
@@ -132,7 +132,7 @@ def default() -> ConfigDict:
                 # mean | geometric | max | rank_mean | likelihood, greedy (weights by validation)
                 method="mean",
                 weights=dict(),  # of the first four: model -> weight (others 0); {}: all the same
-                average_duplicates=False,  # twins among the test pictures share their mean
+                average_duplicates=False,  # twins among the test images share their mean
             ),
             thresholds=dict(
                 # cross_validated | exact | match_proportions (bestfitting) |
@@ -182,20 +182,20 @@ def default() -> ConfigDict:
                 ),
                 of_class=dict(),  # NAME of a class -> dict of settings of its own
             ),
-            # Metric learning: embeddings of antibodies, and the nearest labelled picture
+            # Metric learning: embeddings of antibodies, and the nearest labelled image
             retrieval=dict(
                 # off | replace (the decision of a row within tau) | boost (its probabilities)
                 mode="off",
                 tau=0.65,  # smallest cosine that counts
                 model=embedding_model(),
-                holdout=0.05,  # share of the pictures kept out to measure recall on
+                holdout=0.05,  # share of the images kept out to measure recall on
                 pictures=1,  # antibodies with fewer are left out
                 backend="exact",  # exact | faiss (approximate, for galleries beyond a million)
             ),
-            # True: the networks of the submission are trained again, on all labelled pictures, and
+            # True: the networks of the submission are trained again, on all labelled images, and
             # decided by the thresholds, blends and stack learnt on validation before
             refit=False,
-            leak="on",  # on | off: labels of matched external pictures overwrite the prediction
+            leak="on",  # on | off: labels of matched external images overwrite the prediction
             submission=dict(
                 method="auto",  # a model, a name of METHODS, or auto: the best by nested validation
                 argmax="empty",  # off | empty: the best class where none passes | always: added
@@ -324,7 +324,7 @@ def model(**differences: Any) -> ConfigDict:
 def embedding_model(**differences: Any) -> ConfigDict:
     """The network of metric learning, bestfitting's by default (spec bestfitting_pudae A).
 
-    ResNet50 on the whole 768 px picture, D4, 512-d embedding after BatchNorm; ArcFace with s 30 and
+    ResNet50 on the whole 768 px image, D4, 512-d embedding after BatchNorm; ArcFace with s 30 and
     m .5, half with the margin and half plain; Adam 1e-4 (b2 .999, torch's), gradients clipped to
     norm 1, 50 epochs; antibodies drawn evenly.
     """
@@ -346,7 +346,7 @@ def embedding_model(**differences: Any) -> ConfigDict:
 
 
 def adversary_model(**differences: Any) -> ConfigDict:
-    """The network that tells test pictures from training pictures: a small one, few epochs."""
+    """The network that tells test images from training images: a small one, few epochs."""
     defaults = dict(
         backbone="resnet18",
         loss=dict(bce=1.0),

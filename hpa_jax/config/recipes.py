@@ -9,7 +9,7 @@
         return config.lock()
 
 A smoke run has every part of the recipe (models, stages, heads, losses, augmentations, schedules,
-folds, averages, views, thresholds, stack, leak) on a few drawn pictures, in minutes on a laptop.
+folds, averages, views, thresholds, stack, leak) on a few drawn images, in minutes on a laptop.
 Its score says that the parts fit together, not how good the recipe is.
 """
 
@@ -26,8 +26,8 @@ SMOKE = "smoke"
 WIDTH, DEPTH = 0.125, 0.01  # of every network: the fewest blocks, an eighth of the channels
 # Each block of Xception a depth group: with one block in the middle, not eight, that is 18.
 TINY_GROUPS = {("xception", 25): 18}
-BATCH = 16  # pictures; what the network sees at once (BatchNorm needs some)
-PICTURES = dict(train=320, test=80, external=80, min_per_class=8)
+BATCH = 16  # images; what the network sees at once (BatchNorm needs some)
+IMAGES = dict(train=320, test=80, external=80, min_per_class=8)
 FOLDS = 2
 
 
@@ -69,7 +69,7 @@ def smoke(
     config.ensemble.weights = {name: weights[name] for name in weights if name in config.models}
     largest = max(side(pixels) for pixels in (config.records.image_size, *config.records.also))
     config.data.update(source="synthetic", root="", sources=(), truth="")
-    config.data.synthetic.update(PICTURES, image_size=largest)
+    config.data.synthetic.update(IMAGES, image_size=largest)
     config.split.update(exclude="", force_valid="", force_train="")
     if config.split.scheme == "folds":
         config.split.update(folds=FOLDS, trained_folds=())

@@ -1,4 +1,4 @@
-"""Packed pictures -> batches on the host, in an order that is a pure function of (sampler, step).
+"""Packed images -> batches on the host, in an order that is a pure function of (sampler, step).
 
 In: a records folder, ids, labels.  Out: dicts of numpy arrays (image uint8[B, H, W, K], label
 uint8[B, C], mask bool[B], index int32[B]).  tf.data orders, parallelises and prefetches;
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Batch = dict[str, np.ndarray]
 Batches = Iterator[Batch]
 Sampler = Callable[[int], np.ndarray]
-BLOCK = 8  # pictures a thread reads at a time: enough to hide the call, few for even work
+BLOCK = 8  # images a thread reads at a time: enough to hide the call, few for even work
 
 
 class Records:
@@ -86,7 +86,7 @@ class Records:
         return np.array(found, np.int64)
 
     def image(self, row: int, channels: Sequence[str] | None = None) -> np.ndarray:
-        """One picture uint8[S, S, K] by record number; `channels` by name, default all.
+        """One image uint8[S, S, K] by record number; `channels` by name, default all.
 
         Raises:
             InputError: damage inside its shard, or a channel that is not stored.
@@ -260,7 +260,7 @@ def positions(sampler: Sampler, batch_size: int, start: int = 0) -> Iterator[np.
     epoch, skip = 0, start * batch_size
     order = np.asarray(sampler(0), np.int64)
     if not len(order):
-        raise InputError("no pictures to train on: the sampler's epoch is empty")
+        raise InputError("no images to train on: the sampler's epoch is empty")
     while skip >= len(order):  # epochs may differ in length, so they are counted one by one
         skip -= len(order)
         epoch += 1
@@ -336,7 +336,7 @@ def _images(
 def _check(ids: Sequence[str], labels: np.ndarray, batch_size: int, process_count: int) -> int:
     """The batch of one host."""
     if len(ids) == 0:
-        raise InputError("no pictures: the list of ids is empty")
+        raise InputError("no images: the list of ids is empty")
     if labels.shape[0] != len(ids):
         raise InputError(f"{len(ids)} ids, but labels of {labels.shape[0]} rows")
     if batch_size < 1 or batch_size % process_count:

@@ -1,7 +1,7 @@
 """Packing with Apache Beam: a shard is one element, and a cluster packs them side by side.
 
 In: the shards that `records.write` planned.  Out: the same files as its own threads write.  Needs
-scripts/requirements-beam.txt, and pictures and records on a file system that all workers see.
+scripts/requirements-beam.txt, and images and records on a file system that all workers see.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,7 +44,7 @@ def runner(options: Sequence[str]) -> Callable[[list[records.Shard]], Iterable[l
 
 
 def write(shard: records.Shard) -> None:
-    """Writes one shard, and its unusable pictures into a file beside it."""
+    """Writes one shard, and its unusable images into a file beside it."""
     write_json(_report(shard), [list(bad) for bad in records.write_shard(shard)])
 
 

@@ -1,8 +1,8 @@
-"""The one table of every picture: id, source, labels, channel files, sizes.
+"""The one table of every image: id, source, labels, channel files, sizes.
 
 In: one or more sources (folders).  Out: the catalog (columns `COLUMNS`), whose every row has been
 looked at: ids unique, labels in range, channels present, readable and of one size.  All findings
-are gathered first; then they stop the program or, with on_bad_image="skip", only their pictures.
+are gathered first; then they stop the program or, with on_bad_image="skip", only their images.
 """
 
 import functools
@@ -55,13 +55,13 @@ def build(
     """The checked catalog of all sources.
 
     sources: each {"source": "kaggle", "root": folder, ...options of the source's `scan`}, and for
-      any source: `weight` (how often training draws its pictures, relative to 1), `not_only` (class
-      numbers: pictures with no class beside these are left out; One More Layer: 0 and 25) and
+      any source: `weight` (how often training draws its images, relative to 1), `not_only` (class
+      numbers: images with no class beside these are left out; One More Layer: 0 and 25) and
       `parts` (the parts of a competition to take, e.g. external alone).
-    check: "decode" reads every pixel; "header" only sizes and file ends (110,000 pictures in
+    check: "decode" reads every pixel; "header" only sizes and file ends (110,000 images in
       a minute), what it can't see (damage inside, all black) the stage duplicates finds.
     bad_images: where the findings are written as CSV.
-    imported: folder for converted copies of pictures that are no 8-bit grey files (folder, atlas).
+    imported: folder for converted copies of images that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
     content: file -> digest of its bytes.
 
@@ -82,7 +82,7 @@ def build(
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     table = _without_repeats(table, problems)
-    table = _look_at_pictures(table, problems, check == "decode", workers, content)
+    table = _look_at_images(table, problems, check == "decode", workers, content)
     if bad_images is not None:
         problems.write(Path(bad_images))
     if problems.found and on_bad_image == "error":
@@ -92,7 +92,7 @@ def build(
         remedy = "nothing is left without them; look at data.root"
         if problems.found:
             raise problems.error(remedy)
-        raise InputError(f"no pictures in {', '.join(str(s['root']) for s in sources)}")
+        raise InputError(f"no images in {', '.join(str(s['root']) for s in sources)}")
     return table
 
 
@@ -152,7 +152,7 @@ def _scan(
             raise InputError(f"data.sources: {kind} has no option {name!r}{near(name, known)}")
     if "into" in known:
         if imported is None:
-            raise InputError(f"data.source={kind!r} converts pictures and needs a folder for them")
+            raise InputError(f"data.source={kind!r} converts images and needs a folder for them")
         options.setdefault("into", imported)
     if "largest" in known:
         options.setdefault("largest", largest)
@@ -183,7 +183,7 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
     return table[~repeated].reset_index(drop=True)
 
 
-def _look_at_pictures(
+def _look_at_images(
     table: "pd.DataFrame",
     problems: Problems,
     decode: bool,
@@ -191,7 +191,7 @@ def _look_at_pictures(
     content: Callable[[str], str],
 ) -> "pd.DataFrame":
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
-    drops rows whose pictures can't be used.
+    drops rows whose images can't be used.
 
     files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the stages
     below see that an image was replaced by another under the same name.
@@ -216,18 +216,18 @@ def _look_at_pictures(
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 
 
-Finding = tuple[tuple[int, int], str, reader.BadPicture | None]  # size, mark of the files, bad
+Finding = tuple[tuple[int, int], str, reader.BadImage | None]  # size, mark of the files, bad
 
 
 def _header_size(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
     try:
         files = [p for p in paths.values() if p is not None]
         sizes = [reader.size(path) for path in files]
-    except reader.BadPicture as bad:
+    except reader.BadImage as bad:
         return (0, 0), "", bad
     for path, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            bad = reader.BadPicture(path, reader.sizes_differ(size, sizes[0]))
+            bad = reader.BadImage(path, reader.sizes_differ(size, sizes[0]))
             return (0, 0), "", bad
     return sizes[0], _mark(repr([content(path) for path in files]).encode()), None
 
@@ -235,11 +235,11 @@ def _header_size(paths: Mapping[str, str | None], content: Callable[[str], str])
 def _decoded_size(paths: Mapping[str, str | None]) -> Finding:
     try:
         image = reader.read(paths)
-    except reader.BadPicture as bad:
+    except reader.BadImage as bad:
         return (0, 0), "", bad
     if not image.any():
         first = next(p for p in paths.values() if p is not None)
-        return (0, 0), "", reader.BadPicture(first, "all channels are black")
+        return (0, 0), "", reader.BadImage(first, "all channels are black")
     return (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image)), None
 
 

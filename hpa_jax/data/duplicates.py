@@ -1,7 +1,7 @@
-"""Copies of one picture: all pairs of close perceptual hashes, their groups, and the leak table.
+"""Copies of one image: all pairs of close perceptual hashes, their groups, and the leak table.
 
 In: the catalog's red, green and blue channel files, or hashes.  Out: pairs (duplicates.parquet),
-groups (groups.parquet), and which pictures with known labels match a test picture.
+groups (groups.parquet), and which images with known labels match a test image.
 
 The rule is bestfitting's: 64-bit pHashes within 12 bits on each of red, green and blue (spec A).
 Added to it: flat and black channels are no evidence, two channels must speak; equal pixels always
@@ -59,7 +59,7 @@ def match_oriented(
     """Like `match`, with a row's hashes against all orientations of the other's.
 
     hashes: uint64 [N, K]; oriented: uint64 [N, V, K], hashes of V rotated or mirrored copies, the
-    picture itself among them (a group of motions: with each its inverse).
+    image itself among them (a group of motions: with each its inverse).
     A pair is reported once, with the distances of the closest orientation.
     """
     hashes = _checked(hashes, radius)
@@ -100,24 +100,24 @@ def hash_catalog(
     read: Callable[[str, str], np.ndarray] = read_channel,
     progress: bool = True,
 ) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """Duplicates among all pictures of the catalog.
+    """Duplicates among all images of the catalog.
 
     Args:
         catalog: columns id, red, green, blue (paths or null), and yellow with look_at_all.
-        look_at_all: whether yellow is read too, which has no hash: for a catalog whose pictures
+        look_at_all: whether yellow is read too, which has no hash: for a catalog whose images
             were not decoded.
-        problems: takes the pictures that can't be used; None: they are an error.
+        problems: takes the images that can't be used; None: they are an error.
         workers: processes that decode and hash; one a core by default.
         rotations: whether rotated and mirrored copies are copies too.
         read: (path, channel) -> uint8 [H, W].
 
     Returns:
         pairs: id_a, id_b, distance_r, distance_g, distance_b (null where both are flat), exact;
-        groups: id, group (0, 1, …; a picture without copies is a group of its own), bad (it can't
+        groups: id, group (0, 1, …; an image without copies is a group of its own), bad (it can't
             be used, and is no copy of anything).
 
     Raises:
-        InputError: names the pictures that can't be used (without `problems`).
+        InputError: names the images that can't be used (without `problems`).
     """
     channels = ALL_CHANNELS if look_at_all else CHANNELS
     files = [
@@ -147,10 +147,10 @@ def hash_catalog(
 def match_fingerprints(
     prints: fingerprints.Fingerprints, radius: int = 12
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs [M, 2], distances [M, K] and exact bool [M] of pictures that are copies.
+    """Pairs [M, 2], distances [M, K] and exact bool [M] of images that are copies.
 
     Close on every channel, at least two of them informative in both; or equal in every pixel, with
-    one informative channel.  A channel that is flat in one picture only is a difference.
+    one informative channel.  A channel that is flat in one image only is a difference.
     """
     enough = np.flatnonzero(prints.informative.sum(axis=1) >= MIN_INFORMATIVE)
     hashes = prints.hashes[enough]
@@ -173,11 +173,11 @@ def match_fingerprints(
 def leak_table(
     catalog: "pd.DataFrame", pairs: "pd.DataFrame", groups: "pd.DataFrame | None" = None
 ) -> "pd.DataFrame":
-    """Test pictures that match a picture with known labels.
+    """Test images that match an image with known labels.
 
     Returns one row a match: test_id, match_id, source, distance_r, distance_g, distance_b, exact,
     labels (sorted list), conflict (the test picture's matches have different label sets); sorted by
-    test picture, the closest match first.
+    test image, the closest match first.
     """
     table = catalog.set_index("id")
     both = [pairs.rename(columns={"id_a": "test_id", "id_b": "match_id"})]
@@ -223,8 +223,8 @@ def _match(
         found += len(block)
         if found > MAX_PAIRS:
             raise InputError(
-                f"over {MAX_PAIRS} pairs of {len(hashes)} pictures are within {radius} bits: "
-                "most are the same picture, or damaged; lower duplicates.radius or look at them"
+                f"over {MAX_PAIRS} pairs of {len(hashes)} images are within {radius} bits: "
+                "most are the same image, or damaged; lower duplicates.radius or look at them"
             )
     result = np.concatenate(pairs) if pairs else np.empty((0, 2), np.int64)
     result = result[np.lexsort((result[:, 1], result[:, 0]))]

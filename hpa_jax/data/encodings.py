@@ -1,11 +1,11 @@
-"""How one picture uint8[S, S, 4] becomes the image bytes of a record, and back.
+"""How one image uint8[S, S, 4] becomes the image bytes of a record, and back.
 
 `ENCODINGS` is the table; docs/data.md has size and decode speed of each.  All are plain TFDS
 features (Image or Tensor), so that stock readers decode them; planes that are stored one above the
 other come out there as [4, S, S] (zstd, raw) or [4 S, S, 1 or 3] (jpeg, webp).
 
-The default, `zstd`, is planar raw pixels that ArrayRecord itself compresses: on real pictures
-smaller than PNG (8-bit pictures stretched from fewer grey levels have gaps in their histogram,
+The default, `zstd`, is planar raw pixels that ArrayRecord itself compresses: on real images
+smaller than PNG (8-bit images stretched from fewer grey levels have gaps in their histogram,
 which PNG's filters destroy and plain entropy coding keeps) and four times as fast to read.
 """
 
@@ -28,7 +28,7 @@ K = len(CHANNELS)
 
 @dataclass(frozen=True)
 class Encoding:
-    """bytes_per_value: of a pixel in one channel, for the estimate of disk space (real pictures).
+    """bytes_per_value: of a pixel in one channel, for the estimate of disk space (real images).
 
     options: of the ArrayRecord file; one record a group is what makes random access cheap.
     """
@@ -46,7 +46,7 @@ ENCODINGS: dict[str, Encoding] = {
     "webp": Encoding(False, 0.25),
 }
 JPEG_QUALITY, WEBP_QUALITY = 95, 90
-# zlib levels 1, 3, 6: 656, 651, 578 kB for a real 512² picture, and 9.0, 8.3, 7.2 ms to decode.
+# zlib levels 1, 3, 6: 656, 651, 578 kB for a real 512² image, and 9.0, 8.3, 7.2 ms to decode.
 PNG_LEVEL = 6
 
 
@@ -94,7 +94,7 @@ def serialize(features: "tfds.features.FeaturesDict", example: dict[str, Any]) -
     """The tf.train.Example of one record: the same bytes in every process.
 
     `features.serialize_example` leaves the order of the fields to protobuf's map, which differs
-    from process to process: the same pictures would get other checksums each time.
+    from process to process: the same images would get other checksums each time.
     """
     message = _serializer(features).get_tf_example(features.encode_example(example))
     return message.SerializeToString(deterministic=True)

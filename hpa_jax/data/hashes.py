@@ -1,4 +1,4 @@
-"""Fingerprints of pictures: 64-bit perceptual hashes, pixel digests, and where both are void.
+"""Fingerprints of images: 64-bit perceptual hashes, pixel digests, and where both are void.
 
 In: grey uint8 [H, W] channels, or the channel files of a catalog.  Out: `phash` bits equal to
 imagehash.phash (Zauner 2010; 32x32 Lanczos thumbnail, 8x8 lowest DCT coefficients over their
@@ -17,23 +17,23 @@ from multiprocessing import get_context
 import numpy as np
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.data.reader import BadPicture, read_channel
+from hpa_jax.data.reader import BadImage, read_channel
 
 SIDE = 32  # of the thumbnail
 LOW = 8  # lowest frequencies kept of each axis
 FLAT = 2  # grey levels between darkest and brightest of a thumbnail that still count as flat:
 # a camera's noise gives 0 to 2 (Poisson 1 to 50, 512²), the faintest of 309 real channels 4
 _POOL_FROM = 400  # fewer files than this are read faster than processes start
-_CHUNK = 32  # pictures a process takes at once
+_CHUNK = 32  # images a process takes at once
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Of N pictures with K channels.
+    """Of N images with K channels.
 
     hashes: uint64 [N, K], 0 where not informative; informative: bool [N, K]; digests: str [N],
     equal if and only if all K channels hold equal pixels; oriented: uint64 [N, 8, K] or None, the
-    hashes of the picture's eight rotated and mirrored copies (the first is the picture itself).
+    hashes of the picture's eight rotated and mirrored copies (the first is the image itself).
     """
 
     hashes: np.ndarray
@@ -64,13 +64,13 @@ def thumbnails(images: np.ndarray, workers: int = 1) -> np.ndarray:
     """uint8 [N, 32, 32] of images: uint8 [N, H, W], by Pillow's Lanczos filter (as imagehash).
 
     Raises:
-        InputError: not grey uint8 pictures with pixels.
+        InputError: not grey uint8 images with pixels.
     """
     from PIL import Image
 
     images = np.asarray(images)
     if images.ndim != 3 or images.dtype != np.uint8 or 0 in images.shape[1:]:
-        raise InputError(f"hash of {images.dtype} {images.shape}: needs grey uint8 pictures [H, W]")
+        raise InputError(f"hash of {images.dtype} {images.shape}: needs grey uint8 images [H, W]")
 
     def one(image: np.ndarray) -> np.ndarray:
         return np.asarray(Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
@@ -91,7 +91,7 @@ def flat(thumbnails: np.ndarray) -> np.ndarray:
 def orientations(spectra: np.ndarray) -> np.ndarray:
     """float [N, 8, 8, 8] low spectra of the eight D4 copies of [N, 8, 8]; the first is unchanged.
 
-    Mirroring a picture changes the sign of its odd cosine coefficients, transposing it transposes
+    Mirroring an image changes the sign of its odd cosine coefficients, transposing it transposes
     them, so the copies need no second look at the pixels.
     """
     sign = np.where(np.arange(LOW) % 2, -1.0, 1.0)
@@ -147,8 +147,8 @@ def of_files(
     read: Callable[[str, str], np.ndarray] = read_channel,
     progress: Callable[[Iterator, int], Iterator] | None = None,
     hashed: int | None = None,
-) -> tuple[Fingerprints, dict[int, BadPicture]]:
-    """Fingerprints of N pictures given as their channel files (None: no such channel), and what is
+) -> tuple[Fingerprints, dict[int, BadImage]]:
+    """Fingerprints of N images given as their channel files (None: no such channel), and what is
     wrong with those that can't be used, by their number; these match nothing.
 
     Args:
@@ -156,7 +156,7 @@ def of_files(
         hashed: how many of the channels are hashed, K; the others are only read. None: all.
         workers: processes that decode and hash.
         read: (path, channel) -> uint8 [H, W]; importable by name where workers > 1.
-        progress: wraps the iterator over pictures (iterator, N), for a progress bar.
+        progress: wraps the iterator over images (iterator, N), for a progress bar.
     """
     count = len(channels) if hashed is None else hashed
     jobs = [(tuple(zip(paths, channels, strict=True)), count, oriented, read) for paths in files]
@@ -168,7 +168,7 @@ def of_files(
     else:
         results = map(_of_file, jobs)
         found = list(progress(results, len(jobs)) if progress else results)
-    bad = {row: item for row, item in enumerate(found) if isinstance(item, BadPicture)}
+    bad = {row: item for row, item in enumerate(found) if isinstance(item, BadImage)}
     for row in bad:
         found[row] = replace(
             fingerprint([None] * count, oriented), digests=np.array([f"bad {row}"])
@@ -176,7 +176,7 @@ def of_files(
     return _joined(found, count, oriented), bad
 
 
-def _of_file(job: tuple) -> Fingerprints | BadPicture:
+def _of_file(job: tuple) -> Fingerprints | BadImage:
     files, count, oriented, read = job
     path = files[0][0]
     try:
@@ -185,11 +185,11 @@ def _of_file(job: tuple) -> Fingerprints | BadPicture:
             channels.append(None if path is None else read(path, channel))
         every = count < len(files)  # else one that is not looked at may show something
         if every and not any(channel is not None and channel.any() for channel in channels):
-            raise BadPicture(path, "all channels are black")
-    except BadPicture as bad:
+            raise BadImage(path, "all channels are black")
+    except BadImage as bad:
         return bad
     except InputError as error:  # of another reader
-        return BadPicture(path, str(error))
+        return BadImage(path, str(error))
     return fingerprint(channels[:count], oriented)
 
 

@@ -1,7 +1,7 @@
 """One microscope file -> its planes, their names and the pixel size: TIFF, OME-TIFF, PNG, JPEG.
 
 Out: float-free arrays as stored (8 or 16 bits).  Z stacks become their maximum, as a confocal
-projection; time series are refused (which moment would be the picture?).  Of an OME set of several
+projection; time series are refused (which moment would be the image?).  Of an OME set of several
 files each is read alone.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hpa_jax.data.reader import MAX_PIXELS, BadPicture, decode
+from hpa_jax.data.reader import MAX_PIXELS, BadImage, decode
 
 TIFF = (".tif", ".tiff")
 MAX_BYTES = 8 * MAX_PIXELS  # of all planes: four of 100 megapixels in 16 bits
@@ -49,7 +49,7 @@ def read(path: str | Path) -> Field:
         planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
         field = Field(planes, ("",) * len(planes), None)
     if field.planes.dtype not in (np.uint8, np.uint16):
-        raise BadPicture(path, f"{field.planes.dtype} pixels; 8 or 16 bits without sign are read")
+        raise BadImage(path, f"{field.planes.dtype} pixels; 8 or 16 bits without sign are read")
     return field
 
 
@@ -64,10 +64,10 @@ def _read_tiff(path: Path) -> Field:
             _check_claim(path, series.shape, series.axes, series.dtype)
             pixels, axes = series.asarray(), series.axes
             resolution = _resolution(file.pages[0], file.imagej_metadata or {})
-    except BadPicture:
+    except BadImage:
         raise
     except Exception as error:  # tifffile raises what its decoders raise
-        raise BadPicture(path, f"no readable TIFF ({' '.join(str(error).split())})") from None
+        raise BadImage(path, f"no readable TIFF ({' '.join(str(error).split())})") from None
     planes = _channels_first(path, pixels, axes)
     names, size = _ome(about, len(planes)) if about else (("",) * len(planes), None)
     if others:  # which of the set's channels lie in this file is not asked
@@ -76,7 +76,7 @@ def _read_tiff(path: Path) -> Field:
 
 
 def _names_others(path: Path, about: str) -> bool:
-    """Whether the OME-XML spreads the picture over several files.
+    """Whether the OME-XML spreads the image over several files.
 
     Raises:
         BadPicture: one of them is named with a path.
@@ -88,7 +88,7 @@ def _names_others(path: Path, about: str) -> bool:
     names = {node.get("FileName", "") for node in nodes}
     for name in sorted(names):
         if set(name) & set("/\\") or name == "..":
-            raise BadPicture(path, f"its OME-XML names a file elsewhere ({name!r}); refused")
+            raise BadImage(path, f"its OME-XML names a file elsewhere ({name!r}); refused")
     # A file that was renamed still names itself by the old name: what differs are the UUIDs.
     return len({node.text for node in nodes}) > 1
 
@@ -100,10 +100,10 @@ def _check_claim(path: Path, shape: tuple[int, ...], axes: str, dtype: np.dtype 
         BadPicture: too large, or no 8 or 16 bits without sign.
     """
     if dtype not in (np.uint8, np.uint16):
-        raise BadPicture(path, f"{dtype} pixels; 8 or 16 bits without sign are read")
+        raise BadImage(path, f"{dtype} pixels; 8 or 16 bits without sign are read")
     plane = math.prod(length for length, letter in zip(shape, axes) if letter in "YX")
     if plane > MAX_PIXELS or math.prod(shape) * dtype.itemsize > MAX_BYTES:
-        raise BadPicture(path, f"claims {' x '.join(map(str, shape))} {dtype} values; refused")
+        raise BadImage(path, f"claims {' x '.join(map(str, shape))} {dtype} values; refused")
 
 
 def _plausible(size: float | None) -> float | None:
@@ -124,10 +124,10 @@ def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
         elif letter in "CSQI":  # channel, sample, unnamed, page: each can hold the channels
             continue
         else:
-            raise BadPicture(path, f"has {pixels.shape[at]} of axis {letter}; one picture a file")
+            raise BadImage(path, f"has {pixels.shape[at]} of axis {letter}; one image a file")
         axes = axes.replace(letter, "", 1)
     if len(axes) > 3 or not {"Y", "X"} <= set(axes):
-        raise BadPicture(path, f"axes {axes}: one channel axis beside Y and X is read")
+        raise BadImage(path, f"axes {axes}: one channel axis beside Y and X is read")
     if len(axes) == 2:
         return pixels[None]
     rest = next(letter for letter in axes if letter not in "YX")

@@ -16,7 +16,7 @@ LEAVE_OUT = 'mend them, or leave them out with data.on_bad_image="skip"'  # a re
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding. place: the file (and row); id: the picture, "" for a whole table."""
+    """One finding. place: the file (and row); id: the image, "" for a whole table."""
 
     place: str
     id: str

@@ -1,7 +1,7 @@
-"""One picture file -> uint8 pixels, or a BadPicture that says in one line what is wrong with it.
+"""One image file -> uint8 pixels, or a BadPicture that says in one line what is wrong with it.
 
-A channel file should be an 8-bit grey picture.  What carries the same information in another dress
-is converted (grey stored as RGB, 8-bit values in 16 bits, a picture drawn only in its channel's
+A channel file should be an 8-bit grey image.  What carries the same information in another dress
+is converted (grey stored as RGB, 8-bit values in 16 bits, an image drawn only in its channel's
 colour); what would lose information is refused, never clipped silently.
 """
 
@@ -25,8 +25,8 @@ _END = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
 
-class BadPicture(InputError):
-    """A picture file that can't be used. `what` is the reason without the path."""
+class BadImage(InputError):
+    """An image file that can't be used. `what` is the reason without the path."""
 
     def __init__(self, path: str | Path, what: str) -> None:
         super().__init__(f"{path}: {what}")
@@ -40,7 +40,7 @@ def size(path: str | Path) -> tuple[int, int]:
     """(height, width) from the header; the file's end is checked, its pixels are not decoded.
 
     Raises:
-        BadPicture: absent, empty, no picture, too large, or cut off.
+        BadPicture: absent, empty, no image, too large, or cut off.
     """
     with _open(path) as picture:
         _check_end(path, picture)
@@ -50,8 +50,8 @@ def size(path: str | Path) -> tuple[int, int]:
 def read_channel(path: str | Path, channel: str) -> np.ndarray:
     """One channel as uint8[H, W].
 
-    path: a grey picture, or an RGB one of which `channel` ("red"...) takes its plane if the planes
-    differ only as a picture drawn in that colour does.
+    path: a grey image, or an RGB one of which `channel` ("red"...) takes its plane if the planes
+    differ only as an image drawn in that colour does.
 
     Raises:
         BadPicture: unreadable, or not convertible without loss of meaning.
@@ -73,10 +73,10 @@ def read(paths: Mapping[str, str | None], channels: tuple[str, ...] = CHANNELS) 
         planes.append(read_channel(path, channel) if isinstance(path, str | Path) else None)
     known = [plane for plane in planes if plane is not None]
     if not known:
-        raise InputError(f"a picture without any of the channels {', '.join(channels)}")
+        raise InputError(f"an image without any of the channels {', '.join(channels)}")
     for channel, plane in zip(channels, planes, strict=True):
         if plane is not None and plane.shape != known[0].shape:
-            raise BadPicture(paths[channel], sizes_differ(plane.shape, known[0].shape))
+            raise BadImage(paths[channel], sizes_differ(plane.shape, known[0].shape))
     zeros = np.zeros_like(known[0])
     return np.stack([zeros if plane is None else plane for plane in planes], axis=-1)
 
@@ -96,7 +96,7 @@ def decode(path: str | Path) -> np.ndarray:
                 picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
             return np.asarray(picture)
         except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            raise BadPicture(path, f"damaged picture ({error}); fetch it again") from None
+            raise BadImage(path, f"damaged image ({error}); fetch it again") from None
 
 
 _MODES = ("L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L")
@@ -110,7 +110,7 @@ def to_grey(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray:
     """
     if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
         if (pixels[..., -1] != 255).any():
-            raise BadPicture(path, "partly transparent; save it as 8-bit grey")
+            raise BadImage(path, "partly transparent; save it as 8-bit grey")
         pixels = pixels[..., :-1]
     if pixels.ndim == 3:
         pixels = _one_plane(pixels, channel, path)
@@ -118,7 +118,7 @@ def to_grey(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray:
 
 
 def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8[H, W, K] to uint8[side, side, K]; a picture that is not square loses its longer ends.
+    """uint8[H, W, K] to uint8[side, side, K]; an image that is not square loses its longer ends.
 
     A whole-numbered shrink averages (cv2's INTER_AREA), anything else is bicubic with averaging
     where it shrinks; each channel by itself (an alpha-aware one would mix yellow into the rest).
@@ -147,10 +147,10 @@ def inside(root: str | Path, path: str | Path) -> bool:
 
 
 def sizes_differ(size: tuple[int, ...], other: tuple[int, ...]) -> str:
-    """The reason why channels of sizes (H, W) and `other` are no picture."""
+    """The reason why channels of sizes (H, W) and `other` are no image."""
     return (
         f"{size[1]} x {size[0]} pixels, but another channel has {other[1]} x {other[0]}; "
-        "all channels of a picture need one size"
+        "all channels of an image need one size"
     )
 
 
@@ -164,17 +164,17 @@ def _open(path: str | Path) -> "Image.Image":
             warnings.simplefilter("ignore")  # PIL's own bomb warning; the check below is stricter
             picture = Image.open(path)
     except FileNotFoundError:
-        raise BadPicture(path, "no such file") from None
+        raise BadImage(path, "no such file") from None
     except UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
-        raise BadPicture(path, "empty file (0 bytes)" if empty else "no picture") from None
+        raise BadImage(path, "empty file (0 bytes)" if empty else "no picture") from None
     except Image.DecompressionBombError:
-        raise BadPicture(path, f"claims more than {MAX_PIXELS:,} pixels; refused") from None
+        raise BadImage(path, f"claims more than {MAX_PIXELS:,} pixels; refused") from None
     except (OSError, SyntaxError, ValueError) as error:
-        raise BadPicture(path, f"can't be read ({error})") from None
+        raise BadImage(path, f"can't be read ({error})") from None
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
-        raise BadPicture(path, f"claims more than {MAX_PIXELS:,} pixels; refused")
+        raise BadImage(path, f"claims more than {MAX_PIXELS:,} pixels; refused")
     return picture
 
 
@@ -192,7 +192,7 @@ def _check_end(path: str | Path, picture: "Image.Image") -> None:
     else:
         return
     if not whole:
-        raise BadPicture(path, f"truncated {kind} (its end is missing); fetch it again")
+        raise BadImage(path, f"truncated {kind} (its end is missing); fetch it again")
 
 
 def _last_byte(tiff: "Image.Image") -> float:
@@ -216,23 +216,23 @@ def _one_plane(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray
         rest = [planes[k] for k in range(3) if k not in own]
         if np.array_equal(planes[own[0]], planes[own[-1]]) and not any(p.any() for p in rest):
             return planes[own[0]]
-    raise BadPicture(path, "a colour picture whose planes differ; save the channel as 8-bit grey")
+    raise BadImage(path, "a colour image whose planes differ; save the channel as 8-bit grey")
 
 
 def _eight_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
-    """8 bits of 16: values that fit, or an 8-bit picture spread by 256 or 257."""
+    """8 bits of 16: values that fit, or an 8-bit image spread by 256 or 257."""
     if pixels.dtype == np.uint8:
         return pixels
     values = pixels
     if pixels.dtype.kind == "f":
         if not np.isfinite(pixels).all() or (pixels != np.rint(pixels)).any():
-            raise BadPicture(path, "fractional or infinite values; save it as 8-bit grey")
+            raise BadImage(path, "fractional or infinite values; save it as 8-bit grey")
         values = pixels.astype(np.int64)
     if values.min(initial=0) < 0:
-        raise BadPicture(path, "negative values; save it as 8-bit grey")
+        raise BadImage(path, "negative values; save it as 8-bit grey")
     for step in (1, 257, 256):
         if values.max(initial=0) <= 255 * step and (step == 1 or not (values % step).any()):
             return (values // step).astype(np.uint8)
-    raise BadPicture(
+    raise BadImage(
         path, '16-bit values that don\'t fit 8 bits; use data.source="folder", which scales them'
     )

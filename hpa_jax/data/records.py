@@ -60,15 +60,15 @@ def write(
     workers: int | None = None,
     beam: Sequence[str] = (),
 ) -> Path:
-    """Packs every picture of the catalog that is not packed yet; returns the dataset's folder.
+    """Packs every image of the catalog that is not packed yet; returns the dataset's folder.
 
     image_size: stored side in pixels.  encoding: a name of `encodings.ENCODINGS`.
     beam: options of Apache Beam that writes the shards, e.g. ("--runner=DirectRunner",); () writes
       them with `workers` threads here (None: all cores).
 
     Raises:
-        InputError: too little disk, or unusable pictures (on_bad_image="error"; all are named, and
-            every other picture is packed by then).
+        InputError: too little disk, or unusable images (on_bad_image="error"; all are named, and
+            every other image is packed by then).
     """
     encodings.check(encoding)
     folder = Path(out_dir) / f"{image_size}-{encoding}"
@@ -125,7 +125,7 @@ def verify(folder: str | Path) -> int:
 
 
 def write_shard(shard: Shard) -> list[tuple[str, str, str]]:
-    """Writes one shard, then its .json; returns (path, id, reason) of unusable pictures.
+    """Writes one shard, then its .json; returns (path, id, reason) of unusable images.
 
     Raises:
         InputError: the disk is full or not writable; the shard is not there then.
@@ -165,7 +165,7 @@ def _write_examples(
         for row in shard.rows:
             try:
                 image = reader.resize(_visible(row), shard.image_size)
-            except reader.BadPicture as error:
+            except reader.BadImage as error:
                 bad.append((error.path, row["id"], error.what))
                 continue
             stored = encodings.encode(shard.encoding, image)
@@ -186,7 +186,7 @@ def _visible(row: dict[str, Any]) -> np.ndarray:
     image = reader.read(row)
     if not image.any():
         first = next(row[c] for c in CHANNELS if isinstance(row[c], str))
-        raise reader.BadPicture(first, "all channels are black")
+        raise reader.BadImage(first, "all channels are black")
     return image
 
 
@@ -213,7 +213,7 @@ def _signed_rows(
 
 
 def _kept_shards(folder: Path, signatures: dict[str, str]) -> dict[str, list[str]]:
-    """Shard name -> ids of the finished shards whose every picture is still wanted as it was."""
+    """Shard name -> ids of the finished shards whose every image is still wanted as it was."""
     kept = {}
     for path in sorted(folder.glob(f"{NAME}-*.array_record")):
         beside = _beside(path)
@@ -241,7 +241,7 @@ def _plan(
     image_size: int,
     encoding: str,
 ) -> list[Shard]:
-    """Shards of `shard_images` pictures, each of one source, under the lowest free numbers."""
+    """Shards of `shard_images` images, each of one source, under the lowest free numbers."""
     shards = []
     taken = set(kept)
     for source in dict.fromkeys(row["source"] for row in todo):
@@ -292,7 +292,7 @@ def _check_disk(folder: Path, count: int, image_size: int, encoding: str) -> Non
     free = shutil.disk_usage(folder).free
     if need * FREE_MARGIN > free:
         raise InputError(
-            f"{folder}: {count:,} pictures need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
+            f"{folder}: {count:,} images need about {need / 1e9:.1f} GB, {free / 1e9:.1f} GB are "
             "free; free some, or set records.image_size or records.encoding"
         )
 

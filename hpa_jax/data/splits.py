@@ -1,10 +1,10 @@
 """Leak-safe splits: a multilabel-stratified hold-out or folds that keep groups of copies whole.
 
-In: the catalog, its duplicate groups and pairs.  Out: one row a picture: train, valid, test, audit
+In: the catalog, its duplicate groups and pairs.  Out: one row an image: train, valid, test, audit
 or excluded, its fold, and the reason where a rule and not the draw decided.
 
 The rules are One More Layer's (spec 2.2): a duplicate group is never on two sides, and every
-picture that matches a test picture goes to validation, or is excluded, with its whole group.
+image that matches a test image goes to validation, or is excluded, with its whole group.
 """
 
 import logging
@@ -55,18 +55,18 @@ def assign(
     force_valid: str | Path | Sequence[str] = (),
     force_train: str | Path | Sequence[str] = (),
 ) -> "pd.DataFrame":
-    """The split of every picture of the catalog.
+    """The split of every image of the catalog.
 
     Args:
-        groups: columns id, group and, where it is known, bad (pictures that can't be used; they
+        groups: columns id, group and, where it is known, bad (images that can't be used; they
             are excluded); pairs: columns id_a, id_b (from `duplicates`).
         scheme: "holdout" draws `fraction` of the rows that no rule took out; "folds" gives each row
             one of `folds` folds, in which it is validation; "listed" validates exactly on
             force_valid and the matches of test.
-        matches_test: "valid" or "excluded": labelled groups that hold a copy of a test picture.
+        matches_test: "valid" or "excluded": labelled groups that hold a copy of a test image.
             With folds, "valid" leaves them to the draw: each is validation once, as any row.
         group_by: "antibody", "plate" or "sample": rows that share it stay together too.
-        external: "split" deals external pictures as the others (their classes get their shares
+        external: "split" deals external images as the others (their classes get their shares
             separately), "train" keeps all but matches of test in training and `fraction` is of
             the others; they then have no fold; "excluded" leaves them out.
         audit: share of the labelled rows set apart first, on which nothing is ever fitted.
@@ -154,7 +154,7 @@ class _Rows:
         self.reason = np.full(len(self.ids), None, object)
         self.fold = np.full(len(self.ids), -1)
         self.forced = np.zeros(len(self.ids), np.int8)
-        # One's own pictures without labels are there to be predicted.
+        # One's own images without labels are there to be predicted.
         self.split[is_test | ((source == "own") & ~self.labelled)] = "test"
         if "bad" in groups:
             bad = groups["bad"].reindex(self.ids).to_numpy(bool)
@@ -162,7 +162,7 @@ class _Rows:
         self.twin = self._test_twins(pairs, is_test)
 
     def _test_twins(self, pairs: "pd.DataFrame", is_test: np.ndarray) -> np.ndarray:
-        """For each row the test picture it copies, directly or through other copies, or None."""
+        """For each row the test image it copies, directly or through other copies, or None."""
         twin = np.full(len(self.ids), None, object)
         first_test: dict[int, str] = {}
         for group, identity in zip(self.copies[is_test], self.ids[is_test]):
@@ -187,9 +187,9 @@ class _Rows:
         self.exclude(~self.labelled, "no labels")
 
     def place_matches(self, where: str, scheme: str) -> None:
-        """Copies of test pictures: out, or to validation with what stays with them (group_by)."""
+        """Copies of test images: out, or to validation with what stays with them (group_by)."""
         matched = np.array([twin is not None for twin in self.twin], bool) & self.free()
-        reasons = [f"copy of test picture {twin}" for twin in self.twin[matched]]
+        reasons = [f"copy of test image {twin}" for twin in self.twin[matched]]
         self.reason[matched] = reasons
         if where == "excluded":
             self.split[matched] = "excluded"
@@ -215,7 +215,7 @@ class _Rows:
         self.reason[new] = np.where(chosen[new], reason, f"group of the {reason}")
 
     def keep_external_in_training(self) -> None:
-        """External pictures train, but for those that a rule put into validation; so does, whole,
+        """External images train, but for those that a rule put into validation; so does, whole,
         a group that holds one of them. `fraction` is then of the rows that are left."""
         free = self.free() & (self.forced != 1)
         groups = np.isin(self.groups, self.groups[self.external & free])
@@ -295,11 +295,11 @@ def read_ids(path: str | Path, known: np.ndarray) -> set[str]:
     """The known ids in a CSV of any shape: with or without header, row numbers, other columns.
 
     Raises:
-        InputError: no such file, or it names no picture of the catalog.
+        InputError: no such file, or it names no image of the catalog.
     """
     found = csv_tables.cells(path) & set(known)
     if not found:
-        raise InputError(f"{path}: names none of the catalog's {len(known)} pictures")
+        raise InputError(f"{path}: names none of the catalog's {len(known)} images")
     return found
 
 
@@ -332,7 +332,7 @@ def _check_options(
             known = ", ".join(map(repr, allowed))
             raise InputError(f"split.{name}={value!r}: one of {known}{near(str(value), allowed)}")
     if group_by and catalog[group_by].isna().all():
-        raise InputError(f"split.group_by={group_by!r}: no picture of the catalog has one")
+        raise InputError(f"split.group_by={group_by!r}: no image of the catalog has one")
     if not 0 < fraction < 1 or not 0 <= audit < 1 - fraction:
         raise InputError(f"split.fraction={fraction}, split.audit={audit}: shares of all, sum < 1")
 

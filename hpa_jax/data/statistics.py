@@ -28,7 +28,7 @@ _FAR = 1.0  # distance of classes without a path, in units of the longest path t
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
-    """int [C, C]: pictures that carry both classes; the diagonal holds the classes' counts.
+    """int [C, C]: images that carry both classes; the diagonal holds the classes' counts.
 
     labels: [N, C] in {0, 1}.
 
@@ -38,7 +38,7 @@ def cooccurrence(labels: np.ndarray) -> np.ndarray:
     labels = np.asarray(labels)
     if labels.ndim != 2:
         raise InputError(f"labels of shape {labels.shape}: need [N, C]")
-    # float64 multiplies through BLAS; exact below 2^53 pictures.
+    # float64 multiplies through BLAS; exact below 2^53 images.
     values = labels.astype(np.float64)
     return (values.T @ values).astype(np.int64)
 
@@ -51,7 +51,7 @@ def conditional(labels: np.ndarray) -> np.ndarray:
 
 
 def jaccard(labels: np.ndarray) -> np.ndarray:
-    """float [C, C]: pictures with both classes over those with either; 0 where both are absent."""
+    """float [C, C]: images with both classes over those with either; 0 where both are absent."""
     together = cooccurrence(labels)
     count = np.diag(together)
     either = count[:, None] + count - together

@@ -1,7 +1,7 @@
-"""Unpacked pictures behind the interface of `input.Records`: the four files of a picture are read
+"""Unpacked images behind the interface of `input.Records`: the four files of an image are read
 for each batch.
 
-For a handful of pictures (a prediction, a first look); training reads packed records, which are
+For a handful of images (a prediction, a first look); training reads packed records, which are
 several times faster (`scripts/bench input`).
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Files:
     """The rows of a catalog: ids in catalog order, and random access to them.
 
-    ids: str[R].  image_size: side to which every picture is brought.
+    ids: str[R].  image_size: side to which every image is brought.
     """
 
     channels = CHANNELS

@@ -1,10 +1,10 @@
-"""Adversarial validation: can a model tell training pictures from test pictures, and by what?
+"""Adversarial validation: can a model tell training images from test images, and by what?
 
-In: metafeatures of training and test pictures (the fast variant, boosted trees), or any callable
+In: metafeatures of training and test images (the fast variant, boosted trees), or any callable
 that fits on some rows and scores others (the network variant: `stages.adversarial` hands in the
-project's own training engine).  Out: out-of-fold scores of every picture (how much it looks like
+project's own training engine).  Out: out-of-fold scores of every image (how much it looks like
 test), their AUC with a confidence interval, weights that make training look like test, and a
-validation set that does: One More Layer ranked the training pictures by the score of an Xception
+validation set that does: One More Layer ranked the training images by the score of an Xception
 and took every second one of the test-like half (spec 2.3).
 
 AUC 0.5: the sets can't be told apart, and an ordinary validation is typical of the test.
@@ -39,7 +39,7 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class Result:
-    """scores: float[N] out of fold, high where a picture looks like test; low, high: 95 % of auc.
+    """scores: float[N] out of fold, high where an image looks like test; low, high: 95 % of auc.
 
     importances: share of the trees' gain by feature (sums to 1), empty for other models.
     """
@@ -129,7 +129,7 @@ def cross_fitted(
     is_test = np.asarray(is_test, bool)
     fewest = min(is_test.sum(), (~is_test).sum())
     if fewest < folds:
-        raise InputError(f"{fewest} pictures on one side of train and test, fewer than {folds}")
+        raise InputError(f"{fewest} images on one side of train and test, fewer than {folds}")
     groups = np.arange(len(is_test)) if groups is None else np.asarray(groups)
     scores = np.full(len(is_test), np.nan)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
@@ -164,7 +164,7 @@ def auc_interval(
     is_test, scores = np.asarray(is_test, bool), np.asarray(scores, float)
     positives, negatives = int(is_test.sum()), int((~is_test).sum())
     if not positives or not negatives:
-        raise InputError("AUC: needs pictures of train and of test")
+        raise InputError("AUC: needs images of train and of test")
     ranks = rankdata(scores)
     # Of each positive the share of negatives below it, and of each negative the reverse.
     above = (ranks[is_test] - rankdata(scores[is_test])) / negatives
@@ -187,7 +187,7 @@ def test_like(scores: np.ndarray, fraction: float = 0.25) -> np.ndarray:
 
     scores: float[N] of the training rows only.  Every second of the 2 * fraction rows with the
     highest scores: with fraction 0.25 One More Layer's rule (the upper half, each second), so that
-    training keeps as many test-like pictures as validation gets.
+    training keeps as many test-like images as validation gets.
 
     Raises:
         InputError: fraction outside (0, 0.5].
@@ -201,7 +201,7 @@ def test_like(scores: np.ndarray, fraction: float = 0.25) -> np.ndarray:
 
 
 def weights(scores: np.ndarray, is_test: np.ndarray, limit: float = 10.0) -> np.ndarray:
-    """float[N]: how much more often a picture like this comes in test than in train.
+    """float[N]: how much more often an image like this comes in test than in train.
 
     The odds of the score over the odds of the sides, the density ratio of both sets; clipped to
     1/limit .. limit and scaled to mean 1 over the training rows.  For probabilities as scores.
@@ -226,7 +226,7 @@ def effective_size(weights: np.ndarray) -> float:
 def table(
     ids: Sequence[str], is_test: np.ndarray, result: Result, fraction: float = 0.25
 ) -> "pd.DataFrame":
-    """One row a picture: id, is_test, score, weight, test_like; most unlike test first.
+    """One row an image: id, is_test, score, weight, test_like; most unlike test first.
 
     test_like marks the validation set of `test_like`; its ids, in a file, are what
     `split.force_valid` with `split.scheme="listed"` reads.

@@ -1,8 +1,8 @@
-"""The bundle: one folder with all that a user takes away to name the compartments of own pictures.
+"""The bundle: one folder with all that a user takes away to name the compartments of own images.
 
-    bundle.json                    classes, members, thresholds, rule, picture sizes, versions
+    bundle.json                    classes, members, thresholds, rule, image sizes, versions
     models/NAME.safetensors        weights and BatchNorm statistics of one network
-    references/NAME.npz            what ordinary pictures look like to it (unlike.py)
+    references/NAME.npz            what ordinary images look like to it (unlike.py)
     stack/                         the boosted stack, if the rule is "stack"
 
 Weights are read as data (safetensors), never unpickled.  Use: `read`, the members' networks for
@@ -58,7 +58,7 @@ class Bundle:
 
     rule: "stack", or "blend" (of the models, by `blend`); cuts: float[C], inf = never; argmax: as
     thresholds.decide; stack: for the rule "stack"; features: options of features.metafeatures;
-    picture: what the training pictures were (image_size, original_size, ...), for the user.
+    image: what the training images were (image_size, original_size, ...), for the user.
     """
 
     class_names: tuple[str, ...]
@@ -211,7 +211,7 @@ def table(
     odd: np.ndarray | None = None,
     reasons: Sequence[str] = (),
 ) -> "pd.DataFrame":
-    """One row a picture: id, label names and numbers, unlike and why, the score of each class."""
+    """One row an image: id, label names and numbers, unlike and why, the score of each class."""
     import pandas as pd
 
     names = bundle.class_names
@@ -278,7 +278,7 @@ def _check(bundle: Bundle) -> None:
         raise InputError(f"bundle rule {bundle.rule!r}; known: {STACK}, {BLEND}")
     if bundle.blend.as_json(bundle.models)["method"] == "rank_mean":
         raise InputError(
-            "a bundle can't rank: the ranks of a few own pictures mean nothing; decide by another "
+            "a bundle can't rank: the ranks of a few own images mean nothing; decide by another "
             "method (config.submission.method)"
         )
     if bundle.rule == STACK and (bundle.stack is None or bundle.stack.names is None):

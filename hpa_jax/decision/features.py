@@ -1,4 +1,4 @@
-"""Metafeatures: 15 numbers of a picture that tell the stack about exposure, stain and source.
+"""Metafeatures: 15 numbers of an image that tell the stack about exposure, stain and source.
 
 In: uint8 [H, W, 4] in the order red (microtubules), green (protein), blue (nucleus), yellow (ER;
 not used here).  Out: the team's 15 columns by name, in their order.  Source: One More Layer's
@@ -7,11 +7,11 @@ their numbers, masks and correlations are rebuilt).
 
 Rules: channels are scaled to [0, 1]; foreground is "above Otsu's cut"; a channel of one single
 value has no Otsu cut, its foreground is what lies above 0.05; a mean over an empty foreground is 0;
-the correlation with a flat channel is 0; `size` (side of the microscope picture) is NaN if unknown.
+the correlation with a flat channel is 0; `size` (side of the microscope image) is NaN if unknown.
 The team's blue column holds the red correlation by mistake: `legacy_corr_bug` repeats that.
 
 Everything but the correlations and masked means comes from 256-bin histograms, which is exact for
-8-bit pictures and much faster than passes over the pixels.
+8-bit images and much faster than passes over the pixels.
 """
 
 from collections.abc import Iterable, Sequence
@@ -49,10 +49,10 @@ _LEVELS = np.arange(256, dtype=np.float64)
 def metafeatures(
     image: np.ndarray, original_size: float | None = None, *, legacy_corr_bug: bool = False
 ) -> dict[str, float]:
-    """The 15 metafeatures of one picture, by name, in the order of `NAMES`.
+    """The 15 metafeatures of one image, by name, in the order of `NAMES`.
 
     image: uint8 [H, W, K], K >= 3, channels red, green, blue(, yellow); original_size: side of the
-    microscope picture in pixels, None if unknown (then `size` is NaN).
+    microscope image in pixels, None if unknown (then `size` is NaN).
 
     Raises:
         InputError: another dtype or shape.
@@ -60,7 +60,7 @@ def metafeatures(
     image = np.asarray(image)
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] < 3 or not image.size:
         raise InputError(
-            f"picture of dtype {image.dtype} and shape {image.shape}; uint8 [H, W, 4] is needed"
+            f"image of dtype {image.dtype} and shape {image.shape}; uint8 [H, W, 4] is needed"
         )
     planes = {
         name: np.ascontiguousarray(image[..., k]).ravel()
@@ -132,14 +132,14 @@ def metafeature_table(
     extra: bool = False,
     workers: int = 2,
 ) -> "pd.DataFrame":
-    """Table `id` + the 15 metafeatures, one row a picture.
+    """Table `id` + the 15 metafeatures, one row an image.
 
-    images: uint8 [H, W, K] each (a generator is read a few pictures ahead, so memory stays small);
+    images: uint8 [H, W, K] each (a generator is read a few images ahead, so memory stays small);
     ids: their names in the same order; file_bytes: what each picture's files weigh; extra: also
     the columns of `texture`, and `file_bytes` where that is known; workers: threads.
 
     Raises:
-        InputError: numbers of pictures and ids differ, or a bad picture (named by its id).
+        InputError: numbers of images and ids differ, or a bad image (named by its id).
     """
     import pandas as pd
 
@@ -168,7 +168,7 @@ def metafeature_table(
                 break
             yield ids[position - 1], image, sizes[position - 1]
         if position != len(ids):
-            raise InputError(f"{position} or more pictures for {len(ids)} ids")
+            raise InputError(f"{position} or more images for {len(ids)} ids")
 
     rows = _ahead(row, tasks(), workers)
     table = pd.DataFrame(rows, columns=None if len(ids) else ["id", *NAMES])

@@ -1,7 +1,7 @@
-"""Likely label errors: pictures whose labels disagree with confident out-of-fold predictions.
+"""Likely label errors: images whose labels disagree with confident out-of-fold predictions.
 
 In: labels [N, C] and probabilities [N, C] of models that did not see these rows.  Out: which
-(picture, class) labels are likely wrong, and pictures ranked by how far their labels can be
+(image, class) labels are likely wrong, and images ranked by how far their labels can be
 trusted.
 
 The method is confident learning (Northcutt, Jiang, Chuang 2021) on each class by itself, and its
@@ -64,10 +64,10 @@ def trust(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """int [2, 2]: pictures by given (row) and estimated true label (column) of one class.
+    """int [2, 2]: images by given (row) and estimated true label (column) of one class.
 
-    labels: bool [N] with both values; probs: float [N].  A picture counts for a value if its
-    probability of it is at least the mean over pictures given that value; for the likelier of both.
+    labels: bool [N] with both values; probs: float [N].  An image counts for a value if its
+    probability of it is at least the mean over images given that value; for the likelier of both.
     Rows are then scaled to the numbers given.
     """
     of_value = np.stack([1 - probs, probs])  # [2, N]
@@ -77,7 +77,7 @@ def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     joint = np.zeros((2, 2))
     counted = above.any(axis=0)
     np.add.at(joint, (labels[counted].astype(int), true[counted]), 1)
-    # No value without a picture: a class that is never confident is as it is given.
+    # No value without an image: a class that is never confident is as it is given.
     joint[np.diag_indices(2)] = np.maximum(joint.diagonal(), 1)
     totals = np.array([(~labels).sum(), labels.sum()])
     other = np.rint(joint[[0, 1], [1, 0]] / joint.sum(axis=1) * totals).astype(np.int64)
@@ -88,7 +88,7 @@ def _errors_of_class(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     joint = confident_joint(labels, probs)
     errors = np.zeros(len(labels), bool)
     for value in (0, 1):
-        # At least one picture keeps each label.
+        # At least one image keeps each label.
         number = min(joint[value, 1 - value], (labels == value).sum() - 1)
         if number <= 0:
             continue
@@ -104,9 +104,9 @@ def table(
     probs: np.ndarray,
     class_names: Sequence[str] = classes.NAMES,
 ) -> "pd.DataFrame":
-    """The likely label errors, the most doubtful picture first.
+    """The likely label errors, the most doubtful image first.
 
-    Returns one row a picture: id, trust, given, suggested (texts as "0 16"), missing and spurious
+    Returns one row an image: id, trust, given, suggested (texts as "0 16"), missing and spurious
     (names of classes, joined by ", "), worst_class, worst_probability (of that class).
 
     Raises:
@@ -169,6 +169,6 @@ def _checked(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndar
     partly = np.isnan(probs).any(axis=0) & ~np.isnan(probs).all(axis=0)
     if partly.any():
         raise InputError(
-            f"label noise: class {np.flatnonzero(partly)[0]} lacks the probability of some pictures"
+            f"label noise: class {np.flatnonzero(partly)[0]} lacks the probability of some images"
         )
     return labels, probs

@@ -1,11 +1,11 @@
-"""The leak: test pictures that also lie in the external collection take the labels found there.
+"""The leak: test images that also lie in the external collection take the labels found there.
 
-In: matches of test pictures with labelled ones (leak.parquet), or tables that others made (id,
-labels).  Out: one table, one row a test picture, the conflicts, and the overlay.
+In: matches of test images with labelled ones (leak.parquet), or tables that others made (id,
+labels).  Out: one table, one row a test image, the conflicts, and the overlay.
 Source: all three teams overlay whole predictions, last of all steps.
 
 Order of trust, least first: a later table wins over an earlier one (pudae's rule).  Inside the
-matches of one picture: an image of which all channels agree best (smallest sum of distances) wins;
+matches of one image: an image of which all channels agree best (smallest sum of distances) wins;
 of equal ones the first id.  Whatever loses with other labels is listed as a conflict.
 """
 
@@ -26,7 +26,7 @@ COLUMNS = ("id", "labels", "origin", "distance", "table")
 
 
 def of_matches(matches: "pd.DataFrame") -> "pd.DataFrame":
-    """A leak table for `combine`: the most trusted match of a test picture comes last.
+    """A leak table for `combine`: the most trusted match of a test image comes last.
 
     matches: columns test_id, match_id, labels and distance_* (any number of channels).
     """
@@ -100,7 +100,7 @@ def overlay(
     """(decisions bool[N, C] with leaked rows replaced whole, ids whose decision changed).
 
     decided: bool[N, C] in the order of `ids`; table: `id, labels`.  Rows of the table for other
-    pictures, and rows with no labels, are left out.
+    images, and rows with no labels, are left out.
 
     Raises:
         InputError: a label beyond C.

@@ -28,7 +28,7 @@ NAMES: tuple[str, ...] = (
 
 
 def extra(image: np.ndarray) -> dict[str, float]:
-    """The extra metafeatures of one picture, by name, in the order of `NAMES`.
+    """The extra metafeatures of one image, by name, in the order of `NAMES`.
 
     image: uint8 [H, W, 4].
 
@@ -36,7 +36,7 @@ def extra(image: np.ndarray) -> dict[str, float]:
         InputError: no four channels.
     """
     if image.ndim != 3 or image.shape[2] < 4:
-        raise InputError(f"picture of shape {image.shape}; extra metafeatures need 4 channels")
+        raise InputError(f"image of shape {image.shape}; extra metafeatures need 4 channels")
     planes = {name: np.ascontiguousarray(image[..., k]) for k, name in enumerate(CHANNELS)}
     counts = {name: np.bincount(plane.ravel(), minlength=256) for name, plane in planes.items()}
     moments_of = {name: moments(count) for name, count in counts.items()}
@@ -78,7 +78,7 @@ def _edges(plane: np.ndarray) -> float:
 
 
 def _block_means(plane: np.ndarray, side: int) -> np.ndarray:
-    """Means of side x side blocks (what is left at the edges is cut; small pictures: one block)."""
+    """Means of side x side blocks (what is left at the edges is cut; small images: one block)."""
     rows, columns = max(1, plane.shape[0] // side), max(1, plane.shape[1] // side)
     high, wide = plane.shape[0] // rows, plane.shape[1] // columns
     body = plane[: rows * high, : columns * wide]

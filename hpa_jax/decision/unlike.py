@@ -1,7 +1,7 @@
-"""Is a picture unlike the training set?  Then no probability of its networks means much.
+"""Is an image unlike the training set?  Then no probability of its networks means much.
 
-Two looks: the distance of its embedding to the nearest reference pictures, and metafeatures
-(brightness, contrast, correlations) outside the range of the reference pictures.
+Two looks: the distance of its embedding to the nearest reference images, and metafeatures
+(brightness, contrast, correlations) outside the range of the reference images.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Reference:
-    """What ordinary pictures look like.
+    """What ordinary images look like.
 
     mean, scale: [E]; axes: [D, E] principal axes of standardised embeddings; sample: [R, D];
-    cut: distance that a share `flagged` of the reference pictures exceeds; names: metafeatures;
+    cut: distance that a share `flagged` of the reference images exceeds; names: metafeatures;
     low, high: [F] their range.
     """
 
@@ -36,7 +36,7 @@ class Reference:
     high: np.ndarray
 
     def distances(self, embeddings: np.ndarray) -> np.ndarray:
-        """Distance to the fifth nearest reference picture; embeddings [N, E] -> float[N].
+        """Distance to the fifth nearest reference image; embeddings [N, E] -> float[N].
 
         Raises:
             InputError: embeddings of another size than the reference's.
@@ -56,7 +56,7 @@ class Reference:
         """
         far = self.distances(embeddings) / self.cut
         reasons = [
-            [f"no similar picture (distance {ratio:.1f} of the usual limit)"] if ratio > 1 else []
+            [f"no similar image (distance {ratio:.1f} of the usual limit)"] if ratio > 1 else []
             for ratio in far
         ]
         if features is not None and len(self.names):
@@ -98,16 +98,16 @@ def fit(
     sample: int = 2000,
     seed: int = 0,
 ) -> Reference:
-    """The reference of ordinary pictures.
+    """The reference of ordinary images.
 
     Args:
-      embeddings: [N, E] of training or validation pictures, N > 5.
-      features: [N, F] metafeatures of those pictures, NaN where unknown; names: their F names.
-      flagged: share of ordinary pictures that may be called unlike.
-      axes: principal axes kept.  sample: pictures kept.
+      embeddings: [N, E] of training or validation images, N > 5.
+      features: [N, F] metafeatures of those images, NaN where unknown; names: their F names.
+      flagged: share of ordinary images that may be called unlike.
+      axes: principal axes kept.  sample: images kept.
 
     Raises:
-        InputError: too few pictures, NaN.
+        InputError: too few images, NaN.
     """
     embeddings = np.asarray(embeddings, np.float32)
     if len(embeddings) <= NEIGHBOUR or not np.isfinite(embeddings).all():
@@ -121,7 +121,7 @@ def fit(
     standard = (embeddings[chosen] - mean) / scale
     directions = np.linalg.svd(standard, full_matrices=False)[2][:axes]
     kept = standard @ directions.T
-    # The nearest neighbour of a reference picture is itself: count one further.
+    # The nearest neighbour of a reference image is itself: count one further.
     cut = float(np.quantile(_kth(kept, kept, NEIGHBOUR + 1), 1.0 - flagged))
     low = high = np.zeros(0)
     if features is not None and len(names):

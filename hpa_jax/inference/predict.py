@@ -1,7 +1,7 @@
 """A network x views -> probabilities and embeddings.
 
 All views of a batch run in one compiled call that scans over them, so memory does not grow with
-their number.  A batch is spread over all local devices.  The view that is the picture as it is is
+their number.  A batch is spread over all local devices.  The view that is the image as it is is
 kept beside the result, so that what the others add can be told without another forward pass.
 """
 
@@ -40,10 +40,10 @@ __all__ = [
 
 
 class Seen(NamedTuple):
-    """What a network says of N pictures, on the device or on the host.
+    """What a network says of N images, on the device or on the host.
 
     probs [N, C] and embeddings [N, E] over all views; plain [N, C]: the probabilities of the one
-    view that is the picture as it is, NaN if the views hold none.
+    view that is the image as it is, NaN if the views hold none.
     """
 
     probs: Any
@@ -86,7 +86,7 @@ def predict(
           finite.
     """
     if not len(ids):
-        raise InputError("no pictures to predict: the list of ids is empty")
+        raise InputError("no images to predict: the list of ids is empty")
     forward = compiled(model, model_config, views=views, aggregate=aggregate, seed=seed)
     probs = embeddings = None
     times = np.zeros(len(ids), int)
@@ -113,7 +113,7 @@ def stream(
     The device works on one batch while the host takes home the one before.
 
     Args:
-      rows: what the batches' `index` points into, if they hold a part of all pictures only.
+      rows: what the batches' `index` points into, if they hold a part of all images only.
     """
     waiting = None
     for batch in _then_none(batches):

@@ -1,11 +1,11 @@
-"""Nearest pictures by embedding, and what their labels say (bestfitting's metric learning).
+"""Nearest images by embedding, and what their labels say (bestfitting's metric learning).
 
     pairs = retrieval.nearest(retrieval.standardised(test), retrieval.standardised(train))
     rows, similarity = pairs.rows[:, 0], pairs.similarity[:, 0]
     labels, taken = retrieval.transfer(labels, train_labels[rows], similarity)
 
 Embeddings come from a network with the head "embedding" (training/metric_learning.py), whose
-classes are antibodies: pictures of one antibody show one protein, so they share their labels.
+classes are antibodies: images of one antibody show one protein, so they share their labels.
 The search is exact and runs on the device in blocks; memory does not grow with the gallery.
 """
 
@@ -69,7 +69,7 @@ def nearest(
     Args:
       queries: [Q, E]; gallery: [G, E]; both as `standardised` (rows of length 1).
       query_codes, gallery_codes: int[Q], int[G]; rows of the same code are no neighbours (the
-        picture itself, its duplicates).
+        image itself, its duplicates).
       backend: "exact" (on the device), or "faiss" (an index of its own, for galleries beyond 1e6;
         needs faiss installed; of rows of the same code, at most 16 are skipped).
       query_block, gallery_block: rows at a time.
@@ -154,16 +154,16 @@ def recall_at_1(
     groups: np.ndarray | None = None,
     asked: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """How often the nearest other picture shows the same antibody.
+    """How often the nearest other image shows the same antibody.
 
     Args:
       embeddings: [N, E], not yet standardised.
       antibodies: N names; None or "" = unknown, never a query (but in the gallery).
-      groups: int[N] duplicate groups: a copy of the picture is no proof (default: the row itself).
-      asked: bool[N], the pictures to find a partner for (default: all that have one).
+      groups: int[N] duplicate groups: a copy of the image is no proof (default: the row itself).
+      asked: bool[N], the images to find a partner for (default: all that have one).
 
     Returns:
-      recall, queries (pictures whose antibody has another picture outside their group), and chance
+      recall, queries (images whose antibody has another image outside their group), and chance
       (the expected recall of a random neighbour).
     """
     names = np.array(["" if name is None else str(name) for name in antibodies])

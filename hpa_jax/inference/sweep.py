@@ -1,8 +1,8 @@
 """Prediction over a whole packed data set: restartable in the middle, with progress; and over
-pictures of any size, tile by tile.
+images of any size, tile by tile.
 
 Finished rows are written to part files every half minute and at the end; a second call with the
-same network, views and pictures goes on with the rows that are missing.  Whoever calls removes the
+same network, views and images goes on with the rows that are missing.  Whoever calls removes the
 folder of parts once its own output is written, so that a kill between two networks repeats neither.
 With several processes each works on its own share of the rows on its own devices and writes its own
 parts (the folder is shared); all of them return the whole result.
@@ -44,11 +44,11 @@ def predict_records(
     directory: str | Path | None = None,
     title: str = "predict",
 ) -> predict.Seen:
-    """What a network says of packed pictures: float32 arrays on the host.
+    """What a network says of packed images: float32 arrays on the host.
 
     Args:
       model, model_config, views, aggregate, seed: as predict.predict; `model_config.image_size`
-        is the side the pictures are read at.
+        is the side the images are read at.
       records: the packed data set.
       ids: N ids.
       directory: folder for part files, which stay; None: no restart.
@@ -58,7 +58,7 @@ def predict_records(
         InputError: as predict.predict; an id that is not packed.
     """
     if not len(ids):
-        raise InputError("no pictures to predict: the list of ids is empty")
+        raise InputError("no images to predict: the list of ids is empty")
     made = views_module.make(views)
     parts = None
     if directory is not None:
@@ -90,7 +90,7 @@ def predict_records(
 
 
 def content(records: Records) -> str:
-    """Fingerprint of the packed pictures: the checksums of all shards."""
+    """Fingerprint of the packed images: the checksums of all shards."""
     return hashlib.sha256((records.directory / "manifest.json").read_bytes()).hexdigest()
 
 
@@ -121,7 +121,7 @@ class Parts:
             np.savez(temporary, fingerprint=self.fingerprint, rows=rows, **seen._asdict())
 
 
-def predict_pictures(
+def predict_images(
     model: nnx.Module,
     model_config: Any,
     read: Callable[[int], np.ndarray],
@@ -137,18 +137,18 @@ def predict_pictures(
     shown: str = "",
     title: str = "predict",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and embeddings of pictures uint8[h, w, K] of any sizes, cut into tiles.
+    """Probabilities and embeddings of images uint8[h, w, K] of any sizes, cut into tiles.
 
-    Tiles of `tile` pixels overlap by at least a share and are batched across pictures, so one shape
+    Tiles of `tile` pixels overlap by at least a share and are batched across images, so one shape
     is compiled; a side shorter than a tile is mirrored up to it.
 
     Args:
-      read: row -> picture; rows that are done already are not read.
+      read: row -> image; rows that are done already are not read.
       image_size: side that tiles are scaled to; 0: as they are.
-      aggregate: over the tiles of a picture: "max" (a compartment is where any cell shows it) or
+      aggregate: over the tiles of an image: "max" (a compartment is where any cell shows it) or
         "mean".  Views of one tile are averaged.
-      directory: folder for part files of finished pictures, which stay; None: no restart.
-      shown: fingerprint of the pictures, for the restart.
+      directory: folder for part files of finished images, which stay; None: no restart.
+      shown: fingerprint of the images, for the restart.
       title: of the progress line.
 
     Raises:
@@ -157,7 +157,7 @@ def predict_pictures(
     if aggregate not in ("max", "mean"):
         raise InputError(f"aggregate {aggregate!r} over tiles; known: max, mean")
     if not len(ids):
-        raise InputError("no pictures to predict: the list of ids is empty")
+        raise InputError("no images to predict: the list of ids is empty")
     side, made, parts = image_size or tile, views_module.make(views), None
     if directory is not None:
         about = (tile, side, overlap, aggregate, shown)
@@ -170,7 +170,7 @@ def predict_pictures(
     batches = _tile_batches(read, missing, counts, tile, overlap, batch_size, side)
 
     def whole(first: int, end: int) -> tuple[np.ndarray, predict.Seen]:
-        """The pictures missing[first:end], all of whose tiles have been seen."""
+        """The images missing[first:end], all of whose tiles have been seen."""
         rows = missing[first:end]
         seen = predict.Seen(*(array[rows] for array in result.found))
         seen.embeddings[:] /= counts[rows, None]
@@ -199,7 +199,7 @@ def predict_pictures(
 
 
 def tiles_of(picture: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
-    """Squares [tile, tile, K] that cover a picture [h, w, K], mirrored where it is too small."""
+    """Squares [tile, tile, K] that cover an image [h, w, K], mirrored where it is too small."""
     short = [(0, max(0, tile - side)) for side in picture.shape[:2]]
     if any(after for _, after in short):
         picture = np.pad(picture, (*short, (0, 0)), mode="symmetric")
@@ -217,7 +217,7 @@ def _tile_batches(
     batch_size: int,
     side: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of tiles of `side` with the row of their picture; counts[N] is filled on the way."""
+    """Batches of tiles of `side` with the row of their image; counts[N] is filled on the way."""
     held: list[tuple[np.ndarray, int]] = []
     for row in rows:
         for piece in tiles_of(read(int(row)), tile, overlap):
@@ -358,7 +358,7 @@ class _Progress:
             rate = (self._done - self._first) / (now - self._start)
             left = (self._total - self._done) / rate
             print(
-                f"{self._title}: {self._done:,} of {self._total:,} pictures, "
+                f"{self._title}: {self._done:,} of {self._total:,} images, "
                 f"{rate:.1f} pictures/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,

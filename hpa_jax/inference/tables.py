@@ -101,6 +101,6 @@ def check_finite(probs: np.ndarray, ids: Sequence[str]) -> None:
     bad = np.flatnonzero(~np.isfinite(probs).all(axis=1))
     if len(bad):
         raise InputError(
-            f"{len(bad)} pictures have probabilities that are not finite, first {ids[bad[0]]!r}: "
+            f"{len(bad)} images have probabilities that are not finite, first {ids[bad[0]]!r}: "
             "the network's weights or its normalisation are broken"
         )

@@ -1,13 +1,13 @@
-"""Test-time views: the same picture shown to a network in several ways.
+"""Test-time views: the same image shown to a network in several ways.
 
     views.make("d4")                                    # the 8 flips and turns
     views.make({"name": "oml", "warp": 0.05})           # fastai's TTA with this model's transforms
     views.make("crops", output_size=512)                # bestfitting's 32
-    views.make("tiles", tile=512, overlap=0.25)         # a large picture piece by piece
+    views.make("tiles", tile=512, overlap=0.25)         # a large image piece by piece
 
 `Views.groups(height, width)` gives what predict.py runs: groups of views of one output shape, each
 scanned in one compiled loop.  Random views draw from a key folded from the picture's row and the
-view's number, so they do not depend on the batch a picture comes in.
+view's number, so they do not depend on the batch an image comes in.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Show = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 class Group:
     """Views of one output shape; `weights`[count] are their shares in a mean (all groups: 1).
 
-    plain: number of the view that is the picture as it is (but for its size), -1 if none is.
+    plain: number of the view that is the image as it is (but for its size), -1 if none is.
     """
 
     show: Show
@@ -46,7 +46,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Views:
-    """A named set of views; its groups may depend on the size of the pictures."""
+    """A named set of views; its groups may depend on the size of the images."""
 
     name: str
     options: dict[str, Any]
@@ -55,7 +55,7 @@ class Views:
     aggregate: str = "mean"  # how predict.py joins the views, unless it is told otherwise
 
     def groups(self, height: int, width: int) -> list[Group]:
-        """The groups for pictures of height x width; all weights sum to 1."""
+        """The groups for images of height x width; all weights sum to 1."""
         groups = self.build(height, width, **self.options)
         if self.weights:
             groups = self._weighted(groups)
@@ -80,7 +80,7 @@ class Views:
         ]
 
     def count(self, height: int, width: int) -> int:
-        """Number of forward passes a picture."""
+        """Number of forward passes an image."""
         return sum(group.count for group in self.groups(height, width))
 
 
@@ -170,11 +170,11 @@ def _crops(
     d4: bool,
     placement: str,
 ) -> list[Group]:
-    """The whole picture and `count` square crops of `share` of its side, each in 8 turns if d4.
+    """The whole image and `count` square crops of `share` of its side, each in 8 turns if d4.
 
-    share: of all crops, or (low, high) of which it is drawn for each picture and crop, as in
+    share: of all crops, or (low, high) of which it is drawn for each image and crop, as in
     training; the 8 turns show the same crop.
-    placement: "random" (a place for each picture and crop) or "grid" (corners first, then centre,
+    placement: "random" (a place for each image and crop) or "grid" (corners first, then centre,
     then a row-major lattice).
     """
     low, high = share if isinstance(share, (tuple, list)) else (share, share)
@@ -211,7 +211,7 @@ def _lattice(count: int) -> np.ndarray:
 
 
 def _scales(height: int, width: int, factors: tuple[float, ...], d4: bool) -> list[Group]:
-    """The whole picture at several sizes (rounded to multiples of 32), each in 8 turns if d4."""
+    """The whole image at several sizes (rounded to multiples of 32), each in 8 turns if d4."""
     if not factors or min(factors) <= 0:
         raise InputError(f"views.factors is {factors}; needs numbers above 0")
     groups = []
@@ -223,11 +223,11 @@ def _scales(height: int, width: int, factors: tuple[float, ...], d4: bool) -> li
 
 
 def _tiles(height: int, width: int, tile: int, overlap: float, d4: bool) -> list[Group]:
-    """Square pieces of `tile` pixels that cover the picture, overlapping by at least a share."""
+    """Square pieces of `tile` pixels that cover the image, overlapping by at least a share."""
     if not 0.0 <= overlap < 1.0:
         raise InputError(f"views.overlap is {overlap}; a share lies in [0, 1)")
     if tile > min(height, width):
-        raise InputError(f"views.tile is {tile}, larger than the pictures ({height} x {width})")
+        raise InputError(f"views.tile is {tile}, larger than the images ({height} x {width})")
     rows, columns = cover(height, tile, overlap), cover(width, tile, overlap)
     corners = jnp.asarray([(row, column) for row in rows for column in columns])
     turns = 8 if d4 else 1

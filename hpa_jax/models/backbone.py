@@ -20,7 +20,7 @@ Groups = list[list[str]]
 class Backbone(nnx.Module, abc.ABC):
     """Base of all networks; images are [N, H, W, K] float, normalised.
 
-    smallest: the least side of a picture whose maps no pool or convolution outgrows.
+    smallest: the least side of an image whose maps no pool or convolution outgrows.
     """
 
     head: nnx.Module
@@ -105,7 +105,7 @@ class Backbone(nnx.Module, abc.ABC):
             )
         if min(images.shape[1:3]) < self.smallest:
             raise InputError(
-                f"pictures of {images.shape[1]} x {images.shape[2]} pixels: this network takes "
+                f"images of {images.shape[1]} x {images.shape[2]} pixels: this network takes "
                 f"sides from {self.smallest} pixels on"
             )
         return images.astype(dtype)

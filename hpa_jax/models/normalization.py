@@ -1,11 +1,11 @@
 """Pictures in [0, 1] -> what a network's weights expect.  By name and channel, in one place.
 
-- hpa: mean and standard deviation of the training pictures by stain (bestfitting).
+- hpa: mean and standard deviation of the training images by stain (bestfitting).
 - imagenet: torchvision's; the fourth channel's are the mean of the three (One More Layer).
 - inception: (x - .5) / .5 (Cadene's Inception, Xception and NASNet).
 - bn_inception: 255 x in the order blue, green, red minus (104, 117, 128) (the Caffe weights).
 - bn_inception_as_run: x minus (104, 117, 128) without scale and flip, as One More Layer ran it.
-- per_image: each picture by its own mean and deviation, channel by channel (pudae).
+- per_image: each image by its own mean and deviation, channel by channel (pudae).
 - half_range: (255 x - 127.5) / 255 (pudae's ResNet34).
 """
 
@@ -77,7 +77,7 @@ def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
 
 
 def per_image(images: jax.Array) -> jax.Array:
-    """Mean 0 and deviation 1 of every channel of every picture; a flat channel becomes 0."""
+    """Mean 0 and deviation 1 of every channel of every image; a flat channel becomes 0."""
     centred = images - images.mean((1, 2), keepdims=True)
     deviation = jnp.sqrt((centred * centred).mean((1, 2), keepdims=True))
     return centred / (deviation + _EPSILON)

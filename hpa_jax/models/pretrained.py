@@ -52,7 +52,7 @@ _IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
 # timm's later SE networks: every tensor would fit, but their stem pools with other borders, which
 # changes the logits by a tenth.
 _OTHER_SQUEEZE = re.compile(r"\.se\.fc[12]\.")
-# Parts of a network that belong to a task, not to the picture: a file may lack one, but wholly.
+# Parts of a network that belong to a task, not to the image: a file may lack one, but wholly.
 _TASK_PARTS = ("head", "AuxLogits")
 # Their classifiers, which may be for another number of classes; then both tensors are left alone.
 _CLASSIFIERS = ("head.fc", "AuxLogits.fc")
@@ -248,7 +248,7 @@ def _stem(kernel: np.ndarray, channels: int, extra: str, bgr: bool) -> np.ndarra
     """A kernel [h, w, 3, O] for RGB (or BGR), as one for `channels` inputs.
 
     More than three: RGB first, the rest by `extra`.  Fewer: as timm, the sum of the three for one
-    channel (a grey picture then gives what its three copies gave), else the first ones, scaled by
+    channel (a grey image then gives what its three copies gave), else the first ones, scaled by
     3 / channels.
     """
     if channels == 1:

@@ -200,7 +200,7 @@ def create(
     Args:
         name: a row of `list_models()`, or an alias ("se_resnext50").
         num_classes: C of the head.
-        in_channels: K of the pictures.
+        in_channels: K of the images.
         head: a name of `hpa_jax.models.heads.HEADS`; its options (`hidden`, `pool_order`, `size`)
             follow as further arguments.
         dropout: rate before the last dense layer, in [0, 1).

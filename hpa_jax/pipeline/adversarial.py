@@ -1,11 +1,11 @@
-"""The verb `adversarial`: training pictures against test pictures, by metafeatures or by a network.
+"""The verb `adversarial`: training images against test images, by metafeatures or by a network.
 
-In: packed pictures, the split, duplicate groups.  Out: how well they can be told apart, how much
-each training picture looks like test, One More Layer's hold-out (of the half that looks like test
-every second picture, a list for split.force_valid), and the pictures most unlike test.
+In: packed images, the split, duplicate groups.  Out: how well they can be told apart, how much
+each training image looks like test, One More Layer's hold-out (of the half that looks like test
+every second image, a list for split.force_valid), and the images most unlike test.
 
-Labelled pictures are those of train and valid; a part on which nothing may be fitted (audit) and
-excluded pictures are not looked at.
+Labelled images are those of train and valid; a part on which nothing may be fitted (audit) and
+excluded images are not looked at.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 INNER = 0.1  # of the rows a network is fitted on: its own validation
-LISTED = 100  # pictures most unlike test
+LISTED = 100  # images most unlike test
 
 
 def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
@@ -37,7 +37,7 @@ def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
     A killed call goes on: finished folds are kept, the network of the fold goes on where it was.
 
     Raises:
-        InputError: no such pictures, or fewer than folds on a side.
+        InputError: no such images, or fewer than folds on a side.
     """
     context, settings = opened(config, flags), config.adversarial
     rows, is_test, source = _rows(context)
@@ -55,7 +55,7 @@ def _rows(context: Context) -> tuple[tables.Rows, np.ndarray, np.ndarray]:
     labelled = labelled.where(catalog[labelled.ids].isin(context.config.adversarial.sources))
     if not len(labelled.ids):
         raise InputError(
-            f"config.adversarial.sources={context.config.adversarial.sources}: no labelled picture"
+            f"config.adversarial.sources={context.config.adversarial.sources}: no labelled image"
         )
     rows = tables.joined(labelled, test)
     is_test = np.arange(len(rows.ids)) >= len(labelled.ids)
@@ -63,7 +63,7 @@ def _rows(context: Context) -> tuple[tables.Rows, np.ndarray, np.ndarray]:
 
 
 def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> validation.Result:
-    """Boosted trees on the metafeatures; one that is unknown for any picture is left out."""
+    """Boosted trees on the metafeatures; one that is unknown for any image is left out."""
     from hpa_jax.decision.features import metafeature_table
 
     config = context.config
@@ -110,7 +110,7 @@ def _fold(
 ) -> np.ndarray:
     """Scores of the rows `score` by a network trained on `fit`; read where they were made before.
 
-    A folder of another model, other pictures or another split of them is begun anew.
+    A folder of another model, other images or another split of them is begun anew.
     """
     from hpa_jax.inference import sweep
 
@@ -223,7 +223,7 @@ def _write(context: Context, table: "pd.DataFrame", summary: dict[str, Any]) -> 
         for source, own in summary["by_source"].items():
             print(f"  {source}: {own['auc']:.3f} ({own['auc_low']:.3f} to {own['auc_high']:.3f})")
     print(
-        f"weighted to look like test, {summary['labelled']:,} pictures are worth "
+        f"weighted to look like test, {summary['labelled']:,} images are worth "
         f"{summary['effective_size']:,.0f}; {len(lists['adversarial_valid.csv']):,} test-like "
         f"ones -> adversarial_valid.csv; most unlike test: {', '.join(labelled['id'].head(3))}"
     )

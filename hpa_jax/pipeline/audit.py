@@ -1,4 +1,4 @@
-"""The audit part: labelled pictures set apart by config.split.audit, on which nothing is fitted.
+"""The audit part: labelled images set apart by config.split.audit, on which nothing is fitted.
 
 No network, blend, stack or threshold has seen them and no method was chosen on them, so their score
 needs no nesting; it is the one to trust where the test truth is unknown, and with config.refit the
@@ -40,7 +40,7 @@ def audit(context: Context) -> list[Task]:
         final, _ = retrieval.replaced(context, tables.AUDIT, rows.ids, decided[chosen])
         submitted = scores.score(rows.labels, final, weights)
         report = {
-            "rows": f"{len(rows.ids):,} audit pictures; nothing was fitted or chosen on them",
+            "rows": f"{len(rows.ids):,} audit images; nothing was fitted or chosen on them",
             "support": rows.labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, rows.labels),
             "scores": found,

@@ -34,7 +34,7 @@ VERBS: dict[str, Verb] = {
     "run": Verb(
         "hpa_jax.pipeline.runner:run",
         "all stages, from images to submission and report; skips what is done",
-        "the pictures and tables of config.data",
+        "the images and tables of config.data",
         "everything below, in the workdir",
         {
             "only": (None, "this model alone (a name of config.models, or retrieval)"),
@@ -55,14 +55,14 @@ VERBS: dict[str, Verb] = {
     ),
     "download": Verb(
         "hpa_jax.pipeline.download:download",
-        "external pictures of the Human Protein Atlas; a second call goes on",
+        "external images of the Human Protein Atlas; a second call goes on",
         "the table of config.data's atlas source (ROOT/external.csv)",
         "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
     ),
     "catalog": Verb(
         "hpa_jax.pipeline.runner:catalog",
-        "one table of every picture; draws the synthetic set first if that is the source",
-        "config.data.root: train.csv, sample_submission.csv, picture headers",
+        "one table of every image; draws the synthetic set first if that is the source",
+        "config.data.root: train.csv, sample_submission.csv, image headers",
         "catalog.parquet, bad_images.csv",
         FORCE,
     ),
@@ -82,7 +82,7 @@ VERBS: dict[str, Verb] = {
     ),
     "records": Verb(
         "hpa_jax.pipeline.runner:records",
-        "packs the pictures, all channels in one record",
+        "packs the images, all channels in one record",
         "catalog.parquet, the pictures",
         "records/ (a TFDS dataset)",
         {
@@ -108,7 +108,7 @@ VERBS: dict[str, Verb] = {
         {
             **ONLY,
             **FORCE,
-            "bundle": (None, "what `export` wrote: label the pictures of config.data with it"),
+            "bundle": (None, "what `export` wrote: label the images of config.data with it"),
             "checkpoint": (None, "WORKDIR/models/NAME, or several with commas: their mean"),
         },
     ),
@@ -121,7 +121,7 @@ VERBS: dict[str, Verb] = {
     ),
     "refit": Verb(
         "hpa_jax.pipeline.runner:retrain",
-        "the networks again, on all labelled pictures; validation's thresholds and stack decide",
+        "the networks again, on all labelled images; validation's thresholds and stack decide",
         "records/, splits.parquet, stack/, ensemble/, thresholds.json",
         "models/NAME/refit/, refit/ (what every way to decide says of the test part)",
         {**ONLY, **FORCE},
@@ -182,7 +182,7 @@ VERBS: dict[str, Verb] = {
     ),
     "preview": Verb(
         "hpa_jax.pipeline.tools:preview",
-        "a grid of pictures as each model's augmentation changes them, and each stage's own",
+        "a grid of images as each model's augmentation changes them, and each stage's own",
         "records/, splits.parquet",
         "preview/NAME.png, NAME_stage_K.png",
         ONLY,
@@ -214,7 +214,7 @@ VERBS: dict[str, Verb] = {
     ),
     "adversarial": Verb(
         "hpa_jax.pipeline.adversarial:adversarial",
-        "can train and test be told apart? AUC, and the training pictures most (un)like test",
+        "can train and test be told apart? AUC, and the training images most (un)like test",
         "records/, catalog.parquet, splits.parquet, groups.parquet",
         "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid), "
         "adversarial_unlike.csv; adversarial/fold_K/ (variant network)",
@@ -223,7 +223,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline.tools:label_noise",
         "likely label errors among the validation pictures",
         "models/*/predictions/valid.parquet, splits.parquet, records/",
-        "label_noise.csv, label_noise.html (the least trusted, with pictures)",
+        "label_noise.csv, label_noise.html (the least trusted, with images)",
     ),
     "ablate": Verb(
         "hpa_jax.pipeline.ablate:ablate",

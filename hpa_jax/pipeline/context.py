@@ -64,7 +64,7 @@ class Context:
 
     @property
     def draws(self) -> bool:
-        """Whether the pictures are drawn by the run itself."""
+        """Whether the images are drawn by the run itself."""
         data = self.config.data
         return data.source == "synthetic" and not data.root and not data.sources
 
@@ -83,7 +83,7 @@ class Context:
         return self.records_at(self.config.records.image_size)
 
     def stored_sides(self) -> list[int]:
-        """Sides in pixels at which pictures are packed, the main one first."""
+        """Sides in pixels at which images are packed, the main one first."""
         settings = self.config.records
         return list(dict.fromkeys([settings.image_size, *settings.also]))
 
@@ -92,7 +92,7 @@ class Context:
         return self.workdir / "records" / f"{side}-{self.config.records.encoding}"
 
     def records_of(self, model: ConfigDict) -> Path:
-        """The packed data set that a model reads: the smallest that holds its pictures."""
+        """The packed data set that a model reads: the smallest that holds its images."""
         return self.records_at(side_for(self.stored_sides(), model.image_size))
 
     def path(self, *parts: str) -> Path:
@@ -154,9 +154,9 @@ class Context:
 
 
 def side_for(stored: Iterable[int], wanted: int) -> int:
-    """Of the sides that pictures are stored at, the smallest that holds `wanted`, else the largest.
+    """Of the sides that images are stored at, the smallest that holds `wanted`, else the largest.
 
-    A network never reads a picture that was made smaller than it looks at, if there is a larger.
+    A network never reads an image that was made smaller than it looks at, if there is a larger.
     """
     sides = sorted(stored)
     return next((side for side in sides if side >= wanted), sides[-1])

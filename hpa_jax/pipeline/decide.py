@@ -21,7 +21,7 @@ ROOMS = ("decision", "inference/ensemble.py", "pipeline")
 
 
 def features(context: Context) -> list[Task]:
-    """The 15 metafeatures of validation, test and audit pictures -> features/PART.parquet."""
+    """The 15 metafeatures of validation, test and audit images -> features/PART.parquet."""
     parts = ("valid", *tables.unseen_parts(context))
     outputs = tuple(context.path("features", f"{part}.parquet") for part in parts)
 
@@ -37,7 +37,7 @@ def features(context: Context) -> list[Task]:
             found = metafeature_table(images, ids, *sizes, **context.config.features)
             artifacts.write_table(output, found)
             counts.append(f"{len(ids):,} {part}")
-        return f"{len(found.columns) - 1} features of {' and '.join(counts)} pictures"
+        return f"{len(found.columns) - 1} features of {' and '.join(counts)} images"
 
     def measured() -> str:
         catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
@@ -169,7 +169,7 @@ def _thresholds(context: Context) -> Task:
         artifacts.write_json(
             outputs[1],
             {
-                "rows": f"{len(rows.ids):,} validation pictures; each scored by thresholds (and a "
+                "rows": f"{len(rows.ids):,} validation images; each scored by thresholds (and a "
                 "stack, and weights of models) fitted without its fold; "
                 f"{scores.checkpoint_choice(context)}",
                 "support": rows.labels.sum(axis=0),

@@ -1,4 +1,4 @@
-"""The verb `download`: fetches the pictures of the config's atlas sources."""
+"""The verb `download`: fetches the images of the config's atlas sources."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ def download(config: ConfigDict, flags: dict[str, Any]) -> int:
     """Fetches what is not there yet. Returns 0; what could not be had is listed beside the table.
 
     Raises:
-        InputError: the config has no atlas source, or not one picture could be had.
+        InputError: the config has no atlas source, or not one image could be had.
     """
     from hpa_jax.data.sources import atlas
 

@@ -100,7 +100,7 @@ def steps(context: Context, found: Findings) -> tuple[list[Step], str]:
     if name != "identity":
         plain = _plain(context, found, single)
         if plain is None:
-            remark = f"The views {name} do not hold the picture as it is: no step without them."
+            remark = f"The views {name} do not hold the image as it is: no step without them."
         else:
             chain = [plain, _step(alone, f"+ test-time views ({name})", single)]
     if not chain:

@@ -19,7 +19,7 @@ MATCHES = "matches"  # in submission.leak_tables: twins found by the stage dupli
 
 
 def submit(context: Context) -> list[Task]:
-    """Labels of the test pictures -> submission.csv.
+    """Labels of the test images -> submission.csv.
 
     Rows in the order of sample_submission.csv; without a competition among the sources, in the
     catalog's.
@@ -39,7 +39,7 @@ def check_files(context: Context) -> None:
 
 
 def _leak(context: Context) -> Task:
-    """Who lends a test picture its labels -> leak_overlay.parquet, leak_conflicts.csv."""
+    """Who lends a test image its labels -> leak_overlay.parquet, leak_conflicts.csv."""
     named = tuple(context.config.submission.leak_tables)
     files = tuple(Path(name).expanduser() for name in named if name != MATCHES)
     outputs = (context.path("leak_overlay.parquet"), context.path("leak_conflicts.csv"))
@@ -56,7 +56,7 @@ def _leak(context: Context) -> Task:
             conflicts.assign(labels=texts).to_csv(temporary, index=False)
         trust = " < ".join(named) or "none"
         return (
-            f"labels of {len(overlay):,} test pictures, {len(conflicts):,} conflicts "
+            f"labels of {len(overlay):,} test images, {len(conflicts):,} conflicts "
             f"(trust: {trust}; nearest match first)"
         )
 
@@ -92,7 +92,7 @@ def _submit(context: Context) -> Task:
         would = "changes" if used else "is off, would change"
         by = f"model {name}" if name in context.config.models else f"the {name}"
         by += f", {near} by their neighbours" if near else ""
-        rest = f"; {filled} bad pictures take the most frequent class" if filled else ""
+        rest = f"; {filled} bad images take the most frequent class" if filled else ""
         return f"{len(test.ids):,} rows by {by}; the leak table {would} {changed} of them{rest}"
 
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
@@ -114,7 +114,7 @@ def _of_submission(context: Context) -> dict[str, Any]:
 def _with_left_out(
     context: Context, order: list[str], ids: np.ndarray, decided: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """ids [N], decided bool[N, C] and how many were added: pictures of the sample that
+    """ids [N], decided bool[N, C] and how many were added: images of the sample that
     on_bad_image="skip" left out must have a row, and get the most frequent class of training."""
     known = set(ids.tolist())
     absent = [name for name in order if name not in known]
@@ -155,7 +155,7 @@ def _on_truth(context: Context) -> list[Task]:
         leaked, _ = overlay_leak(context, test.ids, off)
         submitted = tables.submission(context.path("submission.csv"), test.ids, context)
         report = {
-            "rows": f"{len(test.ids):,} test pictures; nothing was fitted or chosen on them",
+            "rows": f"{len(test.ids):,} test images; nothing was fitted or chosen on them",
             "support": labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, labels),
             "scores": found,

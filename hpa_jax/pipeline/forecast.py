@@ -19,7 +19,7 @@ PASSES, SHARE = 3, 0.3
 
 
 class Fit(NamedTuple):
-    """One network that is still to be trained: model, folder, its classes, pictures an epoch."""
+    """One network that is still to be trained: model, folder, its classes, images an epoch."""
 
     name: str
     model: ConfigDict
@@ -34,12 +34,12 @@ class Fit(NamedTuple):
 
 
 def bytes_needed(context: Context) -> int:
-    """Rough upper bound of what a run writes: drawn pictures, records and checkpoints.
+    """Rough upper bound of what a run writes: drawn images, records and checkpoints.
 
-    Needs the catalog, unless the pictures are drawn.
+    Needs the catalog, unless the images are drawn.
     """
     config = context.config
-    pictures, total = _pictures(context), 0
+    pictures, total = _images(context), 0
     if context.draws:
         total += pictures * 4 * config.data.synthetic.image_size**2
     total += pictures * 4 * sum(side**2 for side in context.stored_sides())
@@ -81,7 +81,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     total = 0.0
     for name, fits in fits_of.items():
         model = fits[0].model
-        each = trial.seconds_per_picture(
+        each = trial.seconds_per_image(
             model,
             directory=fits[0].folder,
             class_names=fits[0].classes,
@@ -177,8 +177,8 @@ def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
         yield context.config.retrieval.model, 1
 
 
-def _pictures(context: Context) -> int:
-    """How many pictures there are; of drawn ones it is known before the catalog is made."""
+def _images(context: Context) -> int:
+    """How many images there are; of drawn ones it is known before the catalog is made."""
     drawn = context.config.data.synthetic
     if context.draws:
         return drawn.train + drawn.test + drawn.external
@@ -186,7 +186,7 @@ def _pictures(context: Context) -> int:
 
 
 def _operations(model: ConfigDict, num_classes: int) -> float:
-    """Floating-point operations of one forward pass of one picture, by XLA's count."""
+    """Floating-point operations of one forward pass of one image, by XLA's count."""
     import jax
     from flax import nnx
 

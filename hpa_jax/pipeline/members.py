@@ -46,7 +46,7 @@ def of_fit(
 
 
 def picture(context: Context, method: str) -> dict:
-    """What pictures the networks were trained on: sides in pixels, field in µm; and the method."""
+    """What images the networks were trained on: sides in pixels, field in µm; and the method."""
     return {
         "image_size": context.config.records.image_size,
         "sides": context.stored_sides(),
@@ -56,7 +56,7 @@ def picture(context: Context, method: str) -> dict:
 
 
 def of_folders(given: str) -> "Bundle":
-    """What --checkpoint names, as a bundle; its `picture` says under "cuts" whose cuts it has.
+    """What --checkpoint names, as a bundle; its `image` says under "cuts" whose cuts it has.
 
     Raises:
         InputError: no trained model there, one named twice, models of different classes.
@@ -195,11 +195,11 @@ def _own(folder: Path) -> ConfigDict:
 
 
 def _reference(context: Context, folder: Path, optional: bool = False) -> "Reference | None":
-    """What ordinary pictures look like to the last network of a folder; optional: if known."""
+    """What ordinary images look like to the last network of a folder; optional: if known."""
     from hpa_jax.decision import unlike
     from hpa_jax.inference.tables import read_embeddings
 
-    # A refitted network has learnt the validation pictures: the test's are ordinary to it.
+    # A refitted network has learnt the validation images: the test's are ordinary to it.
     part = "test" if folder.name == "refit" else "valid"
     seen = folder / "predictions" / f"{part}_embeddings.parquet"
     measured = context.path("features", f"{part}.parquet")
@@ -230,7 +230,7 @@ def _cuts(found: list[_Trained], count: int) -> tuple[np.ndarray, str]:
 
 
 def _field(context: Context) -> float | None:
-    """Side of a training picture in µm, where it is known."""
+    """Side of a training image in µm, where it is known."""
     kinds = {source["source"] for source in prepare.sources(context)}
     if not context.draws and kinds & {"kaggle", "atlas"}:
         return COMPETITION_FIELD

@@ -20,7 +20,7 @@ from hpa_jax.pipeline.tables import Rows
 if TYPE_CHECKING:
     from hpa_jax.inference.predict import Seen
 
-PLANNED = 1000  # pictures of a plan that is laid out to be checked, before the catalog is made
+PLANNED = 1000  # images of a plan that is laid out to be checked, before the catalog is made
 TRAIN_ROOMS = (
     "models",
     "training",
@@ -176,7 +176,7 @@ def training(
             settings=how,
             seed=config.seed,
         )
-        return f"{len(fitted.ids):,} pictures, validated on {len(held_out.ids):,}"
+        return f"{len(fitted.ids):,} images, validated on {len(held_out.ids):,}"
 
     how_trained = {k: v for k, v in how.to_dict().items() if k not in options.WITHOUT_RESULT}
     settings = {
@@ -206,7 +206,7 @@ def training(
 def training_data(
     context: Context, model: ConfigDict, fitted: Rows, held_out: Rows, origin: Path | None
 ) -> dict[str, Any]:
-    """Arguments of `loop.train` and of the sweep of rates: pictures, labels of the model's classes,
+    """Arguments of `loop.train` and of the sweep of rates: images, labels of the model's classes,
     weights of their sources, and the folder of the model that it starts from.
     """
     from hpa_jax.data.batches import Records
@@ -293,7 +293,7 @@ def prediction(
         _write_predictions(output, ids_of, found, context.class_numbers(model))
         artifacts.remove(folder / "predict_parts")
         counts = " and ".join(f"{len(ids):,} {part}" for part, ids in ids_of.items())
-        return f"{counts} pictures, views {model.views}"
+        return f"{counts} images, views {model.views}"
 
     def rows() -> list[Rows]:
         return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in parts().values()]
@@ -342,7 +342,7 @@ def _write_predictions(
 ) -> None:
     """Tables of probabilities, of those without test-time views, and of embeddings.
 
-    Of several hosts the first writes.  Views that do not hold the picture as it is give no table
+    Of several hosts the first writes.  Views that do not hold the image as it is give no table
     of it.
     """
     import jax

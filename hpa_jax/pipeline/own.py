@@ -1,7 +1,7 @@
-"""`export` and `predict` on one's own pictures: what a user takes away, and its use.
+"""`export` and `predict` on one's own images: what a user takes away, and its use.
 
 export: workdir -> bundle/.  predict --bundle=DIR (or --checkpoint=models/NAME): a folder of
-pictures -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.  Pictures are packed once
+images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.  Images are packed once
 for each side that a network or the metafeatures look at, as a run does (config.records.also).
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def export(context: Context) -> Path:
     """Networks, thresholds and (if it was chosen) the stack in one folder -> bundle/.
 
-    With config.refit the networks are those of the submission, trained on all labelled pictures.
+    With config.refit the networks are those of the submission, trained on all labelled images.
 
     Raises:
         InputError: a stage before it has not run.
@@ -61,17 +61,17 @@ def left_out(context: Context) -> str:
     mode = context.config.retrieval.mode
     if mode == "off":
         return ""
-    said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled pictures"
+    said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled images"
     if mode == "boost":
         said += "; the cuts were fitted with it, so labels may differ from the submission's"
     return said
 
 
 def predict(context: Context) -> str:
-    """Labels, scores and embeddings of every picture of the config's sources.
+    """Labels, scores and embeddings of every image of the config's sources.
 
     Raises:
-        InputError: no bundle or checkpoint there, or unusable pictures.
+        InputError: no bundle or checkpoint there, or unusable images.
     """
     from hpa_jax.data import records as packing
     from hpa_jax.data.batches import Records
@@ -131,12 +131,12 @@ def _packed(context: Context) -> "Bundle":
 
 
 def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
-    """The pictures of the config's sources; a root alone is a folder of own pictures."""
+    """The images of the config's sources; a root alone is a folder of own images."""
     from hpa_jax.data import catalog
 
     config = context.config.data
     if not config.sources and not config.root:
-        raise InputError("config.data.root: the folder of pictures to label is missing")
+        raise InputError("config.data.root: the folder of images to label is missing")
     sources = prepare.sources(context)
     if config.source == "synthetic" and not config.sources:  # no source was named
         sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
@@ -153,7 +153,7 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
 def _look(
     context: Context, member: "Member", table: "pd.DataFrame", sets: "Mapping[int, Records]"
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A network's probabilities and embeddings: of whole packed pictures, or tile by tile."""
+    """A network's probabilities and embeddings: of whole packed images, or tile by tile."""
     from hpa_jax.data import reader
     from hpa_jax.inference import sweep
 
@@ -163,7 +163,7 @@ def _look(
     if settings.tile:
         channels = tuple(member.config.channels)
         rows = table.to_dict("records")
-        return sweep.predict_pictures(
+        return sweep.predict_images(
             member.network,
             member.config,
             lambda row: reader.read(rows[row], channels),
@@ -192,12 +192,12 @@ def _look(
 
 def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) -> str:
     """The summary: how many, which are odd, where it lies."""
-    parts = [f"{len(ids):,} pictures"]
+    parts = [f"{len(ids):,} images"]
     bad = context.path("bad_images.csv")
     if bad.is_file():
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
     if odd.any():
-        parts.append(f"{int(odd.sum())} unlike the training pictures")
+        parts.append(f"{int(odd.sum())} unlike the training images")
     text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
     whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
     text += f"\ncuts: {whose}"
@@ -206,7 +206,7 @@ def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) 
     field = packed.picture.get("field_um")
     if field and not context.config.data.folder.field_um:
         text += (
-            f"\nthe training pictures show {field:g} µm a side; if yours show another field and "
+            f"\nthe training images show {field:g} µm a side; if yours show another field and "
             f"their files know the pixel size, add --config.data.folder.field_um={field:g}"
         )
     return text

@@ -1,4 +1,4 @@
-"""Stages from pictures on disk to packed records: data, catalog, duplicates, split, records."""
+"""Stages from images on disk to packed records: data, catalog, duplicates, split, records."""
 
 import functools
 import os
@@ -17,10 +17,10 @@ from hpa_jax.pipeline.context import Context
 
 SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
 _MISSING = {
-    "train": "more labelled pictures or another config.split",
-    "valid": "more labelled pictures or another config.split",
-    "audit": "more labelled pictures, or config.split.audit=0",
-    "test": 'name a folder of pictures to label, part="test", in config.data.sources',
+    "train": "more labelled images or another config.split",
+    "valid": "more labelled images or another config.split",
+    "audit": "more labelled images, or config.split.audit=0",
+    "test": 'name a folder of images to label, part="test", in config.data.sources',
 }
 
 
@@ -46,9 +46,9 @@ def data(context: Context) -> list[Task]:
         from hpa_jax.data.synthetic import dataset
 
         truth = context.path("data_truth.csv")
-        workers = os.cpu_count() or 1  # the pictures do not depend on it
+        workers = os.cpu_count() or 1  # the images do not depend on it
         dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
-        return f"{settings['train']:,} train and {settings['test']:,} test pictures drawn"
+        return f"{settings['train']:,} train and {settings['test']:,} test images drawn"
 
     return [Task("data", "data", work, stamped, (), (context.data_root,), ("data",))]
 
@@ -82,10 +82,10 @@ def roots(context: Context) -> list[Path]:
 
 
 def catalog(context: Context) -> list[Task]:
-    """One table of every picture -> catalog.parquet."""
+    """One table of every image -> catalog.parquet."""
     config = context.config.data
     output = context.path("catalog.parquet")
-    # Hashes are compared with those of the competition's pictures: not below their side.
+    # Hashes are compared with those of the competition's images: not below their side.
     largest = max(SMALLEST_IMPORT, *context.stored_sides())
 
     def work() -> str:
@@ -199,7 +199,7 @@ def split(context: Context) -> list[Task]:
         counts = result["split"].value_counts()
         for needed in ("train", "valid", *tables.unseen_parts(context)):
             if not counts.get(needed):
-                raise InputError(f"split: no picture in {needed}; {_MISSING[needed]}")
+                raise InputError(f"split: no image in {needed}; {_MISSING[needed]}")
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
 
     settings = context.config.split.to_dict()
@@ -215,12 +215,12 @@ def split(context: Context) -> list[Task]:
 
 
 def records(context: Context) -> list[Task]:
-    """All channels of a picture in one record -> records/, a task for each stored side."""
+    """All channels of an image in one record -> records/, a task for each stored side."""
     return [_records(context, side) for side in context.stored_sides()]
 
 
 def verify_records(context: Context) -> None:
-    """Reads every byte of the packed pictures and compares it with the checksums.
+    """Reads every byte of the packed images and compares it with the checksums.
 
     Raises:
         InputError: a shard differs.
@@ -249,7 +249,7 @@ def _records(context: Context, side: int) -> Task:
             **settings,
         )
         size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
-        return f"{len(table):,} pictures of {settings['image_size']} px, {size / 1e6:.1f} MB"
+        return f"{len(table):,} images of {settings['image_size']} px, {size / 1e6:.1f} MB"
 
     stamped = {
         "records": {key: value for key, value in settings.items() if key != "beam"},

@@ -1,6 +1,6 @@
-"""The stage `refit`: the networks once more, on all labelled pictures, for the submission alone.
+"""The stage `refit`: the networks once more, on all labelled images, for the submission alone.
 
-The hold-out has told thresholds, blends and stack; then its pictures are worth more as training
+The hold-out has told thresholds, blends and stack; then its images are worth more as training
 data.  Every network is trained again by the same stages on train and valid together and judges the
 test part; what was learnt on validation decides.  With folds, one network is trained in place of
 the folds'.  The price: nothing labelled is left to measure the new networks on, so metrics.json
@@ -41,7 +41,7 @@ def refit(context: Context) -> list[Task]:
 
 
 def planned(context: Context, name: str) -> ConfigDict:
-    """The model's config for all labelled pictures: what its hold-out trainings chose is fixed.
+    """The model's config for all labelled images: what its hold-out trainings chose is fixed.
 
     Raises:
         InputError: something is to be taken from them, and one is not there.
@@ -168,7 +168,7 @@ def _decide(context: Context) -> Task:
         for name, values in found.items():
             path = scores.refitted_path(context, name)
             tables.write_probabilities(path, test.ids, np.asarray(values, np.float32))
-        return f"{len(models)} networks on all labelled pictures, {len(test.ids):,} test pictures"
+        return f"{len(models)} networks on all labelled images, {len(test.ids):,} test images"
 
     inputs = tables.all_predictions(context, tables.FINAL)
     inputs += context.paths("stack", "ensemble", "features", *tables.SPLIT_TABLES)

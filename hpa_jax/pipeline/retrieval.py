@@ -1,6 +1,6 @@
 """The stage `retrieve`: metric learning, then each picture's nearest labelled neighbour.
 
-An embedding network learns to tell antibodies apart; a picture whose nearest labelled neighbour is
+An embedding network learns to tell antibodies apart; an image whose nearest labelled neighbour is
 nearer than tau shows the same protein, and may take its labels (bestfitting A).  Neighbours of
 validation rows are training rows, so that what they do to the score can be measured; those of test
 rows are all labelled rows.  Twins are no neighbours: the leak table is there for them.  With folds
@@ -64,7 +64,7 @@ def _train(context: Context) -> Task:
             pictures=settings.pictures,
         )
         artifacts.write_json(folder / "held_out.json", list(rows.ids[held]))
-        return f"antibodies of {len(rows.ids):,} pictures, {held.sum():,} held out"
+        return f"antibodies of {len(rows.ids):,} images, {held.sum():,} held out"
 
     how = {k: v for k, v in config.train.to_dict().items() if k not in options.WITHOUT_RESULT}
     stamped = {
@@ -97,7 +97,7 @@ def _train(context: Context) -> Task:
 
 
 def to_learn(context: Context) -> tuple[list[str], int]:
-    """The antibodies that the network learns to tell apart, and of how many pictures.
+    """The antibodies that the network learns to tell apart, and of how many images.
 
     Raises:
         InputError: fewer than two.
@@ -185,7 +185,7 @@ def _neighbours(context: Context) -> Task:
         recall, taken = scores["recall_at_1"], scores["taken"]["test"]
         return (
             f"recall@1 {recall['recall']:.3f} (chance {recall['chance']:.3f}, "
-            f"{recall['queries']:,} held-out pictures); {taken:.1%} of test within tau"
+            f"{recall['queries']:,} held-out images); {taken:.1%} of test within tau"
         )
 
     said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
@@ -318,7 +318,7 @@ def _embeddings(context: Context, ids: np.ndarray) -> np.ndarray:
 
 
 def _recall(context: Context) -> dict[str, float]:
-    """Recall@1 of the pictures that the network was not trained on, among all of the part."""
+    """Recall@1 of the images that the network was not trained on, among all of the part."""
     from hpa_jax.inference import retrieval
 
     rows = tables.split_rows(context, "train")

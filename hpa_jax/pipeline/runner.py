@@ -139,7 +139,7 @@ report = _verb("report")
 
 
 def predict(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The recipe's networks on its rows, or (--bundle, --checkpoint) some ones on own pictures."""
+    """The recipe's networks on its rows, or (--bundle, --checkpoint) some ones on own images."""
     if not flags.get("bundle") and not flags.get("checkpoint"):
         return predict_recipe(config, flags)
     context = prepare.opened(config, flags)
@@ -336,7 +336,7 @@ def record_provenance(context: Context, names: list[str]) -> None:
 
 def _check_before(context: Context, names: list[str]) -> None:
     """What can be known before any work: plans, views, weight files, leak tables, the disk space of
-    drawn pictures.
+    drawn images.
 
     Raises:
         InputError: an option of a network is wrong, a file is not there, the stack asks for a GPU
@@ -376,7 +376,7 @@ def _check_disk(context: Context) -> None:
 
 
 def _say_time_of_training(context: Context) -> None:
-    """Before the first network, when the split has told the number of pictures."""
+    """Before the first network, when the split has told the number of images."""
     tables_there = all(path.is_file() for path in context.paths(*tables.SPLIT_TABLES))
     minutes = forecast.training_seconds(context) / 60 if tables_there else 0
     if not minutes:

@@ -72,7 +72,7 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
 
     split: valid, test, tables.AUDIT, or tables.FINAL, the test part by the networks of the
     submission.  With
-    config.ensemble.average_duplicates, test pictures that are twins share their mean.
+    config.ensemble.average_duplicates, test images that are twins share their mean.
     """
     paths = {name: tables.predictions(context, name, split) for name in context.config.models}
     paths |= {name: blend_path(context, name, split) for name in blends(context)}

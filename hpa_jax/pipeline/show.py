@@ -111,7 +111,7 @@ def _training(context: Context) -> Section:
 
 
 def _examples(context: Context) -> Section:
-    """Test (or validation) pictures with truth and decision: the first of the split, by id."""
+    """Test (or validation) images with truth and decision: the first of the split, by id."""
     rows = tables.split_rows(context, "test")
     labels = None
     if context.truth is not None and context.truth.is_file():
@@ -133,7 +133,7 @@ def _examples(context: Context) -> Section:
 
 
 def _neighbours(context: Context, found: Findings) -> list[Section]:
-    """Which test pictures have a near labelled one; nothing if retrieval is off."""
+    """Which test images have a near labelled one; nothing if retrieval is off."""
     if context.config.retrieval.mode == "off":
         return []
     pairs = artifacts.read_table(context.path("retrieval", "test.parquet"))
@@ -146,7 +146,7 @@ def _neighbours(context: Context, found: Findings) -> list[Section]:
 
 
 def _leak(context: Context, found: Findings) -> Section:
-    """Test pictures whose labels are known, and how far these can be trusted."""
+    """Test images whose labels are known, and how far these can be trusted."""
     overlay = artifacts.read_table(context.path("leak_overlay.parquet"))
     conflicts = csv_tables.read(context.path("leak_conflicts.csv"))
     conflicts["labels"] = [text.split() for text in conflicts["labels"]]

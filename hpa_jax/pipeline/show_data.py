@@ -36,7 +36,7 @@ def sections(context: Context) -> list[Section]:
     if summary.is_file() and table.is_file():
         said, scored = artifacts.read_json(summary), artifacts.read_table(table)
         known = set(artifacts.read_table(context.path("splits.parquet"))["id"])
-        if set(scored["id"]) <= known:  # else it is of another set of pictures
+        if set(scored["id"]) <= known:  # else it is of another set of images
             found.append(unlike.section(said, scored, pictures, count))
     return found
 
@@ -76,8 +76,8 @@ def label_noise(context: Context) -> tuple["pd.DataFrame", int]:
 
 
 def _pairs(context: Context) -> "pd.DataFrame":
-    """duplicates.parquet with source, labels, group, and whether lenders of a test picture differ;
-    without pictures that are not packed."""
+    """duplicates.parquet with source, labels, group, and whether lenders of a test image differ;
+    without images that are not packed."""
     from hpa_jax.data.batches import Records
 
     table = artifacts.read_table(context.path("duplicates.parquet"))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 AUDIT = "audit"  # labelled rows on which nothing is fitted, by the networks of the submission
 FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
-PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the picture as it is, no other views
+PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the image as it is, no other views
 
 
 SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
@@ -28,7 +28,7 @@ SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
 class Rows:
     """Rows of one split, in the order of the catalog.
 
-    labels: bool[N, C]; groups: int[N]; weights: float[N], how often training draws a picture.
+    labels: bool[N, C]; groups: int[N]; weights: float[N], how often training draws an image.
     """
 
     ids: np.ndarray
@@ -97,7 +97,7 @@ def _rows(table: "pd.DataFrame", num_classes: int) -> Rows:
 
 
 def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
-    """The stored pictures uint8[H, W, 4] of `ids`, in that order."""
+    """The stored images uint8[H, W, 4] of `ids`, in that order."""
     from hpa_jax.data.batches import Records, eval_batches
 
     records = Records(context.records)
@@ -114,7 +114,7 @@ def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def sizes(catalog: "pd.DataFrame", weigh: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """(side of the microscope picture in pixels, NaN where unknown; bytes of its files), [N].
+    """(side of the microscope image in pixels, NaN where unknown; bytes of its files), [N].
 
     weigh: False: no file is looked at, and the second is None.
     """
@@ -127,7 +127,7 @@ def sizes(catalog: "pd.DataFrame", weigh: bool) -> tuple[np.ndarray, np.ndarray 
 
 
 def predictions(context: Context, name: str, split: str, plain: bool = False) -> Path:
-    """Where a model's probabilities of one split lie; plain: of the picture as it is alone."""
+    """Where a model's probabilities of one split lie; plain: of the image as it is alone."""
     refit = split in (FINAL, AUDIT) and context.config.refit
     folder = refitted(context, name) if refit else context.path("models", name)
     file = f"{rows_of(split)}_{PLAIN}" if plain else rows_of(split)
@@ -135,7 +135,7 @@ def predictions(context: Context, name: str, split: str, plain: bool = False) ->
 
 
 def refitted(context: Context, name: str) -> Path:
-    """Where a model lies that is trained on all labelled pictures."""
+    """Where a model lies that is trained on all labelled images."""
     return context.path("models", name, "refit")
 
 
@@ -179,7 +179,7 @@ def of_models(context: Context, split: str, ids: np.ndarray) -> np.ndarray:
 
 
 def twins(context: Context, ids: np.ndarray) -> np.ndarray:
-    """int[N]: groups of the pictures `ids` that match each other, by duplicates.parquet."""
+    """int[N]: groups of the images `ids` that match each other, by duplicates.parquet."""
     from hpa_jax.data import duplicates
 
     place = {name: row for row, name in enumerate(ids)}
@@ -192,7 +192,7 @@ def twins(context: Context, ids: np.ndarray) -> np.ndarray:
 def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
     """float[N, F] of the stack and its columns: "meta/NAME", then "MODEL/pNN" of each model.
 
-    An unknown size (of some kind) becomes the median of the validation pictures, on which the stack
+    An unknown size (of some kind) becomes the median of the validation images, on which the stack
     is fitted; if none of them has one, the column is left out.
 
     Raises:

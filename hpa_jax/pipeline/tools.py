@@ -16,7 +16,7 @@ from hpa_jax.pipeline import show_data, tables
 from hpa_jax.pipeline.networks import rows_to_fit, share_compiled
 from hpa_jax.pipeline.prepare import opened
 
-SHOWN = 60  # pictures in label_noise.html
+SHOWN = 60  # images in label_noise.html
 
 
 def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
@@ -42,7 +42,7 @@ def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """A grid of pictures as each model's augmentation changes them -> preview/NAME.png, and as a
+    """A grid of images as each model's augmentation changes them -> preview/NAME.png, and as a
     stage's own does -> preview/NAME_stage_K.png.
     """
     from hpa_jax.training.augment import preview as previews
@@ -112,7 +112,7 @@ def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Likely label errors among the validation pictures -> label_noise.csv, label_noise.html."""
+    """Likely label errors among the validation images -> label_noise.csv, label_noise.html."""
     from hpa_jax.report import doubtful, page
 
     context = opened(config, flags)
@@ -126,4 +126,4 @@ def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
     for row in found.head(10).itertuples():
         print(f"{row.id}: {row.given or 'nothing'} -> {row.suggested or 'nothing'}, "
               f"trust {row.trust:.3f}")  # fmt: skip
-    print(f"{len(found)} of {rows} pictures -> {context.path('label_noise.csv')}, .html")
+    print(f"{len(found)} of {rows} images -> {context.path('label_noise.csv')}, .html")

@@ -22,7 +22,7 @@ def section(found: Mapping[str, Any], valid: Mapping[str, Mapping[str, Any]]) ->
     ]
     if found["classes_without_positives"]:
         absent = ", ".join(found["classes_without_positives"])
-        notes.append(f"Without a picture in this part, and so counted as 0: {absent}.")
+        notes.append(f"Without an image in this part, and so counted as 0: {absent}.")
     feet = ["Validation: nested, as in the section Result; all columns but the last two with own "
             "cuts."]  # fmt: skip
     return Section("audit", "The audit part", notes, table, feet=feet)

@@ -10,7 +10,7 @@ from hpa_jax.report.page import Figure, Section, Table, number, span
 
 
 def section(found: Findings, train: np.ndarray) -> Section:
-    """Table of all classes and the dots of those that occur. train: int[C], training pictures."""
+    """Table of all classes and the dots of those that occur. train: int[C], training images."""
     tables = [_table(found, part) for part in found.parts]
     rows = []
     for c, name in enumerate(found.classes):

@@ -1,4 +1,4 @@
-"""Section: labels that are likely wrong, with their pictures."""
+"""Section: labels that are likely wrong, with their images."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ def section(
         ]  # fmt: skip
         cards.append(Card(figures.picture(image[..., :3]), row.id, lines))
     notes = [
-        f"{len(found):,} of {rows:,} validation pictures have a label that the mean of the models "
+        f"{len(found):,} of {rows:,} validation images have a label that the mean of the models "
         "contradicts with confidence (confident learning, as cleanlab); the least trusted first.",
         "The models may be wrong: a list to look at, not to correct by.",
     ]

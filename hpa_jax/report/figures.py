@@ -1,4 +1,4 @@
-"""Figures of training, of single pictures and of the class graph, as data URIs."""
+"""Figures of training, of single images and of the class graph, as data URIs."""
 
 import io
 from collections.abc import Mapping, Sequence

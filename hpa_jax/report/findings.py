@@ -37,7 +37,7 @@ class Scored:
     @property
     def where(self) -> str:
         """For captions: "validation, 773 pictures"."""
-        return f"{self.name}, {len(self.ids):,} pictures"
+        return f"{self.name}, {len(self.ids):,} images"
 
 
 @dataclass(frozen=True)

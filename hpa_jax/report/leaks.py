@@ -1,4 +1,4 @@
-"""Section: test pictures whose labels are lent by a twin or a table, and lenders that disagree."""
+"""Section: test images whose labels are lent by a twin or a table, and lenders that disagree."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -22,11 +22,11 @@ def section(
     truth: Mapping[str, np.ndarray] | None,
 ) -> Section:
     """overlay, conflicts: of leak.combine (lists of class numbers); tests: ids of the test
-    pictures; used: whether the overlay is on; truth: test id -> bool[C], if it is known."""
+    images; used: whether the overlay is on; truth: test id -> bool[C], if it is known."""
     lent = overlay[overlay["id"].isin(tests)]
     doing = "replace the prediction" if used else "are not used: config.leak is off"
     notes = [
-        f"Labels are known for {len(lent):,} of {len(tests):,} test pictures "
+        f"Labels are known for {len(lent):,} of {len(tests):,} test images "
         f"({100 * len(lent) / max(len(tests), 1):.1f} %); they {doing}."
     ]
     if truth is not None and len(lent):

@@ -1,4 +1,4 @@
-"""Section: the largest errors with their pictures: missed classes, and classes seen wrongly."""
+"""Section: the largest errors with their images: missed classes, and classes seen wrongly."""
 
 from collections.abc import Callable, Iterator
 
@@ -13,13 +13,13 @@ Pictures = Callable[[np.ndarray], Iterator[np.ndarray]]  # ids -> uint8[H, W, 4]
 
 
 def sections(found: Findings, pictures: Pictures, count: int) -> list[Section]:
-    """Two sections of at most `count` pictures each, worst first, on the validation rows."""
+    """Two sections of at most `count` images each, worst first, on the validation rows."""
     valid = found.valid
     decided, scores = valid.decided[found.chosen], np.nan_to_num(valid.probs[found.chosen])
     missed = _cards(found, scores, valid.labels & ~decided, pictures, count)
     wrong = _cards(found, scores, decided & ~valid.labels, pictures, count)
     about = f"Method: {found.chosen}; {valid.where}; nested cuts; the classes with the largest "
-    about += "log loss, one a picture. Some of these may be errors of the labels."
+    about += "log loss, one an image. Some of these may be errors of the labels."
     return [
         Section("missed", "Largest errors: missed", [about], cards=missed),
         Section("wrong", "Largest errors: seen and not there", [about], cards=wrong),

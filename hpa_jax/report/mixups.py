@@ -27,7 +27,7 @@ def section(found: Findings) -> Section:
         "mixups",
         "What is taken for what",
         [
-            f"Method: {found.chosen}; {valid.where}. A picture counts where a class of its own was "
+            f"Method: {found.chosen}; {valid.where}. An image counts where a class of its own was "
             "missed and another was predicted that it does not carry."
         ],
         Table(columns, rows, text=(0, 1)),

@@ -1,4 +1,4 @@
-"""Section: which labelled pictures lend their labels by being near, and how far that can be
+"""Section: which labelled images lend their labels by being near, and how far that can be
 trusted."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,16 +24,16 @@ def section(
     count: int,
     truth: Mapping[str, np.ndarray] | None,
 ) -> Section:
-    """pairs: id, neighbour, similarity of the test pictures; lent: bool[N, C], the neighbours'
+    """pairs: id, neighbour, similarity of the test images; lent: bool[N, C], the neighbours'
     labels; found: retrieval/scores.json; count: pairs shown, nearest first; truth: test id ->
     bool[C], if it is known."""
     tau, recall = found["tau"], found["recall_at_1"]
     taken = pairs["similarity"].to_numpy() >= tau
     notes = [
-        f"For {taken.sum():,} of {len(pairs):,} test pictures a labelled picture is nearer than "
+        f"For {taken.sum():,} of {len(pairs):,} test images a labelled image is nearer than "
         f"the cut (cosine ≥ {tau:g}).",
         f"Recall@1 of the antibody: {number(recall['recall'])} on {recall['queries']:,} held-out "
-        f"pictures, by chance {number(recall['chance'])}.",
+        f"images, by chance {number(recall['chance'])}.",
     ]
     if truth is not None and taken.any():
         right = sum((truth[pairs["id"].iloc[row]] == lent[row]).all() for row in taken.nonzero()[0])

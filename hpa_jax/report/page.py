@@ -1,4 +1,4 @@
-"""The report's page: sections of text, tables, figures and pictures to one HTML file.
+"""The report's page: sections of text, tables, figures and images to one HTML file.
 
 Everything is inside the file (figures as data URIs, no script, no font), so it opens offline and
 can be mailed.
@@ -36,7 +36,7 @@ class Figure:
 
 @dataclass(frozen=True)
 class Line:
-    """A line under a picture; kind: "", "good", "bad" or "id"."""
+    """A line under an image; kind: "", "good", "bad" or "id"."""
 
     text: str
     kind: str = ""
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """A small picture with lines under it; `other`: a second picture beside the first."""
+    """A small image with lines under it; `other`: a second image beside the first."""
 
     uri: str
     alt: str

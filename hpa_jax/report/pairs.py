@@ -1,4 +1,4 @@
-"""Section: matched pictures side by side, those that a person should look at first."""
+"""Section: matched images side by side, those that a person should look at first."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +17,7 @@ BITS = ("distance_r", "distance_g", "distance_b")
 
 def chosen(pairs: "pd.DataFrame", count: int) -> "pd.DataFrame":
     """At most `count` pairs: external with test first, conflicts foremost; then test with other
-    labelled pictures; then the rest, each by the greatest distance.  A quarter is kept for the
+    labelled images; then the rest, each by the greatest distance.  A quarter is kept for the
     largest group.
 
     pairs: id_a, id_b, source_a, source_b, distances, group, conflict (bool).
@@ -55,8 +55,8 @@ def section(
     if len(pairs):
         in_largest = set(pairs.loc[pairs["group"] == groups.index[0], ["id_a", "id_b"]].stack())
         notes.append(
-            f"{int(pairs['conflict'].sum()):,} of them lend a test picture labels that another "
-            f"lender contradicts. The largest group has {len(in_largest)} pictures."
+            f"{int(pairs['conflict'].sum()):,} of them lend a test image labels that another "
+            f"lender contradicts. The largest group has {len(in_largest)} images."
         )
     feet = [
         "First external with test, conflicts foremost, then the greatest distances. "

@@ -7,7 +7,7 @@ from hpa_jax.report.canvas import MARKERS, axes, colours, svg
 from hpa_jax.report.findings import Findings, Scored
 from hpa_jax.report.page import Figure, Section, Table, number, signed
 
-HIGH = 0.1  # most pairs of picture and class are surely not; above this the doubt begins
+HIGH = 0.1  # most pairs of image and class are surely not; above this the doubt begins
 
 
 def section(found: Findings) -> Section:
@@ -38,7 +38,7 @@ def section(found: Findings) -> Section:
     return Section(
         "calibration",
         "Calibration",
-        ["All pairs of picture and class; on the grey line a score is a probability."],
+        ["All pairs of image and class; on the grey line a score is a probability."],
         Table(columns, rows, groups=groups),
         [Figure(svg(figure), "Reliability curve of every method")],
         feet=[

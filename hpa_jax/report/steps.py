@@ -51,7 +51,7 @@ def section(found: Findings, steps: Sequence[Step], note: str) -> Section:
         feet=[
             "Change: against the step above, paired over the same resampled rows; an interval that "
             "holds 0 means no evidence. The single network is the best one on validation, which "
-            "flatters it there a little. The leak table concerns test pictures only. The last row "
+            "flatters it there a little. The leak table concerns test images only. The last row "
             "is submission.csv as it was written, not a step more.",
             *(f"{part.name.capitalize()}: {part.note}." for part in found.parts),
         ],

@@ -30,12 +30,12 @@ def section(parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> Section:
     ]
     images.append(Figure(_conditional(parts), "Probability of a class given another, each part"))
     notes = [
-        "Labels of the training and validation pictures by source, and what the submission says of "
+        "Labels of the training and validation images by source, and what the submission says of "
         "the test part."
     ]
     feet = [
-        "Node: pictures that carry the class. Edge: those that carry both over those that carry "
-        "either. Heat map: of the pictures with the row's class, the share that also has the "
+        "Node: images that carry the class. Edge: those that carry both over those that carry "
+        "either. Heat map: of the images with the row's class, the share that also has the "
         "column's."
     ]
     table = Table(columns, rows, groups=groups)
@@ -52,7 +52,7 @@ def graphs(parts: Mapping[str, np.ndarray], classes: Sequence[str], kind: str) -
     for axis, (part, labels) in zip(panels, parts.items()):
         graph = statistics.graph(labels, classes, at_least=AT_LEAST)
         figures.draw_classes(axis, graph, statistics.layout(graph, kind), classes)
-        axis.set_title(f"{part}, {len(labels):,} pictures")
+        axis.set_title(f"{part}, {len(labels):,} images")
     return svg(figure)
 
 

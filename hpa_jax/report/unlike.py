@@ -1,4 +1,4 @@
-"""Section: adversarial validation, and the pictures most unlike test."""
+"""Section: adversarial validation, and the images most unlike test."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,8 @@ def section(
     apart = "can be told apart" if low > 0.5 else "can't be told apart with certainty"
     notes = [
         f"By {summary['variant']}, {summary['folds']} folds: AUC {number(summary['auc'])} "
-        f"({span((low, high))}); training and test pictures {apart}.",
-        f"Weighted to look like test, {summary['labelled']:,} labelled pictures are worth "
+        f"({span((low, high))}); training and test images {apart}.",
+        f"Weighted to look like test, {summary['labelled']:,} labelled images are worth "
         f"{summary['effective_size']:,.0f}.",
     ]
     rows = [

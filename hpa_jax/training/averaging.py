@@ -117,7 +117,7 @@ def make_batch_statistics(
 ) -> Callable[[Arrays, Arrays, Any], Arrays]:
     """fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
 
-    output_size: side to which the pictures are resized, as augmentation does; 0: as they are.
+    output_size: side to which the images are resized, as augmentation does; 0: as they are.
     Statistics of another size would not be those of what the network sees (pudae: 512 px, seen at
     1024).
 
@@ -183,7 +183,7 @@ def _by_size(
             shardings = (whole, whole, images.sharding)
             traced = layout.traced(step)
             jitted = jax.jit(traced, in_shardings=shardings, out_shardings=whole)
-            name = f"statistics of {count} pictures"
+            name = f"statistics of {count} images"
             programs[count] = compiled(jitted, (params, stats, images), name)
         return programs[count](params, stats, images)
 

@@ -1,6 +1,6 @@
 """Labels of rows that have one class each, for classes in their thousands.
 
-12,815 antibodies of 74,606 pictures are 956 MB as a matrix of bytes, and 7.6 GB as one of float64;
+12,815 antibodies of 74,606 images are 956 MB as a matrix of bytes, and 7.6 GB as one of float64;
 here they are one number a row, and a batch's matrix is made when the batch is.
 """
 

@@ -119,7 +119,7 @@ class Speed:
         self._images = self._epoch_steps = 0
 
     def add(self, images: int, waited: float) -> None:
-        """One step: its pictures and the seconds it waited for them."""
+        """One step: its images and the seconds it waited for them."""
         self._images += images
         self._waited += waited
         self._epoch_steps += 1

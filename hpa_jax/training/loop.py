@@ -1,6 +1,6 @@
 """The training loop: build -> restore -> for each step ... -> evaluate -> save.
 
-In: a model config and packed pictures.  Out: DIRECTORY/checkpoints (opens without the config),
+In: a model config and packed images.  Out: DIRECTORY/checkpoints (opens without the config),
 DIRECTORY/metrics.jsonl and TensorBoard events.  A run that was stopped at any instant goes on from
 its newest whole checkpoint and ends with the same bits (on the same kind and number of devices; on
 GPUs with train.deterministic).
@@ -74,7 +74,7 @@ def train(
         class_names: C names, kept in every checkpoint.
         settings: `config.train`.
         seed: of everything random; the model config's own seed is mixed in.
-        train_weights: [N] how often a picture is shown, relative to others (its source's weight).
+        train_weights: [N] how often an image is shown, relative to others (its source's weight).
         init_folder: the trained model that config.init_from names, where that is no path.
 
     Returns:
@@ -367,7 +367,7 @@ class _Run:
         device = jax.devices()[0]
         self.log.say(
             f"{setup.config.backbone}, {parameters / 1e6:.2f} M parameters, "
-            f"{len(setup.data.train_ids):,} pictures, {setup.stages[-1].end:,} steps of "
+            f"{len(setup.data.train_ids):,} images, {setup.stages[-1].end:,} steps of "
             f"{stage.batch_size}, {self.epochs} epochs on {jax.device_count()} "
             f"{device.device_kind} device(s)"
         )

@@ -1,6 +1,6 @@
 """Learning-rate range test (Smith 2015, as fastai 1.0.22's lr_find; spec one_more_layer 4.4).
 
-In: a model config and packed pictures.  Out: DIRECTORY/lr_find.json and lr_find.png with the
+In: a model config and packed images.  Out: DIRECTORY/lr_find.json and lr_find.png with the
 smoothed loss over an exponentially rising rate, and two suggestions.  The same rate in all depth
 groups; the weights are thrown away: no checkpoint is read in another way than for its weights,
 none is written.

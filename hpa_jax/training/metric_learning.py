@@ -1,7 +1,7 @@
 """Embeddings by metric learning (bestfitting A): the classes are antibodies, the loss is ArcFace.
 
-Pictures of one antibody show one protein.  A network that tells antibodies apart puts pictures of
-the same protein close together, and a test picture may then take the labels of its nearest
+Images of one antibody show one protein.  A network that tells antibodies apart puts images of
+the same protein close together, and a test image may then take the labels of its nearest
 labelled neighbour (inference/retrieval.py).  Training is `loop.train` with one antibody a row for
 labels; restarts, checkpoints and logs are the loop's.
 """
@@ -21,9 +21,9 @@ from hpa_jax.training.labels import OneClass
 
 
 def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[str], np.ndarray]:
-    """Antibodies with at least so many pictures: (names, int[N] number or -1).
+    """Antibodies with at least so many images: (names, int[N] number or -1).
 
-    An antibody of one picture can teach nothing about what its pictures have in common, but it is
+    An antibody of one image can teach nothing about what its images have in common, but it is
     a class to be told apart from: `pictures=1` keeps it, as bestfitting did (12,815 classes).
 
     Raises:
@@ -34,7 +34,7 @@ def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[st
     kept = (counts >= pictures) & (known != "")
     if kept.sum() < 2:
         raise InputError(
-            f"metric learning: {int(kept.sum())} antibodies with {pictures} pictures; needs two"
+            f"metric learning: {int(kept.sum())} antibodies with {pictures} images; needs two"
         )
     number = np.where(kept, np.cumsum(kept) - 1, -1)
     return known[kept].tolist(), number[inverse]
@@ -43,8 +43,8 @@ def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[st
 def held_out(numbers: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
     """bool[N]: duplicate groups held out to measure recall on, none the last of its antibody.
 
-    A group leaves only while each antibody in it keeps pictures in other groups, so that every
-    held-out picture has a partner to be found by.
+    A group leaves only while each antibody in it keeps images in other groups, so that every
+    held-out image has a partner to be found by.
     """
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     rows_of = {group: np.flatnonzero(groups == group) for group in order.tolist()}
@@ -82,8 +82,8 @@ def train(
       ids: N ids; antibodies: their names, None = unknown (left out).
       groups: int[N] duplicate groups, which stay on one side.
       settings: config.train.
-      share: of the pictures held out.
-      pictures: antibodies with fewer are left out.
+      share: of the images held out.
+      images: antibodies with fewer are left out.
 
     Raises:
         InputError: as loop.train; too few antibodies.
@@ -93,7 +93,7 @@ def train(
     held = held_out(numbers, groups, share, seed)
     fitted = (numbers >= 0) & ~held
     if not held.any():
-        raise InputError("metric learning: no antibody has pictures enough to hold one out")
+        raise InputError("metric learning: no antibody has images enough to hold one out")
     ids = np.asarray(ids)
     loop.train(
         config,
@@ -114,7 +114,7 @@ def train(
 def load(directory: str | Path) -> tuple[nnx.Module, ConfigDict]:
     """The trained network and its config, without the vectors of the antibodies.
 
-    They are of no use to an embedding, and cosines to thousands of them for each picture would fill
+    They are of no use to an embedding, and cosines to thousands of them for each image would fill
     the memory.
 
     Raises:

@@ -1,10 +1,10 @@
 """The stages of a training, laid out in steps: what each trains, at which rates, from where to
 where.
 
-In: the model config, names of the network's parameters, the number of pictures.  Out: a list of
+In: the model config, names of the network's parameters, the number of images.  Out: a list of
 `Stage`, checked: what is wrong with a stage is said before the first step of the first.
 
-A stage of E epochs of N pictures in batches of B has ceil(E N / B) steps; its epochs end at
+A stage of E epochs of N images in batches of B has ceil(E N / B) steps; its epochs end at
 ceil(e N / B).  Each stage starts a fresh epoch of the sampler, with new optimizer state (spec
 §4.5).
 """
@@ -77,7 +77,7 @@ def resolve(
         params: dotted names of the parameters.
         stats: dotted names of the BatchNorm statistics.
         depth_groups: path prefixes, stem first.
-        count: N pictures of an epoch.
+        count: N images of an epoch.
         seed: of the lr noise.
         devices: that share a batch.
 
@@ -177,7 +177,7 @@ def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[st
 
     Args:
         config: `hpa_jax.config.model(...)`.
-        count: N pictures of an epoch.
+        count: N images of an epoch.
         points: at most, a stage.
     """
     beta1 = optimizer.resting(config.optimizer.to_dict())

@@ -59,14 +59,14 @@ def lay(
     seed: int,
     devices: int,
 ) -> list[Stage]:
-    """The stages of a training of `count` pictures, with every option checked.
+    """The stages of a training of `count` images, with every option checked.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         settings: `config.train`.
         drawn: its outline.
         classes: C, or None where it is not known yet.
-        count: N pictures of an epoch.
+        count: N images of an epoch.
         seed: of the lr noise.
         devices: that share a batch.
 

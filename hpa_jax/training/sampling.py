@@ -1,4 +1,4 @@
-"""Which pictures an epoch shows: sampler(epoch) -> int64[n] row numbers.
+"""Which images an epoch shows: sampler(epoch) -> int64[n] row numbers.
 
 In: N, or the labels or weights of the rows.  Out: a pure function of (seed, epoch), so a restart
 draws what the uninterrupted run draws.  Every epoch is exact: uniform shows each row once;

@@ -42,7 +42,7 @@ from hpa_jax.training.preemption import Preemption
 
 @dataclass(frozen=True)
 class Data:
-    """Packed pictures and the rows of both parts; labels uint8 [N, C]; weights [N] or None."""
+    """Packed images and the rows of both parts; labels uint8 [N, C]; weights [N] or None."""
 
     records: Any
     train_ids: np.ndarray
@@ -180,7 +180,7 @@ class Setup:
 
     @property
     def output_size(self) -> int:
-        """Side of what the network sees by the model's augmentation; 0: that of the pictures."""
+        """Side of what the network sees by the model's augmentation; 0: that of the images."""
         return augment.output_size(stages.plain(self.config.augment))
 
     @property
@@ -314,7 +314,7 @@ def check(data: Data, class_names: Sequence[str]) -> None:
             raise InputError(f"the {part} part is empty; see the split")
         if labels.shape != (len(ids), len(class_names)):
             raise InputError(
-                f"{part}: labels of shape {labels.shape} for {len(ids)} pictures and "
+                f"{part}: labels of shape {labels.shape} for {len(ids)} images and "
                 f"{len(class_names)} classes"
             )
 

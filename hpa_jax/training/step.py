@@ -1,6 +1,6 @@
 """One training step and one evaluation step: pure functions for `jax.jit` with a donated state.
 
-In: `TrainState`, a batch (uint8 pictures), a key, the rates of this step.  Out: the next state;
+In: `TrainState`, a batch (uint8 images), a key, the rates of this step.  Out: the next state;
 what the log needs is summed inside the state, so that the loop reads nothing from the device
 between epochs.  uint8 -> [0, 1] -> augmentation -> normalisation -> network -> loss, all on the
 device.
@@ -189,7 +189,7 @@ def make_eval_step(
 ) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
     """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over real rows).
 
-    output_size: side to which the whole picture is resized, as augmentation does; 0: as it is.
+    output_size: side to which the whole image is resized, as augmentation does; 0: as it is.
     """
 
     def step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:

@@ -23,7 +23,7 @@ STEPS = 3
 READ_SECONDS, READ_BATCHES = 2.0, 40  # the reading of batches is measured so long at most
 
 
-def seconds_per_picture(
+def seconds_per_image(
     config: ConfigDict,
     *,
     directory: Path,

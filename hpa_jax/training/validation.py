@@ -1,10 +1,10 @@
 """Scores of a network on the validation part, between epochs.
 
-In: the evaluation step and the held-out pictures.  Out: {"loss", "focal", "macro_f1", "micro_f1",
+In: the evaluation step and the held-out images.  Out: {"loss", "focal", "macro_f1", "micro_f1",
 "map", "ap": one a class}: F1 at threshold .5, for watching; thresholds are chosen later, in
 `decision`.  "focal" is that loss alone (gamma 2, summed over classes), by which bestfitting chose
 its checkpoints, whatever the model's own loss.
-Every picture counts once: the last batch is padded and masked.
+Every image counts once: the last batch is padded and masked.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The solutions' smoke forms from pictures to a scored submission: ten minutes each at most."""
+"""The solutions' smoke forms from images to a scored submission: ten minutes each at most."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Small folders of pictures for the tests of data/: written with PIL, known pixel by pixel."""
+"""Small folders of images for the tests of data/: written with PIL, known pixel by pixel."""
 
 from pathlib import Path
 

@@ -35,7 +35,7 @@ def train(opened, count, batch_size=4, sampler=shuffled, **options):
     return list(islice(batches, count))
 
 
-def test_pictures_labels_and_rows_belong_together(opened):
+def test_images_labels_and_rows_belong_together(opened):
     for batch in train(opened, 3):
         assert batch["image"].shape == (4, 16, 16, 4) and batch["image"].dtype == np.uint8
         assert batch["mask"].all() and batch["index"].dtype == np.int32
@@ -81,7 +81,7 @@ def test_a_restart_gives_what_the_uninterrupted_run_gave(opened, start):
             assert np.array_equal(expected[key], batch[key])
 
 
-def test_a_restart_reads_no_earlier_picture(opened, monkeypatch):
+def test_a_restart_reads_no_earlier_image(opened, monkeypatch):
     read = []
     plain = input.Records.serialized
     monkeypatch.setattr(
@@ -107,7 +107,7 @@ def test_a_sampler_may_repeat_or_leave_out_rows(opened):
         train(opened, 1, 4, lambda epoch: np.array([], int))
 
 
-def test_evaluation_sees_each_picture_once_in_order(opened):
+def test_evaluation_sees_each_image_once_in_order(opened):
     batches = list(
         input.eval_batches(
             opened, IDS, LABELS, batch_size=2, channels=opened.channels, image_size=16
@@ -121,7 +121,7 @@ def test_evaluation_sees_each_picture_once_in_order(opened):
             assert np.array_equal(image, picture(int(IDS[row][1:])))
 
 
-def test_evaluation_on_hosts_covers_every_picture(opened):
+def test_evaluation_on_hosts_covers_every_image(opened):
     seen = []
     for host in (0, 1, 2):
         batches = input.eval_batches(

@@ -49,7 +49,7 @@ def break_some(root):
     return root, wanted
 
 
-def test_error_names_every_bad_picture(tmp_path):
+def test_error_names_every_bad_image(tmp_path):
     root, wanted = break_some(competition(tmp_path / "data"))
     with pytest.raises(InputError) as caught:
         build(root, bad_images=tmp_path / "bad_images.csv")

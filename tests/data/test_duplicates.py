@@ -15,7 +15,7 @@ from hpa_jax.data.problems import Problems
 
 
 def cells(rng, side=64):
-    """A picture with structure: blobs on a dark ground, uint8 [side, side]."""
+    """An image with structure: blobs on a dark ground, uint8 [side, side]."""
     y, x = np.mgrid[:side, :side] / side
     picture = np.zeros((side, side))
     for _ in range(8):
@@ -135,7 +135,7 @@ def catalog(tmp_path):
         "green3": [black, (c[1] * 0.95).astype(np.uint8), black],
         "two1": [c[0], c[1], black],
         "two2": [(c[0] * 0.95).astype(np.uint8), c[1], black],
-        "three": [c[0], c[1], c[2]],  # blue speaks here only: another picture
+        "three": [c[0], c[1], c[2]],  # blue speaks here only: another image
     }
     rows = []
     for name, channels in sets.items():
@@ -227,7 +227,7 @@ def test_every_unreadable_file_is_named_or_left_out(catalog, tmp_path, monkeypat
     assert groups["id"][groups["bad"]].tolist() == ["a", "b"] and len(problems.found) == 2
 
 
-def test_pictures_that_were_not_decoded_are_looked_at_as_a_whole(catalog, tmp_path):
+def test_images_that_were_not_decoded_are_looked_at_as_a_whole(catalog, tmp_path):
     yellow = np.random.default_rng(0).integers(0, 255, (64, 64), np.uint8)
     for id in catalog["id"]:
         plane = np.zeros_like(yellow) if id == "black1" else yellow

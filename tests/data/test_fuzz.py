@@ -1,6 +1,6 @@
 """Damaged and hostile files: every reader answers with its value or with one InputError.
 
-Pictures, tables and weight files are valid ones with bytes changed, cut out or put in, so that the
+Images, tables and weight files are valid ones with bytes changed, cut out or put in, so that the
 damage lies deep inside the decoders.  Anything but an InputError is what the tests look for.
 """
 
@@ -69,7 +69,7 @@ def encoded(kind: str) -> bytes:
 @pytest.mark.parametrize("kind", ["png", "jpeg", "webp", "tiff"])
 @given(damage=DAMAGE)
 @FEW
-def test_a_damaged_picture_is_read_or_refused(tmp_path, kind, damage):
+def test_a_damaged_image_is_read_or_refused(tmp_path, kind, damage):
     path = tmp_path / f"p_green.{kind}"
     path.write_bytes(damaged(encoded(kind), damage))
     try:

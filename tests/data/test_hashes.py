@@ -1,4 +1,4 @@
-"""phash is imagehash.phash bit for bit, alone, in batches, and on pictures made of ties."""
+"""phash is imagehash.phash bit for bit, alone, in batches, and on images made of ties."""
 
 import imagehash
 import numpy as np
@@ -35,17 +35,17 @@ def test_phash_equals_imagehash(size):
     assert hashes.phashes(images).dtype == np.uint64
 
 
-def test_phashes_of_no_picture():
+def test_phashes_of_no_image():
     assert hashes.phashes(np.empty((0, 8, 8), np.uint8)).shape == (0,)
 
 
 @pytest.mark.parametrize("image", [np.zeros((8, 8)), np.zeros((8, 8, 3), np.uint8)])
-def test_phash_refuses_what_is_no_grey_picture(image):
+def test_phash_refuses_what_is_no_grey_image(image):
     with pytest.raises(InputError, match="grey uint8"):
         hashes.phash(image)
 
 
-def test_orientations_are_hashes_of_turned_pictures():
+def test_orientations_are_hashes_of_turned_images():
     # A power-of-two size: Lanczos weights are then symmetric, and only rounding may differ.
     rng = np.random.default_rng(1)
     image = np.kron(rng.integers(0, 256, (8, 8)), np.ones((8, 8))).astype(np.uint8)

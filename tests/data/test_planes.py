@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from hpa_jax.data import planes
-from hpa_jax.data.reader import BadPicture
+from hpa_jax.data.reader import BadImage
 
 PLANE = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
 
@@ -80,10 +80,10 @@ def test_a_file_that_names_one_outside_the_root_does_not_get_its_pixels(tmp_path
     secret.mkdir(), root.mkdir()
     tifffile.imwrite(secret / "s.tif", PLANE + 1)
     set_of_two(root / "a.ome.tif", "../secret/s.tif")
-    with pytest.raises(BadPicture, match=r"names a file elsewhere \('../secret/s.tif'\)"):
+    with pytest.raises(BadImage, match=r"names a file elsewhere \('../secret/s.tif'\)"):
         planes.read(root / "a.ome.tif")
     set_of_two(root / "b.ome.tif", str(secret / "s.tif"))
-    with pytest.raises(BadPicture, match="names a file elsewhere"):
+    with pytest.raises(BadImage, match="names a file elsewhere"):
         planes.read(root / "b.ome.tif")
 
 
@@ -112,7 +112,7 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, shape, dtype, message):
     tifffile.imwrite(path, pages, shape=shape, dtype=dtype, compression="zlib")
     assert path.stat().st_size < 8_000_000
     tracemalloc.start()
-    with pytest.raises(BadPicture, match=message):
+    with pytest.raises(BadImage, match=message):
         planes.read(path)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -40,14 +40,14 @@ def test_converts_what_loses_nothing(tmp_path, pixels):
     ("channel", "planes"),
     [("red", (0,)), ("green", (1,)), ("blue", (2,)), ("yellow", (0, 1))],
 )
-def test_takes_the_plane_of_a_picture_drawn_in_its_colour(tmp_path, channel, planes):
+def test_takes_the_plane_of_a_image_drawn_in_its_colour(tmp_path, channel, planes):
     pixels = np.zeros((*GREY.shape, 3), np.uint8)
     for k in planes:
         pixels[..., k] = GREY
     path = written(tmp_path, pixels)
     assert np.array_equal(reader.read_channel(path, channel), GREY)
     other = "blue" if channel != "blue" else "red"
-    with pytest.raises(reader.BadPicture, match="planes differ"):
+    with pytest.raises(reader.BadImage, match="planes differ"):
         reader.read_channel(path, other)
 
 
@@ -62,7 +62,7 @@ def test_takes_the_plane_of_a_picture_drawn_in_its_colour(tmp_path, channel, pla
 )
 def test_refuses_what_would_lose_meaning(tmp_path, pixels, reason):
     name = "a.tif" if pixels.dtype == np.float32 else "a.png"
-    with pytest.raises(reader.BadPicture, match=reason):
+    with pytest.raises(reader.BadImage, match=reason):
         reader.read_channel(written(tmp_path, pixels, name), "red")
 
 
@@ -76,12 +76,12 @@ def test_names_every_kind_of_damage(tmp_path):
     }
     for name, (content, reason) in cases.items():
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(reader.BadPicture, match=reason) as caught:
+        with pytest.raises(reader.BadImage, match=reason) as caught:
             reader.read_channel(tmp_path / name, "red")
         assert name in str(caught.value)
-        with pytest.raises(reader.BadPicture, match=reason):
+        with pytest.raises(reader.BadImage, match=reason):
             reader.size(tmp_path / name)
-    with pytest.raises(reader.BadPicture, match="no such file"):
+    with pytest.raises(reader.BadImage, match="no such file"):
         reader.size(tmp_path / "absent.png")
 
 
@@ -92,7 +92,7 @@ def test_damage_inside_the_pixels_is_found_by_decoding(tmp_path):
     content[200:240] = bytes(40)
     path.write_bytes(content)
     assert reader.size(path) == (64, 64)
-    with pytest.raises(reader.BadPicture, match="damaged"):
+    with pytest.raises(reader.BadImage, match="damaged"):
         reader.read_channel(path, "red")
 
 
@@ -110,7 +110,7 @@ def test_refuses_a_bomb_before_decoding(tmp_path):
         + chunk(b"IDAT", zlib.compress(b"0"))
         + chunk(b"IEND", b"")
     )
-    with pytest.raises(reader.BadPicture, match="pixels; refused"):
+    with pytest.raises(reader.BadImage, match="pixels; refused"):
         reader.read_channel(path, "red")
 
 
@@ -124,7 +124,7 @@ def test_reads_channels_in_order_and_absent_yellow_as_zeros(tmp_path):
     assert np.array_equal(reader.read(paths)[..., 3], np.zeros((16, 16)))
     save(tmp_path, "b", picture(5, 32))
     paths["green"] = str(tmp_path / "b_green.png")
-    with pytest.raises(reader.BadPicture, match=r"32 x 32 .* 16 x 16"):
+    with pytest.raises(reader.BadImage, match=r"32 x 32 .* 16 x 16"):
         reader.read(paths)
 
 
@@ -147,5 +147,5 @@ def test_a_truncated_tiff_is_found_by_its_header(tmp_path, options):
     tifffile.imwrite(path, pixels, **options)
     assert reader.size(path) == (64, 64)
     path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(reader.BadPicture, match="truncated TIFF"):
+    with pytest.raises(reader.BadImage, match="truncated TIFF"):
         reader.size(path)

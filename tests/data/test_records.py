@@ -43,7 +43,7 @@ def root(tmp_path):
 
 
 def channels_last(image):
-    """The picture of a stock example: planes may be stored one above the other."""
+    """The image of a stock example: planes may be stored one above the other."""
     if image.shape[-1] == 4:
         return image
     return np.moveaxis(
@@ -86,7 +86,7 @@ def test_a_second_write_touches_nothing(root, tmp_path):
     assert before == {p.name: p.stat().st_mtime_ns for p in folder.glob("*.array_record")}
 
 
-def test_new_pictures_add_shards_and_changed_ones_repack_theirs(root, tmp_path):
+def test_new_images_add_shards_and_changed_ones_repack_theirs(root, tmp_path):
     folder = pack(table_of(root), tmp_path / "records")
     assert len(list(folder.glob("hpa-train-*.array_record"))) == 2
     first = (folder / "hpa-train-00000.array_record").stat().st_mtime_ns
@@ -101,7 +101,7 @@ def test_new_pictures_add_shards_and_changed_ones_repack_theirs(root, tmp_path):
     records.verify(folder)
 
 
-def test_removed_pictures_leave_no_gap(root, tmp_path):
+def test_removed_images_leave_no_gap(root, tmp_path):
     folder = pack(table_of(root), tmp_path / "records", shard_images=2)
     table = table_of(root)
     pack(table[~table["id"].isin(["t5", "t4"])], tmp_path / "records", shard_images=2)
@@ -219,7 +219,7 @@ def test_damage_is_found(root, tmp_path):
     records.verify(folder)
 
 
-def test_a_picture_that_broke_since_the_catalog(root, tmp_path):
+def test_a_image_that_broke_since_the_catalog(root, tmp_path):
     table = table_of(root)
     broken = root / "train" / "t2_green.png"
     broken.write_bytes(broken.read_bytes()[:50])
@@ -230,7 +230,7 @@ def test_a_picture_that_broke_since_the_catalog(root, tmp_path):
     assert "t2" in (tmp_path / "bad.csv").read_text()
 
 
-def test_pictures_that_are_gone_or_black_are_named_at_once_or_left_out(root, tmp_path):
+def test_images_that_are_gone_or_black_are_named_at_once_or_left_out(root, tmp_path):
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES, check="header")
     (root / "train" / "t2_green.png").unlink()
     save(root / "train", "t3", np.zeros((16, 16, 4), np.uint8))

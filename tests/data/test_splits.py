@@ -1,4 +1,4 @@
-"""No group on two sides, copies of test pictures where the rule says, lists honoured."""
+"""No group on two sides, copies of test images where the rule says, lists honoured."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ NO_PAIRS = pd.DataFrame({"id_a": [], "id_b": []})
 
 
 def table(n=200, tests=40, seed=0):
-    """A catalog of n labelled pictures, half of them external, and its groups."""
+    """A catalog of n labelled images, half of them external, and its groups."""
     rng = np.random.default_rng(seed)
     source = ["train"] * (n // 2) + ["external"] * (n - n // 2) + ["test"] * tests
     total = len(source)
@@ -50,7 +50,7 @@ def sides(catalog, groups, **options):
 
 
 def across(result, groups, column="split"):
-    """Groups of labelled pictures that are on more than one side."""
+    """Groups of labelled images that are on more than one side."""
     labelled = result["split"].isin(["train", "valid", "audit"])
     keys = result[column].astype(str)[labelled]
     return int((keys.groupby(groups["group"][labelled]).nunique() > 1).sum())
@@ -81,14 +81,14 @@ def test_no_group_is_on_two_sides(seed, scheme, matches_test, external, group_by
     assert result["reason"][result["split"] == "excluded"].notna().all()
 
 
-def test_matches_of_test_name_the_test_picture():
+def test_matches_of_test_name_the_test_image():
     catalog, groups = table()
     groups["group"] = np.arange(len(groups))
     groups.loc[[3, 4], "group"] = groups["group"].iloc[-1]
     pairs = pd.DataFrame({"id_a": ["i3", "i3"], "id_b": [catalog["id"].iloc[-1], "i4"]})
     result = splits.assign(catalog, groups, pairs).set_index("id")
     assert result["split"][["i3", "i4"]].tolist() == ["valid", "valid"]
-    assert result["reason"]["i3"] == f"copy of test picture {catalog['id'].iloc[-1]}"
+    assert result["reason"]["i3"] == f"copy of test image {catalog['id'].iloc[-1]}"
 
 
 @pytest.mark.parametrize("scheme", ["holdout", "listed"])
@@ -110,7 +110,7 @@ def test_only_copies_of_test_are_copies_whatever_else_stays_together(scheme):
     assert set(result["reason"][same & ~copies]) == {"group of a copy of a test picture"}
 
 
-def test_external_pictures_can_all_train():
+def test_external_images_can_all_train():
     catalog, groups = table()
     result = sides(catalog, groups, external="train", fraction=0.3)
     rule = result["reason"].notna()
@@ -119,7 +119,7 @@ def test_external_pictures_can_all_train():
     assert 0.15 < (competition == "valid").mean() < 0.45
 
 
-def test_external_pictures_can_stay_out():
+def test_external_images_can_stay_out():
     catalog, groups = table()
     result = sides(catalog, groups, external="excluded", fraction=0.3)
     external = catalog["source"] == "external"
@@ -136,7 +136,7 @@ def test_sources_get_their_shares_separately():
         assert share == pytest.approx(0.25, abs=0.01)
 
 
-def test_folds_cover_every_labelled_picture_once():
+def test_folds_cover_every_labelled_image_once():
     catalog, groups = table()
     result = sides(catalog, groups, scheme="folds", folds=4, force_train=["i5"])
     forced = groups["group"] == groups["group"][5]
@@ -176,7 +176,7 @@ def test_contradicting_lists_are_an_error():
         sides(catalog, groups, force_valid=["i3"], force_train=["i3"])
 
 
-def test_own_pictures_without_labels_are_predicted():
+def test_own_images_without_labels_are_predicted():
     catalog, groups = table()
     catalog.loc[0, "source"] = "own"
     catalog.loc[:1, "labels"] = None
@@ -185,7 +185,7 @@ def test_own_pictures_without_labels_are_predicted():
     assert result.iloc[1][["split", "reason"]].tolist() == ["excluded", "no labels"]
 
 
-def test_pictures_that_cannot_be_used_are_left_out():
+def test_images_that_cannot_be_used_are_left_out():
     catalog, groups = table()
     groups["bad"] = groups["id"].isin(["i3", "i110", "i239"])  # one of each source
     result = splits.assign(catalog, groups, NO_PAIRS).set_index("id")
@@ -231,7 +231,7 @@ def test_wrong_options_are_named(options, message):
         sides(catalog, groups, **options)
 
 
-def test_a_picture_without_group_is_an_error():
+def test_a_image_without_group_is_an_error():
     catalog, groups = table()
     with pytest.raises(InputError, match="i0"):
         sides(catalog, groups.iloc[1:])

@@ -38,7 +38,7 @@ def member(name, model=None, class_numbers=(0, 1, 2), seed=0, **options):
 
 
 def seen(made):
-    """Probabilities and embeddings of each network for N pictures."""
+    """Probabilities and embeddings of each network for N images."""
     pictures = np.random.default_rng(0).integers(0, 256, (N, SIZE, SIZE, 4), np.uint8)
     batches = [dict(image=pictures, mask=np.ones(N, bool), index=np.arange(N))]
     found = {m.name: predict.predict(m.network, m.config, batches, ids()) for m in made.members}

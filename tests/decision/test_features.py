@@ -64,16 +64,16 @@ def test_flat_channels_have_no_nan():
     assert found["green_non_zero_mean"] == pytest.approx(100 / 255)
 
 
-def test_table_keeps_order_and_names_bad_pictures(picture):
+def test_table_keeps_order_and_names_bad_images(picture):
     pictures = [np.roll(picture, k, axis=2) for k in range(6)]
-    ids = [f"picture{k}" for k in range(6)]
+    ids = [f"image{k}" for k in range(6)]
     table = features.metafeature_table(iter(pictures), ids, [2048, None, 3072, 1728, np.nan, 4096])
     assert list(table["id"]) == ids and list(table.columns) == ["id", *features.NAMES]
     for k in (0, 3, 5):
         expected = features.metafeatures(pictures[k])
         assert table.loc[k, "green_mean"] == expected["green_mean"]
     assert table["size"].isna().tolist() == [False, True, False, False, True, False]
-    with pytest.raises(InputError, match="picture1"):
+    with pytest.raises(InputError, match="image1"):
         features.metafeature_table([picture, picture.astype(float)], ids[:2])
     with pytest.raises(InputError, match="pictures for"):
         features.metafeature_table(pictures, ids[:4])

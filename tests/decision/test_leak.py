@@ -62,7 +62,7 @@ def test_overlay_replaces_whole_rows_and_only_those():
     table = pd.DataFrame({"id": ["b", "z", "c", "a"], "labels": ["2 0", "1", "2", ""]})
     result, changed = leak.overlay(decided, ["a", "b", "c"], table)
     assert result.tolist() == [[True, True, False], [True, False, True], [False, False, True]]
-    assert changed == ["b"]  # c said the same already, a has no labels, z is no test picture
+    assert changed == ["b"]  # c said the same already, a has no labels, z is no test image
     assert decided[1].tolist() == [False, True, False]  # the input stays as it was
 
 

@@ -1,4 +1,4 @@
-"""Extra metafeatures: known pictures give known numbers; nothing is NaN."""
+"""Extra metafeatures: known images give known numbers; nothing is NaN."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from hpa_jax.decision import features, texture
 def test_known_numbers():
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 40, (64, 64, 4), dtype=np.uint8)
-    picture[:16, :, 2] = 200  # nucleus: a quarter of the picture
+    picture[:16, :, 2] = 200  # nucleus: a quarter of the image
     picture[..., 3] = picture[..., 0]
     picture[..., 1] = 0
     picture[:32, :, 1] = 128  # green: the upper half, so half of it lies in the nucleus
@@ -27,7 +27,7 @@ def test_known_numbers():
     assert noise["green_scale_8"] < 0.2 and noise["green_edges"] > found["green_edges"]
 
 
-def test_flat_and_odd_pictures_have_no_nan():
+def test_flat_and_odd_images_have_no_nan():
     for shape in ((1, 1, 4), (7, 5, 4), (33, 65, 4)):
         values = texture.extra(np.full(shape, 9, np.uint8)).values()
         assert np.isfinite(list(values)).all()

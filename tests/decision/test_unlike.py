@@ -13,7 +13,7 @@ def embeddings():
     return (rng.normal(size=(600, 8)) @ rng.normal(size=(8, 40)) + 5).astype(np.float32)
 
 
-def test_few_ordinary_pictures_and_all_far_ones_are_flagged(embeddings, tmp_path):
+def test_few_ordinary_images_and_all_far_ones_are_flagged(embeddings, tmp_path):
     reference = unlike.fit(embeddings[:400], flagged=0.01)
     ordinary, _ = reference.judge(embeddings[400:])
     assert ordinary.mean() < 0.06

@@ -34,7 +34,7 @@ class Tiny(nnx.Module):
 
 
 class Corner(nnx.Module):
-    """A network that sees the top left quarter and takes pictures of any size."""
+    """A network that sees the top left quarter and takes images of any size."""
 
     def embed(self, images):
         height, width = images.shape[1] // 2, images.shape[2] // 2
@@ -119,8 +119,8 @@ def test_equals_a_loop_over_views(model, pictures, name, aggregate):
     ],
 )
 def test_the_plain_view_is_kept_beside_the_others(pictures, name, held):
-    """Equal to predicting with the one view; NaN where no view is the picture as it is."""
-    model = Corner()  # takes pictures of any size
+    """Equal to predicting with the one view; NaN where no view is the image as it is."""
+    model = Corner()  # takes images of any size
     (batch,) = batches(pictures, size=N)
     pictures = pictures.repeat(4, axis=1).repeat(4, axis=2)
     batch["image"] = pictures
@@ -168,10 +168,10 @@ import sys
 import jax, numpy as np
 from flax import nnx
 from tests.inference import test_predict as t
-pictures = np.load(sys.argv[1])
+images = np.load(sys.argv[1])
 assert jax.local_device_count() == 3
 probs, _ = t.predict.predict(
-    t.Tiny(nnx.Rngs(0)), t.CONFIG, t.batches(pictures), t.ids(), views="d4"
+    t.Tiny(nnx.Rngs(0)), t.CONFIG, t.batches(images), t.ids(), views="d4"
 )
 np.save(sys.argv[2], probs)
 """

@@ -76,7 +76,7 @@ def test_transfer_replaces_or_boosts_above_tau():
         retrieval.transfer(probs, labels[:, :1], similarity)
 
 
-def test_recall_counts_pictures_whose_antibody_has_another():
+def test_recall_counts_images_whose_antibody_has_another():
     rng = np.random.default_rng(0)
     centres = rng.normal(size=(20, 16)) * 5
     antibodies = np.repeat(np.arange(20), 3)
@@ -86,7 +86,7 @@ def test_recall_counts_pictures_whose_antibody_has_another():
     assert found["chance"] == pytest.approx(2 / 59)
     random = retrieval.recall_at_1(rng.normal(size=(60, 16)), antibodies)
     assert random["recall"] < 0.25
-    # A copy proves nothing: with all three pictures of an antibody in one group there is no query.
+    # A copy proves nothing: with all three images of an antibody in one group there is no query.
     assert retrieval.recall_at_1(close, antibodies, groups=antibodies)["queries"] == 0
     names = [None if a == 0 else str(a) for a in antibodies]
     assert retrieval.recall_at_1(close, names)["queries"] == 57

@@ -1,4 +1,4 @@
-"""Prediction over packed records: restart in the middle; pictures of any size by tiles."""
+"""Prediction over packed records: restart in the middle; images of any size by tiles."""
 
 import json
 import shutil
@@ -89,13 +89,13 @@ def test_a_stopped_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(predict, "stream", None)  # all is done: no network is asked
     np.testing.assert_array_equal(run(packed, ids, views=views, directory=parts).probs, again.probs)
     other = types.SimpleNamespace(**vars(CONFIG))
-    other.image_size = SIZE // 2  # pictures of another side are other pictures
+    other.image_size = SIZE // 2  # images of another side are other images
     with pytest.raises(TypeError):
         sweep.predict_records(Tiny(), other, packed, ids, batch_size=2, directory=parts)
 
 
-def test_a_picture_replaced_under_its_id_is_looked_at_again(packed, tmp_path):
-    """Part files remember the content of the packed pictures, not their ids alone."""
+def test_a_image_replaced_under_its_id_is_looked_at_again(packed, tmp_path):
+    """Part files remember the content of the packed images, not their ids alone."""
     ids, folder = list(packed.ids[:3]), tmp_path / "records"
     shutil.copytree(packed.directory, folder)
     before = sweep.content(input.Records(folder))
@@ -143,7 +143,7 @@ def test_empty_and_unknown_ids_are_refused(packed):
         run(packed, ["nobody"])
 
 
-def test_tiles_cover_pictures_of_any_size():
+def test_tiles_cover_images_of_any_size():
     rng = np.random.default_rng(0)
     for shape in [(16, 16), (40, 23), (9, 50), (5, 5)]:
         picture = rng.integers(0, 256, (*shape, 1), np.uint8)
@@ -153,13 +153,13 @@ def test_tiles_cover_pictures_of_any_size():
     assert len(list(sweep.tiles_of(np.zeros((16, 16, 1)), 16, 0.5))) == 1
 
 
-def test_tiles_of_all_pictures_are_joined_by_max():
-    """The brightest pixel of a picture decides class 0, wherever it lies."""
+def test_tiles_of_all_images_are_joined_by_max():
+    """The brightest pixel of an image decides class 0, wherever it lies."""
     shapes = [(40, 23), (16, 16), (5, 60)]
     pictures = [np.zeros((*shape, 4), np.uint8) for shape in shapes]
     pictures[0][39, 22] = 255
     pictures[2][0, 0] = 128
-    probs, embeddings = sweep.predict_pictures(
+    probs, embeddings = sweep.predict_images(
         Tiny(), CONFIG, pictures.__getitem__, ["a", "b", "c"], tile=16, batch_size=3
     )
     assert probs[0, 0] > probs[2, 0] > probs[1, 0]
@@ -173,7 +173,7 @@ def test_stopped_tiles_go_on_where_they_were(tmp_path, monkeypatch, aggregate):
     pictures = [rng.integers(0, 200 + 10 * n, (*s, 4), np.uint8) for n, s in enumerate(shapes)]
     options = dict(tile=16, batch_size=3, aggregate=aggregate)
     ids = ["a", "b", "c", "d"]
-    whole = sweep.predict_pictures(Tiny(), CONFIG, pictures.__getitem__, ids, **options)
+    whole = sweep.predict_images(Tiny(), CONFIG, pictures.__getitem__, ids, **options)
     monkeypatch.setattr(sweep, "SAVE_SECONDS", 0.0)
     options |= dict(directory=tmp_path, shown="these")
 
@@ -183,21 +183,21 @@ def test_stopped_tiles_go_on_where_they_were(tmp_path, monkeypatch, aggregate):
         return pictures[row]
 
     with pytest.raises(KeyboardInterrupt):
-        sweep.predict_pictures(Tiny(), CONFIG, stops, ids, **options)
+        sweep.predict_images(Tiny(), CONFIG, stops, ids, **options)
     read = []
 
     def counts(row):
         read.append(row)
         return pictures[row]
 
-    again = sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **options)
+    again = sweep.predict_images(Tiny(), CONFIG, counts, ids, **options)
     assert 3 in read and 0 not in read
     for one, other in zip(whole, again, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-6)
     read.clear()
-    sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **options)
+    sweep.predict_images(Tiny(), CONFIG, counts, ids, **options)
     assert not read
-    sweep.predict_pictures(Tiny(), CONFIG, counts, ids, **{**options, "shown": "others"})
+    sweep.predict_images(Tiny(), CONFIG, counts, ids, **{**options, "shown": "others"})
     assert read == [0, 1, 2, 3]
 
 

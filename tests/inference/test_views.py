@@ -88,7 +88,7 @@ def test_oml_weights_and_corners(images):
         assert np.ptp(rows) == pytest.approx((SIZE - 1) / 1.35, abs=1e-3)
 
 
-def test_random_views_belong_to_the_picture_not_to_the_batch(images):
+def test_random_views_belong_to_the_image_not_to_the_batch(images):
     group = views.make("oml").groups(SIZE, SIZE)[1]
     whole = show(group, images, 5)
     alone = show(group, images[2:], 5, first=2)
@@ -119,7 +119,7 @@ def test_crops_show_the_whole_then_pieces_without_resampling():
     assert not np.allclose(show(group, base, 8)[0], show(group, base, 16)[0])
 
 
-def test_crops_of_random_side_lie_between_their_shares_and_differ_by_picture():
+def test_crops_of_random_side_lie_between_their_shares_and_differ_by_image():
     size = 64
     ramp = jnp.linspace(0.0, 1.0, size)
     base = jnp.broadcast_to(ramp[None, :, None, None], (40, size, size, 1))

@@ -82,7 +82,7 @@ def loaded(name: str, folder: Path, **options: Any) -> nnx.Module:
 
 
 def pictures(name: str) -> np.ndarray:
-    """The two pictures of a golden file [2, H, W, 3]."""
+    """The two images of a golden file [2, H, W, 3]."""
     return seeded.images(2, int(golden(name)["size"]), 3)
 
 
@@ -107,7 +107,7 @@ def assert_groups_cover(model: nnx.Module, groups: list[list[str]]) -> None:
 
 
 def feature_shape(model: nnx.Module, height: int, width: int, channels: int) -> tuple[int, ...]:
-    """The shape of `features` of one picture, without computing them."""
+    """The shape of `features` of one image, without computing them."""
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.float32)
     return nnx.eval_shape(lambda model, images: model.features(images), model, images).shape
 

@@ -22,7 +22,7 @@ def test_a_training_step_moves_the_statistics_as_torchs(tmp_path):
     model.train()
     expected = pinned.golden("densenet121")
     ours = pinned.logits(model, pinned.pictures("densenet121"))
-    # The last maps are 2 x 2 pixels of 2 pictures, so the batch's variance amplifies rounding.
+    # The last maps are 2 x 2 pixels of 2 images, so the batch's variance amplifies rounding.
     pinned.assert_close(ours, expected["training_logits"], 1e-3)
     pinned.assert_close(np.asarray(model.norm0.mean), expected["mean_after"])
     pinned.assert_close(np.asarray(model.norm0.var), expected["var_after"])

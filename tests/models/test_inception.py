@@ -27,7 +27,7 @@ def test_auxiliary_logits_equal_torchvisions(tmp_path):
     pinned.assert_close(np.asarray(ours), pinned.golden("inception_v3")["aux"])
 
 
-def test_only_v3_has_an_auxiliary_head_and_it_takes_small_pictures():
+def test_only_v3_has_an_auxiliary_head_and_it_takes_small_images():
     model = pinned.small("inception_v3", in_channels=4)
     for size in (75, 128, 299):
         images = jax.ShapeDtypeStruct((2, size, size, 4), np.float32)

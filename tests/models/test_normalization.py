@@ -47,7 +47,7 @@ def test_ranges():
     )
 
 
-def test_per_image_centres_each_channel_of_each_picture_and_survives_a_flat_one():
+def test_per_image_centres_each_channel_of_each_image_and_survives_a_flat_one():
     x = images()
     x[0, :, :, 1] = 0.25
     result = np.asarray(normalizer("per_image", RGBY)(jnp.asarray(x)))

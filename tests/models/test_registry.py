@@ -96,7 +96,7 @@ SMALLEST = {
 
 
 @pytest.mark.parametrize(("name", "large_stem"), SMALLEST)
-def test_too_small_pictures_are_refused_with_the_smallest_side(name, large_stem):
+def test_too_small_images_are_refused_with_the_smallest_side(name, large_stem):
     model = pinned.small(name, in_channels=4, depth=0.1, large_stem=large_stem)
     smallest = SMALLEST[name, large_stem]
     assert min(pinned.feature_shape(model, smallest, smallest, 4)) > 0

@@ -22,7 +22,7 @@ def bench(monkeypatch):
 
 
 def saved(bench, name, remat, **options):
-    """Bytes kept of one picture of 128 x 128."""
+    """Bytes kept of one image of 128 x 128."""
     model = nnx.eval_shape(
         lambda: create(
             name, num_classes=5, width=1 / 8, dropout=0.0, remat=remat, rngs=nnx.Rngs(0), **options

@@ -21,7 +21,7 @@ TRAIN, TEST, SIDE = 60, 40, 16
 
 
 def workdir_of(folder, planted, scheme="holdout"):
-    """Packed pictures and a split, without the stages; planted: test pictures are brighter."""
+    """Packed images and a split, without the stages; planted: test images are brighter."""
     root = folder / "data"
     ids = [f"t{i}" for i in range(TRAIN)] + [f"x{i}" for i in range(TEST)]
     for number, id in enumerate(ids):

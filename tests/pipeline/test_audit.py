@@ -18,7 +18,7 @@ NUMBER = 12
 
 @pytest.fixture
 def context(done, tmp_path):
-    """The small run with twelve of its training pictures called audit, and predictions of them."""
+    """The small run with twelve of its training images called audit, and predictions of them."""
     workdir = shutil.copytree(done[0], tmp_path / "run")
     splits = pd.read_parquet(workdir / "splits.parquet")
     rows = splits.index[splits["split"] == "train"][:NUMBER]
@@ -96,12 +96,12 @@ def test_nothing_is_fitted_on_the_audit_part(tmp_path):
     assert artifacts.read_json(tmp_path / "audit.json")["scores"] != before["scores"]
 
 
-def test_too_few_pictures_for_an_audit_part_are_said_at_once(context):
+def test_too_few_images_for_an_audit_part_are_said_at_once(context):
     table = pd.read_parquet(context.path("catalog.parquet"))
     labelled = table[table["source"] == "train"].head(3 * 28)
-    labelled["labels"] = [[number % 28] for number in range(3 * 28)]  # three pictures a class
+    labelled["labels"] = [[number % 28] for number in range(3 * 28)]  # three images a class
     table = pd.concat([labelled, table[table["source"] == "test"]], ignore_index=True)
     table.to_parquet(context.path("catalog.parquet"))
     (task,) = prepare.split(context)
-    with pytest.raises(prepare.InputError, match="no picture in audit"):
+    with pytest.raises(prepare.InputError, match="no image in audit"):
         task.work()

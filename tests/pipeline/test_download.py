@@ -20,7 +20,7 @@ def test_only_the_atlas_is_downloaded():
         download(defaults.default(), {"workdir": "w"})
 
 
-def test_a_server_without_the_pictures_is_an_error(tmp_path, monkeypatch):
+def test_a_server_without_the_images_is_an_error(tmp_path, monkeypatch):
     (tmp_path / "external.csv").write_text("Id,Target\n1_2_C3_4,5\n")
     plain = httpx.Client
     transport = httpx.MockTransport(lambda request: httpx.Response(404))

@@ -15,7 +15,7 @@ from hpa_jax.pipeline.context import Context
 
 @pytest.fixture(scope="module")
 def workdir(done, tmp_path_factory):
-    """The small run, and tables that give every other row a near labelled picture."""
+    """The small run, and tables that give every other row a near labelled image."""
     copied = shutil.copytree(done[0], tmp_path_factory.mktemp("findings") / "run")
     splits = pd.read_parquet(copied / "splits.parquet")
     lenders = splits.loc[splits["split"] == "train", "id"].to_numpy(str)

@@ -43,7 +43,7 @@ def write_tables(tmp_path, train, valid=0, test=0, folds=0):
     pd.DataFrame({"id": ids, "group": range(count)}).to_parquet(tmp_path / "groups.parquet")
 
 
-def test_time_grows_with_epochs_and_pictures(tmp_path, monkeypatch):
+def test_time_grows_with_epochs_and_images(tmp_path, monkeypatch):
     monkeypatch.setattr(forecast, "_operations_per_second", lambda: 1e9)
     once = forecast.training_seconds(context(tmp_path))
     assert once > 0
@@ -51,15 +51,15 @@ def test_time_grows_with_epochs_and_pictures(tmp_path, monkeypatch):
     assert forecast.training_seconds(context(tmp_path, train=200)) == pytest.approx(2 * once)
 
 
-def test_disk_counts_pictures_records_and_checkpoints(tmp_path):
+def test_disk_counts_images_records_and_checkpoints(tmp_path):
     small, large = context(tmp_path), context(tmp_path, train=200)
     pictures = forecast.bytes_needed(large) - forecast.bytes_needed(small)
     assert pictures == 100 * 4 * (32**2 + large.config.records.image_size**2)
     assert forecast.bytes_needed(small) > 100 * 4 * 32**2
 
 
-def test_pictures_are_those_of_the_split_wherever_they_lie(tmp_path):
-    """One More Layer's layout: several sources, full-size pictures alone; nothing is listed."""
+def test_images_are_those_of_the_split_wherever_they_lie(tmp_path):
+    """One More Layer's layout: several sources, full-size images alone; nothing is listed."""
     solution_ = solution.get_config()
     write_tables(tmp_path, train=120, valid=16, test=24)
     found = {fit.name: fit for fit in forecast.to_train(Context(solution_, tmp_path))}
@@ -92,7 +92,7 @@ def test_folds_left_out_parts_refit_and_metric_learning_count(tmp_path):
 
 
 def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "seconds_per_picture", lambda model, **rest: 0.5)
+    monkeypatch.setattr(trial, "seconds_per_image", lambda model, **rest: 0.5)
     said = []
     two_epochs = context(tmp_path, epochs=2, train=100)
     assert forecast.measured_seconds(two_epochs, said.append) == 0.5 * 2 * 100
@@ -103,7 +103,7 @@ def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, mon
 
 
 def test_a_slow_host_sets_the_time_and_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "seconds_per_picture", lambda model, **rest: 1 / 1200)
+    monkeypatch.setattr(trial, "seconds_per_image", lambda model, **rest: 1 / 1200)
     monkeypatch.setattr(trial, "seconds_per_read", lambda model, **rest: 1 / 300)
     monkeypatch.setattr(batches, "Records", lambda folder: None)
     monkeypatch.setattr(distributed, "cores", lambda: 8)
@@ -151,7 +151,7 @@ def test_a_batch_is_recommended_where_its_figure_is_known(monkeypatch):
 def test_a_step_is_measured(tmp_path):
     tiny = context(tmp_path)
     said = []
-    seconds = trial.seconds_per_picture(
+    seconds = trial.seconds_per_image(
         tiny.config.models.m,
         directory=tmp_path,
         class_names=("a", "b"),

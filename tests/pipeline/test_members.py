@@ -1,4 +1,4 @@
-"""What --checkpoint names: which weights, views and cuts; averages; pictures of the right side."""
+"""What --checkpoint names: which weights, views and cuts; averages; images of the right side."""
 
 import json
 import shutil

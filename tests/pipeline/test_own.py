@@ -1,4 +1,4 @@
-"""export and predict on own pictures: the bundle decides as the run did; odd input is told."""
+"""export and predict on own images: the bundle decides as the run did; odd input is told."""
 
 import json
 import re
@@ -19,7 +19,7 @@ CHANNELS = ("red", "green", "blue", "yellow")
 
 @pytest.fixture(scope="module")
 def exported(done, tmp_path_factory):
-    """(the run's workdir, its bundle, workdir of a prediction of the test pictures by it, text)."""
+    """(the run's workdir, its bundle, workdir of a prediction of the test images by it, text)."""
     workdir, _ = done
     assert main(["export", *CONFIG, f"--workdir={workdir}"]) == 0
     own = tmp_path_factory.mktemp("own")
@@ -33,7 +33,7 @@ def chosen(workdir):
 
 
 def scores_of(workdir, method, ids):
-    """The run's scores [N, C] of a method for its test pictures."""
+    """The run's scores [N, C] of a method for its test images."""
     folder = workdir / "models" / method / "predictions"
     if method == "stack":
         folder = workdir / "stack"
@@ -69,7 +69,7 @@ def test_embeddings_are_those_of_the_run(exported, done):
 
 @pytest.mark.parametrize("method", ["tiny", "weighted mean", "logistic regression", "greedy"])
 def test_every_method_is_exported_with_its_weights(exported, tmp_path, method):
-    """Joined from the run's own probabilities, so no picture is looked at again."""
+    """Joined from the run's own probabilities, so no image is looked at again."""
     workdir, _, _ = exported
     settings = [f"--config.submission.method={method}"]
     if method == "greedy":
@@ -110,29 +110,29 @@ def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
 
 
 def write_tiffs(folder, name, picture):
-    """A picture uint8[h, w, 4] as four 16-bit TIFFs, brighter than 8 bits hold."""
+    """An image uint8[h, w, 4] as four 16-bit TIFFs, brighter than 8 bits hold."""
     folder.mkdir(exist_ok=True)
     for plane, channel in enumerate(CHANNELS):
         values = picture[..., plane].astype(np.uint16) * 150 + 90
         tifffile.imwrite(folder / f"{name}_{channel}.tif", values)
 
 
-def test_strange_pictures_are_flagged_with_a_reason(exported, tmp_path, capsys):
+def test_strange_images_are_flagged_with_a_reason(exported, tmp_path, capsys):
     _, packed, own = exported
     ordinary = pd.read_csv(own / "predictions.csv")
-    assert ordinary["unlike_training"].mean() < 0.4  # of 35 reference pictures; they are alike
+    assert ordinary["unlike_training"].mean() < 0.4  # of 35 reference images; they are alike
     rng = np.random.default_rng(0)
     write_tiffs(tmp_path / "in", "noise", rng.integers(0, 256, (90, 70, 4), np.uint8))
     write_tiffs(tmp_path / "in", "dots", 255 * rng.integers(0, 2, (64, 64, 4)).astype(np.uint8))
     arguments = [f"--bundle={packed}", f"--config.data.root={tmp_path}/in"]
     assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
-    assert "2 pictures, 2 unlike the training pictures" in capsys.readouterr().out
+    assert "2 images, 2 unlike the training pictures" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert found["unlike_training"].all()
     assert found["why"].str.contains("above all reference|no similar picture").all()
 
 
-def test_tiles_see_the_ends_of_a_long_picture(exported, tmp_path):
+def test_tiles_see_the_ends_of_a_long_image(exported, tmp_path):
     workdir, _, _ = exported
     test = workdir / "data" / "test"
     ids = sorted({path.name.rsplit("_", 1)[0] for path in test.glob("*_green.png")})[:2]
@@ -147,7 +147,7 @@ def test_tiles_see_the_ends_of_a_long_picture(exported, tmp_path):
     names, probs, _ = read_table(tmp_path / "out" / "predictions.parquet")
     found = dict(zip(names, probs))
     left, right = scores_of(workdir, "tiny", ids)
-    np.testing.assert_allclose(found["one"], left, atol=2e-3)  # one tile is the picture itself
+    np.testing.assert_allclose(found["one"], left, atol=2e-3)  # one tile is the image itself
     assert (found["long"] >= np.maximum(left, right) - 2e-3).all()
 
 
@@ -162,9 +162,9 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
     here = f"--config.data.root={tmp_path}"
     cases = [
         ([f"--bundle={tmp_path}", here], "no bundle"),
-        ([f"--bundle={packed}"], "folder of pictures to label is missing"),
+        ([f"--bundle={packed}"], "folder of images to label is missing"),
         ([f"--bundle={packed}", f"{here}/nowhere"], "no such folder"),
-        ([f"--bundle={packed}", f"{here}/empty"], "no picture fits"),
+        ([f"--bundle={packed}", f"{here}/empty"], "no image fits"),
         ([f"--bundle={packed}", f"{here}/cut"], "b_green.tif"),
         ([f"--bundle={packed}", f"{here}/cut", f"--checkpoint={workdir}/models/tiny"], "one of"),
         ([f"--checkpoint={workdir}/models/none", f"{here}/cut"], "no trained model"),
@@ -175,7 +175,7 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
         assert words in error and error.count("\n") == 1
     arguments = [f"--bundle={packed}", f"{here}/cut", "--config.data.on_bad_image=skip"]
     assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
-    assert re.search(r"1 pictures, 1 left out \(.*bad_images\.csv\)", capsys.readouterr().out)
+    assert re.search(r"1 images, 1 left out \(.*bad_images\.csv\)", capsys.readouterr().out)
 
 
 def test_export_needs_a_finished_run(tmp_path, capsys):
@@ -184,8 +184,8 @@ def test_export_needs_a_finished_run(tmp_path, capsys):
 
 
 @pytest.mark.slow  # a run of its own
-def test_a_bundle_reads_pictures_of_the_sides_that_the_run_read(tmp_path):
-    """Metafeatures of 32 px, a network of 64 px: never from pictures that were made smaller."""
+def test_a_bundle_reads_images_of_the_sides_that_the_run_read(tmp_path):
+    """Metafeatures of 32 px, a network of 64 px: never from images that were made smaller."""
     arguments = [*CONFIG, "--config.records.image_size=32", "--config.records.also=(64,)"]
     assert main(["run", *arguments, f"--workdir={tmp_path}/run"]) == 0
     assert main(["export", *arguments, f"--workdir={tmp_path}/run"]) == 0

@@ -36,7 +36,7 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     assert len(list((tmp_path / "again" / "predict_parts").rglob("part-*.npz"))) == 2
     monkeypatch.setattr(predict, "stream", counts)
     assert main(again) == 0
-    assert asked[0] == 30 - 2 * 8  # the first network's other pictures
+    assert asked[0] == 30 - 2 * 8  # the first network's other images
     files = {
         str(path.relative_to(tmp_path / "whole"))
         for path in (tmp_path / "whole").rglob("*")

@@ -1,4 +1,4 @@
-"""The stages from pictures to records: what a changed picture makes them do again."""
+"""The stages from images to records: what a changed image makes them do again."""
 
 import os
 
@@ -19,7 +19,7 @@ STAGES = ["catalog", "duplicates", "records"]
 
 @pytest.fixture(params=["decode", "header"])
 def work(request, tmp_path, capsys):
-    """Runs the stages over a folder of nine pictures; returns what they said."""
+    """Runs the stages over a folder of nine images; returns what they said."""
     root = competition(tmp_path / "data")
 
     def run() -> str:
@@ -33,7 +33,7 @@ def work(request, tmp_path, capsys):
     return run
 
 
-def test_a_picture_replaced_in_place_is_seen_by_all_that_read_it(work):
+def test_a_image_replaced_in_place_is_seen_by_all_that_read_it(work):
     work()
     folder = work.workdir / "records" / "16-zstd"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record")}
@@ -56,7 +56,7 @@ def test_nothing_is_done_again_for_equal_bytes_under_a_new_time(work):
 
 
 def test_a_table_without_any_model_can_be_packed(work):
-    assert "[records] 9 pictures of 16 px" in work()
+    assert "[records] 9 images of 16 px" in work()
     assert not np.any([name.startswith("models") for name in os.listdir(work.workdir)])
 
 
@@ -72,7 +72,7 @@ def test_a_source_without_a_root_is_that_of_the_short_form(tmp_path):
 
 
 @pytest.mark.parametrize(("variant", "full_size"), [("", True), ("no_full_size", False)])
-def test_bestfitting_reads_full_size_pictures_of_the_root_it_is_given(tmp_path, variant, full_size):
+def test_bestfitting_reads_full_size_images_of_the_root_it_is_given(tmp_path, variant, full_size):
     config = bestfitting.get_config(variant)
     with config.unlocked():
         config.data.root = str(tmp_path)

@@ -157,7 +157,7 @@ def test_boost_moves_probabilities_by_how_near_the_neighbour_is(tmp_path):
     np.testing.assert_allclose(found[1], 0.4)
 
 
-def test_recall_is_of_the_held_out_pictures(tmp_path):
+def test_recall_is_of_the_held_out_images(tmp_path):
     context = make(tmp_path)
     catalog = artifacts.read_table(context.path("catalog.parquet"))
     catalog["antibody"] = ["p", "p", "q", "q"] + [None] * 8

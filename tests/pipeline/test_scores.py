@@ -1,4 +1,4 @@
-"""Scores that several networks or several pictures share: folds of a model, twins of the test."""
+"""Scores that several networks or several images share: folds of a model, twins of the test."""
 
 import json
 
@@ -25,7 +25,7 @@ def context(tmp_path):
 
 
 def test_twins_of_the_test_part_share_their_mean_in_every_method(context):
-    """a ~ b ~ c: all three are one picture; v, of another part, joins nobody."""
+    """a ~ b ~ c: all three are one image; v, of another part, joins nobody."""
     rng, drawn = np.random.default_rng(0), {}
     for split in ("valid", "test"):
         paths = {"m": tables.predictions(context, "m", split)}

@@ -64,12 +64,12 @@ def test_rows_of_folds(context):
     assert len(tables.split_rows(context, "train").ids) == 6
 
 
-def test_twins_of_test_pictures_by_their_own_matches(context):
+def test_twins_of_test_images_by_their_own_matches(context):
     pairs = [("a", "b"), ("b", "c"), ("d", "train"), ("e", "train")]
     pd.DataFrame(pairs, columns=["id_a", "id_b"]).to_parquet(context.path("duplicates.parquet"))
     found = tables.twins(context, np.array(["e", "c", "d", "a", "b"]))
     assert found[1] == found[3] == found[4]
-    assert len(set(found)) == 3  # d and e match one train picture, not each other
+    assert len(set(found)) == 3  # d and e match one train image, not each other
 
 
 def test_probabilities_come_in_the_asked_order_with_nan_for_unknown_classes(context):

@@ -47,7 +47,7 @@ def test_classes_counts_the_labels_of_each_source_and_of_the_submission(verb):
     assert len(pd.read_csv(workdir / "classes" / "pairs.csv"))
 
 
-def test_preview_shows_changed_pictures(verb):
+def test_preview_shows_changed_images(verb):
     workdir, _ = verb("preview", "--only=tiny")
     grid = np.asarray(Image.open(workdir / "preview" / "tiny.png"))
     assert grid.min() != grid.max() and not (workdir / "preview" / "tiny_wide.png").exists()
@@ -68,7 +68,7 @@ def test_lr_find_sweeps_and_leaves_the_model_alone(verb, done):
     assert {file: file.stat().st_mtime_ns for file in after} == before
 
 
-def test_label_noise_lists_pictures_that_the_models_contradict(verb):
+def test_label_noise_lists_images_that_the_models_contradict(verb):
     workdir, out = verb("label_noise")
     found = pd.read_csv(workdir / "label_noise.csv")
     valid = pd.read_parquet(workdir / "splits.parquet").query("split == 'valid'")["id"]

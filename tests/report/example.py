@@ -32,7 +32,7 @@ def scored(name: str, rows: int = 120, seed: int = 0) -> Scored:
         for method in CUTS
     }
     ids = np.array([f"{name}{row}" for row in range(rows)])
-    note = f"{rows} {name} pictures"
+    note = f"{rows} {name} images"
     return Scored(name, note, ids, labels, np.arange(rows), probs, decided, weights, scores)
 
 

@@ -1,4 +1,4 @@
-"""The page in a real browser: every picture loads, every link leads somewhere, no complaints."""
+"""The page in a real browser: every image loads, every link leads somewhere, no complaints."""
 
 import numpy as np
 import pytest
@@ -49,7 +49,7 @@ def test_every_section_opens_without_complaint(tmp_path):
 
 
 def test_what_is_broken_is_seen(tmp_path):
-    """The test above can fail: no pictures, a page too wide, a table that is cut, a complaint."""
+    """The test above can fail: no images, a page too wide, a table that is cut, a complaint."""
     bad = Section(
         "bad",
         "Bad",

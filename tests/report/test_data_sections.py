@@ -8,7 +8,7 @@ from tests.report.example import CLASSES
 
 
 def pictures(ids):
-    """A grey picture an id, with as many bright rows as its number says."""
+    """A grey image an id, with as many bright rows as its number says."""
     for id in ids:
         image = np.full((16, 16, 4), 20, np.uint8)
         image[: int(id[1:])] = 200
@@ -50,7 +50,7 @@ def test_pairs_come_as_they_need_looking_at():
     assert len(pairs.chosen(PAIRS.head(0), 4)) == 0
 
 
-def test_a_pair_is_one_card_of_two_pictures(tmp_path):
+def test_a_pair_is_one_card_of_two_images(tmp_path):
     section = pairs.section(PAIRS, CLASSES, pictures, 3)
     card = section.cards[0]
     texts = [line.text for line in card.lines]
@@ -78,7 +78,7 @@ def test_doubtful_labels_show_given_and_suggested():
     assert doubtful.section(found.head(0), 50, CLASSES, pictures, 1).cards == []
 
 
-def test_likeness_shows_the_pictures_most_unlike_test():
+def test_likeness_shows_the_images_most_unlike_test():
     scored = pd.DataFrame({"id": ["a1", "a2", "a3"], "is_test": [True, False, False],
                            "score": [0.05, 0.1, 0.9], "weight": [1.0, 0.1, 2.0],
                            "source": ["test", "train", "train"]})  # fmt: skip
@@ -108,7 +108,7 @@ def test_the_audit_part_stands_beside_validation():
         return {"macro_f1": value, "macro_f1_interval": [value - 0.1, value + 0.1],
                 "macro_f1_at_half": value - 0.2, "mean_average_precision": value}  # fmt: skip
 
-    found = {"rows": "9 audit pictures; nothing was fitted or chosen on them", "chosen": "stack",
+    found = {"rows": "9 audit images; nothing was fitted or chosen on them", "chosen": "stack",
              "scores": {"tiny": score(0.5), "stack": score(0.6)}, "submission": score(0.65),
              "classes_without_positives": ["Rods & rings"]}  # fmt: skip
     section = audited.section(found, {"tiny": score(0.55), "stack": score(0.7)})

@@ -44,7 +44,7 @@ def test_a_single_epoch_is_seen_and_networks_of_one_colour_are_told_apart(monkey
         assert axis.lines[0].get_marker() in ("", "None")
 
 
-def test_picture_is_stretched_and_of_the_asked_size():
+def test_image_is_stretched_and_of_the_asked_size():
     image = np.zeros((10, 10, 3), np.uint8)
     image[5:, :, 1] = 100
     data = base64.b64decode(figures.picture(image, side=20).split(",")[1])

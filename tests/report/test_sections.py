@@ -124,7 +124,7 @@ def test_mixups_name_pairs_and_counts():
     assert section.table.rows == [["Golgi apparatus", "Nucleoplasm", "3", "50 %"]]
 
 
-def test_mistakes_show_the_worst_pictures_first():
+def test_mistakes_show_the_worst_images_first():
     found = findings(test=False)
     valid = found.valid
     valid.labels[7], valid.decided["stack"][7] = [True, False, False], False
@@ -194,7 +194,7 @@ def test_leak_lists_lenders_that_disagree_with_the_one_that_won():
     truth = {name: np.array([True, False, False]) for name in tests}
     section = leaks.section(overlay, conflicts, CLASSES, tests, True, truth)
     assert section.table.rows == [["t1", "a", "Nucleoplasm", "1", "b", "Golgi apparatus", "5"]]
-    assert "2 of 10 test pictures (20.0 %); they replace" in section.notes[0]
+    assert "2 of 10 test images (20.0 %); they replace" in section.notes[0]
     assert "for 1 of 2" in section.notes[1]
     agree = leaks.section(overlay, conflicts.iloc[:0], CLASSES, tests, False, None)
     assert agree.table is None and "No conflicts" in agree.notes[-1] and "off" in agree.notes[0]
@@ -220,7 +220,7 @@ def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
     section = neighbours.section(pairs, lent, CLASSES, scored, pictures, 5, truth)
     assert seen == ["y", "b", "x", "a"]
     assert section.notes[0].startswith("For 2 of 3 test pictures")
-    assert "0.250 on 8 held-out pictures, by chance 0.125" in section.notes[1]
+    assert "0.250 on 8 held-out images, by chance 0.125" in section.notes[1]
     assert section.notes[2].endswith("for 1 of 2.")
     assert section.table.rows == [["0.65", "50.0 %", "0.750", "–"]] and section.table.chosen == 0
     first = [line.text for line in section.cards[0].lines]

@@ -43,7 +43,7 @@ def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
         for name, x in params.items():
             expected = (by_epoch[0][name] + by_epoch[1][name]) / 2
             np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
-    # statistics of conv1's outputs over all 64 training pictures, computed again
+    # statistics of conv1's outputs over all 64 training images, computed again
     records = tiny.Records()
     images = (records.images[32:] / 255.0).astype(np.float32)
     y = average.conv1(normalizer(config.normalize, config.channels)(images))
@@ -94,8 +94,8 @@ def test_swa_of_a_training_that_ends_early_is_of_its_last_epochs(tmp_path):
 
 
 @pytest.mark.parametrize("count", [70, 11])
-def test_statistics_are_those_of_every_picture_once(tmp_path, count):
-    """70 pictures in batches of 16, the last of 6; 11 fill no batch."""
+def test_statistics_are_those_of_every_image_once(tmp_path, count):
+    """70 images in batches of 16, the last of 6; 11 fill no batch."""
     config = tiny.model(
         stages=(stage(epochs=1, lr=1e-2),), average=dict(kind="ema", decay=0.5), augment="none"
     )

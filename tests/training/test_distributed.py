@@ -44,7 +44,7 @@ def losses(folder):
 
 
 def pack(folder, pictures):
-    """The pictures in memory as packed records."""
+    """The images in memory as packed records."""
     raw = folder.parent / "pictures"
     rows = []
     for id, image in zip(pictures.ids, pictures.images, strict=True):

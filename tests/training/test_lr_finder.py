@@ -45,7 +45,7 @@ def test_sweep_stops_on_divergence_and_leaves_the_model_untouched(tmp_path):
     assert (tmp_path / "lr_find.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_pictures_of_weight_0_are_not_shown(tmp_path):
+def test_images_of_weight_0_are_not_shown(tmp_path):
     """As in training: the sweep sees the sources in their weights."""
     alone, labels = np.zeros(64), tiny.Records().labels[32:]
     alone[5] = 1.0

@@ -44,7 +44,7 @@ def make(config, num_classes, *, seed=0, arrays=True):
 
 
 class Atlas(tiny.Records):
-    """Ten antibodies, 24 pictures each: how rough each stain is tells which."""
+    """Ten antibodies, 24 images each: how rough each stain is tells which."""
 
     def __init__(self):
         rng = np.random.default_rng(0)
@@ -58,7 +58,7 @@ class Atlas(tiny.Records):
         self.images = np.clip(images, 0, 255).astype(np.uint8)
 
 
-def test_classes_have_enough_pictures():
+def test_classes_have_enough_images():
     names, numbers = metric_learning.classes_of(["b", "a", "b", None, "c", "b"], pictures=1)
     assert names == ["a", "b", "c"] and numbers.tolist() == [1, 0, 1, -1, 2, 1]
     with pytest.raises(InputError, match="1 antibodies"):
@@ -111,7 +111,7 @@ def test_the_real_external_set_has_12815_antibodies_and_fits_into_little_memory(
     assert peak < 200e6, f"{peak / 1e6:.0f} MB"
 
 
-def test_training_brings_pictures_of_an_antibody_together(tmp_path):
+def test_training_brings_images_of_an_antibody_together(tmp_path):
     atlas = Atlas()
     config = configs.embedding_model(
         backbone="tiny", image_size=8, batch_size=16, dtype="float32",

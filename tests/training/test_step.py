@@ -102,7 +102,7 @@ def test_batch_losses_act_per_micro_batch(name):
 
 
 def test_memory_does_not_grow_with_the_number_of_micro_batches():
-    """compiled.memory_analysis() at 1, 4 and 16 micro-batches of 16 pictures of 32 pixels."""
+    """compiled.memory_analysis() at 1, 4 and 16 micro-batches of 16 images of 32 pixels."""
     sizes = {}
     for accumulate in (1, 4, 16):
         step, state = build(net(), accumulate=accumulate)
@@ -191,7 +191,7 @@ def test_padded_rows_of_evaluation_do_not_count():
     assert probs.dtype == jnp.float32
 
 
-def test_evaluation_sees_the_whole_picture_at_the_side_of_training():
+def test_evaluation_sees_the_whole_image_at_the_side_of_training():
     model = net()
     _, params, stats = network.split(model)
     seen = []

@@ -1,4 +1,4 @@
-"""A network and packed pictures small enough that a training takes a second."""
+"""A network and packed images small enough that a training takes a second."""
 
 import contextlib
 
@@ -113,7 +113,7 @@ def eval_batches(
 
 @contextlib.contextmanager
 def in_place():
-    """The training room with the tiny network and pictures in memory."""
+    """The training room with the tiny network and images in memory."""
     from unittest import mock
 
     from hpa_jax.data import batches as inputs
@@ -149,7 +149,7 @@ def settings(**differences):
 
 
 def train(directory, config, *, records=None, held=32, seed=0, **train_settings):
-    """loop.train on the tiny pictures; the first `held` rows are for validation."""
+    """loop.train on the tiny images; the first `held` rows are for validation."""
     from hpa_jax.training import loop
 
     records = records or Records()

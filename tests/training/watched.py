@@ -50,7 +50,7 @@ class Watch:
 
 
 def main(folder: Path) -> None:
-    """Trains for 1, 1 and 3 epochs of 4 steps of 16 pictures; 32 pictures are for validation."""
+    """Trains for 1, 1 and 3 epochs of 4 steps of 16 images; 32 images are for validation."""
     log = folder / "stderr"
     os.dup2(os.open(log, os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
     watch = Watch(log)
@@ -85,7 +85,7 @@ def main(folder: Path) -> None:
             config = tiny.model(stages=(stage(epochs=epochs, lr=1e-2),))
             tiny.train(folder / str(number), config)
             compiled.append(dict(watch.compiled))
-    shapes = ("uint8[16,8,8,4]", "uint8[16,5]", "bool[16]")  # pictures, labels, mask
+    shapes = ("uint8[16,8,8,4]", "uint8[16,5]", "bool[16]")  # images, labels, mask
     text = log.read_text()[before:]
     batches = [text.count(f"aval=ShapedArray({shape})") for shape in shapes]
     last = {name: getattr(watch, name)[-12:] for name in ("sent", "fetches", "programs")}

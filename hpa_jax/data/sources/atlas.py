@@ -1,11 +1,11 @@
-"""External pictures of the Human Protein Atlas -> catalog rows.
+"""External images of the Human Protein Atlas -> catalog rows.
 
 In: ROOT/TABLE (Id and labels as class numbers or as the atlas' location names; Id is
 antibody_plate_well_field; sizes and checksums of the files, if it has them) and ROOT/pictures/,
 which `download` fills.  Out: rows of source "external", channels converted to 8-bit grey files in
 `into`.
 
-The atlas serves JPEG: one RGB picture a channel, drawn in its colour (url with {channel}), or one
+The atlas serves JPEG: one RGB image a channel, drawn in its colour (url with {channel}), or one
 of red, green and blue together without yellow.  Names that are none of the classes are dropped (One
 More Layer: Vesicles, Cleavage furrow and others); what they did with yellow is not known.
 """
@@ -26,7 +26,7 @@ from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, BadPicture
+from hpa_jax.data.reader import CHANNELS, BadImage
 from hpa_jax.data.sources import competition, csv_tables, imported
 from hpa_jax.data.sources import download as client
 
@@ -58,10 +58,10 @@ def scan(
     largest: int = 0,
     content: Callable[[str], str] = sha256,
 ) -> "pd.DataFrame":
-    """Rows of every downloaded picture; one that is not there is a finding. No network.
+    """Rows of every downloaded image; one that is not there is a finding. No network.
 
-    not_only: pictures that have no class beside these are left out (`fetch` does not fetch them).
-    largest: side in pixels to which larger pictures are reduced; 0 keeps them.
+    not_only: images that have no class beside these are left out (`fetch` does not fetch them).
+    largest: side in pixels to which larger images are reduced; 0 keeps them.
     content: file -> digest of its bytes.
 
     Raises:
@@ -83,17 +83,17 @@ def scan(
     def mark(files: Mapping[str, str]) -> str:
         return imported.signature(files.values(), settings, content)
 
-    def look(id: str) -> dict[str, Any] | BadPicture | None:
+    def look(id: str) -> dict[str, Any] | BadImage | None:
         try:
             return _imported(root, id, files_of(root, id, url), into, mark)
-        except BadPicture as bad:
+        except BadImage as bad:
             return bad
 
-    def convert(id: str) -> dict[str, Any] | BadPicture:
+    def convert(id: str) -> dict[str, Any] | BadImage:
         try:
             files = files_of(root, id, url)
             return _convert(id, files, into, settings, mark(files))
-        except BadPicture as bad:
+        except BadImage as bad:
             return bad
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -107,7 +107,7 @@ def scan(
     rows = []
     for row in wanted.to_dict("records"):
         paths = results[row["id"]]
-        if isinstance(paths, BadPicture):
+        if isinstance(paths, BadImage):
             hint = "; fetch it with the verb download" if "no such file" in paths.what else ""
             problems.add(paths.path, row["id"], paths.what + hint)
         else:
@@ -131,9 +131,9 @@ def fetch(
     deadline: float = 600.0,
     first_pause: float = 1.0,
 ) -> tuple[int, dict[str, str]]:
-    """Downloads every picture of the table that is not there or damaged; a second call goes on.
+    """Downloads every image of the table that is not there or damaged; a second call goes on.
 
-    not_only: pictures that have no class beside these are not fetched.
+    not_only: images that have no class beside these are not fetched.
     Returns the number of files wanted, and url -> reason of those that could not be had (also in
     ROOT/download_failed.csv).
 
@@ -179,7 +179,7 @@ def fetch(
 def read_table(path: Path, class_names: Sequence[str], problems: Problems) -> "pd.DataFrame":
     """Columns id, labels (list), antibody, plate, sample of the atlas table.
 
-    A picture with no location among the classes is left out, as One More Layer did.
+    An image with no location among the classes is left out, as One More Layer did.
 
     Raises:
         InputError: the file is missing, no CSV, or lacks the columns.
@@ -253,7 +253,7 @@ def locations(text: str, class_names: Sequence[str]) -> tuple[list[int], list[st
 
 
 def urls_of(id: str, url: str) -> list[str]:
-    """Addresses of a picture: four channels, or one of all."""
+    """Addresses of an image: four channels, or one of all."""
     parts = _ID.fullmatch(id).groupdict()
     if "{channel}" not in url:
         return [url.format(**parts)]
@@ -283,9 +283,9 @@ def _imported(
     """
     for file in files.values():
         if not reader.inside(root, file):
-            raise BadPicture(file, "a link that leaves data.root; copy the file")
+            raise BadImage(file, "a link that leaves data.root; copy the file")
         if not Path(file).is_file():
-            raise BadPicture(file, "no such file")
+            raise BadImage(file, "no such file")
     return imported.known(into, id, mark(files))
 
 
@@ -296,7 +296,7 @@ def _convert(
     if "" in files:
         pixels = reader.decode(files[""])
         if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise BadPicture(files[""], "not an RGB picture")
+            raise BadImage(files[""], "not an RGB picture")
         planes = {c: pixels[..., k] for k, c in enumerate(CHANNELS[:3])}
         if missing_yellow == "mean":
             planes["yellow"] = np.rint(pixels.mean(axis=-1)).astype(np.uint8)
@@ -308,7 +308,7 @@ def _convert(
 
 
 def drawn_in_colour(pixels: np.ndarray, channel: str) -> np.ndarray:
-    """uint8[H, W] of a grey picture or of an RGB one drawn in the channel's colour.
+    """uint8[H, W] of a grey image or of an RGB one drawn in the channel's colour.
 
     JPEG smears a little into the other planes, so they are not asked to be black; yellow is the
     mean of red and green.

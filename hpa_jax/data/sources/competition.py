@@ -2,8 +2,8 @@
 
 In: ROOT/train.csv (Id,Target), ROOT/sample_submission.csv (Id,...), ROOT/train/ID_{red,green,blue,
 yellow}.png and ROOT/test/...; if there, ROOT/external.csv with ROOT/external/.  With `full_size`
-the pictures are in train_full_size/ and test_full_size/ (TIFF).  Out: rows in the order of the
-tables, whose pictures exist; everything else is noted in `problems`.
+the images are in train_full_size/ and test_full_size/ (TIFF).  Out: rows in the order of the
+tables, whose images exist; everything else is noted in `problems`.
 """
 
 import os
@@ -41,7 +41,7 @@ def scan(
     """Rows of train, external (if there) and test.
 
     parts: those to read, () all; the tables and files of others need not be there.
-    not_only: pictures that have no class beside these are left out, their files not looked for.
+    not_only: images that have no class beside these are left out, their files not looked for.
 
     Raises:
         InputError: no such folder, a table is missing or has no id or label column, no such part.
@@ -190,7 +190,7 @@ def channel_files(
             complete = False
     missing = [c for c in CHANNELS if paths[c] is None and c not in optional]
     if missing:
-        what = "no picture of any channel" if len(missing) == 4 else f"no {', '.join(missing)}"
+        what = "no image of any channel" if len(missing) == 4 else f"no {', '.join(missing)}"
         example = folder / f"{id}_{missing[0]}.png"
         problems.add(place, id, f"{what} (looked for {example})")
         complete = False

@@ -1,12 +1,12 @@
-"""Your own pictures -> catalog rows.
+"""Your own images -> catalog rows.
 
 In: a folder of PNG, JPEG, TIFF or OME-TIFF files, one a channel (pattern "{id}_{channel}") or one a
-picture ("{id}"), and, if they are known, labels.csv (id, labels as names or numbers).
+image ("{id}"), and, if they are known, labels.csv (id, labels as names or numbers).
 Out: rows of source "own" whose channels are 8-bit grey files: those of the folder where they are
 that already, otherwise converted copies in `imported`.
 
-16 bits are stretched per picture and channel between `percentiles`.  `field_um` is the side of a
-training picture in µm (competition: 2048 pixels of 0.08 µm, so 163.84); pictures that know their
+16 bits are stretched per image and channel between `percentiles`.  `field_um` is the side of a
+training image in µm (competition: 2048 pixels of 0.08 µm, so 163.84); images that know their
 pixel size are cut or padded to it, and so get the training's µm a pixel at any stored size.
 """
 
@@ -26,7 +26,7 @@ from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import planes as fields
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, BadPicture, inside, sizes_differ, to_grey
+from hpa_jax.data.reader import CHANNELS, BadImage, inside, sizes_differ, to_grey
 from hpa_jax.data.sources import competition, csv_tables, imported
 
 if TYPE_CHECKING:
@@ -64,16 +64,16 @@ def scan(
     largest: int = 0,
     content: Callable[[str], str] = sha256,
 ) -> "pd.DataFrame":
-    """Rows of every picture of the folder.
+    """Rows of every image of the folder.
 
     into: folder for converted copies.  pattern: path below root without suffix.
     tokens: channel -> how file names write it (default: its own name), with {channel}.
     planes: channels of a multichannel file in order; () takes the names in the file.
     missing_yellow: "error", "zeros", or "mean" of the other three.
-    field_um: side of a training picture in µm; 0 leaves pictures as they are.
+    field_um: side of a training image in µm; 0 leaves images as they are.
     pixel_size: µm a pixel where the files don't say (0: unknown).
-    not_only: pictures that have no class beside these are left out.
-    largest: side in pixels to which larger pictures are reduced if they are converted; 0 keeps it.
+    not_only: images that have no class beside these are left out.
+    largest: side in pixels to which larger images are reduced if they are converted; 0 keeps it.
     content: file -> digest of its bytes.
 
     Raises:
@@ -87,13 +87,13 @@ def scan(
     files = find(root, pattern, tokens or {c: c for c in CHANNELS}, problems)
     known_labels = read_labels(root / labels, class_names, problems, files)
     for id in sorted(set(known_labels) - set(files)):
-        problems.add(root / labels, id, "has no pictures in the folder")
+        problems.add(root / labels, id, "has no images in the folder")
     settings = (tuple(planes), tuple(percentiles), missing_yellow, field_um, pixel_size, largest)
 
-    def convert(id: str) -> dict[str, Any] | BadPicture:
+    def convert(id: str) -> dict[str, Any] | BadImage:
         try:
             return _convert(id, files[id], into, settings, marks[id])
-        except BadPicture as bad:
+        except BadImage as bad:
             return bad
 
     into.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ def scan(
         results = list(bar)
     rows, sizes = [], []
     for id, result in zip(ids, results, strict=True):
-        if isinstance(result, BadPicture):
+        if isinstance(result, BadImage):
             problems.add(result.path, id, result.what)
             continue
         sizes.append(result.pop("pixel_size"))
@@ -122,18 +122,18 @@ def scan(
 
 
 def _warn_of_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -> None:
-    """Says where pictures may not have the training's µm a pixel. sizes: of each, None: unknown."""
+    """Says where images may not have the training's µm a pixel. sizes: of each, None: unknown."""
     known = [size for size in sizes if size is not None]
     if field_um and len(known) < len(sizes):
         warnings.warn(
-            f"{root}: {len(sizes) - len(known)} of {len(sizes)} pictures don't say their pixel "
+            f"{root}: {len(sizes) - len(known)} of {len(sizes)} images don't say their pixel "
             "size (or one that no microscope has) and stay as they are; set pixel_size (µm) if "
             "their magnification differs from the training's",
             stacklevel=3,
         )
     if not field_um and known:
         warnings.warn(
-            f"{root}: {len(known)} of {len(sizes)} pictures say their pixel size (e.g. "
+            f"{root}: {len(known)} of {len(sizes)} images say their pixel size (e.g. "
             f"{known[0]:.3g} µm), which is not used; data.folder.field_um, the side of a training "
             "picture in µm (competition: 163.84), brings them to the training's magnification",
             stacklevel=3,
@@ -170,13 +170,13 @@ def find(
         elif not competition.safe_id(id):
             problems.add(path, id, "an id must be a plain name")
         elif channel in found[id]:
-            problems.add(path, id, f"the picture is there twice (also {found[id][channel]})")
+            problems.add(path, id, f"the image is there twice (also {found[id][channel]})")
         else:
             found[id][channel] = str(path)
     found = {id: files for id, files in found.items() if files}
     if not found:
         raise InputError(
-            f"{root}: no picture fits the pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
+            f"{root}: no image fits the pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
             + (f"; {strange} does not: --config.data.folder.pattern says how" if strange else "")
             + " ({id} alone: one file with all channels)"
         )
@@ -301,7 +301,7 @@ def _planes(
 
 
 def _missing(planes: Mapping[str, np.ndarray], path: str, missing_yellow: str) -> bool:
-    """Whether yellow is absent; path: a file of the picture, for messages.
+    """Whether yellow is absent; path: a file of the image, for messages.
 
     Raises:
         BadPicture: sizes differ, another channel is absent, or yellow is and must not be.
@@ -309,12 +309,12 @@ def _missing(planes: Mapping[str, np.ndarray], path: str, missing_yellow: str) -
     first = next(iter(planes.values()))
     for plane in planes.values():
         if plane.shape != first.shape:
-            raise BadPicture(path, sizes_differ(plane.shape, first.shape))
+            raise BadImage(path, sizes_differ(plane.shape, first.shape))
     missing = [c for c in CHANNELS if c not in planes]
     if [c for c in missing if c != "yellow"]:
-        raise BadPicture(path, f"channel {missing[0]} is missing")
+        raise BadImage(path, f"channel {missing[0]} is missing")
     if missing and missing_yellow == "error":
-        raise BadPicture(
+        raise BadImage(
             path, "no yellow channel; --config.data.folder.missing_yellow=zeros (or mean)"
         )
     return bool(missing)
@@ -324,7 +324,7 @@ def _named(field: fields.Field, order: Sequence[str], path: str) -> dict[str, np
     """Channel -> plane of a multichannel file: by the given order, else by the file's names."""
     if order:
         if len(order) != len(field.planes):
-            raise BadPicture(
+            raise BadImage(
                 path, f"{len(field.planes)} planes, data.folder.planes names {len(order)}"
             )
         return {name: plane for name, plane in zip(order, field.planes, strict=True) if name}
@@ -333,7 +333,7 @@ def _named(field: fields.Field, order: Sequence[str], path: str) -> dict[str, np
         channel = next((c for c, stains in STAINS.items() if name.lower() in stains), None)
         if channel is None or channel in planes:
             some = ("red", "green", "blue") if len(field.planes) == 3 else CHANNELS
-            raise BadPicture(
+            raise BadImage(
                 path,
                 f"planes named {', '.join(repr(n) for n in field.names)}: which are red, green, "
                 "blue, yellow? Set data.folder.planes (in the order of the file: "

@@ -3,7 +3,7 @@
 In: uint8 or uint16 planes.  Out: FOLDER/ID_SIGNATURE_{red,green,blue,yellow}.png, and a .done
 beside them with what the original was.  The signature names the source file's bytes and the
 options, so that a changed one is imported anew.  Nothing is kept larger than the records need:
-74,606 pictures of four 2048² planes would be some 600 GB.
+74,606 images of four 2048² planes would be some 600 GB.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
-from hpa_jax.data.reader import CHANNELS, BadPicture, resize, size
+from hpa_jax.data.reader import CHANNELS, BadImage, resize, size
 
 BYTES_PER_VALUE = 0.6  # of an 8-bit PNG; the competition's have 0.44 (docs/data.md)
 
@@ -68,26 +68,26 @@ def reduced(plane: np.ndarray, side: int) -> np.ndarray:
 
 
 def check_disk(folder: Path, count: int, side: int, example: str | Path) -> None:
-    """Before `count` pictures are imported; example: a file of one; side: see `reduced`.
+    """Before `count` images are imported; example: a file of one; side: see `reduced`.
 
     Raises:
         InputError: too little disk.
     """
     try:
         own = max(size(example)) if count else 0
-    except BadPicture:
+    except BadImage:
         own = side
     need = count * len(CHANNELS) * (min(own, side) if side else own) ** 2 * BYTES_PER_VALUE
     free = shutil.disk_usage(folder).free
     if need > free:
         raise InputError(
-            f"{folder}: {count:,} pictures need about {need / 1e9:.1f} GB as grey files, "
+            f"{folder}: {count:,} images need about {need / 1e9:.1f} GB as grey files, "
             f"{free / 1e9:.1f} GB are free; make room, or store smaller ones (records.image_size)"
         )
 
 
 def clean(folder: Path, wanted: Iterable[Mapping[str, str | None]]) -> None:
-    """Removes what no row refers to: imports of changed or vanished pictures."""
+    """Removes what no row refers to: imports of changed or vanished images."""
     keep = {path for row in wanted for path in row.values() if path}
     for path in folder.glob("*.png"):
         if str(path) not in keep:

@@ -27,15 +27,15 @@ def photograph(
     brightness: float = 1.0,
     missing: float = 0.0,
 ) -> np.ndarray:
-    """Draws one picture, uint8 [side, side, 4] (red, green, blue, yellow).
+    """Draws one image, uint8 [side, side, 4] (red, green, blue, yellow).
 
     Args:
-        seed: integers; the same seed, labels and side give the same picture.
+        seed: integers; the same seed, labels and side give the same image.
         labels: class numbers whose patterns the green channel shows.
         side: pixels.
-        antibody: integers; pictures with the same ones share the balance of their patterns.
+        antibody: integers; images with the same ones share the balance of their patterns.
         brightness: multiplies every channel (the external collection is brighter).
-        missing: probability that the yellow stain is black, as in the atlas' own JPEG pictures.
+        missing: probability that the yellow stain is black, as in the atlas' own JPEG images.
     """
     rng = np.random.default_rng([*seed, 1])
     field = cells.draw_field(
@@ -77,7 +77,7 @@ def _unspecific(rng: np.random.Generator, field: cells.Field, red: np.ndarray) -
 
 
 def copy_of(picture: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """The picture once more as another file would have it; uint8 [H, W, 4].
+    """The image once more as another file would have it; uint8 [H, W, 4].
 
     kind: "exact"; "reencoded" (through JPEG of quality 85-95); "brightness" (0.8-1.25 times, plus
     0-3 grey levels); "both".

@@ -2,8 +2,8 @@
 
 In: a random generator, the picture's side in pixels and what kind of cells must be seen.  Out: a
 `Field`, the maps and cell positions that `stains` and the protein patterns are drawn on.
-Sizes are in micrometres, as in the atlas' confocal pictures of human cell lines: nuclei 12-19 um,
-cells 20-40 um; one picture shows 26-64 um, so that magnification varies.
+Sizes are in micrometres, as in the atlas' confocal images of human cell lines: nuclei 12-19 um,
+cells 20-40 um; one image shows 26-64 um, so that magnification varies.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ ANGLES = 256  # entries of a radius table
 
 @dataclass(frozen=True)
 class Field:
-    """Cells of one picture: maps [H, W] and columns [n], one entry a cell (also those cut off).
+    """Cells of one image: maps [H, W] and columns [n], one entry a cell (also those cut off).
 
     scale: pixels a micrometre.  owner: cell number, -1 is glass.  nucleus, nucleolus: soft masks.
     edge: distance to the own cell's border (um, 0 on glass).  envelope: signed distance to the
@@ -89,8 +89,8 @@ def draw_field(
 
     Args:
         rng: all randomness of the picture's geometry.
-        side: pixels of the square picture.
-        width: least and greatest micrometres that the picture shows.
+        side: pixels of the square image.
+        width: least and greatest micrometres that the image shows.
         mitosis: at least one cell in metaphase lies in the middle region.
         bridge: at least one pair of daughters with a cytokinetic bridge lies there.
         contact: cells stand so close that neighbours touch.
@@ -178,7 +178,7 @@ def _place(
             axes.append(turn)
             bridges.append(point)
     darts = rng.uniform(-0.7 * radius, view + 0.7 * radius, (150, 2))
-    darts[0] = middle + rng.uniform(-0.2, 0.2, 2) * view  # no picture without a cell
+    darts[0] = middle + rng.uniform(-0.2, 0.2, 2) * view  # no image without a cell
     if contact:
         darts[1] = darts[0] + 1.03 * spacing * unit(rng.uniform(0, 2 * np.pi))
     for dart in darts:

@@ -1,6 +1,6 @@
 """Drawn data: a small competition on disk, made from nothing but a seed.
 
-In: numbers (how many pictures, which side, what makes the task hard).  Out: a folder in the
+In: numbers (how many images, which side, what makes the task hard).  Out: a folder in the
 competition's own layout, as the Kaggle source reads it:
 
     train.csv (Id,Target)  sample_submission.csv (Id,Predicted)
@@ -9,7 +9,7 @@ competition's own layout, as the Kaggle source reads it:
 and the test part's labels in a separate table.  Label sets follow the joint distribution of the
 competition's training table (label_sets.csv: its 577 label sets with their counts), raised to a
 floor for the rare classes.  External ids read antibody_plate_well_sample as in the atlas; two
-pictures of each well, and both wells of an antibody, share their label set.
+images of each well, and both wells of an antibody, share their label set.
 """
 
 import csv
@@ -35,15 +35,15 @@ EXTERNAL_BRIGHTNESS = 1.6
 
 @dataclass(frozen=True)
 class Picture:
-    """One picture to draw: where it goes, what the tables say and what it shows."""
+    """One image to draw: where it goes, what the tables say and what it shows."""
 
     id: str
     part: str  # train | test | external
     target: tuple[int, ...]  # the labels in the table
-    shown: tuple[int, ...]  # the labels in the picture
+    shown: tuple[int, ...]  # the labels in the image
     seed: tuple[int, ...]
     antibody: tuple[int, ...]
-    copy: str = ""  # kind of copy (microscope.COPIES) of the picture with the same seed
+    copy: str = ""  # kind of copy (microscope.COPIES) of the image with the same seed
 
 
 def write(
@@ -69,15 +69,15 @@ def write(
 
     Args:
         root: folder to make.
-        train, test, external: pictures of each part.
-        image_size: side of the square pictures in pixels.
+        train, test, external: images of each part.
+        image_size: side of the square images in pixels.
         truth_path: table Id,Target of the test part; must not lie in `root`.
         min_per_class: floor of each class in train; in test and external in proportion to their
             size (at least 2), as far as the part has room.
-        label_noise: share of train pictures whose label set in train.csv is another one.
-        duplicates: share of train pictures that have a copy in train (exact, re-encoded, brighter).
-        leak: share of test pictures that have a copy in external or, one in four, in train.
-        missing_yellow: share of pictures whose yellow channel is black.
+        label_noise: share of train images whose label set in train.csv is another one.
+        duplicates: share of train images that have a copy in train (exact, re-encoded, brighter).
+        leak: share of test images that have a copy in external or, one in four, in train.
+        missing_yellow: share of images whose yellow channel is black.
         seed: of everything.
         workers: processes that draw.
 
@@ -124,7 +124,7 @@ def plan(
     leak: float,
     seed: int,
 ) -> list[Picture]:
-    """Every picture of the set in the order of the tables, ids and copies included."""
+    """Every image of the set in the order of the tables, ids and copies included."""
     rng = np.random.default_rng([seed, 0])
     parts = {}
     for number, (part, count) in enumerate((("train", train), ("test", test))):
@@ -157,7 +157,7 @@ def label_sets() -> tuple[tuple[tuple[int, ...], ...], np.ndarray]:
 def draw_label_sets(rng: np.random.Generator, count: int, floor: int) -> list[tuple[int, ...]]:
     """`count` label sets from the real joint distribution, each class in at least `floor` of them.
 
-    Missing pictures of a class are drawn from the sets that hold it and replace such whose classes
+    Missing images of a class are drawn from the sets that hold it and replace such whose classes
     all have more than `floor`; where `count` has no room for that, the floor is lower.
     """
     sets, shares = label_sets()
@@ -192,7 +192,7 @@ def _hex_ids(rng: np.random.Generator, count: int) -> list[str]:
 
 
 def _external(rng: np.random.Generator, count: int, floor: int, seed: int) -> list[Picture]:
-    """External pictures: antibodies with two wells of two samples that share one label set."""
+    """External images: antibodies with two wells of two samples that share one label set."""
     groups = (count + 3) // 4
     sets = draw_label_sets(rng, groups, max(1, floor // 3) if floor else 0)
     antibodies = rng.choice(90000, groups, replace=False) + 1000
@@ -213,7 +213,7 @@ def _becomes(copy: Picture, original: Picture, kind: str) -> Picture:
 
 
 def _copy_within(rng: np.random.Generator, pictures: list[Picture], pairs: int) -> None:
-    """Turns `pairs` pictures into copies of others of the same part (no chains)."""
+    """Turns `pairs` images into copies of others of the same part (no chains)."""
     chosen = rng.permutation(len(pictures))[: 2 * pairs]
     for original, copy in chosen.reshape(-1, 2) if len(chosen) % 2 == 0 else []:
         kind = camera.COPIES[int(rng.integers(len(camera.COPIES)))]
@@ -221,7 +221,7 @@ def _copy_within(rng: np.random.Generator, pictures: list[Picture], pairs: int) 
 
 
 def _leak(rng: np.random.Generator, parts: dict[str, list[Picture]], count: int) -> None:
-    """Turns pictures of external (three in four) and of train into copies of test pictures."""
+    """Turns images of external (three in four) and of train into copies of test images."""
     chosen = rng.permutation(len(parts["test"]))[:count]
     for turn, row in enumerate(chosen):
         part = parts["external" if turn % 4 != 3 and parts["external"] else "train"]
@@ -234,7 +234,7 @@ def _leak(rng: np.random.Generator, parts: dict[str, list[Picture]], count: int)
 
 
 def _mislabel(rng: np.random.Generator, pictures: list[Picture], count: int) -> None:
-    """Gives `count` pictures another label set in the table than the one they show."""
+    """Gives `count` images another label set in the table than the one they show."""
     for row in rng.permutation(len(pictures))[:count]:
         wrong = pictures[row].shown
         while wrong == pictures[row].shown:
@@ -243,7 +243,7 @@ def _mislabel(rng: np.random.Generator, pictures: list[Picture], count: int) -> 
 
 
 def _save(folder: Path, side: int, missing: float, picture: Picture) -> None:
-    """Draws one picture and writes its four PNG files."""
+    """Draws one image and writes its four PNG files."""
     from PIL import Image
 
     image = camera.photograph(
@@ -260,7 +260,7 @@ def _save(folder: Path, side: int, missing: float, picture: Picture) -> None:
 
 
 def _each(save: functools.partial, pictures: Sequence[Picture], workers: int) -> None:
-    """Calls `save` on every picture, in `workers` fresh processes (a fork of a process that
+    """Calls `save` on every image, in `workers` fresh processes (a fork of a process that
     already runs JAX could hang)."""
     if workers <= 1 or len(pictures) < 32:
         for picture in pictures:

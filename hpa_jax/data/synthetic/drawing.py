@@ -1,7 +1,7 @@
 """Strokes with which cells are drawn: points, dots, discs, rings, curves, textures.
 
-Coordinates are (y, x) in pixels, pictures are float32 [H, W]; a stroke is added, so values above 1
-can occur.  All is vectorised over the strokes of a picture: a field of cells has thousands.
+Coordinates are (y, x) in pixels, images are float32 [H, W]; a stroke is added, so values above 1
+can occur.  All is vectorised over the strokes of an image: a field of cells has thousands.
 """
 
 import numpy as np
@@ -143,7 +143,7 @@ def lines(
 
 
 def look_up(picture: np.ndarray, points: np.ndarray, outside: float = 0.0) -> np.ndarray:
-    """Values [...] of the pixels nearest to the points [..., 2]; `outside` beyond the picture."""
+    """Values [...] of the pixels nearest to the points [..., 2]; `outside` beyond the image."""
     y = np.rint(points[..., 0]).astype(np.int32)
     x = np.rint(points[..., 1]).astype(np.int32)
     height, width = picture.shape

@@ -77,7 +77,7 @@ def aligned(
     if missing:
         raise InputError(
             f"{what}: {len(missing)} of {len(ids)} ids are missing, first {missing[0]!r}; "
-            "predict these pictures too, or leave this table out"
+            "predict these images too, or leave this table out"
         )
     rows = [lookup[name] for name in ids]
     return table[list(columns)].to_numpy(np.float64)[rows]
@@ -109,7 +109,7 @@ def checked(
         row = np.flatnonzero(~np.isfinite(array[:, column]))[0]
         raise InputError(
             f"features: {array[row, column]} in row {row} of {name}; "
-            "predict (or measure) that picture again, or leave the column out"
+            "predict (or measure) that image again, or leave the column out"
         )
     return array
 

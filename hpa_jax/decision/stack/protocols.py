@@ -18,7 +18,7 @@ from typing import Any
 
 from hpa_jax.core.errors import InputError, near
 
-# Columns of a class: its own probability by every model, metafeatures, the side of the picture as
+# Columns of a class: its own probability by every model, metafeatures, the side of the image as
 # it was taken (which tells its source), other classes' means over models.
 KINDS = ("own", "meta", "size", "others")
 

@@ -1,4 +1,4 @@
-"""The stack: from metafeatures and all models' probabilities to one vote per picture and class.
+"""The stack: from metafeatures and all models' probabilities to one vote per image and class.
 
 In: features [N, F] and labels [N, C] of the validation part.  Out: a `Stack` with out-of-fold votes
 [N, C] in [0, 1], thresholds [C], honest scores beside the baselines', and `predict` for new rows.

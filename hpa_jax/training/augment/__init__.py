@@ -5,8 +5,8 @@
 
 images: [N, H, W, K] uint8, or float in [0, 1], before normalisation; out come floats in [0, 1].
 labels: [N, C], returned as float32.
-All geometry is composed per picture into one map and read once (warp.py); pixel values follow
-(lighting.py), then what mixes pictures (mixing.py).  Each picture has its own key, folded from the
+All geometry is composed per image into one map and read once (warp.py); pixel values follow
+(lighting.py), then what mixes images (mixing.py).  Each image has its own key, folded from the
 step's key and its place in the batch.
 """
 
@@ -55,9 +55,9 @@ OPTIONS: dict[str, Any] = dict(
     cutout=0.0,  # side of a black square, share
     p_cutout=1.0,
     drop=(),  # (channel, chance) pairs: that channel goes black
-    # several pictures, labels
+    # several images, labels
     mixup=0.0,  # alpha of Beta(alpha, alpha)
-    sample_pairing=0.0,  # chance a picture
+    sample_pairing=0.0,  # chance an image
     blank_protein=0.0,  # chance a batch ("Mortidomentation")
 )
 
@@ -79,7 +79,7 @@ PRESETS: dict[str, dict[str, Any]] = dict(
     bestfitting=dict(d4="uniform", crop=(2.0 / 3.0, 1.0)),
     # D4, then one of 25 policies found by search (bestfitting_pudae B).
     pudae=dict(d4="uniform", policies=True),
-    # Small networks on small pictures.  Own pictures may lack the yellow channel.
+    # Small networks on small images.  Own images may lack the yellow channel.
     demo=dict(
         d4="uniform",
         zoom=(0.95, 1.2),
@@ -176,8 +176,8 @@ def output_size(name: str | Mapping[str, Any]) -> int:
     return int(resolve(name)["output_size"])
 
 
-def picture_keys(key: jax.Array, count: int) -> jax.Array:
-    """One key a picture, [count]: folded from the step's key and the place in the batch."""
+def image_keys(key: jax.Array, count: int) -> jax.Array:
+    """One key an image, [count]: folded from the step's key and the place in the batch."""
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(count))
 
 
@@ -186,7 +186,7 @@ def picture_keys(key: jax.Array, count: int) -> jax.Array:
 
 def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax.Array:
     size = options["output_size"] or images.shape[1]
-    keys = picture_keys(key, len(images))
+    keys = image_keys(key, len(images))
     if options["policies"]:
         turns = jax.vmap(lambda one: draw_d4(jax.random.fold_in(one, 1), options["d4"]))(keys)
         return warp.resized(policies.apply(keys, images, turns, options["scale_zooms"]), size)
@@ -195,7 +195,7 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
             return images
         return warp.d4(images, jax.vmap(lambda one: draw_d4(one, options["d4"]))(keys))
     if options["d4"] != "none" and images.shape[1] != images.shape[2]:
-        raise InputError(f"D4 needs square pictures, not {images.shape[1]} x {images.shape[2]}")
+        raise InputError(f"D4 needs square images, not {images.shape[1]} x {images.shape[2]}")
     corners = options["crop"] == (1.0, 1.0) and size == images.shape[1]
     draws = jax.vmap(lambda one: draw_map(one, options))(keys)
     if options["jitter"]:
@@ -243,7 +243,7 @@ def draw_d4(key: jax.Array, kind: str) -> jax.Array:
 
 
 class _Draws:
-    """Uniform numbers of one picture, handed out in order: one call of the generator for all."""
+    """Uniform numbers of one image, handed out in order: one call of the generator for all."""
 
     def __init__(self, key: jax.Array) -> None:
         self._numbers = iter(jax.random.uniform(key, (32,)))
@@ -331,7 +331,7 @@ def _values(
     key: jax.Array, images: jax.Array, options: dict[str, Any], names: tuple[str, ...]
 ) -> jax.Array:
     count, channels = len(images), images.shape[-1]
-    keys = picture_keys(key, count)
+    keys = image_keys(key, count)
     images = light(keys, images, options)
     # Gain, cutout's row, column and chance, one number a channel to drop.
     rest_keys = jax.vmap(lambda one: jax.random.fold_in(one, 2))(keys)
@@ -345,7 +345,7 @@ def _values(
         noise_keys = jax.vmap(lambda one: jax.random.fold_in(one, 1))(keys)
         images = lighting.noise(images, noise_keys, options["noise"])
     if options["cutout"]:
-        # A hole centred outside the picture is no hole.
+        # A hole centred outside the image is no hole.
         row = jnp.where(rest[:, 3] < options["p_cutout"], rest[:, 1], -9.0)
         images = lighting.cutout(images, row, rest[:, 2], options["cutout"])
     for channel, chance in options["drop"]:
@@ -357,7 +357,7 @@ def _values(
 
 
 def light(keys: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax.Array:
-    """Random brightness and contrast of images[N, H, W, K], one key a picture."""
+    """Random brightness and contrast of images[N, H, W, K], one key an image."""
     if not options["brightness"] and not options["contrast"]:
         return images
     u = jax.vmap(lambda one: jax.random.uniform(one, (2 * images.shape[-1] + 2,)))(keys)
@@ -383,7 +383,7 @@ def _channel(names: tuple[str, ...], name: str) -> int:
     return names.index(name)
 
 
-# --- several pictures -------------------------------------------------------------------------
+# --- several images -------------------------------------------------------------------------
 
 
 def _mix(

@@ -1,6 +1,6 @@
 """Brightness, contrast, noise: what augmentation does to pixel values.
 
-All functions take a whole batch images[N, H, W, K] in [0, 1] and per-picture numbers, and return
+All functions take a whole batch images[N, H, W, K] in [0, 1] and per-image numbers, and return
 values in [0, 1].
 """
 
@@ -13,7 +13,7 @@ LOGIT_EPSILON = 1e-7
 
 
 def logit_shift(images: jax.Array, add: jax.Array, multiply: jax.Array) -> jax.Array:
-    """fastai's lighting: sigmoid((logit(x) + add) * multiply); 0 and 1 leave the picture.
+    """fastai's lighting: sigmoid((logit(x) + add) * multiply); 0 and 1 leave the image.
 
     add, multiply: [N] (all channels alike) or [N, K].
     """
@@ -37,13 +37,13 @@ def gain(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def noise(images: jax.Array, keys: jax.Array, deviation: float) -> jax.Array:
-    """Adds normal noise of a standard deviation; one key a picture."""
+    """Adds normal noise of a standard deviation; one key an image."""
     drawn = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     return jnp.clip(images + deviation * drawn, 0.0, 1.0)
 
 
 def cutout(images: jax.Array, row: jax.Array, column: jax.Array, side: float) -> jax.Array:
-    """Blackens a square of `side` (share of the picture) centred at row, column [N] (shares)."""
+    """Blackens a square of `side` (share of the image) centred at row, column [N] (shares)."""
     height, width = images.shape[1:3]
     rows = (jnp.arange(height) + 0.5) / height
     columns = (jnp.arange(width) + 0.5) / width

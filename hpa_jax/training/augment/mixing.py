@@ -1,4 +1,4 @@
-"""Augmentations that use several pictures of a batch, or change labels."""
+"""Augmentations that use several images of a batch, or change labels."""
 
 import jax
 import jax.numpy as jnp
@@ -7,14 +7,14 @@ import jax.numpy as jnp
 def mixup(
     key: jax.Array, images: jax.Array, labels: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """mixup (Zhang et al. 2018): each picture and its labels blended with another of the batch.
+    """mixup (Zhang et al. 2018): each image and its labels blended with another of the batch.
 
-    images: [N, H, W, K]; labels: [N, C] float; the share is Beta(alpha, alpha), one a picture.
+    images: [N, H, W, K]; labels: [N, C] float; the share is Beta(alpha, alpha), one an image.
     """
     order_key, share_key = jax.random.split(key)
     order = jax.random.permutation(order_key, len(images))
     share = jax.random.beta(share_key, alpha, alpha, (len(images),)).astype(images.dtype)
-    # The larger share stays with the picture itself: the same mixtures, none doubled.
+    # The larger share stays with the image itself: the same mixtures, none doubled.
     share = jnp.maximum(share, 1.0 - share)
     mixed = _blend(images, images[order], share[:, None, None, None])
     return mixed, _blend(labels, labels[order], share[:, None])
@@ -23,7 +23,7 @@ def mixup(
 def sample_pairing(
     key: jax.Array, images: jax.Array, labels: jax.Array, p: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Sample pairing (Inoue 2018): with chance p a picture is averaged with another of the batch.
+    """Sample pairing (Inoue 2018): with chance p an image is averaged with another of the batch.
 
     The labels stay those of the first.
     """
@@ -38,7 +38,7 @@ def blank_protein(
 ) -> tuple[jax.Array, jax.Array]:
     """One More Layer's "Mortidomentation": no protein, no label.
 
-    With chance p a batch, the protein channel of its first picture goes black and its labels to 0
+    With chance p a batch, the protein channel of its first image goes black and its labels to 0
     (spec one_more_layer 4.6).
     """
     hit = jax.random.bernoulli(key, p)

@@ -1,9 +1,9 @@
 """pudae's 25 augmentation policies (spec bestfitting_pudae B), for a whole batch at once.
 
-A policy is two operations in sequence, each with its own chance.  No branch is taken: every picture
+A policy is two operations in sequence, each with its own chance.  No branch is taken: every image
 draws a policy, which only sets numbers (a matrix, the slopes of a grid, a gain, a kernel), and one
-composed reading, one blur (skipped when no picture of the batch wants it) and two pointwise steps
-serve all pictures.  Brightness before geometry (policy 3) commutes with the reading.
+composed reading, one blur (skipped when no image of the batch wants it) and two pointwise steps
+serve all images.  Brightness before geometry (policy 3) commutes with the reading.
 
 Operations follow albumentations 0.1, with these readings of it:
   - RandomScale changes the picture's size and the resize to the network's input undoes it, so no
@@ -12,8 +12,8 @@ Operations follow albumentations 0.1, with these readings of it:
     random affine map, and that alone is done.
   - ShiftScaleRotate only shifts: the team's policies state its shift limit alone, and their search
     set its limits of scale and rotation to 0.
-  - RandomContrast turns about the mean of the picture (the published 0.1 adds three times the
-    mean, a slip of the formula's port from interleaved pictures).
+  - RandomContrast turns about the mean of the image (the published 0.1 adds three times the
+    mean, a slip of the formula's port from interleaved images).
   - GridDistortion's steps are exact fractions of the side.
 """
 
@@ -26,7 +26,7 @@ import numpy as np
 
 from hpa_jax.training.augment import warp
 
-# (operation, chance, parameters...); limits are relative, pixels are those of a 512 px picture.
+# (operation, chance, parameters...); limits are relative, pixels are those of a 512 px image.
 Operation = tuple[Any, ...]
 
 POLICIES: tuple[tuple[Operation, Operation], ...] = (
@@ -76,7 +76,7 @@ _DRAWS = 2 * MAX_STEPS  # uniform numbers an operation takes at most
 
 
 class Drawn(NamedTuple):
-    """What one picture drew; neutral where an operation did not happen."""
+    """What one image drew; neutral where an operation did not happen."""
 
     matrix: jax.Array  # [3, 3]: rotate, shift_scale_rotate, elastic (and scale)
     steps: jax.Array  # [2, MAX_STEPS]: source length of each grid cell, x and y; 1 = unmoved
@@ -91,7 +91,7 @@ class Drawn(NamedTuple):
 def apply(keys: jax.Array, images: jax.Array, turns: jax.Array, scale_zooms: bool) -> jax.Array:
     """Turns images[N, H, W, K] by D4 elements turns[N], then one policy for each; in [0, 1].
 
-    keys: one a picture.
+    keys: one an image.
     """
     drawn = jax.vmap(lambda one: draw(jax.random.fold_in(one, 2), scale_zooms))(keys)
     images = jax.lax.platform_dependent(images, turns, drawn, tpu=read_twice, default=read_once)
@@ -134,7 +134,7 @@ def read_twice(
 
 
 def draw(key: jax.Array, scale_zooms: bool = False, policy: jax.Array | None = None) -> Drawn:
-    """The numbers of one picture; `policy` 0..24 fixes what is else drawn uniformly."""
+    """The numbers of one image; `policy` 0..24 fixes what is else drawn uniformly."""
     policy_key, number_key = jax.random.split(key)
     if policy is None:
         policy = jax.random.randint(policy_key, (), 0, len(POLICIES))
@@ -165,7 +165,7 @@ def draw(key: jax.Array, scale_zooms: bool = False, policy: jax.Array | None = N
 def move(base: jax.Array, drawn: Drawn) -> jax.Array:
     """Where base[h, w, 2] comes from: the affine map, then the grid's cells (op 1 reads last)."""
     where = warp.affine(base, drawn.matrix)
-    # The grid's picture is itself mirrored beyond its border.
+    # The grid's image is itself mirrored beyond its border.
     where = 1.0 - jnp.abs(jnp.mod(where + 1.0, 4.0) - 2.0)
     return jnp.stack(
         [_cells(where[..., axis], drawn.steps[axis], drawn.cells) for axis in (0, 1)], axis=-1

@@ -1,4 +1,4 @@
-"""What an augmentation does, as a picture: one row a picture, the original first, then draws."""
+"""What an augmentation does, as an image: one row an image, the original first, then draws."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,13 +34,13 @@ def grid(
       name: an augmentation's name, mapping, or function.
       channels: names of the K channels.
       draws: columns beside the original.
-      gap: white pixels between pictures.
+      gap: white pixels between images.
 
     Raises:
-        InputError: no pictures, or K is not the number of channels.
+        InputError: no images, or K is not the number of channels.
     """
     if images.ndim != 4 or not len(images) or images.shape[-1] != len(channels):
-        raise InputError(f"preview needs pictures [N, H, W, {len(channels)}], not {images.shape}")
+        raise InputError(f"preview needs images [N, H, W, {len(channels)}], not {images.shape}")
     function = name if callable(name) else augment.preset(name, channels=channels)
     function = jax.jit(function)
     pictures = jnp.asarray(images, jnp.float32) / 255.0

@@ -32,7 +32,7 @@ import numpy as np
 
 from hpa_jax.core.errors import InputError, near
 
-# Of the picture, (x, y), in the order in which fastai names them.
+# Of the image, (x, y), in the order in which fastai names them.
 CORNERS = np.array([[-1.0, -1.0], [-1.0, 1.0], [1.0, -1.0], [1.0, 1.0]], np.float32)
 PADDINGS = ("zeros", "reflect", "edge", "wrap")
 
@@ -312,7 +312,7 @@ def rotation(degrees: jax.Array) -> jax.Array:
 
 
 def zoom(scale: jax.Array, row: jax.Array = 0.5, column: jax.Array = 0.5) -> jax.Array:
-    """Enlarges by `scale` about a focus given as shares of the picture (0.5, 0.5 = centre)."""
+    """Enlarges by `scale` about a focus given as shares of the image (0.5, 0.5 = centre)."""
     inverse = 1.0 / scale
     return _matrix(
         inverse,
@@ -435,10 +435,10 @@ def d4(images: jax.Array, k: jax.Array) -> jax.Array:
     Three selects, not eight branches.  H must equal W.
 
     Raises:
-        InputError: pictures that are not square.
+        InputError: images that are not square.
     """
     if images.shape[1] != images.shape[2]:
-        raise InputError(f"D4 needs square pictures, not {images.shape[1]} x {images.shape[2]}")
+        raise InputError(f"D4 needs square images, not {images.shape[1]} x {images.shape[2]}")
 
     def bit(position: int) -> jax.Array:
         return (((k >> position) & 1) == 1)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""External pictures: location names to classes, addresses, colour JPEGs to channels."""
+"""External images: location names to classes, addresses, colour JPEGs to channels."""
 
 import io
 from pathlib import Path
@@ -121,7 +121,7 @@ def test_from_the_network_to_the_catalog(tmp_path, atlas_server, url):
         assert not image[..., 3].any()
 
 
-def test_pictures_of_common_classes_are_not_fetched(tmp_path, atlas_server):
+def test_images_of_common_classes_are_not_fetched(tmp_path, atlas_server):
     (tmp_path / "external.csv").write_text(TABLE)
     wanted, failed = atlas.fetch(tmp_path, classes.NAMES, not_only=(0, 25), **FAST)
     assert wanted == 4 and failed == {} and len(atlas_server) == 4
@@ -146,7 +146,7 @@ def test_a_link_out_of_the_root_is_refused(tmp_path, atlas_server):
     assert "a link that leaves data.root" in str(problems.found[0])
 
 
-def test_pictures_are_kept_no_larger_than_asked(tmp_path, atlas_server):
+def test_images_are_kept_no_larger_than_asked(tmp_path, atlas_server):
     (tmp_path / "external.csv").write_text("Id,Target\n10580_1610_C1_1,13\n")
     atlas.fetch(tmp_path, classes.NAMES, **FAST)
     into = tmp_path / "imported"

@@ -52,7 +52,7 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
         ("t3_red.png", "t3", "leaves data.root"),
         ("row 6", "../test/x0", "plain name"),
         ("row 8", "t4", "already in row 7"),
-        ("row 9", "absent", "no picture of any channel"),
+        ("row 9", "absent", "no image of any channel"),
         ("row 10", "t5", "'x' is not a class number"),
     ]
     for place, id, what in wanted:
@@ -113,7 +113,7 @@ def test_links_inside_the_root_are_followed(tmp_path):
     assert problems == [] and np.sum(table["id"] == "t0") == 1
 
 
-def test_only_the_parts_and_pictures_that_are_wanted_are_looked_for(tmp_path):
+def test_only_the_parts_and_images_that_are_wanted_are_looked_for(tmp_path):
     root = competition(tmp_path)
     (root / "train" / "t3_red.png").unlink()
     (root / "train.csv").write_text("Id,Target\nt3,0 25\nt4,25\nt5,7\n")

@@ -1,4 +1,4 @@
-"""Your own pictures: patterns, 16 bits, OME-TIFF, missing yellow, pixel sizes, labels by name."""
+"""Your own images: patterns, 16 bits, OME-TIFF, missing yellow, pixel sizes, labels by name."""
 
 import numpy as np
 import pytest
@@ -94,7 +94,7 @@ def test_missing_yellow(tmp_path, policy):
     assert np.abs(image[..., 3] - yellow).max() <= 0.5
 
 
-def test_pixel_size_gives_the_field_of_a_training_picture(tmp_path):
+def test_pixel_size_gives_the_field_of_a_training_image(tmp_path):
     planes = np.moveaxis(picture(5, 64), -1, 0)
     names = ["red", "green", "blue", "yellow"]
     ome(tmp_path / "own" / "fine.ome.tif", planes, names, size=0.25)
@@ -108,7 +108,7 @@ def test_pixel_size_gives_the_field_of_a_training_picture(tmp_path):
 
 def test_unknown_pixel_size_warns_or_is_given(tmp_path):
     save(tmp_path / "own", "a", picture(6, 32))
-    with pytest.warns(UserWarning, match="1 of 1 pictures don't say their pixel size"):
+    with pytest.warns(UserWarning, match="1 of 1 images don't say their pixel size"):
         table, _ = scan(tmp_path / "own", field_um=16.0)
     assert np.array_equal(channels_of(table.iloc[0]), picture(6, 32))
     table, _ = scan(tmp_path / "own", field_um=16.0, pixel_size=0.25)  # 64 pixels: padded
@@ -184,26 +184,24 @@ def test_an_id_twice_is_found_even_with_an_empty_label(tmp_path):
 def test_a_stated_pixel_size_that_is_not_used_is_said(tmp_path):
     planes = np.moveaxis(picture(5, 64), -1, 0)
     ome(tmp_path / "own" / "a.ome.tif", planes, ["red", "green", "blue", "yellow"], size=0.25)
-    for _ in range(2):  # the second time the picture is converted already
-        with pytest.warns(
-            UserWarning, match=r"1 of 1 pictures say their pixel size \(e.g. 0.25 µm"
-        ):
+    for _ in range(2):  # the second time the image is converted already
+        with pytest.warns(UserWarning, match=r"1 of 1 images say their pixel size \(e.g. 0.25 µm"):
             scan(tmp_path / "own", pattern="{id}")
 
 
-def test_pictures_of_72_dpi_keep_their_pixels(tmp_path):
+def test_images_of_72_dpi_keep_their_pixels(tmp_path):
     root = tmp_path / "own"
     root.mkdir()
     for k, channel in enumerate(reader.CHANNELS):
         plane = picture(3, 64)[..., k].astype(np.uint16) * 256
         options = dict(resolution=(28.3, 28.3), resolutionunit="CENTIMETER")
         tifffile.imwrite(root / f"a_{channel}.tif", plane, **options)
-    with pytest.warns(UserWarning, match="1 of 1 pictures don't say their pixel size"):
+    with pytest.warns(UserWarning, match="1 of 1 images don't say their pixel size"):
         table, problems = scan(root, field_um=163.84)
     assert problems == [] and channels_of(table.iloc[0]).shape == (64, 64, 4)
 
 
-def test_converted_pictures_are_no_larger_than_the_records_need(tmp_path):
+def test_converted_images_are_no_larger_than_the_records_need(tmp_path):
     image = picture(6, 64)
     save(tmp_path / "own", "a", image.astype(np.uint16) * 256, ".tif")
     whole, _ = scan(tmp_path / "own", percentiles=(0, 100))
@@ -218,7 +216,7 @@ def test_a_full_disk_is_said_before_converting(tmp_path, monkeypatch):
     save(tmp_path / "own", "a", picture(6, 64).astype(np.uint16) * 256, ".tif")
     usage = type("usage", (), {"free": 1000})
     monkeypatch.setattr(imported.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(InputError, match=r"1 pictures need about .* GB are free"):
+    with pytest.raises(InputError, match=r"1 images need about .* GB are free"):
         scan(tmp_path / "own", largest=32)
     assert not list((tmp_path / "imported").iterdir())
 
@@ -267,7 +265,7 @@ def test_conversion_happens_once_and_again_when_a_file_changes(tmp_path):
     ("options", "message"),
     [
         (dict(pattern="{channel}"), "must contain {id}"),
-        (dict(pattern="{id}-{channel}"), "no picture fits"),
+        (dict(pattern="{id}-{channel}"), "no image fits"),
         (dict(missing_yellow="guess"), "one of error, zeros, mean"),
         (dict(planes=("violet",)), "none of red"),
         (dict(percentiles=(99, 1)), "within 0..100"),
@@ -298,7 +296,7 @@ def test_sources_combine_with_filters_and_weights(tmp_path):
         catalog.build(twice, classes.NAMES, imported=tmp_path / "imported")
 
 
-def test_a_colour_picture_is_told_the_options_that_read_it(tmp_path):
+def test_a_colour_image_is_told_the_options_that_read_it(tmp_path):
     root = tmp_path / "own"
     root.mkdir()
     Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / "a.png")

@@ -1,4 +1,4 @@
-"""2,000 pictures of three sources, through every stage to a trained network."""
+"""2,000 images of three sources, through every stage to a trained network."""
 
 import io
 import threading

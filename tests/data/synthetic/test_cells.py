@@ -17,7 +17,7 @@ def test_the_same_generator_gives_the_same_field(fields):
         assert np.array_equal(getattr(again, name), getattr(fields[3], name))
 
 
-def test_every_picture_has_cell_nucleus_and_nucleolus(fields):
+def test_every_image_has_cell_nucleus_and_nucleolus(fields):
     for field in fields:
         assert (field.owner >= 0).mean() > 0.1
         assert field.nucleus.max() == 1

@@ -135,7 +135,7 @@ def test_twins_show_the_same_cells_and_carry_the_same_labels(drawn):
             assert np.array_equal(a, b)
 
 
-def test_label_noise_changes_the_table_and_not_the_picture():
+def test_label_noise_changes_the_table_and_not_the_image():
     clean, noisy = plan(), plan(label_noise=0.1)
     changed = [(a, b) for a, b in zip(clean, noisy) if a.target != b.target]
     assert len(changed) == 40
@@ -154,7 +154,7 @@ def test_external_ids_read_antibody_plate_well_sample():
     assert len(antibodies) == 20 and all(len(sets) == 1 for sets in antibodies.values())
 
 
-def test_an_external_picture_is_brighter_but_for_no_reason_of_its_labels(drawn):
+def test_an_external_image_is_brighter_but_for_no_reason_of_its_labels(drawn):
     root, _ = drawn
     means = {
         part: np.mean([np.asarray(Image.open(f)).mean() for f in (root / part).glob("*_red.png")])

@@ -120,14 +120,14 @@ def test_spindle_and_bridge_need_cells_in_division():
     assert share(drawn("Cytokinetic bridge", bridge=True), near_bridge) > 0.6
 
 
-def test_a_picture_holds_the_patterns_of_all_its_labels():
+def test_a_image_holds_the_patterns_of_all_its_labels():
     field = cells.draw_field(np.random.default_rng(0), SIDE)
     green = patterns.draw(np.random.default_rng(1), field, (0, 25))
     assert green[field.nucleus > 0.9].mean() > 0.2
     assert green[(field.cytoplasm > 0.9) & (field.edge > 2)].mean() > 0.2
 
 
-def test_pictures_are_the_same_for_the_same_seed_and_yellow_can_be_missing():
+def test_images_are_the_same_for_the_same_seed_and_yellow_can_be_missing():
     one = camera.photograph((3, 1), (7,), 64)
     assert one.dtype == np.uint8 and one.shape == (64, 64, 4)
     assert np.array_equal(one, camera.photograph((3, 1), (7,), 64))
@@ -137,7 +137,7 @@ def test_pictures_are_the_same_for_the_same_seed_and_yellow_can_be_missing():
 
 
 @pytest.mark.parametrize("kind", camera.COPIES)
-def test_copies_are_other_bytes_of_the_same_picture(kind):
+def test_copies_are_other_bytes_of_the_same_image(kind):
     one = camera.photograph((5,), (25, 0), 64)
     copy = camera.copy_of(one, kind, np.random.default_rng(0))
     assert copy.dtype == np.uint8 and copy.shape == one.shape

@@ -82,7 +82,7 @@ def test_new_rows_are_standardised_as_the_fitted_ones(tables):
     assert whole.names[0] == "own/mean" and whole.trees.shape[1] == len(whole.names)
 
 
-def test_what_tells_a_pictures_side_is_of_a_kind_of_its_own():
+def test_what_tells_a_images_side_is_of_a_kind_of_its_own():
     names = ["meta/size", "meta/file_bytes", "meta/green_mean", "a/p00"]
     features = np.random.default_rng(0).random((9, 4))
     where = stack_inputs.layout(names, 4, 1)

@@ -54,7 +54,7 @@ def test_inner_folds_keep_groups():
 
 @pytest.mark.parametrize("learner", LEARNERS)
 def test_labels_shuffled_by_pairs_of_twins_give_chance(learner):
-    """Twins share picture and label, and the models learn by heart: fitted on one twin, they know
+    """Twins share image and label, and the models learn by heart: fitted on one twin, they know
     the other, so a pair that spans folds shows."""
     rng = np.random.default_rng(1)
     pairs, num_classes, models = 130, 2, 30

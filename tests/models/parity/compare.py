@@ -1,10 +1,10 @@
-"""The parity table: every backbone against its original in PyTorch, same weights, same pictures.
+"""The parity table: every backbone against its original in PyTorch, same weights, same images.
 
     scripts/parity [--models densenet121,...] [--size 96] [--library timm] [--json FILE]
 
 Each original gets seeded weights and BatchNorm statistics; they go through a safetensors file
 and `pretrained.load` into our network.  Compared in evaluation mode: logits, and the gradient of a
-weighted sum of them with respect to the pictures; for inception_v3 also the logits of the auxiliary
+weighted sum of them with respect to the images; for inception_v3 also the logits of the auxiliary
 head.  All figures are max |difference| / max |original|:
 
 - logits, gradient, aux: both in float32.  Limits 1e-4, 1e-3, 1e-4.
@@ -40,9 +40,9 @@ from hpa_jax.models import create, pretrained
 from tests.models import pinned
 from tests.models.parity import originals, seeded
 
-# Rounding still flips a ReLU now and then (see originals.calibrate).  Such a picture says nothing
+# Rounding still flips a ReLU now and then (see originals.calibrate).  Such an image says nothing
 # about the gradient in float32, so the next is taken; a wrong network fails on all of them.
-PICTURES = 4
+IMAGES = 4
 LIMITS = {"logits": 1e-4, "gradient": 1e-3, "aux": 1e-4, "float64": 1e-9}
 COLUMNS = {"backbone": 20, "original": 17, "pixels": 6, "tensors": 7, **dict.fromkeys(LIMITS, 8),
            "rounding": 17, "pictures": 8, "seconds": 0}  # fmt: skip
@@ -106,10 +106,10 @@ def compare(name: str, library: str, size: int) -> dict:
 
 
 def single_precision(ours: nnx.Module, theirs: torch.nn.Module, size: int) -> dict:
-    """Logits and gradient in float32, and how many pictures that took."""
+    """Logits and gradient in float32, and how many images that took."""
     both = forward_and_gradient(ours)
     row = {"logits": 0.0}
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         pictures = seeded.images(1, size, 3, seed=number)
         logits, gradient = originals.forward_and_gradient(theirs, pictures)
         our_logits, our_gradient = both(pictures)

@@ -4,7 +4,7 @@
 
 Each is an original with its channels divided and its repeated modules taken out, so that a test can
 rebuild it here in seconds.  A file holds the tensors' names and shapes, not their values, which
-`seeded` makes again; pictures likewise.
+`seeded` makes again; images likewise.
 """
 
 import sys

@@ -74,7 +74,7 @@ SHIFT = 2.0
 
 
 def build(name: str, library: str, size: int, classes: int = 1000) -> nn.Module:
-    """The original with seeded weights, in eval mode, calibrated to pictures of that size."""
+    """The original with seeded weights, in eval mode, calibrated to images of that size."""
     model = seed(ORIGINALS[name][library](classes))
     calibrate(model, seeded.images(8, size, 3, seed=100))
     return model
@@ -98,7 +98,7 @@ def calibrate(model: nn.Module, images: np.ndarray) -> None:
 
     Its output moves up by SHIFT deviations.  Else rounding flips some ReLU whose input is within
     1e-6 of zero, and the gradient jumps by 1e-2: in PyTorch, between float32 and float64, with four
-    of six pictures.
+    of six images.
     """
 
     def near(norm: nn.BatchNorm2d, inputs: tuple[torch.Tensor]) -> None:
@@ -130,7 +130,7 @@ def any_size(model: nn.Module) -> None:
 def narrow(divisor: int) -> Iterator[None]:
     """Within it the originals are built with every channel count divided, for small golden files.
 
-    All channel counts of the network but the 3 of the picture must be divisible.
+    All channel counts of the network but the 3 of the image must be divisible.
     """
     convolution, norm, linear = nn.Conv2d.__init__, nn.BatchNorm2d.__init__, nn.Linear.__init__
 

@@ -61,7 +61,7 @@ def state_dict(shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> dict[str
 
 
 def images(n: int, size: int, channels: int, seed: int = 0) -> np.ndarray:
-    """Normalised pictures [n, size, size, channels] float32, as smooth as real ones."""
+    """Normalised images [n, size, size, channels] float32, as smooth as real ones."""
     draw = np.random.RandomState(seed + 12345)
     coarse = draw.standard_normal((n, -(-size // 4), -(-size // 4), channels))
     smooth = np.repeat(np.repeat(coarse, 4, axis=1), 4, axis=2)[:, :size, :size]

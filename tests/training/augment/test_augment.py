@@ -43,7 +43,7 @@ def test_none_changes_nothing(batch):
     np.testing.assert_array_equal(run("none", batch)[0], batch[0])
 
 
-def test_d4_gives_each_element_and_each_picture_its_own(batch):
+def test_d4_gives_each_element_and_each_image_its_own(batch):
     one = batch[0][:1]
     many = jnp.repeat(one, 64, axis=0)
     images, _ = run("d4", (many, jnp.zeros((64, C))))
@@ -58,7 +58,7 @@ def test_fastai_d4_draws_the_identity_twice_as_often():
     np.testing.assert_allclose(share, [2 / 9] + [1 / 9] * 7, atol=0.015)
 
 
-def test_a_picture_does_not_depend_on_its_neighbours(batch):
+def test_a_image_does_not_depend_on_its_neighbours(batch):
     images, labels = batch
     whole, _ = run("oml", batch)
     other = images.at[1:].set(0.5)
@@ -85,7 +85,7 @@ def test_a_mapping_is_a_preset_with_differences():
         assert options["zoom"] == (1.0, 1.25) and options["rotate"] == 180.0
 
 
-def test_bestfitting_shows_two_thirds_to_all_of_the_picture():
+def test_bestfitting_shows_two_thirds_to_all_of_the_image():
     ramp = jnp.broadcast_to(jnp.linspace(0, 1, 32)[None, None, :, None], (64, 32, 32, 1))
     images, _ = run("bestfitting", (ramp, jnp.zeros((64, C))))
     seen = np.asarray(images.max(axis=(1, 2, 3)) - images.min(axis=(1, 2, 3)))
@@ -131,7 +131,7 @@ def test_each_geometric_option_acts_as_it_is_named(option, limit):
     if option == "shift":
         np.testing.assert_allclose(along_x, [[1, 0]] * 64, atol=1e-4)
         assert 0.15 < np.abs(middle).max() <= 0.2 + 1e-4  # a share of the side, which is 2
-        assert np.abs(middle).max(0).min() > 0.15  # both ways, each picture its own
+        assert np.abs(middle).max(0).min() > 0.15  # both ways, each image its own
     elif option == "shear":
         np.testing.assert_allclose(along_x[:, 0], 1, atol=0.05)
         assert 0.15 < np.abs(along_y[:, 0]).max() <= 0.2 + 1e-3
@@ -217,7 +217,7 @@ def test_cutout_noise_and_per_channel_lighting(batch):
     assert np.ptp(np.asarray(images[:, 0, 0]), axis=-1).max() < 1e-6
 
 
-def test_blank_protein_touches_the_first_picture_only(batch):
+def test_blank_protein_touches_the_first_image_only(batch):
     images, labels = run("none", batch, blank_protein=1.0)
     np.testing.assert_array_equal(images[0, ..., 1], 0.0)
     np.testing.assert_array_equal(images[0, ..., 0], batch[0][0, ..., 0])
@@ -226,7 +226,7 @@ def test_blank_protein_touches_the_first_picture_only(batch):
     np.testing.assert_array_equal(labels[1:], batch[1][1:])
 
 
-def test_mixup_blends_labels_as_it_blends_pictures():
+def test_mixup_blends_labels_as_it_blends_images():
     images = jnp.broadcast_to(jnp.arange(N, dtype=jnp.float32)[:, None, None, None], (N, 2, 2, 1))
     labels = jnp.eye(N)
     mixed, soft = run("none", (images, labels), mixup=0.4)
@@ -235,7 +235,7 @@ def test_mixup_blends_labels_as_it_blends_pictures():
     assert (np.asarray(soft).argmax(1) == np.arange(N)).all()
 
 
-def test_sample_pairing_averages_pictures_and_keeps_labels(batch):
+def test_sample_pairing_averages_images_and_keeps_labels(batch):
     images, labels = run("none", batch, sample_pairing=1.0)
     np.testing.assert_array_equal(labels, batch[1])
     halves = np.asarray(2 * images - batch[0])

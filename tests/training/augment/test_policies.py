@@ -26,7 +26,7 @@ def many(policy, count=2000):
 
 
 def neutral(**changes):
-    """A drawn tuple of one picture with some numbers changed, as a batch of one."""
+    """A drawn tuple of one image with some numbers changed, as a batch of one."""
     one = policies.draw(jax.random.key(0), policy=jnp.int32(17))  # both chances are 0
     return jax.tree.map(lambda value: value[None], one._replace(**changes))
 
@@ -171,7 +171,7 @@ def test_grid_cells_equal_numpys_interpolation():
     np.testing.assert_allclose(got, np.interp(position, knots, sources), atol=1e-5)
 
 
-def test_beyond_the_border_the_distorted_picture_is_mirrored():
+def test_beyond_the_border_the_distorted_image_is_mirrored():
     base = jnp.array([[[1.25, 0.0], [0.75, 0.0]]])
     one = drawn(17)._replace(steps=jnp.full((2, 5), 0.5), cells=jnp.float32(3))
     where = policies.move(base, one)

@@ -22,7 +22,7 @@ def test_grid_shows_the_original_first_and_draws_beside(tmp_path):
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "grid.png")), pixels)
 
 
-def test_pictures_without_the_named_channels_are_refused():
+def test_images_without_the_named_channels_are_refused():
     with pytest.raises(InputError, match="preview"):
         preview.grid(np.zeros((1, 8, 8, 3), np.uint8), "d4")
 

@@ -95,7 +95,7 @@ def test_dihedral_matrix_d4_and_numpy_agree(image, align_corners):
     assert len(seen) == 8
 
 
-def test_d4_refuses_oblong_pictures():
+def test_d4_refuses_oblong_images():
     with pytest.raises(InputError, match="square"):
         warp.d4(jnp.zeros((1, 4, 6, 1)), jnp.array([0]))
 

@@ -1,4 +1,4 @@
-"""From pictures on disk to packed records: pictures that can't be used stop it, or are left out."""
+"""From images on disk to packed records: images that can't be used stop it, or are left out."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from tests.small_run import ROOT
 
 @pytest.fixture
 def root(tmp_path):
-    """Twelve labelled pictures and four of the test part; headers tell nothing of what is wrong."""
+    """Twelve labelled images and four of the test part; headers tell nothing of what is wrong."""
     root = competition(tmp_path / "data", train=12, test=4)
     half = (root / "train" / "t1_red.png").read_bytes()
     (root / "train" / "t1_red.png").write_bytes(half[:45] + b"\0" * 9 + half[54:])
