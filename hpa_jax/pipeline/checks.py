@@ -128,8 +128,8 @@ def check_views(context: Context) -> None:
 
 
 def check_plans(context: Context) -> None:
-    """Lays out the training of every network, before any work: the seventh one's misspelt stage
-    would else be told when six are trained.
+    """Lays out the training of every network, before any work: a misspelt phase of the seventh
+    would otherwise be reported when six are trained.
 
     Raises:
         InputError: naming the network, the key and the value.
