@@ -317,7 +317,7 @@ def importing(tmp_path, weights, monkeypatch):
 
     def run(out):
         with monkeypatch.context() as patched:
-            patched.setattr(pretrained.factory, "create", lambda *a, **k: small)
+            patched.setattr(pretrained.registry, "create", lambda *a, **k: small)
             patched.setattr(pretrained.nnx, "eval_shape", lambda make: make())
             return pretrained.import_weights("resnet18", tmp_path / "w.safetensors", out)
 
