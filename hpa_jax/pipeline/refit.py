@@ -162,7 +162,7 @@ def _decide(context: Context) -> Task:
         found = {
             name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)
         }
-        inputs, _ = tables.stack_features(context, tables.FINAL, test.ids)
+        inputs = tables.stack_inputs(context, tables.FINAL, test.ids)
         found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
         artifacts.remove(output)
         for name, values in found.items():
