@@ -139,7 +139,7 @@ def check_plans(context: Context) -> None:
     from hpa_jax.training import plans
 
     config, drawn = context.config, {}
-    wanted = [
+    wanted: list[tuple[str, ConfigDict, int | None]] = [
         (f"models.{name}", model, len(context.class_numbers(model)))
         for name, model in context.models().items()
     ]
