@@ -1,11 +1,11 @@
-"""The stage `retrieve`: metric learning, then each picture's nearest labelled neighbour.
+"""The step `retrieve`: metric learning, then each image's nearest labelled neighbour.
 
 An embedding network learns to tell antibodies apart; an image whose nearest labelled neighbour is
 nearer than tau shows the same protein, and may take its labels (bestfitting A).  Neighbours of
-validation rows are training rows, so that what they do to the score can be measured; those of test
-rows are all labelled rows.  Twins are no neighbours: the leak table is there for them.  With folds
-the one network has seen the antibodies, not the labels, of every labelled row: what validation says
-of neighbours is then a little too good, what the test says is not.
+validation rows are training rows, so that their effect on the score can be measured; those of test
+rows are all labelled rows.  Near-duplicates do not count as neighbours: the leak table covers them.
+With folds, the one network was trained on the antibodies, not the labels, of every labelled row:
+scores of neighbours on validation are then slightly optimistic, on test they are not.
 """
 
 from pathlib import Path
@@ -18,15 +18,13 @@ from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import networks, tables
+from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROOMS = (*networks.TRAIN_ROOMS, "inference", "pipeline/retrieval.py")
 
 
 def retrieve(context: Context) -> list[Task]:
@@ -93,7 +91,7 @@ def _train(context: Context) -> Task:
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
     outputs = tuple(folder / name for name in names)
     name = "train-retrieval"
-    return Task("train", name, work, stamped, inputs, outputs, ROOMS, "same", fitted=True)
+    return Task("train", name, work, stamped, inputs, outputs, "same", fitted=True)
 
 
 def to_learn(context: Context) -> tuple[list[str], int]:
@@ -151,7 +149,7 @@ def _embed(context: Context) -> Task:
 
     inputs = (folder / "checkpoints", inputs_of.rows_read(context, "rows", rows, images=stored))
     name = "predict-retrieval"
-    return Task("predict", name, work, settings, inputs, (output,), ROOMS, fitted=True)
+    return Task("predict", name, work, settings, inputs, (output,), fitted=True)
 
 
 def _neighbours(context: Context) -> Task:
@@ -191,8 +189,7 @@ def _neighbours(context: Context) -> Task:
     said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
     inputs = (context.path("retrieval", "embeddings"), *context.paths(*tables.SPLIT_TABLES))
     inputs += (context.path("retrieval", "network", "held_out.json"),)
-    rooms = ("inference/retrieval.py", "training/metric_learning.py", "pipeline/retrieval.py")
-    return Task("retrieve", "retrieve", work, said, inputs, outputs, rooms)
+    return Task("retrieve", "retrieve", work, said, inputs, outputs)
 
 
 def replaced(
@@ -229,7 +226,7 @@ def boosted(context: Context, split: str, ids: np.ndarray, probs: np.ndarray) ->
 
 
 def files(context: Context) -> tuple[Path, ...]:
-    """The neighbours' tables, where a later stage reads them."""
+    """The neighbours' tables, where later steps read them."""
     if context.config.retrieval.mode == "off":
         return ()
     parts = ("valid", *tables.unseen_parts(context))
@@ -237,7 +234,7 @@ def files(context: Context) -> tuple[Path, ...]:
 
 
 def settings(context: Context) -> dict[str, Any]:
-    """What a later stage depends on."""
+    """What later steps depend on."""
     return {
         "retrieval.mode": context.config.retrieval.mode,
         "retrieval.tau": context.config.retrieval.tau,
