@@ -191,7 +191,7 @@ STEPS: dict[str, Step] = {
         DECISION,
     ),
     "report": Step(
-        "hpa_jax.pipeline.show:report",
+        "hpa_jax.pipeline.report:report",
         "one HTML page of everything above, opens offline",
         "all of the workdir",
         "report/index.html",

@@ -9,14 +9,14 @@ import pytest
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import findings, retrieve, scores, submit, tables
+from hpa_jax.pipeline import report, retrieve, scores, submit, tables
 from hpa_jax.pipeline.context import Context
 
 
 @pytest.fixture(scope="module")
 def workdir(done, tmp_path_factory):
     """The small run, and tables that give every other row a near labelled image."""
-    copied = shutil.copytree(done[0], tmp_path_factory.mktemp("findings") / "run")
+    copied = shutil.copytree(done[0], tmp_path_factory.mktemp("report") / "run")
     splits = pd.read_parquet(copied / "splits.parquet")
     lenders = splits.loc[splits["split"] == "train", "id"].to_numpy(str)
     for split in ("valid", "test"):
@@ -39,7 +39,7 @@ def made(workdir, mode="off"):
 def chain(workdir, mode):
     """(context, the steps by title, without counts)"""
     context = made(workdir, mode)
-    found, _ = findings.steps(context, findings.gather(context))
+    found, _ = report.steps(context, report.gather_results(context))
     return context, {step.name.split(" (")[0].split(":")[0]: step for step in found}
 
 
@@ -72,7 +72,7 @@ def test_boosted_probabilities_are_a_step_after_the_stack(workdir):
     assert list(plain) == [name for name in names if name != "+ neighbours"]
     for name in names[:place]:  # what comes before is what it is without neighbours
         equal(steps[name].decided, plain[name].decided)
-        assert steps[name].cut.keys() == plain[name].cut.keys() == {"validation", "test"}
+        assert steps[name].fitted.keys() == plain[name].fitted.keys() == {"validation", "test"}
     ids = tables.split_rows(context, "test").ids
     boosted = scores.of_methods(context, "test", ids)[scores.STACK]
     np.testing.assert_array_equal(steps["+ neighbours"].decided["test"], boosted >= 0.5)
@@ -83,13 +83,13 @@ def test_without_retrieval_there_is_no_such_step(workdir):
     assert "+ neighbours" not in steps
 
 
-def test_cuts_matched_on_test_predictions_are_nested_so_without_a_truth_too(workdir):
+def test_thresholds_matched_on_test_predictions_are_nested_so_without_a_truth_too(workdir):
     context = made(workdir)
     context.config.thresholds.update(method="match_proportions", match_on="test")
-    found = findings.gather(context)
+    found = report.gather_results(context)
     known, unknown = (
-        findings.steps(context, one)[0][0] for one in (found, dataclasses.replace(found, test=None))
+        report.steps(context, one)[0][0] for one in (found, dataclasses.replace(found, test=None))
     )
     assert known.name == unknown.name and "no test-time views" in known.name
-    np.testing.assert_array_equal(known.cut["validation"], unknown.cut["validation"])
-    assert unknown.cut.keys() == {"validation"}
+    np.testing.assert_array_equal(known.fitted["validation"], unknown.fitted["validation"])
+    assert unknown.fitted.keys() == {"validation"}
