@@ -175,16 +175,16 @@ _NOISE = 0x10153  # keeps these draws apart from others of the same seed (the sa
 
 
 def noise_factors(
-    groups: int, sigma: float, *, seed: int, stage: int, step: int = -1
+    groups: int, sigma: float, *, seed: int, phase: int, step: int = -1
 ) -> np.ndarray:
-    """1 + N(0, sigma) for each group, [G]; drawn per stage (step = -1, as the team did) or per
+    """1 + N(0, sigma) for each group, [G]; drawn per phase (step = -1, as the team did) or per
     step.
 
     One More Layer's "random lr": lr + N(0, (.01 lr)^2) per group is sigma = .01 (spec §4.4).
     """
     if sigma == 0.0:
         return np.ones(groups)
-    draw = np.random.Generator(np.random.Philox([_NOISE, seed, stage, step + 1]))
+    draw = np.random.Generator(np.random.Philox([_NOISE, seed, phase, step + 1]))
     return np.maximum(1.0 + sigma * draw.standard_normal(groups), 0.0)
 
 
