@@ -9,11 +9,131 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
-from hpa_jax.pipeline.commands import COMMON_FLAGS, VERBS, Verb
+from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, STEPS, Flags, Step
 
+
+@dataclass(frozen=True)
+class Verb:
+    """One command-line verb. function: from (config, flags) to an exit code or None."""
+
+    function: str  # "module:function"
+    summary: str
+    reads: str
+    writes: str
+    flags: Flags = field(default_factory=dict)
+    options: tuple[str, ...] = ()  # config paths that it depends on
+    steps: tuple[str, ...] = ()  # of `run` that it does
+
+    @classmethod
+    def of_step(cls, name: str, step: Step) -> "Verb":
+        """The verb that does one step; `catalog` makes the synthetic data first."""
+        steps = () if step.verb else ("data", name) if name == "catalog" else (name,)
+        function = step.verb or "hpa_jax.pipeline.runner:run"
+        return cls(function, step.summary, step.reads, step.writes, step.flags, step.options, steps)
+
+
+COMMON_FLAGS: Flags = {
+    "workdir": (None, "folder for everything that is written (made if absent)"),
+    "debug": (False, "show the traceback of an error"),
+}
+VERBS: dict[str, Verb] = {
+    "run": Verb(
+        "hpa_jax.pipeline.runner:run",
+        "all steps, from images to submission and report; skips what is done",
+        "the images and tables of config.data",
+        "everything below, in the workdir",
+        {
+            "only": (None, "this model alone (a name of config.models, or retrieval)"),
+            **FORCE,
+            **CLUSTER,
+            "collect": (
+                False,
+                "train nothing: decide with the networks that are there",
+            ),
+        },
+    ),
+    "clean": Verb(
+        "hpa_jax.pipeline.clean:clean",
+        "removes results that runs with other settings have set aside, for good",
+        "replaced/",
+        "nothing; says what it frees and asks before",
+        {"yes": (False, "without asking")},
+    ),
+    "download": Verb(
+        "hpa_jax.pipeline.download:download",
+        "external images of the Human Protein Atlas; a second call goes on",
+        "the table of config.data's atlas source (ROOT/external.csv)",
+        "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
+    ),
+    **{name: Verb.of_step(name, step) for name, step in STEPS.items() if name != "data"},
+    "export": Verb(
+        "hpa_jax.pipeline.own:run_export",
+        "networks, thresholds and stack in one folder for predict --bundle",
+        "models/, thresholds.json, ensemble/, stack/, features/",
+        "bundle/",
+    ),
+    "classes": Verb(
+        "hpa_jax.pipeline.tools:classes",
+        "class counts, pairs, matrices and graphs by source, and of the submission",
+        "catalog.parquet, splits.parquet, groups.parquet, submission.csv (if there)",
+        "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
+    ),
+    "preview": Verb(
+        "hpa_jax.pipeline.tools:preview",
+        "a grid of images as each model's augmentation changes them, and each stage's own",
+        "records/, splits.parquet",
+        "preview/NAME.png, NAME_stage_K.png",
+        ONLY,
+    ),
+    "lr_find": Verb(
+        "hpa_jax.pipeline.tools:lr_find",
+        "sweeps the learning rate of each model; leaves the model as it is",
+        "records/, splits.parquet",
+        "models/NAME/lr_find.json, lr_find.png",
+        {
+            **ONLY,
+            "stage": ("0", "its freezing, loss and augmentation; counted from 0"),
+            "checkpoint": ("", "own weights to begin from: best | last | a step; else fresh ones"),
+            "iterations": ("1000", "steps from the first rate to the last"),
+            "low": ("1e-7", "first rate"),
+            "high": ("10", "last rate"),
+        },
+    ),
+    "import_weights": Verb(
+        "hpa_jax.pipeline.tools:import_weights",
+        "a published weight file (safetensors, torch) as a folder for init_from",
+        "--weights",
+        "--out (an Orbax folder)",
+        {
+            "model": (None, "backbone, as in the config"),
+            "weights": (None, "file, or hf:OWNER/REPO/FILE"),
+            "out": (None, "folder to write"),
+        },
+    ),
+    "adversarial": Verb(
+        "hpa_jax.pipeline.adversarial:adversarial",
+        "can train and test be told apart? AUC, and the training images most (un)like test",
+        "records/, catalog.parquet, splits.parquet, groups.parquet",
+        "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid), "
+        "adversarial_unlike.csv; adversarial/fold_K/ (variant network)",
+    ),
+    "label_noise": Verb(
+        "hpa_jax.pipeline.tools:label_noise",
+        "likely label errors among the validation pictures",
+        "models/*/predictions/valid.parquet, splits.parquet, records/",
+        "label_noise.csv, label_noise.html (the least trusted, with images)",
+    ),
+    "ablate": Verb(
+        "hpa_jax.pipeline.ablate:ablate",
+        "what each variation of a recipe does to its score, over several seeds",
+        "config.ablate: seeds and variations (configs/ablation.py)",
+        "ablation.json, ablation.md, ablate/NAME/seed_K/ (a workdir each)",
+    ),
+}
 USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
 
 
@@ -24,7 +144,21 @@ def main(arguments: list[str] | None = None) -> int:
     _quiet()
     _leave_room_on_gpus()
     try:
-        return dispatch(arguments)
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(overview())
+            return 0
+        name, *rest = arguments
+        if name not in VERBS:
+            raise InputError(f"no verb {name!r}{near(name, VERBS)} (--help lists them)")
+        verb = VERBS[name]
+        if "-h" in rest or "--help" in rest:
+            print(verb_help(name, verb))
+            return 0
+        config, flags = parse(name, verb, rest)
+        module, function = verb.function.split(":")
+        work = getattr(importlib.import_module(module), function)
+        # Called from here, not by a helper: few frames lie between the command and the step.
+        return (work(config, flags, verb.steps) if verb.steps else work(config, flags)) or 0
     except InputError as error:
         if debug:
             raise
@@ -73,27 +207,6 @@ def _not_raised_again(record: logging.LogRecord) -> bool:
     """Orbax's threads log a full disk with their tracebacks; the error comes as one line, too."""
     cause = record.exc_info[1] if record.exc_info else None
     return not tells_of_a_full_disk(f"{record.getMessage()} {cause}")
-
-
-def dispatch(arguments: list[str]) -> int:
-    """Parses the command line and calls the verb.
-
-    Raises:
-        InputError: an unknown verb, flag or config key, or a value of the wrong type.
-    """
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    name = arguments[0]
-    if name not in VERBS:
-        raise InputError(f"no verb {name!r}{near(name, VERBS)} (--help lists them)")
-    verb = VERBS[name]
-    if any(argument in ("-h", "--help") for argument in arguments[1:]):
-        print(verb_help(name, verb))
-        return 0
-    config, flags = parse(name, verb, arguments[1:])
-    module, function = verb.function.split(":")
-    return getattr(importlib.import_module(module), function)(config, flags) or 0
 
 
 def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str, object]]:

@@ -20,11 +20,12 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.config import validation
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import cache, prepare, replaced, runner
-from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline import cache, replaced, runner
+from hpa_jax.pipeline.context import Context, opened
+from hpa_jax.pipeline.steps import STEPS
 
 BASE = "base"
-STAGES = tuple(name for name in runner.STAGES if name not in ("data", "report"))
+COMPARED = tuple(name for name in STEPS if name not in ("data", "report"))
 KEYS = ("name", "add", "set", "method", "at", "about", "talk")
 CUTS = {"thresholds": "macro_f1", "half": "macro_f1_at_half"}
 CONFIDENCE = 0.95
@@ -32,7 +33,7 @@ CONFIDENCE = 0.95
 
 def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
     """Runs the base and all variations that are not finished; writes and prints the table."""
-    context = prepare.opened(config, flags)
+    context = opened(config, flags)
     variations = checked(config)
     config = _with_shared_folders(config, context)
     _draw(config, flags)
@@ -46,7 +47,7 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
                 _begin_from(base, folder)
             print(f"== {name}, seed {seed} ==", flush=True)
             of_seed = varied(changed(config, seeded(seed)), variation)
-            runner.work(STAGES, of_seed, {**flags, "workdir": str(folder), "only": None})
+            runner.run(of_seed, {**flags, "workdir": str(folder), "only": None}, COMPARED)
             runs[name, seed] = outcome(folder, variation, config.ablate.method, base)
     rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
     artifacts.write_json(
@@ -157,7 +158,7 @@ def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
 def _draw(config: ConfigDict, flags: dict[str, Any]) -> None:
     if config.data.source == "synthetic" and config.data.root:
         drawing = changed(config, {"data.root": "", "data.truth": ""})
-        runner.work(("data",), drawing, {**flags, "only": None})
+        runner.run(drawing, {**flags, "only": None}, ("data",))
 
 
 def _begin_from(finished: Path, folder: Path) -> None:

@@ -153,6 +153,26 @@ class Context:
         return [names.index(name) for name in model.classes or names]
 
 
+def workdir_of(flags: dict[str, Any]) -> Path:
+    """The folder of --workdir.
+
+    Raises:
+        InputError: no --workdir.
+    """
+    if not flags.get("workdir"):
+        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
+    return Path(flags["workdir"]).expanduser().resolve()
+
+
+def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
+    """The context of a verb that is no step of `run`.
+
+    Raises:
+        InputError: no --workdir.
+    """
+    return Context(config, workdir_of(flags), flags)
+
+
 def side_for(stored: Iterable[int], wanted: int) -> int:
     """Of the sides that images are stored at, the smallest that holds `wanted`, else the largest.
 

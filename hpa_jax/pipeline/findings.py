@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import cuts as cuts_of
-from hpa_jax.pipeline import finish, retrieval, scores, tables
+from hpa_jax.pipeline import retrieve, scores, submit, tables, thresholds
 from hpa_jax.pipeline.context import Context
 from hpa_jax.report.findings import Findings, Scored
 from hpa_jax.report.steps import Step
@@ -115,7 +114,7 @@ def steps(context: Context, found: Findings) -> tuple[list[Step], str]:
         chain.append(_replaced(context, found, chain[-1]))
     if found.test:
         before = chain[-1].decided["test"]
-        leaked, changed = finish.overlay_leak(context, found.test.ids, before)
+        leaked, changed = submit.overlay_leak(context, found.test.ids, before)
         chain.append(Step(f"+ leak table ({changed} rows)", {"test": leaked}, {}))
         chain.append(_submitted(context, found))
     return chain, remark
@@ -151,7 +150,7 @@ def _replaced(context: Context, found: Findings, before: Step) -> Step:
     for part in found.parts:
         split = "valid" if part is found.valid else "test"
         own = before.decided[part.name]
-        decided[part.name], _ = retrieval.replaced(context, split, part.ids, own)
+        decided[part.name], _ = retrieve.replaced(context, split, part.ids, own)
     return Step("+ neighbours (replace)", decided, {})
 
 
@@ -195,7 +194,7 @@ def _cut(
     matched = None
     if context.config.thresholds.match_on == "test":  # nested alike where the truth is not known
         matched = probs.get("test", probs["validation"])
-    cuts, nested = cuts_of.fit_and_nest(context, method, probs["validation"], rows, matched)
+    cuts, nested = thresholds.fit_and_nest(context, method, probs["validation"], rows, matched)
     decided = {"validation": nested}
     if "test" in probs:
         decided["test"] = scores.decide(context, probs["test"], cuts)

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import retrieval, tables
+from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 
 # A training step costs about three forward passes; it reaches this share of the speed of one large
@@ -157,7 +157,7 @@ def to_train(context: Context) -> Iterator[Fit]:
             rows = len(tables.labelled_rows(context).ids)
             yield Fit(name, model, folder, known, _share(model, rows))
     if context.trains_retrieval and not context.path(RETRIEVAL, "embeddings").is_dir():
-        known, rows = retrieval.to_learn(context)
+        known, rows = retrieve.to_learn(context)
         folder = context.path(RETRIEVAL, "network")
         yield Fit(RETRIEVAL, context.config.retrieval.model, folder, known, rows)
 

@@ -16,7 +16,7 @@ from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline import members, prepare, scores, tables
-from hpa_jax.pipeline.context import Context, side_for
+from hpa_jax.pipeline.context import Context, opened, side_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,7 +233,7 @@ def _metafeatures(
 
 def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The verb `export`."""
-    context = prepare.opened(config, flags)
+    context = opened(config, flags)
     print(f"bundle -> {export(context)}")
     if said := left_out(context):
         print(f"not in the bundle: {said}")

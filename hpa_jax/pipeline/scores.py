@@ -15,7 +15,7 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.config.defaults import METHODS, has_ensemble
 from hpa_jax.core import artifacts, classes
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import retrieval, tables
+from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 
@@ -61,7 +61,7 @@ def audited_path(context: Context, name: str) -> Path:
 
 
 def refitted_files(context: Context) -> tuple[Path, ...]:
-    """What a later stage reads of refitted networks."""
+    """What a later stage reads of refitted train."""
     if not context.config.refit:
         return ()
     return (*tables.all_predictions(context, tables.FINAL), context.path("refit"))
@@ -79,7 +79,7 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
     paths[STACK] = stack_path(context, split)
     split = tables.rows_of(split)
     found = {
-        name: retrieval.boosted(context, split, ids, tables.probabilities(path, ids, context))
+        name: retrieve.boosted(context, split, ids, tables.probabilities(path, ids, context))
         for name, path in paths.items()
     }
     if split == "test" and context.config.ensemble.average_duplicates:

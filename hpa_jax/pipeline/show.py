@@ -7,7 +7,7 @@ import numpy as np
 from hpa_jax.config import settings as options
 from hpa_jax.core import artifacts
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import cache, findings, retrieval, scores, show_data, tables
+from hpa_jax.pipeline import cache, findings, retrieve, scores, show_data, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.report import (
@@ -80,14 +80,11 @@ def report(context: Context) -> list[Task]:
     maybe += show_data.files(context)
     inputs += tuple(path for path in maybe if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
-    inputs += retrieval.files(context) + scores.refitted_files(context)
+    inputs += retrieve.files(context) + scores.refitted_files(context)
     seconds = cache.seconds(context.workdir)
     seconds.pop("report", None)  # its own time is known when it is written
     settings = {**options.without_places(context.config), "seconds": list(seconds.items())}
-    rooms = ("report", "report/page.html.j2", "pipeline", "decision", "inference/ensemble.py")
-    rooms += ("data/statistics.py", "data/batches.py", "classes.py")
-    rooms += ("training/phases.py", "training/schedules.py")
-    return [Task("report", "report", work, settings, inputs, (output,), rooms)]
+    return [Task("report", "report", work, settings, inputs, (output,))]
 
 
 def _training(context: Context) -> Section:
@@ -141,7 +138,7 @@ def _neighbours(context: Context, found: Findings) -> list[Section]:
     pictures = functools.partial(tables.images, context)
     truth = dict(zip(found.test.ids, found.test.labels)) if found.test else None
     count, classes = context.config.report.examples // 4, found.classes
-    lent = retrieval.labels_of(context, pairs)
+    lent = retrieve.labels_of(context, pairs)
     return [neighbours.section(pairs, lent, classes, scored, pictures, count, truth)]
 
 

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import show_data, tables
-from hpa_jax.pipeline.networks import rows_to_fit, share_compiled
-from hpa_jax.pipeline.prepare import opened
+from hpa_jax.pipeline.context import opened
+from hpa_jax.pipeline.train import rows_to_fit, share_compiled
 
 SHOWN = 60  # images in label_noise.html
 

@@ -9,7 +9,7 @@ import pytest
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import findings, finish, retrieval, scores, tables
+from hpa_jax.pipeline import findings, retrieve, scores, submit, tables
 from hpa_jax.pipeline.context import Context
 
 
@@ -56,10 +56,10 @@ def test_replaced_labels_are_a_step_after_the_thresholds(workdir):
     for part, split in (("validation", "valid"), ("test", "test")):
         before, after = (steps[name].decided[part] for name in names[-4:-2])
         ids = tables.split_rows(context, split).ids
-        wanted, count = retrieval.replaced(context, split, ids, before)
+        wanted, count = retrieve.replaced(context, split, ids, before)
         assert count == -(-len(ids) // 2) and (after != before).any()
         np.testing.assert_array_equal(after, wanted)
-    leaked, _ = finish.overlay_leak(context, ids, after)  # on top of the neighbours' labels
+    leaked, _ = submit.overlay_leak(context, ids, after)  # on top of the neighbours' labels
     np.testing.assert_array_equal(steps["+ leak table"].decided["test"], leaked)
 
 

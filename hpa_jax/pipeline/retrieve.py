@@ -18,15 +18,13 @@ from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import networks, tables
+from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 
 if TYPE_CHECKING:
     import pandas as pd
-
-ROOMS = (*networks.TRAIN_ROOMS, "inference", "pipeline/retrieval.py")
 
 
 def retrieve(context: Context) -> list[Task]:
@@ -93,7 +91,7 @@ def _train(context: Context) -> Task:
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
     outputs = tuple(folder / name for name in names)
     name = "train-retrieval"
-    return Task("train", name, work, stamped, inputs, outputs, ROOMS, "same", fitted=True)
+    return Task("train", name, work, stamped, inputs, outputs, "same", fitted=True)
 
 
 def to_learn(context: Context) -> tuple[list[str], int]:
@@ -151,7 +149,7 @@ def _embed(context: Context) -> Task:
 
     inputs = (folder / "checkpoints", inputs_of.rows_read(context, "rows", rows, images=stored))
     name = "predict-retrieval"
-    return Task("predict", name, work, settings, inputs, (output,), ROOMS, fitted=True)
+    return Task("predict", name, work, settings, inputs, (output,), fitted=True)
 
 
 def _neighbours(context: Context) -> Task:
@@ -191,8 +189,7 @@ def _neighbours(context: Context) -> Task:
     said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
     inputs = (context.path("retrieval", "embeddings"), *context.paths(*tables.SPLIT_TABLES))
     inputs += (context.path("retrieval", "network", "held_out.json"),)
-    rooms = ("inference/retrieval.py", "training/metric_learning.py", "pipeline/retrieval.py")
-    return Task("retrieve", "retrieve", work, said, inputs, outputs, rooms)
+    return Task("retrieve", "retrieve", work, said, inputs, outputs)
 
 
 def replaced(

@@ -8,7 +8,7 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.inference.tables import write_embeddings
-from hpa_jax.pipeline import retrieval
+from hpa_jax.pipeline import retrieve
 from hpa_jax.pipeline.context import Context
 
 ANGLES = {  # degrees: near in angle is near in cosine
@@ -62,7 +62,7 @@ def make(tmp_path, folds=False, twins=(), audit=False, **options):
 
 
 def neighbours(context, part):
-    table = retrieval._nearest(context, part)
+    table = retrieve._nearest(context, part)
     return dict(zip(table["id"], table["neighbour"]))
 
 
@@ -89,7 +89,7 @@ def test_with_folds_a_row_borrows_from_the_other_folds(tmp_path):
 @pytest.mark.parametrize("folds", [False, True])
 def test_audit_rows_lend_no_labels(tmp_path, folds):
     context = make(tmp_path, folds, audit=True)
-    task = retrieval._neighbours(context)
+    task = retrieve._neighbours(context)
     task.work()
     before = {path.name: path.read_bytes() for path in task.outputs}
     assert before.keys() == {"valid.parquet", "test.parquet", "audit.parquet", "scores.json"}
@@ -116,7 +116,7 @@ def test_metric_learning_is_not_shown_audit_rows(tmp_path, folds, monkeypatch):
 
     monkeypatch.setattr("hpa_jax.training.metric_learning.train", train)
     monkeypatch.setattr("hpa_jax.data.batches.Records", lambda folder: None)
-    retrieval._train(context).work()
+    retrieve._train(context).work()
     assert len(shown["ids"]) == (8 if folds else 4)
     assert not set(shown["ids"]) & set(AUDITED)
     assert shown["antibodies"] == [f"ab{id[1]}" for id in shown["ids"]]
@@ -131,20 +131,20 @@ def test_a_near_neighbour_replaces_the_whole_decision(tmp_path):
     context = make(tmp_path, tau=0.65)
     write_neighbours(context, [("x1", "t3", 0.7), ("x0", "t2", 0.6), ("x2", None, -np.inf)])
     decided = np.array([[1, 1, 0, 0], [0, 1, 0, 0], [1, 0, 0, 0]], bool)
-    found, count = retrieval.replaced(context, "test", np.array(["x0", "x1", "x2"]), decided)
+    found, count = retrieve.replaced(context, "test", np.array(["x0", "x1", "x2"]), decided)
     assert count == 1
     np.testing.assert_array_equal(found[[0, 2]], decided[[0, 2]])
     assert found[1].tolist() == [False, False, False, True]
     with pytest.raises(InputError, match="x3"):
-        retrieval.replaced(context, "test", np.array(["x3"]), decided[:1])
+        retrieve.replaced(context, "test", np.array(["x3"]), decided[:1])
 
 
 def test_off_changes_nothing_and_has_no_tasks(tmp_path):
     context = make(tmp_path)
     context.config.retrieval.mode = "off"
     decided = np.ones((1, 4), bool)
-    assert retrieval.replaced(context, "test", np.array(["x0"]), decided)[0] is decided
-    assert retrieval.retrieve(context) == [] and retrieval.files(context) == ()
+    assert retrieve.replaced(context, "test", np.array(["x0"]), decided)[0] is decided
+    assert retrieve.retrieve(context) == [] and retrieve.files(context) == ()
 
 
 def test_boost_moves_probabilities_by_how_near_the_neighbour_is(tmp_path):
@@ -152,7 +152,7 @@ def test_boost_moves_probabilities_by_how_near_the_neighbour_is(tmp_path):
     context.config.retrieval.mode = "boost"
     write_neighbours(context, [("x0", "t2", 0.8), ("x1", "t3", 0.5)])
     probs = np.full((2, 4), 0.4)
-    found = retrieval.boosted(context, "test", np.array(["x0", "x1"]), probs)
+    found = retrieve.boosted(context, "test", np.array(["x0", "x1"]), probs)
     np.testing.assert_allclose(found[0], [0.2, 0.2, 0.7, 0.2])
     np.testing.assert_allclose(found[1], 0.4)
 
@@ -162,5 +162,5 @@ def test_recall_is_of_the_held_out_images(tmp_path):
     catalog = artifacts.read_table(context.path("catalog.parquet"))
     catalog["antibody"] = ["p", "p", "q", "q"] + [None] * 8
     artifacts.write_table(context.path("catalog.parquet"), catalog)
-    found = retrieval._recall(context)
+    found = retrieve._recall(context)
     assert found["queries"] == 1 and found["recall"] in (0.0, 1.0)

@@ -9,8 +9,9 @@ from safetensors.numpy import save_file
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
-from hpa_jax.inference import predict, sweep
-from hpa_jax.pipeline import finish, networks
+from hpa_jax.inference import sweep
+from hpa_jax.inference.predict import Seen
+from hpa_jax.pipeline import checks, predict, train
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 from hpa_jax.training import checkpoint
@@ -28,13 +29,13 @@ def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
 
     def seen(step, *rest, **options):
         table = np.full((2, 3), probabilities[step], np.float32)
-        return predict.Seen(table, np.full((2, 4), step), table / 3)
+        return Seen(table, np.full((2, 4), step), table / 3)
 
     monkeypatch.setattr(sweep, "predict_records", seen)
     config = configs.default().unlock()
     config.models = {"m": configs.model(checkpoint=which)}
     context = Context(config.lock(), tmp_path)
-    found = networks.seen(context, config.models.m, tmp_path, np.array(["a", "b"]), "test", "m")
+    found = predict.seen(context, config.models.m, tmp_path, np.array(["a", "b"]), "test", "m")
     np.testing.assert_allclose(found.probs, mean, rtol=1e-6)
     np.testing.assert_allclose(found.plain, mean / 3, rtol=1e-6)
     assert (found.embeddings == (20 if which == "snapshots" else 8)).all()
@@ -47,13 +48,13 @@ def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_p
     config = configs.default().unlock()
     config.models = {f"m{k}": configs.model(left_out=(k, 5)) for k in range(5)}
     context = Context(config.lock(), tmp_path)
-    seen = [networks.fitted_rows(context, model, rows).ids for model in context.models().values()]
+    seen = [train.fitted_rows(context, model, rows).ids for model in context.models().values()]
     left_out = [set(rows.ids) - set(ids) for ids in seen]
     assert set.union(*left_out) == set(rows.ids) and sum(map(len, left_out)) == 100
     assert all(15 <= len(part) <= 25 for part in left_out)
     for part in left_out:
         assert all(str(int(id) ^ 1) in part for id in part)
-    assert networks.fitted_rows(context, configs.model(), rows) is rows
+    assert train.fitted_rows(context, configs.model(), rows) is rows
 
 
 def started_from(folder, **sources):
@@ -77,15 +78,15 @@ def test_missing_weight_files_are_told_before_any_work(tmp_path):
         d="weights/absent.pth",
     )
     with pytest.raises(InputError, match=r"config\.models\.d\.init_from='weights/absent\.pth'"):
-        networks.check_weights(context)
+        checks.check_weights(context)
     (tmp_path / "models" / "d" / "checkpoints").mkdir(parents=True)
-    networks.check_weights(context)  # it has begun: the file has been read
+    checks.check_weights(context)  # it has begun: the file has been read
 
 
 def test_weight_files_are_tried_before_any_work(tmp_path, monkeypatch):
     def told(given, match):
         with pytest.raises(InputError, match=rf"config\.models\.a\.init_from: .*{match}"):
-            networks.check_weights(started_from(tmp_path, a=given))
+            checks.check_weights(started_from(tmp_path, a=given))
 
     save_file(pinned.tensors("densenet121"), tmp_path / "other.safetensors")
     told(tmp_path / "other.safetensors", "is for another network")
@@ -129,17 +130,17 @@ def context_of(folder, **models):
 )
 def test_a_later_networks_wrong_option_is_told_before_any_work(tmp_path, change, message):
     with pytest.raises(InputError, match=rf"config\.models\.second: .*{message}"):
-        networks.check_plans(context_of(tmp_path, first={}, second=change))
+        checks.check_plans(context_of(tmp_path, first={}, second=change))
 
 
 def test_the_plan_of_metric_learning_is_checked_too(tmp_path):
     context = context_of(tmp_path, first={})
     context.config.retrieval.mode = "boost"
     context.config.retrieval.model = configs.embedding_model(**TINY)
-    networks.check_plans(context)
+    checks.check_plans(context)
     context.config.retrieval.model.stages = (configs.stage(lr=-1.0),)
     with pytest.raises(InputError, match=r"config\.retrieval\.model: stages\[0\]: stage\.lr"):
-        networks.check_plans(context)
+        checks.check_plans(context)
 
 
 def test_networks_of_one_outline_are_drawn_once(tmp_path, monkeypatch):
@@ -148,7 +149,7 @@ def test_networks_of_one_outline_are_drawn_once(tmp_path, monkeypatch):
     drawn, outline = [], plans.outline
     monkeypatch.setattr(plans, "outline", lambda *args: drawn.append(args) or outline(*args))
     folds = {f"m{seed}": dict(seed=seed, loss=dict(bce=1.0)) for seed in range(3)}
-    networks.check_plans(context_of(tmp_path, **folds, wide=dict(width=0.5)))
+    checks.check_plans(context_of(tmp_path, **folds, wide=dict(width=0.5)))
     assert len(drawn) == 2
 
 
@@ -161,7 +162,7 @@ def test_all_networks_and_starts_share_what_is_compiled(tmp_path):
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", None)
-        networks.share_compiled(context_of(tmp_path, a={}))
+        train.share_compiled(context_of(tmp_path, a={}))
         distributed.compilation_cache(tmp_path / "models" / "a" / "compilation_cache")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
     finally:
@@ -181,11 +182,11 @@ def test_views_are_refused_before_any_work(tmp_path, views, words):
     config = configs.default().unlock()
     config.models = {"a": configs.model(), "b": configs.model()}
     context = Context(config, tmp_path)
-    networks.check_views(context)
+    checks.check_views(context)
     with config.models.b.ignore_type():
         config.models.b.views = views
     with pytest.raises(InputError, match=words) as raised:
-        networks.check_views(context)
+        checks.check_views(context)
     assert str(raised.value).startswith("config.models.b.views=")
 
 
@@ -193,6 +194,6 @@ def test_missing_leak_tables_are_told_before_any_work(tmp_path):
     config = configs.default().unlock()
     config.submission.leak_tables = ("matches", str(tmp_path / "leak.csv"))
     with pytest.raises(InputError, match=r"config\.submission\.leak_tables: no file .*leak\.csv"):
-        finish.check_files(Context(config, tmp_path))
+        checks.check_files(Context(config, tmp_path))
     (tmp_path / "leak.csv").touch()
-    finish.check_files(Context(config, tmp_path))
+    checks.check_files(Context(config, tmp_path))

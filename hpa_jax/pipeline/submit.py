@@ -1,7 +1,4 @@
-"""Stages from decisions to the end: leak table, submission, scores on audit part and test truth.
-
-The test truth is read by `evaluate` (and the report) alone.
-"""
+"""The step `submit`: the leak tables joined, the submission."""
 
 from pathlib import Path
 from typing import Any
@@ -9,12 +6,10 @@ from typing import Any
 import numpy as np
 
 from hpa_jax.core import artifacts
-from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import audit, retrieval, scores, tables
+from hpa_jax.pipeline import retrieve, scores, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
-ROOMS = ("decision", "inference/ensemble.py", "pipeline")
 MATCHES = "matches"  # in submission.leak_tables: twins found by the stage duplicates
 
 
@@ -25,17 +20,6 @@ def submit(context: Context) -> list[Task]:
     catalog's.
     """
     return [_leak(context), _submit(context)]
-
-
-def check_files(context: Context) -> None:
-    """Looks for the leak tables, before hours of work.
-
-    Raises:
-        InputError: one is not there.
-    """
-    for name in context.config.submission.leak_tables:
-        if name != MATCHES and not Path(name).expanduser().is_file():
-            raise InputError(f"config.submission.leak_tables: no file {name!r}")
 
 
 def _leak(context: Context) -> Task:
@@ -62,7 +46,7 @@ def _leak(context: Context) -> Task:
 
     inputs = (*context.paths("leak.parquet"), *files)
     settings = {"submission.leak_tables": _leak_tables(context)}
-    return Task("submit", "leak", work, settings, inputs, outputs, ROOMS)
+    return Task("submit", "leak", work, settings, inputs, outputs)
 
 
 def _leak_tables(context: Context) -> list[str]:
@@ -72,7 +56,7 @@ def _leak_tables(context: Context) -> list[str]:
 
 
 def _submit(context: Context) -> Task:
-    settings = {"leak": context.config.leak, **_of_submission(context)}
+    settings = {"leak": context.config.leak, **options(context)}
     sample = context.sample_submission
     output = context.path("submission.csv")
 
@@ -82,7 +66,7 @@ def _submit(context: Context) -> Task:
         test = tables.split_rows(context, "test")
         name = scores.chosen_method(context)
         off = scores.decisions(context, test.ids)[name]
-        off, near = retrieval.replaced(context, "test", test.ids, off)
+        off, near = retrieve.replaced(context, "test", test.ids, off)
         on, changed = overlay_leak(context, test.ids, off)
         used = context.config.leak == "on"
         order = submission.sample_ids(sample) if sample else list(test.ids)
@@ -98,16 +82,17 @@ def _submit(context: Context) -> Task:
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
-    inputs += retrieval.files(context) + scores.refitted_files(context)
-    return Task("submit", "submit", work, settings, inputs, (output,), ROOMS)
+    inputs += retrieve.files(context) + scores.refitted_files(context)
+    return Task("submit", "submit", work, settings, inputs, (output,))
 
 
-def _of_submission(context: Context) -> dict[str, Any]:
+def options(context: Context) -> dict[str, Any]:
+    """What of the config the submission depends on, beside the switch of the leak table."""
     submission = context.config.submission.to_dict() | {"leak_tables": _leak_tables(context)}
     return {
         "submission": submission,
         "ensemble.average_duplicates": context.config.ensemble.average_duplicates,
-        **retrieval.settings(context),
+        **retrieve.settings(context),
     }
 
 
@@ -123,65 +108,6 @@ def _with_left_out(
     guess = np.zeros((len(absent), decided.shape[1]), bool)
     guess[:, tables.split_rows(context, "train").labels.sum(axis=0).argmax()] = True
     return np.concatenate([ids, absent]), np.concatenate([decided, guess]), len(absent)
-
-
-def evaluate(context: Context) -> list[Task]:
-    """Scores on the audit part -> audit.json, and on the test truth -> evaluation.json.
-
-    Without an audit part or a truth, no such task.
-    """
-    return [*audit.audit(context), *_on_truth(context)]
-
-
-def _on_truth(context: Context) -> list[Task]:
-    path, output = context.truth, context.path("evaluation.json")
-    if path is None or not path.is_file():
-        print("[evaluate] the truth of the test part is not known (config.data.truth): skipped")
-        artifacts.remove(output)
-        return []
-
-    def work() -> str:
-        test = tables.split_rows(context, "test")
-        labels, weights = tables.truth(path, test.ids, context), scores.resamples(test)
-        decided = scores.decisions(context, test.ids)
-        chosen = scores.chosen_method(context)
-        found = {
-            name: scores.score(labels, decided[name], weights, scores.known_classes(probs))
-            | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
-            | scores.ranking(labels, probs)
-            for name, probs in scores.of_methods(context, tables.FINAL, test.ids).items()
-        }
-        off, _ = retrieval.replaced(context, "test", test.ids, decided[chosen])
-        leaked, _ = overlay_leak(context, test.ids, off)
-        submitted = tables.submission(context.path("submission.csv"), test.ids, context)
-        report = {
-            "rows": f"{len(test.ids):,} test images; nothing was fitted or chosen on them",
-            "support": labels.sum(axis=0),
-            "classes_without_positives": scores.absent_classes(context, labels),
-            "scores": found,
-            "best": max(found, key=lambda name: found[name]["macro_f1"]),
-            "chosen": chosen,
-            "retrieval_off": scores.score(labels, decided[chosen], weights),
-            "leak_off": scores.score(labels, off, weights),
-            "leak_on": scores.score(labels, leaked, weights),
-            "submission": scores.score(labels, submitted, weights),
-        }
-        if context.config.refit:
-            before = scores.decisions(context, test.ids, "test")[chosen]
-            report["refit_off"] = scores.score(labels, before, weights)
-        artifacts.write_json(output, report)
-        final, off, on = (report[key]["macro_f1"] for key in ("submission", "leak_off", "leak_on"))
-        return (
-            f"macro-F1 on the test truth: {scores.summary(found)}; submission {final:.3f} "
-            f"(leak table off {off:.3f}, on {on:.3f})"
-        )
-
-    inputs = (path, *tables.all_predictions(context, "test"), *context.paths(*tables.SPLIT_TABLES))
-    inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
-    inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
-    inputs += retrieval.files(context) + scores.refitted_files(context)
-    settings = {"refit": context.config.refit, **_of_submission(context)}
-    return [Task("evaluate", "evaluate", work, settings, inputs, (output,), ROOMS)]
 
 
 def overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:

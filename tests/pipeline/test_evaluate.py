@@ -9,7 +9,7 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts, metrics
 from hpa_jax.decision import thresholds
-from hpa_jax.pipeline import audit, finish, prepare, scores, tables
+from hpa_jax.pipeline import evaluate, prepare, scores, tables
 from hpa_jax.pipeline.context import Context
 from tests.small_run import call
 
@@ -38,7 +38,7 @@ def context(done, tmp_path):
 
 
 def test_every_method_is_scored_by_the_cuts_of_validation(context):
-    (task,) = audit.audit(context)
+    (task,) = evaluate._on_audit(context)
     assert "macro-F1 on the audit part" in task.work()
     found = artifacts.read_json(context.path("audit.json"))
     assert found["rows"].startswith("12 audit pictures")
@@ -65,12 +65,12 @@ def test_every_method_is_scored_by_the_cuts_of_validation(context):
 
 
 def test_without_an_audit_part_what_was_said_of_one_is_gone(context):
-    audit.audit(context)[0].work()
+    evaluate._on_audit(context)[0].work()
     config = context.config.copy_and_resolve_references()
     config.split.audit = 0.0
     plain = Context(config, context.workdir)
-    assert audit.audit(plain) == [] and not context.path("audit.json").exists()
-    assert "audit" in {task.name for task in finish.evaluate(context)}
+    assert evaluate._on_audit(plain) == [] and not context.path("audit.json").exists()
+    assert "audit" in {task.name for task in evaluate.evaluate(context)}
 
 
 @pytest.mark.slow

@@ -9,7 +9,8 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import metrics
 from hpa_jax.decision import thresholds
-from hpa_jax.pipeline import cuts, tables
+from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import thresholds as steps
 from hpa_jax.pipeline.context import Context
 
 
@@ -29,7 +30,7 @@ def context(tmp_path, **thresholds):
 
 
 def around(context, rows, probs, matched=None):
-    return cuts.around(context, "m", probs, rows, matched, cuts.Drawn())
+    return steps.around(context, "m", probs, rows, matched, steps.Drawn())
 
 
 def test_scale_and_fixed_cuts_are_respected(tmp_path):
@@ -61,18 +62,18 @@ def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path,
     stack = SimpleNamespace(oof=probs, protocol=protocol)
     monkeypatch.setattr("hpa_jax.decision.stack.stacking.load", lambda folder: stack)
     here = context(tmp_path, method="match_proportions", match_on="test")
-    matched = cuts.fit_and_nest(here, "stack", probs, rows, probs[:50])
-    alone = cuts.fit_and_nest(here, "stack", probs, rows, None)
+    matched = steps.fit_and_nest(here, "stack", probs, rows, probs[:50])
+    alone = steps.fit_and_nest(here, "stack", probs, rows, None)
     for with_test, without in zip(matched, alone):
         np.testing.assert_array_equal(with_test, without)
 
 
 def test_folds_of_resamples_are_drawn_once_for_all_methods(tmp_path):
     rows, probs = rows_of(groups=np.arange(200) // 2)
-    drawn, here = cuts.Drawn(), context(tmp_path)
-    one = cuts.around(here, "m", probs, rows, None, drawn)
+    drawn, here = steps.Drawn(), context(tmp_path)
+    one = steps.around(here, "m", probs, rows, None, drawn)
     count = len(drawn.resampled)
-    two = cuts.around(here, "m", probs, rows, None, drawn)
+    two = steps.around(here, "m", probs, rows, None, drawn)
     assert count == len(drawn.resampled) == 100
     np.testing.assert_array_equal(one["low"], two["low"])
 
@@ -85,7 +86,7 @@ def test_the_best_of_many_equal_methods_is_not_flattered():
         labels = rng.random((120, 3)) < 0.3
         decided = {f"m{n}": rng.random((120, 3)) < 0.3 for n in range(40)}
         scores = [metrics.macro_f1(labels, own) for own in decided.values()]
-        found, methods = cuts.chosen_fold_by_fold(labels, decided, np.arange(120))
+        found, methods = steps.chosen_fold_by_fold(labels, decided, np.arange(120))
         assert len(methods) == 5 and set(methods) <= set(decided)
         gaps.append((max(scores) - np.mean(scores), metrics.macro_f1(labels, found) - max(scores)))
     flattery, nested = np.mean(gaps, axis=0)
@@ -96,7 +97,7 @@ def test_a_method_that_is_best_everywhere_is_chosen_everywhere():
     rng = np.random.default_rng(0)
     labels = rng.random((200, 3)) < 0.3
     decided = {"poor": labels ^ (rng.random((200, 3)) < 0.3), "good": labels}
-    found, methods = cuts.chosen_fold_by_fold(labels, decided, None)
+    found, methods = steps.chosen_fold_by_fold(labels, decided, None)
     assert methods == ["good"] * 5 and (found == labels).all()
 
 
