@@ -176,7 +176,9 @@ def sampler(
     if len(labels) == 0:
         raise InputError("the training part is empty: no rows to sample from")
     if name not in SAMPLINGS:
-        raise InputError(f"sampling: unknown {name!r}{near(name, SAMPLINGS)}; known: {list(SAMPLINGS)}")
+        raise InputError(
+            f"sampling: unknown {name!r}{near(name, SAMPLINGS)}; known: {list(SAMPLINGS)}"
+        )
     if name == "uniform" and weights is None:
         return uniform(len(labels), seed=seed)
     given = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
@@ -186,7 +188,8 @@ def sampler(
 
 
 _BLOCK = 4096  # rows
-SAMPLINGS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}  # name -> power of `class_weights`
+# name -> power of `class_weights`
+SAMPLINGS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
 _PURPOSE = 0x5A3B1E  # keeps these draws apart from others of the same seed (the lr noise's)
 
 

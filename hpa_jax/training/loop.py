@@ -9,8 +9,9 @@ GPUs with train.deterministic).
 import contextlib
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
@@ -83,9 +84,7 @@ def train(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     compilation.keep_programs(settings.compilation_cache or directory / "compilation_cache")
-    examples = Examples(
-        records, train_ids, train_labels, valid_ids, valid_labels, train_weights
-    )
+    examples = Examples(records, train_ids, train_labels, valid_ids, valid_labels, train_weights)
     layout = distributed.layout()
     setup = setups.build(config, settings, layout, examples, class_names, seed, init_folder)
     with contextlib.ExitStack() as stack:
@@ -100,7 +99,8 @@ def train(
         )
         stack.enter_context(compilation.explaining_out_of_memory())
         start = restore(setup, checkpoints, directory)
-        state, phase, step, end = start.state, start.phase, int(start.state.step), setup.phases[-1].end
+        state, phase, step = start.state, start.phase, int(start.state.step)
+        end = setup.phases[-1].end
         phases_left = [] if start.over else setup.phases[phase.index :]
         log = stack.enter_context(
             Log(
@@ -158,7 +158,7 @@ class Start(NamedTuple):
     over: bool = False  # all phases are done
     history: Sequence[list[Any]] = ()  # [step, monitor] of the finished epochs
     unvalidated: bool = False  # the state ends an epoch that is not validated yet
-    loaded: dict[str, Any] = {}  # what was taken from init_from
+    loaded: Mapping[str, Any] = MappingProxyType({})  # what was taken from init_from
 
 
 def restore(setup: Setup, checkpoints: Checkpoints, directory: Path) -> Start:

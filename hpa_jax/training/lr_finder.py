@@ -92,7 +92,7 @@ def find(
 
 
 def smoothed(losses: Sequence[float], beta: float = 0.98) -> np.ndarray:
-    """Return the exponential mean of the losses, bias-corrected: sum of (1-b) b^(i-k) x_k / (1 - b^(i+1))."""
+    """Return the bias-corrected exponential mean: sum of (1-b) b^(i-k) x_k / (1 - b^(i+1))."""
     mean, out = 0.0, []
     for i, loss in enumerate(losses):
         mean = beta * mean + (1 - beta) * loss
@@ -101,7 +101,7 @@ def smoothed(losses: Sequence[float], beta: float = 0.98) -> np.ndarray:
 
 
 def diverged(losses: Sequence[float], times: float = 4.0) -> int | None:
-    """Return the first step at which the smoothed loss is over `times` its best before, or not finite."""
+    """Return the first step whose smoothed loss is over `times` its best before, or not finite."""
     curve = smoothed(losses)
     best = np.minimum.accumulate(np.where(np.isfinite(curve), curve, np.inf))
     over = np.flatnonzero(~np.isfinite(curve) | (curve > times * best))
@@ -109,7 +109,7 @@ def diverged(losses: Sequence[float], times: float = 4.0) -> int | None:
 
 
 def suggest(rates: np.ndarray, losses: Sequence[float]) -> dict[str, Any]:
-    """Return the curve up to where it diverges, the rate of its steepest fall, a tenth of its lowest's.
+    """Return the curve until it diverges, the rate of its steepest fall, a tenth of its lowest's.
 
     Raises:
         InputError: no finite loss at all.
@@ -166,7 +166,9 @@ def _sweep(
     losses: list[float] = []
     unread: list[jax.Array] = []
     with Preemption() as preemption:
-        train_step = setup.train_step(phase, Compiler(preemption, say, setup.settings.deterministic))
+        train_step = setup.train_step(
+            phase, Compiler(preemption, say, setup.settings.deterministic)
+        )
         with contextlib.closing(setup.train_batches(phase, phase.start)) as batches:
             for number, rate in enumerate(rates):
                 batch = setup.layout.put_batch(next(batches))

@@ -330,10 +330,10 @@ def rates_for(dropout: float | Sequence[float], count: int) -> list[float]:
     rates = [dropout] * count if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != count:
         raise InputError(
-            f"stage.dropout: {len(rates)} rates {rates}, but the network has {count} dropout layer"
+            f"dropout: {len(rates)} rates {rates}, but the network has {count} dropout layer"
             f"{'' if count == 1 else 's'}"
         )
     for rate in rates:
         if not 0 <= rate < 1:
-            raise InputError(f"stage.dropout: a rate must lie in [0, 1), not {rate}")
+            raise InputError(f"dropout: a rate must lie in [0, 1), not {rate}")
     return [float(rate) for rate in rates]

@@ -1,4 +1,4 @@
-"""The phases of a training, laid out in steps: what each trains, at which rates, from where to where.
+"""The phases of a training, laid out in steps: what each trains, when, and at which rates.
 
 In: the model config, `config.train`, the outline of the network, the number of images.  Out: a list
 of `Phase`, with every option of the training checked before anything is computed.  No data is

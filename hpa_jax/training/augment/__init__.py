@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = dict(
     none=dict(),
     d4=dict(d4="uniform"),
     # fastai's get_transforms as One More Layer called it (spec one_more_layer 4.6); its recipes
-    # change zoom, lighting, warp and p_lighting from stage to stage.
+    # change zoom, lighting, warp and p_lighting from phase to phase.
     oml=dict(
         d4="fastai",
         p_affine=0.9,
