@@ -128,8 +128,8 @@ def check_views(context: Context) -> None:
 
 
 def check_plans(context: Context) -> None:
-    """Lays out the training of every network before any work: else a misspelt option of the seventh
-    would show when six are trained.
+    """Lays out the training of every network, before any work: a misspelt option of the seventh
+    would otherwise be reported when six are trained.
 
     Raises:
         InputError: naming the network, the key and the value.
@@ -138,8 +138,9 @@ def check_plans(context: Context) -> None:
 
     from hpa_jax.training import network, phases
 
-    config, outlines = context.config, {}
-    wanted = [
+    config = context.config
+    outlines: dict[str, network.Outline] = {}
+    wanted: list[tuple[str, ConfigDict, int | None]] = [
         (f"models.{name}", model, len(context.class_numbers(model)))
         for name, model in context.models().items()
     ]
