@@ -72,7 +72,8 @@ class Log:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard:
-            self._events().write_scalars(row["step"], scalars(row))
+            for tag, value in scalars(row).items():
+                self._events().add_scalar(tag, value, row["step"])
             self._events().flush()
 
     def say(self, text: str) -> None:
@@ -96,11 +97,9 @@ class Log:
 
     def _events(self) -> Any:
         if self._writer is None:
-            import tensorflow as tf
-            from clu import metric_writers
+            from tensorboardX import SummaryWriter  # writes events without TensorFlow
 
-            tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
-            self._writer = metric_writers.SummaryWriter(str(self.directory))
+            self._writer = SummaryWriter(str(self.directory))
         return self._writer
 
 
