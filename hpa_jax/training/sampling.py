@@ -80,18 +80,18 @@ def build(
     """
     if len(labels) == 0:
         raise InputError("the training part is empty: no rows to sample from")
-    if name not in _POWERS:
-        raise InputError(f"sampling: unknown {name!r}{near(name, _POWERS)}; known: {list(_POWERS)}")
+    if name not in POWERS:
+        raise InputError(f"sampling: unknown {name!r}{near(name, POWERS)}; known: {list(POWERS)}")
     if name == "uniform" and weights is None:
         return uniform(len(labels), seed=seed)
     own = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
     if len(own) != len(labels):
         raise InputError(f"sampling: {len(own)} weights for {len(labels)} rows")
-    return weighted(own * class_weights(labels, power=_POWERS[name]), seed=seed)
+    return weighted(own * class_weights(labels, power=POWERS[name]), seed=seed)
 
 
 _BLOCK = 4096  # rows
-_POWERS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
+POWERS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
 
 
 _PURPOSE = 0x5A3B1E  # keeps these draws apart from others of the same seed (the lr noise's)
