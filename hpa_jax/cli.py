@@ -82,7 +82,7 @@ VERBS: dict[str, Verb] = {
         "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
     ),
     "preview": Verb(
-        "hpa_jax.pipeline.tools:preview",
+        "hpa_jax.pipeline.preview:preview",
         "a grid of images as each model's augmentation changes them, and each stage's own",
         "records/, splits.parquet",
         "preview/NAME.png, NAME_stage_K.png",

@@ -274,7 +274,7 @@ MODEL: Statement = dict(
     sampling=option(
         "uniform",
         "rows of an epoch; rare: by 1/sqrt of a class's frequency, balanced: by 1/frequency",
-        choices="hpa_jax.training.sampling:POWERS",
+        choices="hpa_jax.training.examples:SAMPLINGS",
     ),
     loss=option(dict(focal=1.0), "name -> weight, or -> weight and options", check=_LOSS),
     aux_weight=option(0.4, "of inception_v3's auxiliary head (torchvision, pudae); 0: off", low=0),
@@ -297,7 +297,7 @@ MODEL: Statement = dict(
         kind=option(
             "none",
             "last: checkpoints of the last epochs; chosen: of `epochs`",
-            choices="hpa_jax.training.averaging:KINDS",
+            choices="hpa_jax.training.phases:AVERAGES",
         ),
         count=option(10, "epochs averaged by last and swa", low=1),
         epochs=option((), "averaged by chosen, counted from 1", items=(int,), low=1),
@@ -466,7 +466,7 @@ OPTIONS: Statement = dict(
         monitor=option(
             "loss",
             "of validation: which checkpoint is the best; focal: that loss alone, gamma 2",
-            choices="hpa_jax.training.plans:MONITORS",
+            choices="hpa_jax.training.phases:MONITORS",
         ),
         checkpoint_minutes=option(10.0, "between checkpoints inside an epoch", above=0),
         on_nonfinite=option(

@@ -27,7 +27,7 @@ from hpa_jax.pipeline.prepare import roots
 if TYPE_CHECKING:
     import pandas as pd
 
-INNER = 0.1  # of the rows a network is fitted on: its own validation
+INNER = 0.1  # of the rows a network is fitted on: the network validates on
 LISTED = 100  # images most unlike test
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def predict(context: Context) -> list[Task]:
-    """Probabilities and embeddings of every network; folds are brought together."""
+    """Probabilities and embeddings of every network; folds are joined."""
     tasks = [_predict(context, *fit) for fit in context.fits()]
     if context.folds() != [None]:
         tasks += [_join_folds(context, name) for name in context.models()]
@@ -47,7 +47,10 @@ def prediction(
     folder: Path,
     parts: Callable[[], dict[str, np.ndarray]],
 ) -> Task:
-    """The task that writes what a network says: folder/predictions/.  parts: ids by part."""
+    """Return the task that writes a network's predictions to folder/predictions/.
+
+    parts: ids by part.
+    """
     settings = {f"models.{title.split('-')[0]}.{key}": model[key] for key in configs.OF_PREDICTION}
     settings |= inputs_of.stored(context, model)
     output = folder / "predictions"
@@ -104,7 +107,7 @@ def seen(
 def _write_predictions(
     output: Path,
     parts: dict[str, np.ndarray],
-    found: "dict[str, Seen]",
+    results: "dict[str, Seen]",
     class_numbers: list[int],
 ) -> None:
     """Tables of probabilities, of those without test-time views, and of embeddings.
@@ -120,7 +123,7 @@ def _write_predictions(
         return
     with artifacts.atomic(output) as temporary:
         temporary.mkdir()
-        for part, result in found.items():
+        for part, result in results.items():
             ids = parts[part]
             write_table(temporary / f"{part}.parquet", ids, result.probs, class_numbers)
             write_embeddings(temporary / f"{part}_embeddings.parquet", ids, result.embeddings)
@@ -130,7 +133,7 @@ def _write_predictions(
 
 
 def _join_folds(context: Context, name: str) -> Task:
-    """valid = union of the folds' out-of-fold rows; test, audit = mean over their train."""
+    """valid = union of the folds' out-of-fold rows; test, audit = mean over their networks."""
     folders = [context.path("models", name, f"fold_{fold}") for fold in context.folds()]
     output = context.path("models", name, "predictions")
 
@@ -152,7 +155,7 @@ def _join_folds(context: Context, name: str) -> Task:
                     means = joined.groupby("id", sort=False).mean()
                     joined = means.astype(np.float32).reset_index()
                 elif joined["id"].duplicated().any():
-                    raise ValueError(f"{name}: a validation id stands in two folds")
+                    raise ValueError(f"{name}: a validation id is in two folds")
                 artifacts.write_table(temporary / file.name, joined)
         return f"{len(folders)} folds joined"
 

@@ -1,11 +1,11 @@
-"""The stage `retrieve`: metric learning, then each picture's nearest labelled neighbour.
+"""The step `retrieve`: metric learning, then each image's nearest labelled neighbour.
 
 An embedding network learns to tell antibodies apart; an image whose nearest labelled neighbour is
 nearer than tau shows the same protein, and may take its labels (bestfitting A).  Neighbours of
-validation rows are training rows, so that what they do to the score can be measured; those of test
-rows are all labelled rows.  Twins are no neighbours: the leak table is there for them.  With folds
-the one network has seen the antibodies, not the labels, of every labelled row: what validation says
-of neighbours is then a little too good, what the test says is not.
+validation rows are training rows, so that their effect on the score can be measured; those of test
+rows are all labelled rows.  Near-duplicates do not count as neighbours: the leak table covers them.
+With folds, the one network was trained on the antibodies, not the labels, of every labelled row:
+scores of neighbours on validation are then slightly optimistic, on test they are not.
 """
 
 from pathlib import Path
@@ -226,7 +226,7 @@ def boosted(context: Context, split: str, ids: np.ndarray, probs: np.ndarray) ->
 
 
 def files(context: Context) -> tuple[Path, ...]:
-    """The neighbours' tables, where a later stage reads them."""
+    """The neighbours' tables, where later steps read them."""
     if context.config.retrieval.mode == "off":
         return ()
     parts = ("valid", *tables.unseen_parts(context))
@@ -234,7 +234,7 @@ def files(context: Context) -> tuple[Path, ...]:
 
 
 def settings(context: Context) -> dict[str, Any]:
-    """What a later stage depends on."""
+    """What later steps depend on."""
     return {
         "retrieval.mode": context.config.retrieval.mode,
         "retrieval.tau": context.config.retrieval.tau,

@@ -10,7 +10,7 @@ from hpa_jax.pipeline import retrieve, scores, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
-MATCHES = "matches"  # in submission.leak_tables: twins found by the stage duplicates
+MATCHES = "matches"  # in submission.leak_tables: near-duplicates found by the step duplicates
 
 
 def submit(context: Context) -> list[Task]:
@@ -23,7 +23,7 @@ def submit(context: Context) -> list[Task]:
 
 
 def _leak(context: Context) -> Task:
-    """Who lends a test image its labels -> leak_overlay.parquet, leak_conflicts.csv."""
+    """Known labels of test images -> leak_overlay.parquet, leak_conflicts.csv."""
     named = tuple(context.config.submission.leak_tables)
     files = tuple(Path(name).expanduser() for name in named if name != MATCHES)
     outputs = (context.path("leak_overlay.parquet"), context.path("leak_conflicts.csv"))
@@ -111,7 +111,7 @@ def _with_left_out(
 
 
 def overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
-    """The decision with the labels of leaked twins written over it, and how many rows changed."""
+    """The decision overlaid with the known labels of near-duplicates, and how many rows changed."""
     from hpa_jax.decision import leak
 
     table = artifacts.read_table(context.path("leak_overlay.parquet"))
