@@ -33,7 +33,6 @@ def imports(path: Path) -> Iterator[str]:
         yield from (name.removeprefix("hpa_jax.") for name in names if name.startswith("hpa_jax."))
 
 
-@pytest.mark.xfail(reason="config.validation asks two parts above it", strict=True)
 def test_imports_go_one_way():
     for path in SOURCES:
         module = module_of(path)
