@@ -121,8 +121,9 @@ ATLAS: Statement = dict(
     ),
 )
 FULL_SIZE = option(False, "the files are the originals, up to 3072 pixels wide")
+SOURCE_KIND = option("kaggle", "kind of source", choices="hpa_jax.data.catalog:SOURCES")
 SOURCE: Statement = dict(
-    source=option("kaggle", "kind of source", choices="hpa_jax.data.catalog:SOURCES"),
+    source=SOURCE_KIND,
     root=option("", "its folder; absent: data.root"),
     weight=option(1.0, "how often training draws its images, relative to 1", above=0),
     not_only=option(
@@ -154,7 +155,7 @@ VARIATION: Statement = dict(
     ),
 )
 _LOSS = "hpa_jax.training.losses:from_config"
-_AUGMENT = dict(
+_AUGMENT: dict[str, Any] = dict(
     choices="hpa_jax.training.augment:PRESETS", check="hpa_jax.training.augment:resolve"
 )
 PHASE: Statement = dict(

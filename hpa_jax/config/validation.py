@@ -151,7 +151,7 @@ def _ask(place: str, path: str, *arguments: Any) -> None:
 def _check_source(source: Any, where: str, default_kind: str) -> None:
     """One of data.sources: the options of its kind."""
     kind = dict(source).get("source", default_kind)
-    _check_option(kind, configs.SOURCE["source"], f"{where}.source")
+    _check_option(kind, configs.SOURCE_KIND, f"{where}.source")
     statement = {**configs.SOURCE, **configs.OF_SOURCE.get(kind, {})}
     try:
         _check_section(source, statement, where)

@@ -127,7 +127,7 @@ STEPS: dict[str, Step] = {
             "bundle": (None, "what `export` wrote: label the images of config.data with it"),
             "checkpoint": (None, "WORKDIR/models/NAME, or several with commas: their mean"),
         },
-        verb="hpa_jax.pipeline.predict:verb",
+        verb="hpa_jax.pipeline.own:verb",
     ),
     "retrieve": Step(
         "hpa_jax.pipeline.retrieve:retrieve",
