@@ -122,7 +122,7 @@ VERBS: dict[str, Verb] = {
     ),
     "label_noise": Verb(
         "hpa_jax.pipeline.tools:label_noise",
-        "likely label errors among the validation pictures",
+        "likely label errors among the validation images",
         "models/*/predictions/valid.parquet, splits.parquet, records/",
         "label_noise.csv, label_noise.html (the least trusted, with images)",
     ),

@@ -213,7 +213,7 @@ def metafeature_table(
     """Table `id` + the 15 metafeatures, one row an image.
 
     images: uint8 [H, W, K] each (a generator is read a few images ahead, so memory stays small);
-    ids: their names in the same order; file_bytes: what each picture's files weigh; extra: also
+    ids: their names in the same order; file_bytes: what each image's files weigh; extra: also
     EXTRA_NAMES, and `file_bytes` where that is known; workers: threads.
 
     Raises:

@@ -36,7 +36,7 @@ class Scored:
 
     @property
     def where(self) -> str:
-        """For captions: "validation, 773 pictures"."""
+        """For captions: "validation, 773 images"."""
         return f"{self.name}, {len(self.ids):,} images"
 
 

@@ -42,7 +42,7 @@ def section(
         [row.id, *won.get(row.id, ["–"] * 3), *_cells(row, classes)]
         for row in conflicts.head(LISTED).itertuples()
     ]
-    columns = ["test picture", "won", "its labels", "bits", "lost", "its labels", "bits"]
+    columns = ["test image", "won", "its labels", "bits", "lost", "its labels", "bits"]
     feet = ["Bits: Hamming distance of the hashes, summed over channels."]
     if len(conflicts) > LISTED:
         feet.append(f"The first {LISTED} are listed; all are in leak_conflicts.csv.")

@@ -45,5 +45,5 @@ def _map(found: Findings, shares: np.ndarray) -> str:
     axis.set_yticks(range(len(shown)), names, fontsize=7)
     axis.set_xticks(range(len(shown)), [str(c) for c in shown], fontsize=7)
     axis.set_title("Row: the class that was missed. Column: what was predicted", fontsize=9)
-    figure.colorbar(image, ax=axis, shrink=0.7, label="% of the class's pictures")
+    figure.colorbar(image, ax=axis, shrink=0.7, label="% of the class's images")
     return svg(figure)

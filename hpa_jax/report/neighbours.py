@@ -47,7 +47,7 @@ def section(
     chosen = next((i for i, row in enumerate(found["validation"]) if row["tau"] == tau), -1)
     cards = _cards(pairs, lent, classes, pictures, count, truth)
     return Section(
-        "neighbours", "Nearest labelled pictures", notes, Table(columns, rows, chosen), cards=cards
+        "neighbours", "Nearest labelled images", notes, Table(columns, rows, chosen), cards=cards
     )
 
 

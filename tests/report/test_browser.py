@@ -54,7 +54,7 @@ def test_what_is_broken_is_seen(tmp_path):
         "bad",
         "Bad",
         images=[Figure("data:image/svg+xml;base64,PHN2Zw==", "no figure")],
-        cards=[Card("data:image/png;base64,AA==", "no picture", [])],
+        cards=[Card("data:image/png;base64,AA==", "no image", [])],
         table=page.Table(["a column"] * 40, [["a cell of a table"] * 40]),
     )
     fits = Section("fits", "Fits", table=page.Table(["a column"], [["a cell"]]))
@@ -63,5 +63,5 @@ def test_what_is_broken_is_seen(tmp_path):
     wide = '<a href="#nowhere" style="display: block; width: 2000px">x</a>'
     path.write_text(path.read_text().replace("</main>", wide + "<script>oops()</script></main>"))
     seen, console = browser.opened(path, tmp_path)
-    assert seen["broken"] == ["no figure", "no picture"] and seen["cut"] == ["bad"]
+    assert seen["broken"] == ["no figure", "no image"] and seen["cut"] == ["bad"]
     assert len(seen["lost"]) == 1 and seen["wide"] > 0 and "oops" in console

@@ -57,9 +57,7 @@ def test_a_pair_is_one_card_of_two_images(tmp_path):
     assert texts[0] == "bits: R 3, G 1, B –, conflict" and card.lines[0].kind == "bad"
     assert texts[1:] == ["test: labels unknown", "a7", "external: Nucleoplasm, Rods & rings", "a8"]
     assert card.other and card.other != card.uri
-    assert (
-        "1 of them lend" in section.notes[1] and "largest group has 3 pictures" in section.notes[1]
-    )
+    assert "1 of them lend" in section.notes[1] and "largest group has 3 images" in section.notes[1]
     page.write(tmp_path / "p.html", "T", "", [section])
     html = (tmp_path / "p.html").read_text()
     assert "&lt;NA&gt;" not in html and html.count('class="pair"') == 3
@@ -71,7 +69,7 @@ def test_doubtful_labels_show_given_and_suggested():
         {"id": ["a1", "a2"], "trust": [0.1, 0.2], "given": ["0 2", ""], "suggested": ["0", "1"]}
     ).assign(missing="", spurious="", worst_class=CLASSES[2], worst_probability=0.02)
     section = doubtful.section(found, 50, CLASSES, pictures, 1)
-    assert "2 of 50 validation pictures" in section.notes[0] and len(section.cards) == 1
+    assert "2 of 50 validation images" in section.notes[0] and len(section.cards) == 1
     texts = [line.text for line in section.cards[0].lines]
     assert texts[0] == "given: Nucleoplasm, Rods & rings" and texts[1] == "suggested: Nucleoplasm"
     assert texts[2] == "trust 0.100; Rods & rings: score 0.020"

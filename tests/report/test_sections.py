@@ -219,7 +219,7 @@ def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
 
     section = neighbours.section(pairs, lent, CLASSES, scored, pictures, 5, truth)
     assert seen == ["y", "b", "x", "a"]
-    assert section.notes[0].startswith("For 2 of 3 test pictures")
+    assert section.notes[0].startswith("For 2 of 3 test images")
     assert "0.250 on 8 held-out images, by chance 0.125" in section.notes[1]
     assert section.notes[2].endswith("for 1 of 2.")
     assert section.table.rows == [["0.65", "50.0 %", "0.750", "–"]] and section.table.chosen == 0

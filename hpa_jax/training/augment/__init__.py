@@ -23,7 +23,7 @@ Augmentation = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
-# Every option, switched off.  "U(a, b)" is uniform; "share" is a share of the picture's side.
+# Every option, switched off.  "U(a, b)" is uniform; "share" is a share of the image's side.
 OPTIONS: dict[str, Any] = dict(
     # geometry
     d4="none",  # none | uniform (each 1/8) | fastai (k of 0..8: the identity has 2/9)
