@@ -95,7 +95,7 @@ def _restarts(model: ConfigDict) -> bool:
 
 def _best(trainings: Sequence[History], monitor: str, stages: Sequence[ConfigDict]) -> int:
     """The best epoch within the stages, counted from 1; of several trainings the median."""
-    from hpa_jax.training.checkpoint import LOWER_IS_BETTER
+    from hpa_jax.training.phases import LOWER_IS_BETTER
 
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
     found = []

@@ -1,13 +1,12 @@
-"""Verbs that look or prepare and are no stage of `run`: classes, preview, lr_find, import_weights,
-label_noise (adversarial has a file of its own).  Each reads a workdir in which the stages before it
-have run.
+"""Verbs that inspect or prepare and are no step of `run`: classes, lr_find, import_weights,
+label_noise (adversarial and preview have files of their own).  Each reads a workdir in which the
+steps before it have run.
 """
 
 import base64
 import functools
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
@@ -41,29 +40,13 @@ def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
     print(f"-> {context.path('classes')}")
 
 
-def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """A grid of images as each model's augmentation changes them -> preview/NAME.png, and as a
-    stage's own does -> preview/NAME_stage_K.png.
-    """
-    from hpa_jax.training.augment import preview as previews
-
-    context = opened(config, flags)
-    ids = tables.split_rows(context, "train").ids[:4]
-    images = np.stack(list(tables.images(context, ids)))
-    for name, model in context.models().items():
-        for which, augmentation in previews.augmentations(model).items():
-            path = context.path("preview", f"{name}{which}.png")
-            previews.write_png(path, previews.grid(images, augmentation, seed=config.seed))
-            print(f"{augmentation} -> {path}")
-
-
 def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Learning-rate sweep of each model -> models/NAME/lr_find.{json,png}."""
     from hpa_jax.training import lr_finder
 
     options = {
         key: number(flags[key], kind, key)
-        for key, kind in (("stage", int), ("iterations", int), ("low", float), ("high", float))
+        for key, kind in (("iterations", int), ("low", float), ("high", float))
     }
     context = opened(config, flags)
     share_compiled(context)
@@ -75,6 +58,7 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
             **rows_to_fit(context, model, fold),
             settings=config.train,
             seed=config.seed,
+            phase=number(flags["stage"], int, "stage"),
             which=flags["checkpoint"],
             **options,
         )

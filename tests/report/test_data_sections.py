@@ -1,4 +1,4 @@
-"""Sections on the data: near-duplicates, label errors, adversarial validation, frequencies, audit."""
+"""Sections on the data: near-duplicates, label errors, adversarial validation, audit."""
 
 import numpy as np
 import pandas as pd

@@ -297,7 +297,7 @@ def joint_columns(
 
 
 def _kinds(columns: Sequence[int], names: Sequence[str] | None) -> list[str]:
-    """Metafeatures, and those of them that tell a picture's side, or its files' size."""
+    """Metafeatures, and those of them that tell an image's side, or its files' size."""
     sides = [f"meta/{name}" for name in (*UNKNOWN_ALLOWED, "file_bytes")]
     return ["size" if label in sides else "meta" for label in _labels(columns, names)]
 

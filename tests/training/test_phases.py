@@ -1,21 +1,21 @@
-"""Early stopping ends a stage, not the plan; a stop during validation loses nothing."""
+"""Early stopping ends a phase, not the plan; a stop during validation loses nothing."""
 
 import math
 import os
 import shutil
 import signal
-from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.training import checkpoint, logs, loop, network, preemption, stopping
+from hpa_jax.training import checkpoint, logs, network, phases, preemption, validation
+from hpa_jax.training.phases import Phase
 from tests.training import tiny
 
 stage = configs.stage
-STAGE = SimpleNamespace(start=10, end=50)
+OF_STEPS = dict(start=10, end=50, epoch_ends=(20, 30, 40, 50))
 STILL = stage(epochs=30, lr=1e-12, schedule="constant")
 
 
@@ -34,11 +34,17 @@ STILL = stage(epochs=30, lr=1e-12, schedule="constant")
         ([], "map", False),
     ],
 )
-def test_a_stage_stalls_after_two_epochs_without_a_better_score(values, monitor, stops):
-    before = [[10, 0.0], [5, 1e9]]  # an earlier stage's do not count
+def test_a_phase_stalls_after_two_epochs_without_a_better_score(values, monitor, stops):
+    before = [[10, 0.0], [5, 1e9]]  # an earlier phase's do not count
     history = before + [[20 + 10 * i, value] for i, value in enumerate(values)]
-    assert stopping.stalled(history, STAGE, 2, monitor) == stops
-    assert not stopping.stalled(history, STAGE, 0, monitor)
+    phase = object.__new__(Phase)
+    phase.__dict__.update(OF_STEPS)
+    assert phase.stalled(history, 2, monitor) == stops
+    assert not phase.stalled(history, 0, monitor)
+    assert phase.ended(30, history, 2, monitor) == stops and not phase.ended(
+        31, history, 2, monitor
+    )
+    assert phase.ended(50, history, 0, monitor)
 
 
 def test_a_score_that_is_no_number_is_never_the_best():
@@ -65,22 +71,22 @@ def test_early_stopping_ends_and_stays_ended(tmp_path):
     assert logs.read(tmp_path / "metrics.jsonl") == rows
 
 
-def test_later_stages_go_on_after_one_that_ended_early(tmp_path, capsys):
+def test_later_phases_go_on_after_one_that_ended_early(tmp_path, capsys):
     plan = (STILL, stage(epochs=1, lr=1e-2), stage(epochs=1, lr=1e-2, start_from="0"))
     config = tiny.model(stages=plan, head="no_norm")
     how = dict(patience=2, monitor="macro_f1", keep=1)
     tiny.train(tmp_path / "whole", config, **how)
     rows = rows_of(tmp_path / "whole")
     train = [row for row in rows if row["split"] == "train"]
-    # the plan's numbers: stage 2 begins at step 120, after 30 epochs, of which 3 ran
+    # the plan's numbers: phase 2 begins at step 120, after 30 epochs, of which 3 ran
     assert [(r["stage"], r["epoch"], r["step"]) for r in train] == [
         (0, 1, 4), (0, 2, 8), (0, 3, 12), (1, 31, 124), (2, 32, 128)
     ]  # fmt: skip
     said = capsys.readouterr().out
-    assert "stage 1 of 3 ends early" in said
-    assert "stage 3 starts from the weights of step 12" in said
+    assert "phase 1 of 3 ends early" in said
+    assert "phase 3 starts from the weights of step 12" in said
     assert checkpoint.snapshots(tmp_path / "whole") == [12, 124, 128]
-    for step in (128, 124):  # killed in stage 3, and in stage 2
+    for step in (128, 124):  # killed in phase 3, and in phase 2
         shutil.rmtree(tmp_path / "whole" / "checkpoints" / str(step))
         shutil.copytree(tmp_path / "whole", tmp_path / str(step))
         tiny.train(tmp_path / str(step), config, **how)
@@ -91,17 +97,17 @@ def test_told_to_stop_while_validating_leaves_and_ends_the_same(tmp_path, capsys
     config = tiny.model(stages=(stage(epochs=3, lr=1e-2),))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     tiny.train(whole, config)
-    evaluate, calls = loop.evaluate, []
+    evaluate, calls = validation.evaluate, []
 
-    def told(*args):
+    def told(*args, **options):
         calls.append(args)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return evaluate(*args)
+        return evaluate(*args, **options)
 
     for step in (8, 12):  # in the second epoch's validation; again in the last one's
         calls.clear()
-        with mock.patch.object(loop, "evaluate", told), pytest.raises(SystemExit) as left:
+        with mock.patch.object(validation, "evaluate", told), pytest.raises(SystemExit) as left:
             tiny.train(stopped, config)
         assert left.value.code == 75
         assert f"told to stop: saved at step {step}" in capsys.readouterr().out
@@ -113,6 +119,25 @@ def test_told_to_stop_while_validating_leaves_and_ends_the_same(tmp_path, capsys
     for a, b in zip(one, other):
         for name, x in a.items():
             np.testing.assert_array_equal(x, b[name], err_msg=name)
+
+
+def test_planned_curves_span_all_phases():
+    config = tiny.model(
+        stages=(stage(epochs=1, lr=1e-2), {"epochs": 2, "lr": 1e-3, "schedule": "constant"})
+    )
+    found = phases.learning_rates(config, 64)
+    assert found["epoch"][0] == 0 and found["epoch"][-1] == pytest.approx(2.75)
+    assert found["lr"].max() == pytest.approx(1e-2) and found["lr"][-1] == 1e-3
+    assert found["beta1"][0] == 0.95 and found["beta1"][-1] == 0.9
+    assert found["borders"].tolist() == [1.0]
+    layered = (
+        stage(lr=1e-2, freeze="backbone"),
+        stage(lr=1e-2, lr_decay=16.0, schedule="constant"),
+    )
+    found = phases.learning_rates(tiny.model(stages=layered), 64)
+    later = found["epoch"] >= 1
+    assert np.isnan(found["stem"][~later]).all()
+    np.testing.assert_allclose(found["stem"][later], 1e-2 / 16)
 
 
 def test_several_hosts_agree_by_the_count_of_their_calls():

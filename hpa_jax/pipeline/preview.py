@@ -1,4 +1,4 @@
-"""What an augmentation does, as an image: one row an image, the original first, then draws."""
+"""The verb `preview`: what each model's augmentation does to four images, as PNG grids."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +11,28 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import tables
+from hpa_jax.pipeline.context import opened
 from hpa_jax.training import augment
 
 # Weights of the stains in a displayed colour: yellow is half red and half green.
 _COLOURS = dict(red=(1.0, 0.0, 0.0), green=(0.0, 1.0, 0.0), blue=(0.0, 0.0, 1.0))
 _COLOURS["yellow"] = (0.5, 0.5, 0.0)
+
+
+def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
+    """Write preview/NAME.png for each model's augmentation, preview/NAME_stage_K.png for phase K's.
+
+    A phase without an augmentation of its own has no grid.
+    """
+    context = opened(config, flags)
+    ids = tables.split_rows(context, "train").ids[:4]
+    images = np.stack(list(tables.images(context, ids)))
+    for name, model in context.models().items():
+        for which, augmentation in augmentations(model).items():
+            path = context.path("preview", f"{name}{which}.png")
+            write_png(path, grid(images, augmentation, seed=config.seed))
+            print(f"{augmentation} -> {path}")
 
 
 def grid(
@@ -27,7 +44,7 @@ def grid(
     seed: int = 0,
     gap: int = 4,
 ) -> np.ndarray:
-    """The grid as uint8[height, width, 3].
+    """Return a grid uint8[height, width, 3]: a row an image, the original first, then draws.
 
     Args:
       images: uint8[N, H, W, K].
@@ -43,34 +60,32 @@ def grid(
         raise InputError(f"preview needs images [N, H, W, {len(channels)}], not {images.shape}")
     function = name if callable(name) else augment.preset(name, channels=channels)
     function = jax.jit(function)
-    pictures = jnp.asarray(images, jnp.float32) / 255.0
+    scaled = jnp.asarray(images, jnp.float32) / 255.0
     labels = jnp.zeros((len(images), 1))
     keys = jax.random.split(jax.random.key(seed), draws)
-    columns = [images / 255.0, *(np.asarray(function(key, pictures, labels)[0]) for key in keys)]
+    columns = [images / 255.0, *(np.asarray(function(key, scaled, labels)[0]) for key in keys)]
     side = max(column.shape[1] for column in columns)
     rows = len(images)
     canvas = np.ones((rows * (side + gap) - gap, len(columns) * (side + gap) - gap, 3), np.float32)
     for across, column in enumerate(columns):
-        for down, picture in enumerate(_coloured(column, channels)):
+        for down, image in enumerate(_coloured(column, channels)):
             top, left = down * (side + gap), across * (side + gap)
-            height, width = picture.shape[:2]
-            canvas[top : top + height, left : left + width] = picture
+            height, width = image.shape[:2]
+            canvas[top : top + height, left : left + width] = image
     return np.round(255 * canvas).astype(np.uint8)
 
 
 def augmentations(model: ConfigDict) -> dict[str, Any]:
-    """What a model config augments by: "" -> the model's, "_stage_K" -> that of stages[K], where it
-    has its own.
-    """
-    own = [dict(stage).get("augment") for stage in model.stages]
+    """Return a model's augmentations: "" -> the model's, "_stage_K" -> that of phase K alone."""
+    of_phases = [dict(phase).get("augment") for phase in model.stages]
     return {
         "": model.augment,
-        **{f"_stage_{index}": given for index, given in enumerate(own) if given},
+        **{f"_stage_{index}": given for index, given in enumerate(of_phases) if given},
     }
 
 
 def write_png(path: str | Path, pixels: np.ndarray) -> None:
-    """Writes uint8[H, W, 3] as PNG."""
+    """Write uint8[H, W, 3] as PNG."""
     from PIL import Image
 
     with artifacts.atomic(path) as temporary:

@@ -4,22 +4,22 @@ import numpy as np
 import pytest
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.training import sampling
-from hpa_jax.training.labels import OneClass
+from hpa_jax.training import examples
+from hpa_jax.training.examples import OneClass
 
 
 def test_uniform_epochs_are_permutations_that_differ_and_repeat():
-    sampler = sampling.uniform(50, seed=3)
+    sampler = examples.uniform(50, seed=3)
     first, second = sampler(0), sampler(1)
     assert sorted(first) == sorted(second) == list(range(50))
     assert not np.array_equal(first, second)
-    np.testing.assert_array_equal(sampling.uniform(50, seed=3)(1), second)
-    assert not np.array_equal(sampling.uniform(50, seed=4)(1), second)
+    np.testing.assert_array_equal(examples.uniform(50, seed=3)(1), second)
+    assert not np.array_equal(examples.uniform(50, seed=4)(1), second)
 
 
 def test_weighted_epochs_show_each_row_floor_or_ceil_of_its_share():
     weights = np.array([1.0, 2.0, 0.5, 0.0, 4.0, 1.3, 0.2, 3.0])
-    sampler = sampling.weighted(weights, seed=0)
+    sampler = examples.weighted(weights, seed=0)
     expected = weights / weights.sum() * 8
     total = np.zeros(8)
     for epoch in range(400):
@@ -36,7 +36,7 @@ def test_rare_classes_are_shown_more_often():
     labels[:, 0] = 1
     labels[:4, 1] = 1
     counts = {
-        name: np.mean([np.isin(sampling.build(name, labels, seed=0)(e), range(4)).sum()
+        name: np.mean([np.isin(examples.sampler(name, labels, seed=0)(e), range(4)).sum()
                        for e in range(50)])
         for name in ("uniform", "rare", "balanced")
     }  # fmt: skip
@@ -52,30 +52,30 @@ def test_class_weights_are_the_formulas_by_blocks_and_of_one_class_a_row(power):
     labels = (draw.random((9000, 6)) < [0.5, 0.2, 0.1, 0.01, 0.001, 0]).astype(np.uint8)
     counts = np.maximum(labels.sum(0), 1)
     expected = np.maximum((labels * (9000 / counts) ** power).max(1), 1.0)
-    np.testing.assert_allclose(sampling.class_weights(labels, power=power), expected)
+    np.testing.assert_allclose(examples.class_weights(labels, power=power), expected)
     numbers = draw.integers(0, 50, 3000)
     one = OneClass(numbers, 50)
     dense = one[np.arange(3000)]
     assert dense.sum() == 3000 and (dense.argmax(1) == numbers).all()
     np.testing.assert_allclose(
-        sampling.class_weights(one, power=power), sampling.class_weights(dense, power=power)
+        examples.class_weights(one, power=power), examples.class_weights(dense, power=power)
     )
 
 
 def test_source_weights_multiply():
     labels = np.ones((10, 1), np.uint8)
     weights = np.array([1.0] * 5 + [0.0] * 5)
-    assert set(sampling.build("uniform", labels, seed=0, weights=weights)(0)) == set(range(5))
+    assert set(examples.sampler("uniform", labels, seed=0, weights=weights)(0)) == set(range(5))
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: sampling.build("rarest", np.ones((3, 1)), seed=0), "did you mean 'rare'"),
-        (lambda: sampling.build("uniform", np.ones((0, 1)), seed=0), "empty"),
-        (lambda: sampling.weighted([1.0, -1.0], seed=0), ">= 0"),
-        (lambda: sampling.weighted([0.0, 0.0], seed=0), "not all 0"),
-        (lambda: sampling.build("rare", np.ones((3, 1)), seed=0, weights=[1.0]), "3 rows"),
+        (lambda: examples.sampler("rarest", np.ones((3, 1)), seed=0), "did you mean 'rare'"),
+        (lambda: examples.sampler("uniform", np.ones((0, 1)), seed=0), "empty"),
+        (lambda: examples.weighted([1.0, -1.0], seed=0), ">= 0"),
+        (lambda: examples.weighted([0.0, 0.0], seed=0), "not all 0"),
+        (lambda: examples.sampler("rare", np.ones((3, 1)), seed=0, weights=[1.0]), "3 rows"),
     ],
 )
 def test_bad_sampling_is_refused(call, message):

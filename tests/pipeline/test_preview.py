@@ -6,7 +6,7 @@ from PIL import Image
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
-from hpa_jax.training.augment import preview
+from hpa_jax.pipeline import preview
 
 
 def test_grid_shows_the_original_first_and_draws_beside(tmp_path):

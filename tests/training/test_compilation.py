@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.training import device_memory, distributed, loop, preemption
+from hpa_jax.training import compilation, distributed, loop
 from tests.training import tiny
 
 OF_TPU = (
@@ -41,13 +41,13 @@ def test_a_program_is_compared_with_the_device(monkeypatch):
     mib = 2**20
     double = jax.jit(lambda x: 2 * x).lower(jnp.zeros(2 * mib)).compile()  # 8 MiB in, 8 out
     shared = jax.jit(lambda x: 2 * x, donate_argnums=0).lower(jnp.zeros(2 * mib)).compile()
-    monkeypatch.setattr(device_memory, "limit", lambda: 12 * mib)
-    device_memory.check(shared, "step")  # its output takes its input's place
+    monkeypatch.setattr(compilation, "memory_limit", lambda: 12 * mib)
+    compilation.check_memory(shared, "step")  # its output takes its input's place
     with pytest.raises(InputError, match=r"needs 0\.02 GiB .* 0\.00 GiB more .* accumulate.*remat"):
-        device_memory.check(double, "step")
+        compilation.check_memory(double, "step")
     for most in (16 * mib, None):
-        monkeypatch.setattr(device_memory, "limit", lambda most=most: most)
-        device_memory.check(double, "step")
+        monkeypatch.setattr(compilation, "memory_limit", lambda most=most: most)
+        compilation.check_memory(double, "step")
 
 
 def test_the_limit_is_the_smallest_device_s(monkeypatch):
@@ -61,12 +61,12 @@ def test_the_limit_is_the_smallest_device_s(monkeypatch):
         ([{"bytes_in_use": 1}], None),
     ):
         monkeypatch.setattr(jax, "local_devices", lambda stats=stats: list(map(Device, stats)))
-        assert device_memory.limit() == most
+        assert compilation.memory_limit() == most
 
 
 def test_a_training_too_large_stops_before_its_first_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(device_memory, "limit", lambda: 1000)
-    with pytest.raises(InputError, match=r"training step of stage 1 of 1: needs .* on each device"):
+    monkeypatch.setattr(compilation, "memory_limit", lambda: 1000)
+    with pytest.raises(InputError, match=r"training step of phase 1 of 1: needs .* on each device"):
         train(tmp_path)
 
 
@@ -77,9 +77,9 @@ def test_out_of_memory_is_one_line(tmp_path, monkeypatch, text, when):
         raise jax.errors.JaxRuntimeError(text)
 
     if when == "compiling":
-        monkeypatch.setattr(preemption.Preemption, "compiled", fails)
+        monkeypatch.setattr(jax.stages.Lowered, "compile", fails)
     else:
-        monkeypatch.setattr(loop.setups, "compiled", lambda *arguments, **options: fails)
+        monkeypatch.setattr(compilation.Compiler, "__call__", lambda *arguments: fails)
     with pytest.raises(InputError, match=r"accumulate.*remat") as error:
         train(tmp_path)
     words = " ".join(text.split())
@@ -89,7 +89,7 @@ def test_out_of_memory_is_one_line(tmp_path, monkeypatch, text, when):
 def test_other_errors_of_the_runtime_stay(tmp_path, monkeypatch):
     with (
         pytest.raises(jax.errors.JaxRuntimeError, match="INTERNAL"),
-        device_memory.explained(),
+        compilation.explaining_out_of_memory(),
     ):
         raise jax.errors.JaxRuntimeError("INTERNAL: ptxas")
 
@@ -106,13 +106,13 @@ def test_other_errors_of_the_runtime_stay(tmp_path, monkeypatch):
 def test_deterministic_reaches_every_program_of_a_training(
     tmp_path, monkeypatch, wanted, backend, options
 ):
-    seen, real = [], preemption.Preemption.compiled
+    seen, real = [], jax.stages.Lowered.compile
 
-    def compiled(self, lowered, options=None):
+    def compiled(self, options):
         seen.append(options)
-        return real(self, lowered, options)  # XLA on CPU takes the option, and does nothing with it
+        return real(self, options)  # XLA on CPU takes the option, and does nothing with it
 
-    monkeypatch.setattr(preemption.Preemption, "compiled", compiled)
+    monkeypatch.setattr(jax.stages.Lowered, "compile", compiled)
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     train(tmp_path, average="last", deterministic=wanted)
     assert len(seen) > 2 and all(given == options for given in seen)
@@ -142,7 +142,7 @@ def test_workers_are_the_cores_unless_set(tmp_path, monkeypatch):
 SECOND = """
 import collections, sys, jax
 from pathlib import Path
-from tests.training import test_device_memory as here
+from tests.training import test_compilation as here
 counts = collections.Counter()
 jax.monitoring.register_event_listener(lambda event, **rest: counts.update([event]))
 here.train(Path(sys.argv[1]), compilation_cache=sys.argv[2])
