@@ -326,7 +326,7 @@ def _lightgbm_fold(
 
     started = time.process_time()
     y = data.labels[:, c].astype(float)
-    _, plan = stack_class.splits(data.labels[:, c], None, c, 0, protocol)
+    _, plan = units.splits(data.labels[:, c], None, c, 0, protocol)
     held, pairs = plan[number]
     votes, on_new = np.zeros(len(held)), np.zeros(len(new.labels))
     for fit, stop in pairs:

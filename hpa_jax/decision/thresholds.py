@@ -24,6 +24,8 @@ from hpa_jax.core.metrics import checked_labels, checked_scores, f1_from_counts
 
 REPEAT_STEP = 101  # repeat j draws its folds with seed + 101 j, as the team's code does
 PUDAE_GRID = np.arange(5, 100) / 100.0
+# What `fitter` takes.
+METHODS = ("cross_validated", "exact", "match_proportions", "match_proportions_pudae", "fixed")
 
 
 def cross_validated(
@@ -372,8 +374,8 @@ def fitter(
         ),
         "fixed": lambda y, p, g: fixed(p.shape[1], value),
     }
-    if method not in methods:
-        raise InputError(f"threshold method {method!r}; known: {', '.join(methods)}")
+    if method not in METHODS:
+        raise InputError(f"threshold method {method!r}; known: {', '.join(METHODS)}")
     if not shrink:
         return methods[method]
     return lambda y, p, g: shrunk(methods[method](y, p, g), y, p, shrink, shrink_towards)
