@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
 from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, STEPS, Flags, Step
@@ -83,7 +82,7 @@ VERBS: dict[str, Verb] = {
         "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
     ),
     "preview": Verb(
-        "hpa_jax.pipeline.tools:preview",
+        "hpa_jax.pipeline.preview:preview",
         "a grid of images as each model's augmentation changes them, and each stage's own",
         "records/, splits.parquet",
         "preview/NAME.png, NAME_stage_K.png",
@@ -123,7 +122,7 @@ VERBS: dict[str, Verb] = {
     ),
     "label_noise": Verb(
         "hpa_jax.pipeline.tools:label_noise",
-        "likely label errors among the validation pictures",
+        "likely label errors among the validation images",
         "models/*/predictions/valid.parquet, splits.parquet, records/",
         "label_noise.csv, label_noise.html (the least trusted, with images)",
     ),
@@ -213,105 +212,27 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     """The validated config and the verb's other flags, by name.
 
     Raises:
-        InputError: an unknown flag or config key, a missing file, or a value of the wrong type.
+        InputError: an unknown flag or config key, a missing file, or a value that does not fit.
     """
     from absl import flags
-    from ml_collections import config_flags
 
-    from hpa_jax.config import defaults, validation
+    from hpa_jax.config import overrides, validation
 
     known = flags.FlagValues()
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
         define(flag, default, text, flag_values=known)
-    arguments = _with_absolute_config(arguments)
-    _check_keys(arguments)
-    argv = sys.argv
-    sys.argv = [name, *arguments]  # config_flags looks for its overrides there
+    arguments = ["--force=all" if a == "--force" else a for a in arguments]
+    config, arguments = overrides.configured(arguments)
     try:
-        if any(argument.startswith("--config=") for argument in arguments):
-            config_flags.DEFINE_config_file("config", flag_values=known)
-        else:
-            config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
-        rest = known(sys.argv)[1:]
+        rest = known([name, *arguments])[1:]
     except flags.Error as error:
         text = str(error).replace("\n", " ")
         raise InputError(f"{text} ({name} --help lists the flags)") from error
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        config_flags.UnsupportedOperationError,
-    ) as e:
-        raise InputError(f"a --config value does not fit: {e}") from e
-    finally:
-        sys.argv = argv
     if rest:
         raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
-    config = known.config
     validation.validate(config)
     return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
-
-
-def _with_absolute_config(arguments: list[str]) -> list[str]:
-    """`--config X` as `--config=X`, X as a path that config_flags finds from any folder; `--force`
-    as `--force=all`."""
-    joined: list[str] = []
-    for argument in arguments:
-        if argument == "--force":
-            argument = "--force=all"
-        if joined and joined[-1] == "--config":
-            joined[-1] = f"--config={argument}"
-        else:
-            joined.append(argument)
-    for i, argument in enumerate(joined):
-        if argument.startswith("--config="):
-            path, _, variant = argument.removeprefix("--config=").partition(":")
-            if not Path(path).is_file():
-                stems = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
-                raise InputError(f"--config: no file {path!r}{near(path, stems)}")
-            joined[i] = f"--config={Path(path).resolve()}" + (f":{variant}" if variant else "")
-            _let_recipes_import_each_other(Path(path).resolve())
-    return joined
-
-
-def _let_recipes_import_each_other(recipe: Path) -> None:
-    """Puts the folder above `configs` on the path: `from configs.one_more_layer import common`."""
-    for folder in recipe.parents:
-        if folder.name == "configs" and str(folder.parent) not in sys.path:
-            sys.path.insert(0, str(folder.parent))
-
-
-def _check_keys(arguments: list[str]) -> None:
-    """Every --config.a.b names a leaf; config_flags' own message names no near one."""
-    overrides = [a for a in arguments if a.startswith("--config.")]
-    if not overrides:
-        return
-    base = next((a for a in arguments if a.startswith("--config=")), None)
-    from hpa_jax.config import defaults, validation
-
-    tree = load_config(base.removeprefix("--config=")) if base else defaults.default()
-    for override in overrides:
-        validation.check_key(tree, override.removeprefix("--config.").partition("=")[0])
-
-
-def load_config(file: str) -> object:
-    """The config of a recipe file; `FILE:variant` passes the variant to its get_config.
-
-    Raises:
-        InputError: the file has no get_config, or is no Python.
-    """
-    import runpy
-
-    path, _, variant = file.partition(":")
-    try:
-        make = runpy.run_path(path)["get_config"]
-    except KeyError:
-        raise InputError(f"{path}: has no function get_config") from None
-    except SyntaxError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
-    return make(variant) if variant else make()
 
 
 def overview() -> str:
@@ -331,4 +252,9 @@ def verb_help(name: str, verb: Verb) -> str:
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
+    if verb.options:
+        from hpa_jax.config import defaults
+
+        lines += ["", "options it depends on, with their defaults (all: docs/options.md):"]
+        lines += [f"  {line}" for line in defaults.described(verb.options)]
     return "\n".join(lines)

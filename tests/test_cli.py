@@ -138,7 +138,7 @@ def test_recipes_anywhere_import_each_other(capsys, tmp_path):
     (folder / "shared.py").write_text("SEED = 'x'\n")
     (folder / "recipe.py").write_text(
         "from configs.of_this_test.shared import SEED\n"
-        "from hpa_jax import config as base\n"
+        "from hpa_jax.config import defaults as base\n"
         "def get_config(arg=''):\n"
         "    config = base.default().unlock()\n"
         "    config.submission.method = SEED\n"

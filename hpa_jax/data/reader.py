@@ -60,7 +60,7 @@ def read_channel(path: str | Path, channel: str) -> np.ndarray:
 
 
 def read(paths: Mapping[str, str | None], channels: tuple[str, ...] = CHANNELS) -> np.ndarray:
-    """A picture's channels as uint8[H, W, K]; a channel whose path is None is zeros.
+    """An image's channels as uint8[H, W, K]; a channel whose path is None is zeros.
 
     paths: channel name -> file (a catalog row serves).
 
@@ -167,7 +167,7 @@ def _open(path: str | Path) -> "Image.Image":
         raise BadImage(path, "no such file") from None
     except UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
-        raise BadImage(path, "empty file (0 bytes)" if empty else "no picture") from None
+        raise BadImage(path, "empty file (0 bytes)" if empty else "no image") from None
     except Image.DecompressionBombError:
         raise BadImage(path, f"claims more than {MAX_PIXELS:,} pixels; refused") from None
     except (OSError, SyntaxError, ValueError) as error:

@@ -90,7 +90,7 @@ class AdaptiveConcat(nnx.Module):
 class GlobalAverage(nnx.Module):
     """Global average, dropout, dense.  Embedding: the average, [N, F]."""
 
-    published = MappingProxyType({name: "fc" for name in CLASSIFIERS})
+    published = MappingProxyType(dict.fromkeys(CLASSIFIERS, "fc"))
 
     def __init__(
         self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
@@ -181,7 +181,13 @@ def unit(x: jax.Array, axis: int) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-24))
 
 
-HEADS = ("adaptive_concat", "bestfitting", "gap", "attention", "embedding")
+HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
+    "adaptive_concat": ("hidden", "pool_order", "embedding"),
+    "bestfitting": ("pool_order", "embedding"),
+    "gap": (),
+    "attention": (),
+    "embedding": ("size",),
+}
 
 
 def create_head(
@@ -201,17 +207,12 @@ def create_head(
     Raises:
         InputError: unknown name or option.
     """
-    known = {
-        "adaptive_concat": ("hidden", "pool_order", "embedding"),
-        "bestfitting": ("pool_order", "embedding"),
-        "embedding": ("size",),
-    }
+    options = {key: value for key, value in options.items() if value is not None}
     if name not in HEADS:
         raise InputError(f"head={name!r}: one of {', '.join(HEADS)}{near(name, HEADS)}")
-    options = {key: value for key, value in options.items() if value is not None}
     for key in options:
-        if key not in known.get(name, ()):
-            raise InputError(f"head {name} has no option {key!r}{near(key, known.get(name, ()))}")
+        if key not in HEADS[name]:
+            raise InputError(f"head {name} has no option {key!r}{near(key, HEADS[name])}")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout={dropout}: from 0 up to, not including, 1")
     if name == "adaptive_concat":

@@ -128,7 +128,7 @@ def check_views(context: Context) -> None:
 
 
 def check_plans(context: Context) -> None:
-    """Lays out the training of every network, before any work: a misspelt phase of the seventh
+    """Lays out the training of every network, before any work: a misspelt option of the seventh
     would otherwise be reported when six are trained.
 
     Raises:
@@ -136,10 +136,11 @@ def check_plans(context: Context) -> None:
     """
     import jax
 
-    from hpa_jax.training import plans
+    from hpa_jax.training import network, phases
 
-    config, drawn = context.config, {}
-    wanted = [
+    config = context.config
+    outlines: dict[str, network.Outline] = {}
+    wanted: list[tuple[str, ConfigDict, int | None]] = [
         (f"models.{name}", model, len(context.class_numbers(model)))
         for name, model in context.models().items()
     ]
@@ -148,10 +149,10 @@ def check_plans(context: Context) -> None:
     planned = dict(count=PLANNED, seed=0, devices=jax.device_count())
     for where, model, classes in wanted:
         try:
-            key = plans.key(model, classes or 2)
-            if key not in drawn:
-                drawn[key] = plans.outline(model, classes or 2)
-            plans.lay(model, config.train, drawn[key], classes=classes, **planned)
+            key = network.outline_key(model, classes or 2)
+            if key not in outlines:
+                outlines[key] = network.outline(model, classes or 2)
+            phases.lay_out(model, config.train, outlines[key], classes=classes, **planned)
         except InputError as error:
             raise InputError(f"config.{where}: {error}") from None
 

@@ -82,8 +82,8 @@ def _blend_and_stack(context: Context, ids: np.ndarray) -> None:
     stored = artifacts.read_json(context.path("ensemble", "blends.json"))
     probs, models = tables.of_models(context, tables.AUDIT, ids), list(context.config.models)
     found = {name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)}
-    inputs, names = tables.stack_features(context, tables.AUDIT, ids)
-    found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs, names)
+    inputs = tables.stack_inputs(context, tables.AUDIT, ids)
+    found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
     artifacts.remove(context.path("audit"))
     for name, values in found.items():
         path = scores.audited_path(context, name)

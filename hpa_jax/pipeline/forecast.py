@@ -73,7 +73,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     out; what is compiled is used again.
     """
     from hpa_jax.data.batches import Records
-    from hpa_jax.training import trial
+    from hpa_jax.training import cost
 
     fits_of: dict[str, list[Fit]] = {}
     for fit in to_train(context):
@@ -81,7 +81,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     total = 0.0
     for name, fits in fits_of.items():
         model = fits[0].model
-        each = trial.seconds_per_image(
+        each = cost.seconds_per_image(
             model,
             directory=fits[0].folder,
             class_names=fits[0].classes,
@@ -92,7 +92,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
             say(f"{name}: {advice}")
         records = context.records_of(model)
         if (records / "manifest.json").is_file():
-            read = trial.seconds_per_read(
+            read = cost.seconds_per_read(
                 model, records=Records(records), settings=context.config.train
             )
             say(f"{name}: {bound(1 / each, 1 / read, context.config.train.workers)}")
@@ -125,13 +125,13 @@ def _recommended(model: ConfigDict, num_classes: int) -> str:
     """A line about the batch size for these devices; "" where no figure is known."""
     import jax
 
-    from hpa_jax.training import augment, device_memory
+    from hpa_jax.training import augment, compilation, cost
 
     device, count = jax.devices()[0], jax.device_count()
     side = augment.output_size(model.augment) or model.image_size
     parameters = _parameters(model, num_classes)
-    each = device_memory.recommended(
-        model, side, parameters, device.platform, device_memory.limit()
+    each = cost.recommended_batch(
+        model, side, parameters, device.platform, compilation.memory_limit()
     )
     if each is None:
         return ""

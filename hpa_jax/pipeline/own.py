@@ -238,3 +238,15 @@ def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
     if said := left_out(context):
         print(f"not in the bundle: {said}")
     return 0
+
+
+def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The verb `predict`: the recipe's networks on its rows, or those of --bundle or --checkpoint
+    on a folder of images.
+    """
+    from hpa_jax.pipeline import runner
+
+    if not flags.get("bundle") and not flags.get("checkpoint"):
+        return runner.run(config, flags, ["predict"])
+    print(f"[predict] {predict(opened(config, flags))}")
+    return 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -12,7 +12,7 @@ from hpa_jax.core import artifacts
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Task
-from hpa_jax.pipeline.context import Context, opened
+from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 from hpa_jax.pipeline.train import task_name
 
@@ -161,15 +161,3 @@ def _join_folds(context: Context, name: str) -> Task:
 
     inputs = tuple(folder / "predictions" for folder in folders)
     return Task("predict", f"predict-{name}", work, {}, inputs, (output,), fitted=True)
-
-
-def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `predict`: the recipe's networks on its rows, or those of --bundle or --checkpoint
-    on a folder of images.
-    """
-    from hpa_jax.pipeline import own, runner
-
-    if not flags.get("bundle") and not flags.get("checkpoint"):
-        return runner.run(config, flags, ["predict"])
-    print(f"[predict] {own.predict(opened(config, flags))}")
-    return 0

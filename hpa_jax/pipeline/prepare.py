@@ -93,7 +93,7 @@ def catalog(context: Context) -> list[Task]:
         table = catalogs.relative(table, roots(context), context.path("imported"))
         artifacts.write_table(output, table)
         counts = table["source"].value_counts()
-        return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " pictures"
+        return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " images"
 
     folders = [root.expanduser() for root in roots(context)]
     for root in folders:

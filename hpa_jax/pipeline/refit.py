@@ -95,7 +95,7 @@ def _restarts(model: ConfigDict) -> bool:
 
 def _best(trainings: Sequence[History], monitor: str, stages: Sequence[ConfigDict]) -> int:
     """The best epoch within the stages, counted from 1; of several trainings the median."""
-    from hpa_jax.training.checkpoint import LOWER_IS_BETTER
+    from hpa_jax.training.phases import LOWER_IS_BETTER
 
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
     found = []
@@ -162,7 +162,7 @@ def _decide(context: Context) -> Task:
         found = {
             name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)
         }
-        inputs, _ = tables.stack_features(context, tables.FINAL, test.ids)
+        inputs = tables.stack_inputs(context, tables.FINAL, test.ids)
         found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
         artifacts.remove(output)
         for name, values in found.items():

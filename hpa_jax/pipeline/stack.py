@@ -15,16 +15,13 @@ def stack(context: Context) -> list[Task]:
         from hpa_jax.decision.stack import protocols, stacking
 
         rows, test = tables.split_rows(context, "valid"), tables.split_rows(context, "test")
-        inputs, names = tables.stack_features(context, "valid", rows.ids)
-        test_inputs, _ = tables.stack_features(context, "test", test.ids)
         fitted = stacking.fit(
-            inputs,
+            tables.stack_inputs(context, "valid", rows.ids),
             rows.labels,
             groups=rows.groups,
             config=protocols.of_config(settings, context.config.classes),
-            names=names,
             prior=tables.split_rows(context, "train").labels.mean(axis=0),
-            test=test_inputs,
+            test=tables.stack_inputs(context, "test", test.ids),
             directory=output,
             distributed=context.flags.get("distributed") or "",
             progress=True,
@@ -32,7 +29,7 @@ def stack(context: Context) -> list[Task]:
         fitted.save(output)
         tables.write_probabilities(output / "valid.parquet", rows.ids, fitted.oof)
         tables.write_probabilities(output / "test.parquet", test.ids, fitted.test_votes)
-        return f"{len(names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
+        return f"{len(fitted.names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
 
     inputs = (
         *tables.all_predictions(context, "valid", "test"),

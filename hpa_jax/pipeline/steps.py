@@ -127,7 +127,7 @@ STEPS: dict[str, Step] = {
             "bundle": (None, "what `export` wrote: label the images of config.data with it"),
             "checkpoint": (None, "WORKDIR/models/NAME, or several with commas: their mean"),
         },
-        verb="hpa_jax.pipeline.predict:verb",
+        verb="hpa_jax.pipeline.own:verb",
     ),
     "retrieve": Step(
         "hpa_jax.pipeline.retrieve:retrieve",
@@ -187,11 +187,11 @@ STEPS: dict[str, Step] = {
         "scores every method and the submission on the audit part and on the test truth, if known",
         "the truth table (config.data.truth), predictions, thresholds.json, submission.csv",
         "audit.json (with config.split.audit), evaluation.json",
-        ("submission", "leak", "ensemble.average_duplicates", "retrieval", "refit"),
+        ("submission", "ensemble.average_duplicates", "retrieval", "refit"),
         DECISION,
     ),
     "report": Step(
-        "hpa_jax.pipeline.show:report",
+        "hpa_jax.pipeline.report:report",
         "one HTML page of everything above, opens offline",
         "all of the workdir",
         "report/index.html",

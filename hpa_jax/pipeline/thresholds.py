@@ -159,7 +159,7 @@ def fit_and_nest(
 
     fit, seed = _fit(context, name, probs, (drawn or Drawn()).whole)
     if name == scores.STACK:
-        votes = stacking.load(context.path("stack")).oof  # as fitted, not rounded to be stored
+        _, votes = stacking.load_votes(context.path("stack"))  # as fitted, not rounded to be stored
         probs = retrieve.boosted(context, "valid", rows.ids, votes)
         matched = None  # its rule compares labels with votes of the same rows
     probs = np.nan_to_num(probs)
@@ -214,13 +214,13 @@ def _fit(
     from hpa_jax.decision.stack import stacking
 
     if name == scores.STACK:
-        protocol = stacking.load(context.path("stack")).protocol
-        return stacking.cutter(protocol, repeats, drawn), protocol.seed
+        protocol, _ = stacking.load_votes(context.path("stack"))
+        return stacking.threshold_fitter(protocol, repeats, drawn), protocol.seed
     settings = context.config.thresholds.to_dict()
     method, scale = settings.pop("method"), settings.pop("scale")
     settings.pop("match_on")
     settings["repeats"] = min(settings["repeats"], repeats or settings["repeats"])
-    fit = thresholds.fitter(method, **settings, drawn=drawn)
+    fit = thresholds.fitter(method, **settings, fold_cache=drawn)
     unknown = ~scores.known_classes(probs)
 
     def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:

@@ -26,10 +26,10 @@ def train(context: Context) -> list[Task]:
 
 def share_compiled(context: Context) -> None:
     """One folder of compiled programs for all networks, folds and starts of a workdir."""
-    from hpa_jax.training import distributed
+    from hpa_jax.training import compilation
 
-    own = context.config.train.compilation_cache
-    distributed.compilation_cache(own or context.path("compiled"))
+    given = context.config.train.compilation_cache
+    compilation.keep_programs(given or context.path("compiled"))
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:

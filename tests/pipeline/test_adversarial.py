@@ -113,7 +113,7 @@ def test_sources_are_scored_apart(tmp_path, capsys):
     }
     assert (table["source"] == "external").sum() == 5 and "external: " in capsys.readouterr().out
     config.adversarial.sources = ("own",)
-    with pytest.raises(InputError, match="no labelled picture"):
+    with pytest.raises(InputError, match="no labelled image"):
         run(work, config)
 
 

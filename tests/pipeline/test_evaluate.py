@@ -41,7 +41,7 @@ def test_every_method_is_scored_by_the_cuts_of_validation(context):
     (task,) = evaluate._on_audit(context)
     assert "macro-F1 on the audit part" in task.work()
     found = artifacts.read_json(context.path("audit.json"))
-    assert found["rows"].startswith("12 audit pictures")
+    assert found["rows"].startswith("12 audit images")
     table = pd.read_parquet(context.path("catalog.parquet")).set_index("id")["labels"]
     ids = tables.split_rows(context, "audit").ids
     labels = np.zeros((NUMBER, 28), bool)

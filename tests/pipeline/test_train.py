@@ -113,7 +113,7 @@ def context_of(folder, **models):
     [
         (
             dict(stages=(configs.stage(), configs.stage(lr=0.0))),
-            r"stages\[1\]: stage\.lr: .* not 0",
+            r"stages\[1\]: lr: .* not 0",
         ),
         (dict(stages=(configs.stage(freeze="stem"),)), r"stages\[0\]: .*unknown group 'stem'"),
         (dict(stages=(configs.stage(freeze=9),)), "9 of . depth groups"),
@@ -139,15 +139,15 @@ def test_the_plan_of_metric_learning_is_checked_too(tmp_path):
     context.config.retrieval.model = configs.embedding_model(**TINY)
     checks.check_plans(context)
     context.config.retrieval.model.stages = (configs.stage(lr=-1.0),)
-    with pytest.raises(InputError, match=r"config\.retrieval\.model: stages\[0\]: stage\.lr"):
+    with pytest.raises(InputError, match=r"config\.retrieval\.model: stages\[0\]: lr:"):
         checks.check_plans(context)
 
 
 def test_networks_of_one_outline_are_drawn_once(tmp_path, monkeypatch):
-    from hpa_jax.training import plans
+    from hpa_jax.training import network
 
-    drawn, outline = [], plans.outline
-    monkeypatch.setattr(plans, "outline", lambda *args: drawn.append(args) or outline(*args))
+    drawn, outline = [], network.outline
+    monkeypatch.setattr(network, "outline", lambda *args: drawn.append(args) or outline(*args))
     folds = {f"m{seed}": dict(seed=seed, loss=dict(bce=1.0)) for seed in range(3)}
     checks.check_plans(context_of(tmp_path, **folds, wide=dict(width=0.5)))
     assert len(drawn) == 2
@@ -157,13 +157,13 @@ def test_all_networks_and_starts_share_what_is_compiled(tmp_path):
     """Whichever network is trained first in a process: the folder is the workdir's."""
     import jax
 
-    from hpa_jax.training import distributed
+    from hpa_jax.training import compilation
 
     before = jax.config.jax_compilation_cache_dir
     try:
         jax.config.update("jax_compilation_cache_dir", None)
         train.share_compiled(context_of(tmp_path, a={}))
-        distributed.compilation_cache(tmp_path / "models" / "a" / "compilation_cache")
+        compilation.keep_programs(tmp_path / "models" / "a" / "compilation_cache")
         assert jax.config.jax_compilation_cache_dir == str(tmp_path / "compiled")
     finally:
         jax.config.update("jax_compilation_cache_dir", before)

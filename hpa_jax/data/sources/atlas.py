@@ -296,7 +296,7 @@ def _convert(
     if "" in files:
         pixels = reader.decode(files[""])
         if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise BadImage(files[""], "not an RGB picture")
+            raise BadImage(files[""], "not an RGB image")
         planes = {c: pixels[..., k] for k, c in enumerate(CHANNELS[:3])}
         if missing_yellow == "mean":
             planes["yellow"] = np.rint(pixels.mean(axis=-1)).astype(np.uint8)
