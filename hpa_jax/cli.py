@@ -71,7 +71,7 @@ VERBS: dict[str, Verb] = {
     **{name: Verb.of_step(name, step) for name, step in STEPS.items() if name != "data"},
     "export": Verb(
         "hpa_jax.pipeline.own:run_export",
-        "networks, thresholds and stack in one folder for predict --bundle",
+        "networks, thresholds and stack in one folder for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/",
     ),
@@ -108,7 +108,7 @@ VERBS: dict[str, Verb] = {
         "--weights",
         "--out (an Orbax folder)",
         {
-            "model": (None, "backbone, as in the config"),
+            "backbone": (None, "the network, as in the config"),
             "weights": (None, "file, or hf:OWNER/REPO/FILE"),
             "out": (None, "folder to write"),
         },
@@ -132,6 +132,11 @@ VERBS: dict[str, Verb] = {
         "config.ablate: seeds and variations (configs/ablation.py)",
         "ablation.json, ablation.md, ablate/NAME/seed_K/ (a workdir each)",
     ),
+}
+RENAMED_FLAGS = {
+    ("predict", "bundle"): "model",
+    ("predict", "checkpoint"): "model",
+    ("import_weights", "model"): "backbone",
 }
 USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
 
@@ -222,6 +227,10 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
         define(flag, default, text, flag_values=known)
+    for argument in arguments:
+        flag = argument.partition("=")[0].removeprefix("--")
+        if argument.startswith("--") and (name, flag) in RENAMED_FLAGS:
+            raise InputError(f"--{flag} is now called --{RENAMED_FLAGS[name, flag]}")
     arguments = ["--force=all" if a == "--force" else a for a in arguments]
     config, arguments = overrides.configured(arguments)
     try:

@@ -1,8 +1,8 @@
 """`export` and `predict` on one's own images: what a user takes away, and its use.
 
-export: workdir -> bundle/.  predict --bundle=DIR (or --checkpoint=models/NAME): a folder of
-images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.  Images are packed once
-for each side that a network or the metafeatures look at, as a run does (config.records.also).
+export: workdir -> bundle/.  predict --model=MODEL: a folder of images -> predictions.csv,
+predictions.parquet, embeddings/NAME.parquet.  Images are packed once for each side that a network
+or the metafeatures read, as a run does (config.records.also).
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
+from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline import members, prepare, scores, tables
@@ -67,18 +68,17 @@ def left_out(context: Context) -> str:
     return said
 
 
-def predict(context: Context) -> str:
-    """Labels, scores and embeddings of every image of the config's sources.
+def predict(context: Context, packed: "Bundle") -> str:
+    """Labels, scores and embeddings of every image of the config's sources by a bundle.
 
     Raises:
-        InputError: no bundle or checkpoint there, or unusable images.
+        InputError: no folder of images, or unusable images.
     """
     from hpa_jax.data import records as packing
     from hpa_jax.data.batches import Records
     from hpa_jax.decision import bundle
     from hpa_jax.inference.tables import write_embeddings
 
-    packed = _packed(context)
     table = _catalog(context, packed)
     ids = table["id"].to_numpy(str)
     sets = {
@@ -114,20 +114,6 @@ def _sides(packed: "Bundle") -> list[int]:
     base = packed.picture.get("image_size") or max(wanted)
     stored = packed.picture.get("sides") or [base]
     return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
-
-
-def _packed(context: Context) -> "Bundle":
-    """What --bundle or --checkpoint names."""
-    from hpa_jax.decision import bundle
-
-    given, trained = context.flags.get("bundle"), context.flags.get("checkpoint")
-    if given and trained:
-        raise InputError("--bundle and --checkpoint: give one of them")
-    if trained:
-        return members.of_folders(trained)
-    if not (Path(given).expanduser() / "bundle.json").is_file():
-        raise InputError(f"--bundle={given}: no bundle (a folder that the verb export wrote)")
-    return bundle.read(Path(given).expanduser())
 
 
 def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
@@ -241,12 +227,25 @@ def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `predict`: the recipe's networks on its rows, or those of --bundle or --checkpoint
-    on a folder of images.
-    """
+    """The verb `predict`: the recipe's networks on its rows, or --model on a folder of images."""
     from hpa_jax.pipeline import runner
 
-    if not flags.get("bundle") and not flags.get("checkpoint"):
+    given = flags.get("model")
+    if not given:
         return runner.run(config, flags, ["predict"])
-    print(f"[predict] {predict(opened(config, flags))}")
+    packed = members.named(given)
+    if not flags.get("workdir"):
+        flags = {**flags, "workdir": _workdir(config, given)}
+        print(f"workdir: {flags['workdir']} (another one: --workdir)")
+    print(f"[predict] {predict(opened(config, flags), packed)}")
     return 0
+
+
+def _workdir(config: ConfigDict, model: str) -> str:
+    """A folder for the answers where none is named: the same for the same model and images."""
+    roots = [config.data.root, *(source.get("root", "") for source in config.data.sources)]
+    places = [str(Path(root).expanduser().resolve()) for root in roots if root]
+    if not places:
+        raise InputError("config.data.root: the folder of images to label is missing")
+    last = [Path(text).name for text in (places[0], model.split(",")[0])]
+    return str(Path("runs") / "-".join([*last, digest(places, model)[:6]]))
