@@ -145,8 +145,8 @@ def whole(model: nnx.Module, files: Mapping[str | Path, str], write: bool = True
     if report.missing:
         why = f"it lacks {_some(report.missing)}"
         if report.of_other_classes:
-            name = report.of_other_classes[0]
-            why = f"its classifier {name} is {tensors[name].shape}: for other classes"
+            name = max(report.of_other_classes, key=lambda name: tensors[name].ndim)
+            why = f"its classifier {name} {tensors[name].shape} is for other classes"
         raise InputError(f"{path}: is not this model's file, {why}")
     if write:
         _write(model, values)

@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.models import published, store
-from hpa_jax.models.published import PUBLISHED, Published
+from hpa_jax.models.published import Published
 
 
 def models(config: ConfigDict, flags: dict[str, Any]) -> None:
@@ -34,7 +34,7 @@ def models(config: ConfigDict, flags: dict[str, Any]) -> None:
 def listed() -> str:
     """One line a model: its name, what it gives, of what images, and whether its files are here."""
     rows = [("name", "gives", "of", "channels", "side", "fetched")]
-    for name, entry in PUBLISHED.items():
+    for name, entry in published.PUBLISHED.items():
         gives = f"{len(entry.class_names)} classes" if entry.class_names else "features"
         here = "yes" if store.record(store.folder_of(name)) else "-"
         if not entry.licence.fetched and here == "-":
