@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AUDIT = "audit"  # labelled rows on which nothing is fitted, by the networks of the submission
 FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
+GIVEN_FOLD = "given_fold"  # column of splits.parquet, by the verb decide: folds of nested scores
 PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the image as it is, no other views
 
 
@@ -65,9 +66,21 @@ def labelled_rows(context: Context) -> Rows:
     return joined(train, split_rows(context, "valid"))
 
 
+def given_folds(context: Context, ids: np.ndarray) -> np.ndarray | None:
+    """int[N]: folds of the labelled rows that were given to the verb decide; None: there are none,
+    and folds are drawn."""
+    if "given" not in context.flags:
+        return None
+    table = artifacts.read_table(context.path("splits.parquet"))
+    return table.set_index("id")[GIVEN_FOLD][ids].to_numpy(int) if GIVEN_FOLD in table else None
+
+
 def training_shares(context: Context) -> np.ndarray:
     """float[C]: share of each class among the competition's training images (train.csv), external
-    and excluded ones apart; among all labelled images where no source is a competition."""
+    and excluded ones apart; among all labelled images where no source is a competition; or what
+    the verb decide was given."""
+    if context.flags.get("given") is not None:
+        return np.asarray(context.flags["given"], float)
     table = artifacts.read_table(context.path("catalog.parquet"))
     table = table[[labels is not None for labels in table["labels"]]]
     competition = table[table["source"] == "train"]
