@@ -27,6 +27,7 @@ class Verb:
     options: tuple[str, ...] = ()  # config paths that it depends on
     steps: tuple[str, ...] = ()  # of `run` that it does
     forms: dict[str, tuple[str, ...]] = field(default_factory=dict)  # word -> what follows it
+    completes: bool = False  # the function adds models to the config, and validates it then
 
     @classmethod
     def of_step(cls, name: str, step: Step) -> "Verb":
@@ -70,6 +71,36 @@ VERBS: dict[str, Verb] = {
         "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
     ),
     **{name: Verb.of_step(name, step) for name, step in STEPS.items() if name != "data"},
+    "decide": Verb(
+        "hpa_jax.pipeline.decide:verb",
+        "labels by prediction tables of anyone's models: blends, stack, thresholds, submission",
+        "--predictions and --labels: the rows without a label are decided; no images",
+        "submission.csv, metrics.json, thresholds.json, report/index.html",
+        {
+            "predictions": (
+                None,
+                "tables, with commas: .csv, .parquet (id, p00 or class names), "
+                ".npz (ids, probs); out of fold where there is a label",
+            ),
+            "labels": (None, "table Id,Target with class numbers"),
+            "test": (None, "tables of the rows to decide, if they are apart, in the same order"),
+            "classes": (
+                None,
+                "names in order, with commas, or a file with one a line; else those of the columns",
+            ),
+            "groups": (None, "table Id,Group: duplicates, never on two sides"),
+            "folds": (None, "table Id,Fold of the labelled rows, for nested scores"),
+            "metafeatures": (None, "table of id and numbers, for the stack"),
+            "proportions": (
+                None,
+                "shares of the classes in training: numbers with commas, or a "
+                "table Id,Target; else those of --labels",
+            ),
+            "logits": (False, "the tables hold logits"),
+        },
+        ("ensemble", "thresholds", "stack", "submission"),
+        completes=True,
+    ),
     "export": Verb(
         "hpa_jax.pipeline.own:run_export",
         "networks, thresholds and stack in one folder for predict --model",
@@ -252,7 +283,8 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
         text = str(error).replace("\n", " ")
         raise InputError(f"{text} ({name} --help lists the flags)") from error
     words = _words(name, verb, rest)
-    validation.validate(config)
+    if not verb.completes:
+        validation.validate(config)
     values = {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
     return config, {**values, **words}
 
