@@ -1,7 +1,7 @@
 """The one table of every image: id, source, labels, channel files, sizes.
 
 In: one or more sources (folders).  Out: the catalog (columns `COLUMNS`), whose every row has been
-looked at: ids unique, labels in range, channels present, readable and of one size.  All findings
+looked at: ids unique, labels in range, channels present, readable and of one size.  All problems
 are gathered first; then they stop the program or, with on_bad_image="skip", only their images.
 """
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 COLUMNS = (
     *("id", "source", "labels", "root", *CHANNELS, "height", "width"),
     *("original_size", "antibody", "plate", "sample", "weight", "files"),
+    *("pixel_size", "black", "white"),  # µm; points of the scaling to 8 bits, a number a channel
 )
 IMPORTED = -1  # in the column root: the folder of converted copies
 FOR_ANY = ("weight", "not_only", "parts")
@@ -74,6 +75,7 @@ def build(
     import pandas as pd
 
     problems = Problems()
+    sources = [{**s, "root": str(Path(s["root"]).expanduser())} for s in sources]
     tables = [
         _scan(
             source, class_names, problems, imported and Path(imported) / str(i), largest, content
@@ -82,14 +84,16 @@ def build(
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
     table = _without_repeats(table, problems)
-    table = _look_at_images(table, problems, check == "decode", workers, content)
+    convert = functools.partial(_converted, imported and Path(imported), largest, content)
+    table = _look_at_images(table, problems, check == "decode", workers, content, convert)
+    problems.tell()
     if bad_images is not None:
         problems.write(Path(bad_images))
-    if problems.found and on_bad_image == "error":
+    if problems.found and on_bad_image == "error" and len(table):
         where = f" (all in {bad_images})" if bad_images is not None else ""
         raise problems.error(f'mend them{where}, or leave them out with data.on_bad_image="skip"')
     if not len(table):
-        remedy = "nothing is left without them; look at data.root"
+        remedy = "mend them: nothing is left without them"
         if problems.found:
             raise problems.error(remedy)
         raise InputError(f"no images in {', '.join(str(s['root']) for s in sources)}")
@@ -183,12 +187,37 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
     return table[~repeated].reset_index(drop=True)
 
 
+def _converted(
+    into: Path | None, largest: int, content: Callable[[str], str], table: "pd.DataFrame",
+    problems: Problems,
+) -> "pd.DataFrame":
+    """Rows of a competition's files of more than 8 bits, as rows of converted copies."""
+    if into is None:
+        raise InputError("images of more than 8 bits are converted and need a folder for it")
+    parts = []
+    for root, part in table.groupby("root", sort=False):
+        files = {
+            row["id"]: imports.Files({c: row[c] for c in CHANNELS if isinstance(row[c], str)})
+            for row in part.to_dict("records")
+        }
+        absent = {channel: "zeros" for channel in CHANNELS}  # `scan` has said what must be there
+        conversion = imports.Conversion(largest=largest, missing=absent)
+        folder = into / f"{root}_deep"
+        ready = imports.rows(files, folder, conversion, problems, content=content)
+        part = part[part["id"].isin(ready)].copy()
+        for name in (*CHANNELS, *imports.COLUMNS[-3:]):
+            part[name] = pd_object([ready[id][name] for id in part["id"]])
+        parts.append(part)
+    return parts
+
+
 def _look_at_images(
     table: "pd.DataFrame",
     problems: Problems,
     decode: bool,
     workers: int | None,
     content: Callable[[str], str],
+    convert: Callable[["pd.DataFrame", Problems], "pd.DataFrame"],
 ) -> "pd.DataFrame":
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
     drops rows whose images can't be used.
