@@ -1,7 +1,7 @@
 """What worked and what did not, asked anew: the talk's list as variations of the demo.
 
 Source: One More Layer's talk (spec 9): each row's `talk` is that team's verdict on real images
-with large networks; ours is measured on the config's data, drawn cells by default.
+with large networks; ours is measured on the config's data, synthetic cells by default.
 Command: python -m hpa_jax ablate --config=configs/ablation.py --workdir=runs/ablation
 Cost: about 5 hours on 2 CPU cores; `--config=configs/ablation.py:smoke`, with networks and images
 enough to see large effects only: docs/ablation.md.
@@ -24,7 +24,7 @@ WORST = (20, 3, 12, 26, 19, 1, 11, 24, 27, 13)
 
 def get_config(arg: str = ""):
     config = runpy.run_path(str(DEMO))["get_config"]().unlock()
-    # Drawn larger than stored: larger inputs then hold more, not only more pixels.
+    # Made larger than stored: larger inputs then hold more, not only more pixels.
     config.data.synthetic.image_size = 128
     if arg == "smoke":
         config.data.synthetic.update(train=1500, test=700, external=200, min_per_class=50)
@@ -85,7 +85,7 @@ def variations(models) -> tuple[dict, ...]:
             talk=WORKED + " (external)",
         ),
         change("no views", "the image as it is, no TTA", WORKED + " (TTA)", views="identity"),
-        dict(name="cut at 0.5", about="no thresholds fitted", at="half"),
+        dict(name="threshold 0.5", about="no thresholds fitted", at="half"),
         dict(name="stack", about="boosted votes in place of the mean", method="stack", talk=WORKED),
     )
 
@@ -141,6 +141,6 @@ def snapshots(model) -> dict:
 
 
 def at_size(name: str, side: int, talk: str) -> dict:
-    """A variation of the pictures' side in pixels."""
+    """A variation of the images' side in pixels."""
     changes = {"records.image_size": side, "models.*.image_size": side}
     return dict(name=name, about=f"{side} px in place of 64", talk=talk, set=changes)

@@ -7,7 +7,7 @@ Command: python -m hpa_jax run --config=configs/bestfitting.py --workdir=runs/be
 FOLDER: the competition's tables, its full-size images (train_full_size/, test_full_size/),
 external.csv with external/.  weights/: the published ImageNet files of WEIGHTS.
 Variants: `:no_full_size`, all from the 512 px images of train/ and test/, enlarged; `:smoke`, all
-of it with tiny networks on drawn images, in minutes on a laptop.
+of it with tiny networks on synthetic images, in minutes on a laptop.
 How it works: docs/bestfitting.md.
 """
 
@@ -56,7 +56,7 @@ def get_config(arg: str = ""):
         "resnet50": network("resnet50", ADAM45, **small),
     }  # fmt: skip
     config.train.monitor = "focal"  # of validation: the best epoch, whatever else is in the loss
-    config.ensemble.average_duplicates = True  # twins in the test part share their mean
+    config.ensemble.average_duplicates = True  # near-duplicates in the test part share their mean
     config.thresholds.update(method="match_proportions", proportions=PROPORTIONS, match_on="test")
     # The best class is always predicted; the mean decides, over networks and folds.
     config.submission.update(method="mean of models", argmax="always")
@@ -69,7 +69,7 @@ def get_config(arg: str = ""):
     )  # fmt: skip
     if recipes.SMOKE in chosen:
         recipes.smoke(config)
-        # 320 drawn images have other proportions than the competition's test part.
+        # 320 synthetic images have other proportions than the competition's test part.
         config.thresholds.proportions = ()
     return config.lock()
 

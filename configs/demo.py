@@ -1,4 +1,4 @@
-"""The whole way on drawn cells in minutes on a laptop's CPU: two small networks, a stack, a report.
+"""The whole system on synthetic cells, in minutes on a CPU: two networks, a stack, a report.
 
 Source: hpa_jax itself; the shape is One More Layer's (single hold-out, focal loss, one-cycle, D4
 views, cross-validated thresholds, a stack on probabilities and metafeatures).  Differences from the

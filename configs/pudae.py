@@ -6,7 +6,7 @@ Command: python -m hpa_jax run --config=configs/pudae.py --workdir=runs/pudae \
     --config.data.root=FOLDER
 FOLDER: the competition's files, external.csv with external/.  weights/: the published
 ImageNet files of WEIGHTS.
-Variants: `:smoke`, all of it with tiny networks on drawn images, in minutes on a laptop.
+Variants: `:smoke`, all of it with tiny networks on synthetic images, in minutes on a laptop.
 How it works: docs/pudae.md.
 """
 
@@ -26,8 +26,8 @@ def get_config(arg: str = ""):
     config = base.default().unlock()
     config.data.update(source="kaggle")
     config.records.update(image_size=512, encoding="png")
-    # 11 parts by groups of twins; the eleventh (`test_val`) is for thresholds, the rest is trained
-    # on.  Twins are ours (radius 12 on red, green, blue), not equal hashes of green alone.
+    # 11 parts by duplicate groups; the eleventh (`test_val`) is for thresholds, the rest is trained
+    # on.  Near-duplicates are ours (radius 12 on R, G, B), not equal hashes of green alone.
     config.split.update(scheme="holdout", fraction=1 / 11)
     config.models = {
         **{
@@ -59,7 +59,7 @@ def get_config(arg: str = ""):
             "inception_v3": 1.0,
         },
     )
-    # .05, .06, .. .99; the share of positives of `test_val`; p > cut; an empty row stays empty.
+    # .05, .06 … .99; the share of positives of `test_val`; p > threshold; an empty row stays empty.
     config.thresholds.update(method="match_proportions_pudae", match_on="valid")
     # The shared leak.csv, where one has it, goes before "matches": later tables win.
     config.submission.update(method="ensemble", argmax="off", leak_tables=("matches",))

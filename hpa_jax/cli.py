@@ -9,11 +9,130 @@ import logging
 import os
 import signal
 import sys
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
-from hpa_jax.pipeline.commands import COMMON_FLAGS, VERBS, Verb
+from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, STEPS, Flags, Step
 
+
+@dataclass(frozen=True)
+class Verb:
+    """One command-line verb. function: from (config, flags) to an exit code or None."""
+
+    function: str  # "module:function"
+    summary: str
+    reads: str
+    writes: str
+    flags: Flags = field(default_factory=dict)
+    options: tuple[str, ...] = ()  # config paths that it depends on
+    steps: tuple[str, ...] = ()  # of `run` that it does
+
+    @classmethod
+    def of_step(cls, name: str, step: Step) -> "Verb":
+        """The verb that does one step; `catalog` makes the synthetic data first."""
+        steps = () if step.verb else ("data", name) if name == "catalog" else (name,)
+        function = step.verb or "hpa_jax.pipeline.runner:run"
+        return cls(function, step.summary, step.reads, step.writes, step.flags, step.options, steps)
+
+
+COMMON_FLAGS: Flags = {
+    "workdir": (None, "folder for everything that is written (made if absent)"),
+    "debug": (False, "show the traceback of an error"),
+}
+VERBS: dict[str, Verb] = {
+    "run": Verb(
+        "hpa_jax.pipeline.runner:run",
+        "all steps, from images to submission and report; skips what is done",
+        "the images and tables of config.data",
+        "everything below, in the workdir",
+        {
+            "only": (None, "this model alone (a name of config.models, or retrieval)"),
+            **FORCE,
+            **CLUSTER,
+            "collect": (
+                False,
+                "train nothing: decide with the networks that are there",
+            ),
+        },
+    ),
+    "clean": Verb(
+        "hpa_jax.pipeline.clean:clean",
+        "removes results that runs with other settings have set aside, for good",
+        "replaced/",
+        "nothing; says what it frees and asks before",
+        {"yes": (False, "without asking")},
+    ),
+    "download": Verb(
+        "hpa_jax.pipeline.download:download",
+        "external images of the Human Protein Atlas; a second call goes on",
+        "the table of config.data's atlas source (ROOT/external.csv)",
+        "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
+    ),
+    **{name: Verb.of_step(name, step) for name, step in STEPS.items() if name != "data"},
+    "export": Verb(
+        "hpa_jax.pipeline.own:run_export",
+        "networks, thresholds and stack in one folder for predict --bundle",
+        "models/, thresholds.json, ensemble/, stack/, features/",
+        "bundle/",
+    ),
+    "classes": Verb(
+        "hpa_jax.pipeline.tools:classes",
+        "class counts, pairs, matrices and graphs by source, and of the submission",
+        "catalog.parquet, splits.parquet, groups.parquet, submission.csv (if there)",
+        "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
+    ),
+    "preview": Verb(
+        "hpa_jax.pipeline.preview:preview",
+        "a grid of images as each model's augmentation changes them, and each stage's own",
+        "records/, splits.parquet",
+        "preview/NAME.png, NAME_stage_K.png",
+        ONLY,
+    ),
+    "lr_find": Verb(
+        "hpa_jax.pipeline.tools:lr_find",
+        "sweeps the learning rate of each model; leaves the model as it is",
+        "records/, splits.parquet",
+        "models/NAME/lr_find.json, lr_find.png",
+        {
+            **ONLY,
+            "stage": ("0", "its freezing, loss and augmentation; counted from 0"),
+            "checkpoint": ("", "own weights to begin from: best | last | a step; else fresh ones"),
+            "iterations": ("1000", "steps from the first rate to the last"),
+            "low": ("1e-7", "first rate"),
+            "high": ("10", "last rate"),
+        },
+    ),
+    "import_weights": Verb(
+        "hpa_jax.pipeline.tools:import_weights",
+        "a published weight file (safetensors, torch) as a folder for init_from",
+        "--weights",
+        "--out (an Orbax folder)",
+        {
+            "model": (None, "backbone, as in the config"),
+            "weights": (None, "file, or hf:OWNER/REPO/FILE"),
+            "out": (None, "folder to write"),
+        },
+    ),
+    "adversarial": Verb(
+        "hpa_jax.pipeline.adversarial:adversarial",
+        "can train and test be told apart? AUC, and the training images most (un)like test",
+        "records/, catalog.parquet, splits.parquet, groups.parquet",
+        "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid), "
+        "adversarial_unlike.csv; adversarial/fold_K/ (variant network)",
+    ),
+    "label_noise": Verb(
+        "hpa_jax.pipeline.tools:label_noise",
+        "likely label errors among the validation images",
+        "models/*/predictions/valid.parquet, splits.parquet, records/",
+        "label_noise.csv, label_noise.html (the least trusted, with images)",
+    ),
+    "ablate": Verb(
+        "hpa_jax.pipeline.ablate:ablate",
+        "what each variation of a recipe does to its score, over several seeds",
+        "config.ablate: seeds and variations (configs/ablation.py)",
+        "ablation.json, ablation.md, ablate/NAME/seed_K/ (a workdir each)",
+    ),
+}
 USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
 
 
@@ -24,7 +143,21 @@ def main(arguments: list[str] | None = None) -> int:
     _quiet()
     _leave_room_on_gpus()
     try:
-        return dispatch(arguments)
+        if not arguments or arguments[0] in ("-h", "--help", "help"):
+            print(overview())
+            return 0
+        name, *rest = arguments
+        if name not in VERBS:
+            raise InputError(f"no verb {name!r}{near(name, VERBS)} (--help lists them)")
+        verb = VERBS[name]
+        if "-h" in rest or "--help" in rest:
+            print(verb_help(name, verb))
+            return 0
+        config, flags = parse(name, verb, rest)
+        module, function = verb.function.split(":")
+        work = getattr(importlib.import_module(module), function)
+        # Called from here, not by a helper: few frames lie between the command and the step.
+        return (work(config, flags, verb.steps) if verb.steps else work(config, flags)) or 0
     except InputError as error:
         if debug:
             raise
@@ -75,130 +208,31 @@ def _not_raised_again(record: logging.LogRecord) -> bool:
     return not tells_of_a_full_disk(f"{record.getMessage()} {cause}")
 
 
-def dispatch(arguments: list[str]) -> int:
-    """Parses the command line and calls the verb.
-
-    Raises:
-        InputError: an unknown verb, flag or config key, or a value of the wrong type.
-    """
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(overview())
-        return 0
-    name = arguments[0]
-    if name not in VERBS:
-        raise InputError(f"no verb {name!r}{near(name, VERBS)} (--help lists them)")
-    verb = VERBS[name]
-    if any(argument in ("-h", "--help") for argument in arguments[1:]):
-        print(verb_help(name, verb))
-        return 0
-    config, flags = parse(name, verb, arguments[1:])
-    module, function = verb.function.split(":")
-    return getattr(importlib.import_module(module), function)(config, flags) or 0
-
-
 def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str, object]]:
     """The validated config and the verb's other flags, by name.
 
     Raises:
-        InputError: an unknown flag or config key, a missing file, or a value of the wrong type.
+        InputError: an unknown flag or config key, a missing file, or a value that does not fit.
     """
     from absl import flags
-    from ml_collections import config_flags
 
-    from hpa_jax.config import defaults, validation
+    from hpa_jax.config import overrides, validation
 
     known = flags.FlagValues()
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
         define(flag, default, text, flag_values=known)
-    arguments = _with_absolute_config(arguments)
-    _check_keys(arguments)
-    argv = sys.argv
-    sys.argv = [name, *arguments]  # config_flags looks for its overrides there
+    arguments = ["--force=all" if a == "--force" else a for a in arguments]
+    config, arguments = overrides.configured(arguments)
     try:
-        if any(argument.startswith("--config=") for argument in arguments):
-            config_flags.DEFINE_config_file("config", flag_values=known)
-        else:
-            config_flags.DEFINE_config_dict("config", defaults.default(), flag_values=known)
-        rest = known(sys.argv)[1:]
+        rest = known([name, *arguments])[1:]
     except flags.Error as error:
         text = str(error).replace("\n", " ")
         raise InputError(f"{text} ({name} --help lists the flags)") from error
-    except (
-        AttributeError,
-        KeyError,
-        TypeError,
-        ValueError,
-        config_flags.UnsupportedOperationError,
-    ) as e:
-        raise InputError(f"a --config value does not fit: {e}") from e
-    finally:
-        sys.argv = argv
     if rest:
         raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
-    config = known.config
     validation.validate(config)
     return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
-
-
-def _with_absolute_config(arguments: list[str]) -> list[str]:
-    """`--config X` as `--config=X`, X as a path that config_flags finds from any folder; `--force`
-    as `--force=all`."""
-    joined: list[str] = []
-    for argument in arguments:
-        if argument == "--force":
-            argument = "--force=all"
-        if joined and joined[-1] == "--config":
-            joined[-1] = f"--config={argument}"
-        else:
-            joined.append(argument)
-    for i, argument in enumerate(joined):
-        if argument.startswith("--config="):
-            path, _, variant = argument.removeprefix("--config=").partition(":")
-            if not Path(path).is_file():
-                stems = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
-                raise InputError(f"--config: no file {path!r}{near(path, stems)}")
-            joined[i] = f"--config={Path(path).resolve()}" + (f":{variant}" if variant else "")
-            _let_recipes_import_each_other(Path(path).resolve())
-    return joined
-
-
-def _let_recipes_import_each_other(recipe: Path) -> None:
-    """Puts the folder above `configs` on the path: `from configs.one_more_layer import common`."""
-    for folder in recipe.parents:
-        if folder.name == "configs" and str(folder.parent) not in sys.path:
-            sys.path.insert(0, str(folder.parent))
-
-
-def _check_keys(arguments: list[str]) -> None:
-    """Every --config.a.b names a leaf; config_flags' own message names no near one."""
-    overrides = [a for a in arguments if a.startswith("--config.")]
-    if not overrides:
-        return
-    base = next((a for a in arguments if a.startswith("--config=")), None)
-    from hpa_jax.config import defaults, validation
-
-    tree = load_config(base.removeprefix("--config=")) if base else defaults.default()
-    for override in overrides:
-        validation.check_key(tree, override.removeprefix("--config.").partition("=")[0])
-
-
-def load_config(file: str) -> object:
-    """The config of a recipe file; `FILE:variant` passes the variant to its get_config.
-
-    Raises:
-        InputError: the file has no get_config, or is no Python.
-    """
-    import runpy
-
-    path, _, variant = file.partition(":")
-    try:
-        make = runpy.run_path(path)["get_config"]
-    except KeyError:
-        raise InputError(f"{path}: has no function get_config") from None
-    except SyntaxError as error:
-        raise InputError(f"{path}:{error.lineno}: {error.msg}") from None
-    return make(variant) if variant else make()
 
 
 def overview() -> str:
@@ -218,4 +252,9 @@ def verb_help(name: str, verb: Verb) -> str:
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
+    if verb.options:
+        from hpa_jax.config import defaults
+
+        lines += ["", "options it depends on, with their defaults (all: docs/options.md):"]
+        lines += [f"  {line}" for line in defaults.described(verb.options)]
     return "\n".join(lines)

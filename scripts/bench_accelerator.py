@@ -337,32 +337,26 @@ def lower(devices: Sequence[Any], model: Mapping[str, Any]) -> tuple[Any, dict[s
     """(the lowered training step over these devices, arrays of its state and BatchNorm layers)."""
     import jax
     import numpy as np
-    from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+    from jax.sharding import AxisType, Mesh
 
     from hpa_jax.config import defaults as configs
     from hpa_jax.core import classes
     from hpa_jax.training import distributed
     from hpa_jax.training import setup as setups
+    from hpa_jax.training.examples import Examples
 
     mesh = Mesh(np.array(devices), ("data",), axis_types=(AxisType.Auto,))
-    whole, rows = NamedSharding(mesh, PartitionSpec()), NamedSharding(mesh, PartitionSpec("data"))
     batch_size = model["batch_size"] * len(devices)
     config = configs.model(**{"dtype": "bfloat16", **model, "batch_size": batch_size})
     ids = np.array([str(i) for i in range(max(4 * batch_size, 512))])
     labels = np.random.default_rng(0).random((len(ids), len(classes.NAMES))) < 0.1
     labels = labels.astype(np.uint8)
-    data = setups.Data(None, ids, labels, ids[:64], labels[:64])
-    layout = distributed.Layout(mesh, rows, whole)
-    setup = setups.build(config, configs.default().train, layout, data, classes.NAMES, seed=0)
-    stage = setup.stages[0]
-    shapes = setup.step_shapes(stage)
-    step = jax.jit(
-        setup.step_function(stage),
-        donate_argnums=0,
-        in_shardings=(whole, rows, whole, whole),
-        out_shardings=(whole, whole),
-    )
-    norms = sum(name.split(".")[-1] == "mean" for name in setup.stats)
+    examples = Examples(None, ids, labels, ids[:64], labels[:64])
+    layout = distributed.MeshLayout(mesh)
+    setup = setups.build(config, configs.default().train, layout, examples, classes.NAMES, seed=0)
+    phase = setup.phases[0]
+    step, shapes = setup.jitted_step(phase), setup.step_shapes(phase)
+    norms = sum(name.split(".")[-1] == "mean" for name in setup.outline.stats)
     state = dict(state_arrays=len(jax.tree.leaves(shapes[0])), batch_norms=norms)
     return step.lower(*shapes), state
 

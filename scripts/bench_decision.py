@@ -29,8 +29,7 @@ import numpy as np
 
 from hpa_jax.core import folds, metrics
 from hpa_jax.decision import features, nested, thresholds
-from hpa_jax.decision.stack import inputs, runner, stacking
-from hpa_jax.decision.stack import unit as stack_class
+from hpa_jax.decision.stack import inputs, runner, stacking, units
 from hpa_jax.decision.stack.protocols import resolve
 from scripts import simulation
 
@@ -203,13 +202,11 @@ def bench_protocols(workers: int) -> None:
     import joblib
 
     data = simulation.simulate(min_positives=9)
-    where = inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
+    table = inputs.named(data.names, data.labels.shape[1]).split(data.features)
     prior, positives = tuple(data.labels.mean(axis=0)), data.labels.sum(axis=0)
     for name in ("quick", "main", "by_frequency"):
         protocol = resolve(name)
-        shared = runner.Data(
-            data.features, data.labels, None, where, data.names, prior, None, protocol, "cpu"
-        )
+        shared = inputs.StackData(table, data.labels, None, prior, None, protocol)
         jobs = [job for job in runner.jobs(data.labels, protocol) if job.repeat == 0]
         wall = time.perf_counter()
         seconds = joblib.Parallel(n_jobs=workers, batch_size=1)(
@@ -231,7 +228,7 @@ def bench_protocols(workers: int) -> None:
         )  # fmt: skip
 
 
-def _unit_seconds(shared: runner.Data, job: runner.Job) -> float:
+def _unit_seconds(shared: inputs.StackData, job: runner.StackJob) -> float:
     started = time.perf_counter()
     runner.do(shared, job)
     return time.perf_counter() - started
@@ -248,15 +245,14 @@ def bench_votes(work: Path | None, classes: list[int], workers: int, settings: d
 
     data, new = _fitted_and_new()
     protocol = resolve({"protocol": "talk", "repeats": 1, "inner_repeats": 3, **settings})
-    where = inputs.layout(data.names, data.features.shape[1], data.labels.shape[1])
+    columns = inputs.named(data.names, data.labels.shape[1])
+    table, new_table = columns.split(data.features), columns.split(new.features)
+    shared = inputs.StackData(table, data.labels, None, None, new_table, protocol)
     ours = np.zeros((len(data.labels) + len(new.labels), len(classes)))
     seconds_ours = 0.0
     for column, c in enumerate(classes):
         started = time.process_time()
-        unit = stack_class.fit_unit(
-            data.features, data.labels[:, c], None, where, data.names, c, 0, protocol,
-            test=new.features,
-        )  # fmt: skip
+        unit = units.fit_unit(shared, c, 0)
         ours[:, column] = np.concatenate([unit.votes, unit.test_votes])
         seconds_ours += time.process_time() - started
     jobs = [(data, new, c, number, protocol, work) for c in classes for number in range(5)]
@@ -273,12 +269,12 @@ def bench_votes(work: Path | None, classes: list[int], workers: int, settings: d
     what = f"CPU of a fit and its votes, {fits} fits"
     _line(f"{what}: ours; LightGBM", "; ".join(f"{number:.0f} ms" for number in milliseconds))
     bench_table.row(what, milliseconds[0], "ms", "LightGBM", milliseconds[1])
-    cut, rows = stacking.cutter(protocol), len(data.labels)
+    fit, rows = stacking.threshold_fitter(protocol), len(data.labels)
     labels = data.labels[:, classes]
     _compare(
-        "held-out", labels, *(nested.predictions(labels, v[:rows], cut) for v in (ours, theirs))
+        "held-out", labels, *(nested.predictions(labels, v[:rows], fit) for v in (ours, theirs))
     )
-    decided = [v[rows:] >= cut(labels, v[:rows], None) for v in (ours, theirs)]
+    decided = [v[rows:] >= fit(labels, v[:rows], None) for v in (ours, theirs)]
     _compare("new", new.labels[:, classes], *decided)
     for column, c in enumerate(classes):
         pair = [metrics.class_f1(new.labels[:, classes], d)[column] for d in decided]
@@ -330,7 +326,7 @@ def _lightgbm_fold(
 
     started = time.process_time()
     y = data.labels[:, c].astype(float)
-    _, plan = stack_class.splits(data.labels[:, c], None, c, 0, protocol)
+    _, plan = units.splits(data.labels[:, c], None, c, 0, protocol)
     held, pairs = plan[number]
     votes, on_new = np.zeros(len(held)), np.zeros(len(new.labels))
     for fit, stop in pairs:

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--encodings", default="jpeg,webp", help=f"beside {BASE}")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--work", default="", help="folder that is kept")
-    parser.add_argument("--folder", default="", help="real pictures")
+    parser.add_argument("--folder", default="", help="real images")
     options = parser.parse_args()
     names = options.encodings.split(",")
     seeds = tuple(int(seed) for seed in options.seeds.split(","))

@@ -34,9 +34,9 @@ from configs import demo
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import classes
 from hpa_jax.data import batches as inputs
-from hpa_jax.training import distributed, logs, loop, phases, preemption
+from hpa_jax.training import compilation, distributed, logs, loop, phases, preemption
 from hpa_jax.training import setup as setups
-from hpa_jax.training import step as steps
+from hpa_jax.training.examples import Examples
 
 MICRO = 4  # images of a micro-batch
 
@@ -57,7 +57,7 @@ def main() -> None:
     name = f"{options.model} of the demo"
     print(json.dumps({"devices": jax.device_count(), "kind": jax.devices()[0].device_kind}))
     with tempfile.TemporaryDirectory() as cache:
-        distributed.compilation_cache(cache)
+        compilation.keep_programs(cache)
         for what in options.what.split(","):
             found = MEASURES[what](config, options)
             print(json.dumps({"what": what, **found}), flush=True)
@@ -65,11 +65,11 @@ def main() -> None:
                 bench_table.row(*row)
 
 
-def demo_model(name: str, **stage: Any) -> ConfigDict:
-    """A model of the demo's recipe, with changes of its only stage."""
+def demo_model(name: str, **changes: Any) -> ConfigDict:
+    """A model of the demo's recipe, with changes of its only phase."""
     given = demo.get_config().models[name]
     return configs.model(
-        **{**phases.plain(given), "stages": (configs.stage(**{**given.stages[0], **stage}),)}
+        **{**phases.plain(given), "stages": (configs.stage(**{**given.stages[0], **changes}),)}
     )
 
 
@@ -82,12 +82,12 @@ def overhead(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]:
 
     def timed_instead_of_validation(run: Any, params: Any, stats: Any) -> dict[str, Any]:
         host["loop"].append((time.thread_time() - left_at[0]) / per_epoch)
-        stage = run.setup.stages[0]
-        step = run.setup.train_step(stage, run.preemption, lambda text: None)
-        state = jax.tree.map(jnp.copy, run.setup.state(stage, params, stats, 0))
-        state = run.setup.layout.put_whole(state)
+        phase = run.setup.phases[0]
+        step = run.setup.train_step(phase, run.compile)
+        state = jax.tree.map(jnp.copy, run.setup.state(phase, params, stats, 0))
+        state = run.setup.layout.replicate(state)
         batch = run.setup.layout.put_batch(next(in_memory(config)))
-        rates = steps.Rates(*stage.rates(0))
+        rates = phase.rates(0)
         state, loss = step(state, batch, np.uint32(0), rates)
         loss.block_until_ready()
         start, own = time.perf_counter(), time.thread_time()
@@ -146,11 +146,11 @@ def compile_twice(config: ConfigDict, options: argparse.Namespace) -> dict[str, 
 
 def compile_seconds(config: ConfigDict, cache: Path) -> float:
     """Tracing and compiling the training step in this process."""
-    distributed.compilation_cache(cache)
+    compilation.keep_programs(cache)
     setup = _setup(config)
     start = time.perf_counter()
     with preemption.Preemption() as stop:
-        setup.train_step(setup.stages[0], stop, lambda text: None)
+        setup.train_step(setup.phases[0], compilation.Compiler(stop, lambda text: None))
     return time.perf_counter() - start
 
 
@@ -162,7 +162,7 @@ def accumulation(config: ConfigDict, options: argparse.Namespace) -> dict[str, A
         own.accumulate = count
         setup = _setup(own)
         with preemption.Preemption() as stop:
-            step = setup.train_step(setup.stages[0], stop, lambda text: None)
+            step = setup.train_step(setup.phases[0], compilation.Compiler(stop, lambda text: None))
         memory = step.memory_analysis()
         found[f"temporaries_mib_{count}"] = round(memory.temp_size_in_bytes / 2**20, 2)
         found[f"images_mib_{count}"] = round(MICRO * count * own.image_size**2 * 4 / 2**20, 2)
@@ -241,9 +241,9 @@ def in_memory(config: ConfigDict) -> Iterator[dict[str, np.ndarray]]:
 def _setup(config: ConfigDict) -> setups.Setup:
     ids = np.arange(64).astype(str)
     labels = np.zeros((64, len(classes.NAMES)), np.uint8)
-    data = setups.Data(None, ids, labels, ids, labels)
+    examples = Examples(None, ids, labels, ids, labels)
     settings = configs.default().train
-    return setups.build(config, settings, distributed.layout(), data, classes.NAMES, 0)
+    return setups.build(config, settings, distributed.layout(), examples, classes.NAMES, 0)
 
 
 def _fresh_process(cache: str, options: argparse.Namespace) -> float:

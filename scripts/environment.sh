@@ -1,4 +1,4 @@
-# Sourced by the scripts: makes .venv and installs a requirements file, once.
+# Sourced by the scripts: makes .venv and installs a requirements file and the development tools, once.
 #   REQUIREMENTS  which file (on GPU hosts requirements-gpu.txt, on TPU hosts requirements-tpu.txt; default: the one that
 #                 .venv was made with, at first requirements.txt).  Another file makes .venv anew, a changed one installs again.
 #   PYTHON        which interpreter (default: the first of python3.11, python3.12, python3.13, python3 that fits)
@@ -47,7 +47,10 @@ make_environment() {
 
 install_requirements() {
   local stamp
-  stamp=$(cat "$REQUIREMENTS" | cksum)
+  local files=("$REQUIREMENTS") arguments=() file
+  [ ! -f requirements-dev.txt ] || files+=(requirements-dev.txt)
+  for file in "${files[@]}"; do arguments+=(-r "$file"); done
+  stamp=$(cat "${files[@]}" | cksum)
   if [ "$(cat .venv/.installed 2>/dev/null)" = "$stamp" ]; then
     [ -n "$made_with" ] || printf '%s\n' "$REQUIREMENTS" >.venv/.requirements
     return
@@ -56,7 +59,7 @@ install_requirements() {
   if [ ! -x "$python" ] || { [ -n "$made_with" ] && [ "$made_with" != "$REQUIREMENTS" ]; }; then
     make_environment || return 1  # anew: files of xgboost-cpu and xgboost, say, would mix
   fi
-  if ! "$python" -m pip install --disable-pip-version-check --quiet -r "$REQUIREMENTS"; then
+  if ! "$python" -m pip install --disable-pip-version-check --quiet "${arguments[@]}"; then
     echo "Installing $REQUIREMENTS failed (see above); call the script again when mended." >&2
     return 1
   fi

@@ -6,8 +6,7 @@ import sys
 
 import pytest
 
-from hpa_jax.cli import main
-from hpa_jax.pipeline import commands
+from hpa_jax.cli import VERBS, main
 
 
 def run(capsys, *arguments):
@@ -18,17 +17,17 @@ def run(capsys, *arguments):
 
 def test_help_lists_every_verb_without_heavy_imports():
     code = (
-        "import sys; from hpa_jax.cli import main; main(['--help']); "
+        "import sys; from hpa_jax.cli import VERBS, main; main(['--help']); "
         "heavy = {'jax', 'tensorflow', 'xgboost', 'pandas'} & set(sys.modules); "
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    for verb in commands.VERBS:
+    for verb in VERBS:
         assert f"  {verb} " in result.stdout
 
 
-@pytest.mark.parametrize("verb", commands.VERBS)
+@pytest.mark.parametrize("verb", VERBS)
 def test_every_verb_says_what_it_reads_and_writes(capsys, verb):
     code, out, _ = run(capsys, verb, "--help")
     assert code == 0
@@ -139,7 +138,7 @@ def test_recipes_anywhere_import_each_other(capsys, tmp_path):
     (folder / "shared.py").write_text("SEED = 'x'\n")
     (folder / "recipe.py").write_text(
         "from configs.of_this_test.shared import SEED\n"
-        "from hpa_jax import config as base\n"
+        "from hpa_jax.config import defaults as base\n"
         "def get_config(arg=''):\n"
         "    config = base.default().unlock()\n"
         "    config.submission.method = SEED\n"

@@ -241,7 +241,7 @@ def test_near_labelled_images_replace_decisions(tmp_path):
     if near["id"] not in lent.index:
         want = " ".join(str(number) for number in catalog[near["neighbour"]])
         assert submission[near["id"]] == want
-    assert "Nearest labelled pictures" in (tmp_path / "report" / "index.html").read_text()
+    assert "Nearest labelled images" in (tmp_path / "report" / "index.html").read_text()
     scored = json.loads((tmp_path / "metrics.json").read_text())["scores"]
     assert all("macro_f1_with_neighbours" in score for score in scored.values())
     assert "retrieval_off" in json.loads((tmp_path / "evaluation.json").read_text())

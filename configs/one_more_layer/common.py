@@ -3,7 +3,7 @@
 Source: the team's published scripts (folder one_more_layer_of_stacking) and fastai 1.0.22, which
 they pinned.  Variants of every recipe here: `as_run`, what their scripts did by accident (binary
 cross-entropy everywhere, inputs of BN-Inception and layers of Xception as listed in
-docs/one_more_layer.md); `smoke`, tiny on drawn images.
+docs/one_more_layer.md); `smoke`, tiny on synthetic images.
 """
 
 from collections.abc import Callable
@@ -119,7 +119,7 @@ def data(config: ConfigDict) -> None:
     config.data.sources = (
         dict(source="kaggle", root="data/competition"),
         # 32,767 images: without those that show nothing but nucleoplasm and cytosol.  Theirs were
-        # JPEGs of three channels; the default url fetches the ER stain, which v14 alone looks at.
+        # JPEGs of three channels; the default url fetches the ER stain, which v14 alone reads.
         dict(source="atlas", root="data/atlas", not_only=(0, 25)),
     )
     config.records.image_size = 512

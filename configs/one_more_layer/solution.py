@@ -77,7 +77,7 @@ def get_config(arg: str = ""):
     config.adversarial.variant, config.adversarial.model = "network", base.model(**one | changes)
     # 441 to 6,000 models a class by its positives, each with one vote; the talk's 375 for each are
     # 5 x 5 outer folds, in each 5 x 3 inner ones.  Classes of fewer than 15 positives: ridge, which
-    # does not see the picture's side (that tells where it came from).
+    # does not see the image's side (that tells where it came from).
     config.stack.protocol = "talk" if "talk" in chosen else "by_frequency"
     config.stack.rare_features = ("own", "meta", "others")
     # Class 27: the networks' own probabilities alone, and a model says yes from 1.05 of its

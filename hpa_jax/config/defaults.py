@@ -1,16 +1,19 @@
-"""The default configuration: one locked ConfigDict that states every option once.
+"""The options: each with its default, help, choices and range, stated once.
 
-A recipe under configs/ starts from `default()` and states differences only.  `model(...)` and
-`stage(...)` are the defaults of one network and of one stage of its training; a recipe puts as many
-of them as it likes into `config.models[NAME]`.
+Validation, `--help` and docs/options.md read what stands here.  A recipe under configs/ starts from
+`default()`, one locked ConfigDict, and states differences only.  `model(...)` and `stage(...)` are
+the defaults of one network and of one phase of its training; a recipe puts as many of them as it
+likes into `config.models[NAME]`.
 """
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
+from hpa_jax.config.options import Option, Statement, defaults, option
 from hpa_jax.core import classes
 from hpa_jax.core.errors import InputError, near
 
@@ -18,307 +21,36 @@ from hpa_jax.core.errors import InputError, near
 OF_PREDICTION = ("views", "checkpoint")
 # Beside each model: the ways to decide, all scored in one table; submission.method can name them.
 METHODS = ("mean of models", "weighted mean", "logistic regression", "ensemble", "stack")
+OF_THIS_RUN = "model:"  # begins an init_from that names another model of the recipe
+RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
+CHANNELS = "hpa_jax.data.reader:CHANNELS"
+NUMBER = (int, float)
 
 
 def default() -> ConfigDict:
     """The whole default configuration, locked."""
-    config = ConfigDict(
-        dict(
-            seed=0,
-            classes=classes.NAMES,
-            # Images on disk -> catalog.  `sources`: a list of dicts (source, root, weight, keep);
-            # one without a root has `root`.  `source` and `root` are the short form for one.
-            data=dict(
-                source="synthetic",  # kaggle | atlas | folder | synthetic
-                root="",  # "" with synthetic: WORKDIR/data
-                sources=(),
-                truth="",  # table of the test part's labels; only evaluate and report read it
-                on_bad_image="error",  # error | skip (writes bad_images.csv)
-                check="decode",  # decode every pixel | header: sizes and file ends only
-                folder=dict(  # of source="folder"; in `sources` beside source and root
-                    pattern="{id}_{channel}",  # {id} alone: one multichannel file an image
-                    planes=(),  # channels of a multichannel file in order; (): by its own names
-                    labels="labels.csv",
-                    percentiles=(0.1, 99.9),  # of 16-bit images: black and white
-                    missing_yellow="error",  # error | zeros | mean of the others
-                    field_um=0.0,  # side of a training image in µm (competition: 163.84); 0: off
-                    pixel_size=0.0,  # µm a pixel where the files don't say
-                ),
-                atlas=dict(  # of source="atlas"
-                    table="external.csv",
-                    url="http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg",
-                    missing_yellow="zeros",  # zeros | mean; where the url has no {channel}
-                ),
-                # timeout: seconds without a byte; deadline: seconds for one file
-                download=dict(workers=4, per_second=10.0, retries=5, timeout=30.0, deadline=600.0),
-                synthetic=dict(
-                    train=1000,
-                    test=300,
-                    external=200,
-                    image_size=128,
-                    min_per_class=12,  # floor, so that even the rarest class exists
-                    label_noise=0.0,  # share of train labels that are wrong
-                    duplicates=0.03,  # share of train images that have a (near) copy in train
-                    leak=0.03,  # share of test images with a (near) copy in external or train
-                    missing_yellow=0.2,  # share of images without the ER stain, as atlas JPEGs
-                    seed=0,
-                ),
-            ),
-            duplicates=dict(
-                radius=12,  # Hamming distance of 64-bit pHashes, on each of R, G, B
-                rotations=False,  # whether rotated and mirrored copies are copies too
-            ),
-            split=dict(
-                # holdout | folds | listed (validation: force_valid and the matches of test)
-                scheme="holdout",
-                fraction=0.2,
-                folds=5,
-                trained_folds=(),  # which of them; (): all (bestfitting trained 0, 1, 2 of 5)
-                matches_test="valid",  # labelled twins of test images: valid | excluded
-                # split | train (all but the twins of test images) | excluded
-                external="split",
-                group_by="",  # antibody | plate | sample: stay on one side too
-                audit=0.0,  # share of labelled images on which nothing is fitted, for `evaluate`
-                exclude="",  # a file with ids, as the two below
-                force_valid="",
-                force_train="",
-                seed=0,
-            ),
-            # The verb adversarial: can train and test be told apart?
-            adversarial=dict(
-                variant="features",  # features (trees on metafeatures) | network (`model`)
-                model=adversary_model(),
-                folds=5,  # each image is scored by a model that has not seen it
-                fraction=0.25,  # of the labelled images, for adversarial_valid.csv
-                sources=("train",),  # whose labelled images: train, external, own
-            ),
-            records=dict(
-                image_size=128,  # stored side in pixels
-                also=(),  # further sides, as (768,): a model reads the smallest that holds its own
-                encoding="zstd",  # zstd | raw | png (lossless) | jpeg | webp
-                shard_images=512,
-                beam=(),  # Apache Beam options, e.g. ("--runner=DirectRunner",); (): threads here
-            ),
-            models=dict(),  # NAME -> model(...)
-            train=dict(
-                workers=0,  # parallel decodes on the host; 0: one a core
-                prefetch=2,  # batches in flight to the device
-                keep=2,  # newest checkpoints kept beside the best
-                # of validation, which checkpoint is the best: loss | focal (that alone, gamma 2) |
-                monitor="loss",  # macro_f1 | micro_f1 | map
-                checkpoint_minutes=10.0,  # between checkpoints inside an epoch
-                on_nonfinite="stop",  # stop | skip (the step changes nothing and is counted)
-                # epochs of a stage without a better monitor before it ends (later stages go on);
-                patience=0,  # 0: never
-                compilation_cache="",  # folder of compiled programs; "": WORKDIR/compiled
-                # True: a restart gives the same bits on GPUs, too, by operations that may
-                deterministic=False,  # be slower; CPU and TPU need no option for that
-                # BatchNorm's statistics: global (those of the whole batch; N devices give what one
-                batch_norm="global",  # gives) | per_device (faster on many; what torch does)
-                tensorboard=True,
-                profile=False,  # writes a jax.profiler trace of 5 steps
-            ),
-            predict=dict(
-                batch_size=64,
-                tile=0,  # own images: side of the squares they are cut into, in their pixels; 0:
-                # each is looked at whole, scaled, and loses its longer ends
-                tile_aggregate="max",  # max | mean over the tiles of an image
-            ),
-            features=dict(
-                legacy_corr_bug=False,  # the red correlation in the blue column, as the team had
-                extra=False,  # yellow, channel pairs, foreground, green texture, bytes of files
-            ),
-            ensemble=dict(  # scored as "ensemble", beside "mean of models" and "weighted mean"
-                # mean | geometric | max | rank_mean | likelihood, greedy (weights by validation)
-                method="mean",
-                weights=dict(),  # of the first four: model -> weight (others 0); {}: all the same
-                average_duplicates=False,  # twins among the test images share their mean
-            ),
-            thresholds=dict(
-                # cross_validated | exact | match_proportions (bestfitting) |
-                # match_proportions_pudae | fixed
-                method="cross_validated",
-                folds=5,
-                repeats=20,
-                grid=50,
-                search="grid",  # grid | exact: inside cross_validated
-                combine="mean",  # mean | median of the cuts of all folds and repeats
-                shrink=0.0,  # positives at which a class counts as much as what it shrinks to
-                shrink_towards="pooled",  # pooled: one cut for all | proportions: the matched share
-                value=0.5,  # of method fixed
-                proportions=(),  # of match_proportions: a share a class; (): those of validation
-                match_on="valid",  # whose predictions are matched: valid | test (bestfitting)
-                scale=(1.0,),  # a factor on all (One More Layer: 0.48 once), or one a class
-                seed=0,
-            ),
-            stack=dict(
-                protocol="quick",  # quick | talk (375 models a class) | main (225) | by_frequency
-                seed=0,
-                device="auto",  # auto | cpu | cuda
-                **_of_protocol(
-                    repeats=int,
-                    outer=int,
-                    inner_repeats=int,
-                    inner=int,
-                    vote=str,  # soft | binary
-                    learner=str,  # boosted | logistic | ridge | multi_output_tree
-                    rare_learner=str,  # boosted | logistic | ridge
-                    rare_below=int,
-                    rare_repeats=int,  # of both loops, for rare classes
-                    rare_features=tuple,  # what they look at: own, meta, size, others
-                    boost_from=int,
-                    ridge_alpha=float,
-                    rounds=int,
-                    patience=int,
-                    eta=float,
-                    depth=int,
-                    bins=int,
-                    colsample=float,
-                    vote_factor=float,  # of a model's threshold, before it votes
-                    negatives=str,  # all | prior
-                    cut_repeats=int,
-                    shrink=float,
-                    min_positives=int,
-                ),
-                of_class=dict(),  # NAME of a class -> dict of settings of its own
-            ),
-            # Metric learning: embeddings of antibodies, and the nearest labelled image
-            retrieval=dict(
-                # off | replace (the decision of a row within tau) | boost (its probabilities)
-                mode="off",
-                tau=0.65,  # smallest cosine that counts
-                model=embedding_model(),
-                holdout=0.05,  # share of the images kept out to measure recall on
-                pictures=1,  # antibodies with fewer are left out
-                backend="exact",  # exact | faiss (approximate, for galleries beyond a million)
-            ),
-            # True: the networks of the submission are trained again, on all labelled images, and
-            # decided by the thresholds, blends and stack learnt on validation before
-            refit=False,
-            leak="on",  # on | off: labels of matched external images overwrite the prediction
-            submission=dict(
-                method="auto",  # a model, a name of METHODS, or auto: the best by nested validation
-                argmax="empty",  # off | empty: the best class where none passes | always: added
-                # to every row (bestfitting); on validation as on test
-                # ascending order of trust: CSV files (Id,Target) and "matches" (twins found here)
-                leak_tables=("matches",),
-            ),
-            report=dict(examples=24),
-            ablate=dict(
-                # each variation runs once a seed (of networks, split, thresholds and stack), paired
-                # with the base's run
-                seeds=(0, 1, 2),
-                method="mean of models",  # whose score is compared: a model's name, or "stack"
-                # dict(name, add={NAME: model(...)}, set={key: value}, method,
-                # at (thresholds | half), about, talk)
-                variations=(),
-            ),
-        )
-    )
-    return config.lock()
-
-
-def _of_protocol(**types: type) -> dict[str, Any]:
-    """Settings that the stack's protocol decides unless they are given."""
-    return {name: placeholder(kind) for name, kind in types.items()}
-
-
-OF_THIS_RUN = "model:"  # begins an init_from that names another model of the recipe
+    return ConfigDict(defaults(OPTIONS)).lock()
 
 
 def stage(**differences: Any) -> ConfigDict:
-    """One stage of training: epochs at one schedule, with the same parts frozen."""
-    return _with(
-        dict(
-            epochs=1,
-            lr=1e-3,  # of the head; groups below it by lr_decay
-            # one_cycle | one_cycle_cosine | cyclic_cosine | cyclic_triangular | constant | a table
-            schedule="one_cycle",  # "25: 3e-4, 30: 1.5e-4": until epoch: lr
-            freeze="none",  # none | backbone | a number of depth groups counted from the stem
-            freeze_bn=False,  # False: BatchNorm of frozen groups trains on, as fastai's
-            lr_decay=1.0,  # lr of the stem = lr / lr_decay, log-spaced; or one factor a depth group
-            lr_noise=0.0,  # sigma of a factor 1 + N(0, sigma) on each depth group's lr
-            lr_noise_every="stage",  # stage | step: how often it is drawn
-            div_factor=25.0,  # one_cycle starts at lr / div_factor
-            pct_start=0.3,  # one_cycle: share of the rising phase
-            cycles=1,  # of cyclic_cosine and cyclic_triangular; each one's end is kept
-            warmup=0.0,  # epochs of linear rise, for every schedule but one_cycle
-            # "": go on | best | number of an earlier stage: its last weights | epoch:N, see
-            start_from="",  # keep_epochs
-            batch_size=0,  # 0: the model's
-            dropout=None,  # None: the model's | a rate | one rate a dropout layer
-            loss=None,  # None: the model's
-            augment=None,  # None: the model's
-        ),
-        differences,
-        "stage",
-    )
+    """One phase of training: epochs at one schedule, with the same parts frozen.
+
+    Raises:
+        InputError: an option that a phase does not have.
+    """
+    return _with(PHASE, differences, "stage")
 
 
 def model(**differences: Any) -> ConfigDict:
-    """One network and how it is trained; its stages may be plain mappings of a stage's options."""
+    """One network and how it is trained; its phases may be plain mappings of a phase's options.
+
+    Raises:
+        InputError: an option that a model or a phase does not have.
+    """
     if "stages" in differences:
-        differences["stages"] = tuple(stage(**dict(one.items())) for one in differences["stages"])
-    return _with(
-        dict(
-            backbone="se_resnext50_32x4d",
-            width=1.0,
-            depth=(),  # blocks of each stage; () = the network's own
-            head="adaptive_concat",
-            head_options=dict(),  # of models/heads.py: hidden, pool_order, size
-            dropout=0.5,
-            large_stem=False,  # another 2x2 max-pool after the stem's
-            as_run=False,  # of xception: without some ReLUs and the last norm, as One More Layer's
-            remat="none",  # none | blocks: less memory for one more forward pass
-            depth_groups=None,  # None: the network's | their number | where each begins
-            channels=("red", "green", "blue", "yellow"),
-            image_size=128,
-            normalize="hpa",  # a name of models/normalization.py
-            dtype="auto",  # bfloat16 on GPU and TPU, float32 on CPU
-            head_init="kaiming",  # kaiming (fastai) | prior: starts at the classes' frequencies
-            # weight file, folder of a trained model, or "model:NAME", another one of this recipe
-            # (trained first; its final weights, fold by fold); a head of other size starts afresh
-            init_from="",
-            extra_channels="zeros",  # of a weight file's stem: zeros | copy_red | mean
-            seed=0,
-            left_out=(),  # (k, n): without the k-th of n parts of the training rows (pudae's folds)
-            classes=(),  # names of those it knows; (): all.  Others are absent from its predictions
-            batch_size=32,
-            accumulate=1,  # micro-batches that a batch is cut into
-            accumulate_sum=False,  # gradients of micro-batches are summed, not averaged
-            sampling="uniform",  # uniform | rare (1/sqrt of a class's frequency) | balanced (1/)
-            loss=dict(focal=1.0),  # name -> weight
-            aux_weight=0.4,  # of inception_v3's auxiliary head (torchvision, pudae); 0: off
-            optimizer=dict(
-                name="adam",  # adam | adamw (decoupled decay) | sgd
-                b1=0.9,  # where the schedule does not move it
-                b2=0.99,
-                eps=1e-8,
-                momentum=0.9,  # of sgd, where the schedule does not move it
-                nesterov=True,
-                weight_decay=0.0,
-                decay_norm_and_bias=False,  # fastai decays all parameters
-                clip_norm=0.0,  # 0: gradients are not clipped
-            ),
-            average=dict(
-                # none | last (checkpoints of the last epochs) | chosen (of these) | swa | ema
-                kind="none",
-                count=10,  # epochs averaged by last and swa
-                epochs=(),  # averaged by chosen, counted from 1
-                decay=0.999,  # of ema
-            ),
-            stages=(stage(),),
-            augment="d4",
-            # of prediction: final (the average if one is made, else the best) | best | last |
-            # snapshots (the mean of what the ends of all stages and cycles predict) | stage:K (the
-            # end of stages[K]) | epoch:N, one of keep_epochs
-            checkpoint="final",
-            keep_epochs=(),  # epochs whose ends are kept, counted from 1
-            views="d4",
-        ),
-        differences,
-        "model",
-    )
+        phases = (stage(**dict(phase.items())) for phase in differences["stages"])
+        differences["stages"] = tuple(phases)
+    return _with(MODEL, differences, "model")
 
 
 def embedding_model(**differences: Any) -> ConfigDict:
@@ -326,9 +58,9 @@ def embedding_model(**differences: Any) -> ConfigDict:
 
     ResNet50 on the whole 768 px image, D4, 512-d embedding after BatchNorm; ArcFace with s 30 and
     m .5, half with the margin and half plain; Adam 1e-4 (b2 .999, torch's), gradients clipped to
-    norm 1, 50 epochs; antibodies drawn evenly.
+    norm 1, 50 epochs; antibodies sampled evenly.
     """
-    defaults = dict(
+    chosen = dict(
         backbone="resnet50",
         head="embedding",
         head_options=dict(size=512),
@@ -342,26 +74,697 @@ def embedding_model(**differences: Any) -> ConfigDict:
         stages=(stage(epochs=50, lr=1e-4, schedule="constant"),),
         views="identity",
     )
-    return model(**{**defaults, **differences})
+    return model(**{**chosen, **differences})
 
 
 def adversary_model(**differences: Any) -> ConfigDict:
     """The network that tells test images from training images: a small one, few epochs."""
-    defaults = dict(
+    chosen = dict(
         backbone="resnet18",
         loss=dict(bce=1.0),
         stages=(stage(epochs=4),),
         checkpoint="best",
         views="identity",
     )
-    return model(**{**defaults, **differences})
+    return model(**{**chosen, **differences})
 
 
-def _with(defaults: dict, differences: Mapping[str, Any], what: str) -> ConfigDict:
+# Statements: `OPTIONS` is the whole, `MODEL` one of config.models, `PHASE` one of its stages.
+FOLDER: Statement = dict(
+    pattern=option(
+        "{id}_{channel}", "names of the files; {id} alone: one multichannel file an image"
+    ),
+    planes=option(
+        (), "channels of a multichannel file in order; (): by its own names", items=(str,)
+    ),
+    labels=option("labels.csv", "table of labels in the folder"),
+    percentiles=option(
+        (0.1, 99.9), "of 16-bit images: black and white", items=NUMBER, low=0, high=100
+    ),
+    missing_yellow=option(
+        "error",
+        "an image without ER stain; mean: of the other three",
+        choices="hpa_jax.data.sources.folder:MISSING_YELLOW",
+    ),
+    field_um=option(0.0, "side of a training image in µm (competition: 163.84); 0: off", low=0),
+    pixel_size=option(0.0, "µm a pixel where the files don't say", low=0),
+)
+ATLAS: Statement = dict(
+    table=option("external.csv", "table of the images, in the root"),
+    url=option(
+        "http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg", "where an image lies"
+    ),
+    missing_yellow=option(
+        "zeros",
+        "the ER stain where the url has no {channel}; mean: of the other three",
+        choices="hpa_jax.data.sources.atlas:MISSING_YELLOW",
+    ),
+)
+FULL_SIZE = option(False, "the files are the originals, up to 3072 pixels wide")
+SOURCE_KIND = option("kaggle", "kind of source", choices="hpa_jax.data.catalog:SOURCES")
+SOURCE: Statement = dict(
+    source=SOURCE_KIND,
+    root=option("", "its folder; absent: data.root"),
+    weight=option(1.0, "how often training draws its images, relative to 1", above=0),
+    not_only=option(
+        (), "class numbers: images with no class beside these are left out", items=(int,)
+    ),
+    parts=option(
+        (), "parts of a competition to take; (): all", choices=("train", "external", "test", "own")
+    ),
+)
+OF_SOURCE: dict[str, Statement] = dict(
+    kaggle=dict(full_size=FULL_SIZE),
+    synthetic=dict(full_size=FULL_SIZE),
+    folder=dict(
+        **FOLDER,
+        tokens=option(None, "channel -> how file names write it", kinds=(dict, type(None))),
+        part=option("own", "part that its images belong to", choices=("own", "external", "test")),
+    ),
+    atlas=ATLAS,
+)
+VARIATION: Statement = dict(
+    name=option("", "name of its folder and row"),
+    about=option("", "what it tries, in words"),
+    talk=option("", "what the team's talk said of it", also=NUMBER),
+    add=option({}, "NAME -> model(...): models beside the recipe's"),
+    set=option({}, 'key -> value; "models.*.KEY" changes every model'),
+    method=option("", "whose score is compared, if not ablate.method"),
+    at=option(
+        "thresholds", "score by the thresholds, or at one half", choices=("thresholds", "half")
+    ),
+)
+_LOSS = "hpa_jax.training.losses:from_config"
+_AUGMENT: dict[str, Any] = dict(
+    choices="hpa_jax.training.augment:PRESETS", check="hpa_jax.training.augment:resolve"
+)
+PHASE: Statement = dict(
+    epochs=option(1, "epochs of the training rows", low=1),
+    lr=option(1e-3, "rate of the head; groups below it by lr_decay", above=0, high=10),
+    schedule=option(
+        "one_cycle",
+        'course of the rate; or a table "25: 3e-4, 30: 1.5e-4": until epoch: lr',
+        choices="hpa_jax.training.schedules:NAMES",
+        pattern=".*:.*",
+    ),
+    freeze=option(
+        "none",
+        "parts that stand still; or a number of depth groups counted from the stem",
+        choices=("none", "backbone"),
+        pattern=r"\d*",
+        also=(int,),
+        low=0,
+    ),
+    freeze_bn=option(False, "False: BatchNorm of frozen groups trains on, as fastai's"),
+    lr_decay=option(
+        1.0,
+        "lr of the stem = lr / lr_decay, log-spaced; or one factor a depth group",
+        also=(tuple,),
+        items=NUMBER,
+        above=0,
+    ),
+    lr_noise=option(0.0, "sigma of a factor 1 + N(0, sigma) on each depth group's lr", low=0),
+    lr_noise_every=option("stage", "how often that noise is drawn", choices=("stage", "step")),
+    div_factor=option(25.0, "one_cycle starts at lr / div_factor", above=0),
+    pct_start=option(0.3, "one_cycle: share of the rising phase", low=0, high=1),
+    cycles=option(1, "of cyclic_cosine and cyclic_triangular; the end of each is kept", low=1),
+    warmup=option(0.0, "epochs of linear rise, for every schedule but one_cycle", low=0),
+    start_from=option(
+        "",
+        'weights it starts from; "": go on; a number: the last ones of that earlier phase; '
+        "epoch:N, see keep_epochs",
+        choices=("", "best"),
+        pattern=r"\d+|epoch:\d+",
+    ),
+    batch_size=option(0, "images; 0: the model's", low=0),
+    dropout=option(
+        None,
+        "None: the model's; a rate, or one rate a dropout layer",
+        also=(*NUMBER, tuple),
+        items=NUMBER,
+        low=0,
+        below=1,
+    ),
+    loss=option(None, "name -> weight; None: the model's", also=(dict,), check=_LOSS),
+    augment=option(
+        None, "a preset, or its differences; None: the model's", also=(str, dict), **_AUGMENT
+    ),
+)
+MODEL: Statement = dict(
+    backbone=option("se_resnext50_32x4d", "the network", choices="hpa_jax.models.registry:NAMES"),
+    width=option(1.0, "multiplies the channel numbers", above=0),
+    depth=option(
+        (),
+        "blocks of each part of the network, or a number that multiplies them; (): its own",
+        also=NUMBER,
+        items=(int,),
+        above=0,
+    ),
+    head=option(
+        "adaptive_concat", "what follows the last feature map", choices="hpa_jax.models.heads:HEADS"
+    ),
+    head_options=option({}, "of models/heads.py: hidden, pool_order, size"),
+    dropout=option(0.5, "rate before the last dense layer", low=0, below=1),
+    large_stem=option(False, "another 2x2 max-pool after the stem's"),
+    as_run=option(False, "of xception: without some ReLUs and the last norm, as One More Layer's"),
+    remat=option(
+        "none", "blocks: less memory for one more forward pass", choices=("none", "blocks")
+    ),
+    depth_groups=option(
+        None,
+        "None: the network's; their number, or where each begins",
+        also=(int, tuple),
+        items=(int, str),
+        low=0,
+    ),
+    channels=option(("red", "green", "blue", "yellow"), "channels it reads", choices=CHANNELS),
+    image_size=option(128, "side of its images in pixels", low=16, high=8192),
+    normalize=option(
+        "hpa", "what its weights expect", choices="hpa_jax.models.normalization:NAMES"
+    ),
+    dtype=option(
+        "auto",
+        "of its layers; auto: bfloat16 on GPU and TPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"),
+    ),
+    head_init=option(
+        "kaiming",
+        "kaiming: as fastai; prior: starts at the classes' frequencies",
+        choices=("kaiming", "prior"),
+    ),
+    init_from=option(
+        "",
+        'weight file, folder of a trained model, or "model:NAME", another one of this recipe '
+        "(trained first; its final weights, fold by fold); a head of other size starts afresh",
+    ),
+    extra_channels=option(
+        "zeros", "of a weight file's stem", choices="hpa_jax.models.pretrained:EXTRA_CHANNELS"
+    ),
+    seed=option(0, "of weights, order and augmentation, beside config.seed", low=0),
+    left_out=option(
+        (), "(k, n): without the k-th of n parts of the training rows (pudae's folds)", items=(int,)
+    ),
+    classes=option(
+        (),
+        "names of those it knows; (): all.  Others are absent from its predictions",
+        items=(str,),
+    ),
+    batch_size=option(32, "images of an update of the weights", low=1),
+    accumulate=option(1, "micro-batches that a batch is split into", low=1),
+    accumulate_sum=option(False, "gradients of micro-batches are summed, not averaged"),
+    sampling=option(
+        "uniform",
+        "rows of an epoch; rare: by 1/sqrt of a class's frequency, balanced: by 1/frequency",
+        choices="hpa_jax.training.examples:SAMPLINGS",
+    ),
+    loss=option(dict(focal=1.0), "name -> weight, or -> weight and options", check=_LOSS),
+    aux_weight=option(0.4, "of inception_v3's auxiliary head (torchvision, pudae); 0: off", low=0),
+    optimizer=dict(
+        name=option(
+            "adam",
+            "adamw: adam with decoupled weight decay",
+            choices="hpa_jax.training.optimizer:NAMES",
+        ),
+        b1=option(0.9, "where the schedule does not move it", low=0, below=1),
+        b2=option(0.99, "decay of the second moment", low=0, below=1),
+        eps=option(1e-8, "added to the root of the second moment", above=0),
+        momentum=option(0.9, "of sgd, where the schedule does not move it", low=0, below=1),
+        nesterov=option(True, "of sgd"),
+        weight_decay=option(0.0, "of all but norms and biases", low=0),
+        decay_norm_and_bias=option(False, "fastai decays all parameters"),
+        clip_norm=option(0.0, "largest norm of the gradients; 0: not clipped", low=0),
+    ),
+    average=dict(
+        kind=option(
+            "none",
+            "last: checkpoints of the last epochs; chosen: of `epochs`",
+            choices="hpa_jax.training.phases:AVERAGES",
+        ),
+        count=option(10, "epochs averaged by last and swa", low=1),
+        epochs=option((), "averaged by chosen, counted from 1", items=(int,), low=1),
+        decay=option(0.999, "of ema", low=0, below=1),
+    ),
+    stages=option(lambda: (stage(),), "its phases: stage(...) each", kinds=(tuple,), each=PHASE),
+    augment=option(
+        "d4", "a preset, or a mapping with its name and differences", also=(dict,), **_AUGMENT
+    ),
+    checkpoint=option(
+        "final",
+        "weights that predict; final: the average if one is made, else the best; snapshots: the "
+        "mean of what the ends of all phases and cycles predict; stage:K: the end of stages[K]; "
+        "epoch:N: one of keep_epochs",
+        choices=("final", "best", "last", "snapshots"),
+        pattern=r"stage:\d+|epoch:\d+",
+    ),
+    keep_epochs=option((), "epochs whose ends are kept, counted from 1", items=(int,), low=1),
+    views=option(
+        "d4",
+        "test-time views, or a mapping with their name and options",
+        choices="hpa_jax.inference.views:VIEWS",
+        also=(dict,),
+        check="hpa_jax.inference.views:make",
+    ),
+)
+
+
+def _of_protocol(kind: type, help: str, **limits: Any) -> Option:
+    """A setting of the stack that its protocol decides unless it is given."""
+    kinds = (*(NUMBER if kind is float else (kind,)), type(None))
+    return option(lambda: placeholder(kind), help, kinds=kinds, **limits)
+
+
+def _stack_choices(name: str) -> str:
+    return f"hpa_jax.decision.stack.protocols:CHOICES.{name}"
+
+
+OPTIONS: Statement = dict(
+    seed=option(0, "of everything that is random in training", low=0),
+    classes=option(classes.NAMES, "names of the classes, in order", items=(str,)),
+    data=dict(
+        source=option(
+            "synthetic", "where the images come from", choices="hpa_jax.data.catalog:SOURCES"
+        ),
+        root=option("", 'their folder; "" with synthetic: WORKDIR/data'),
+        sources=option(
+            (),
+            "several: dicts of source, root, weight, not_only, parts and options of their kind",
+            items=(dict,),
+        ),
+        truth=option("", "table of the test part's labels; only evaluate and report read it"),
+        on_bad_image=option(
+            "error", "skip leaves it out and writes bad_images.csv", choices=("error", "skip")
+        ),
+        check=option(
+            "decode",
+            "decode: every pixel; header: sizes and file ends only",
+            choices=("decode", "header"),
+        ),
+        folder=FOLDER,
+        atlas=ATLAS,
+        download=dict(
+            workers=option(4, "files at a time", low=1),
+            per_second=option(10.0, "requests, at most", above=0),
+            retries=option(5, "of a file", low=0),
+            timeout=option(30.0, "seconds without a byte", above=0),
+            deadline=option(600.0, "seconds for one file", above=0),
+        ),
+        synthetic=dict(
+            train=option(1000, "training images", low=1),
+            test=option(300, "test images", low=0),
+            external=option(200, "external images", low=0),
+            image_size=option(128, "side in pixels", low=16, high=8192),
+            min_per_class=option(12, "floor, so that even the rarest class exists", low=0),
+            label_noise=option(0.0, "share of train labels that are wrong", low=0, high=1),
+            duplicates=option(
+                0.03, "share of train images that have a (near) copy in train", low=0, high=1
+            ),
+            leak=option(
+                0.03, "share of test images with a (near) copy in external or train", low=0, high=1
+            ),
+            missing_yellow=option(
+                0.2, "share of images without the ER stain, as atlas JPEGs", low=0, high=1
+            ),
+            seed=option(0, "of the cells", low=0),
+        ),
+    ),
+    duplicates=dict(
+        radius=option(12, "Hamming distance of 64-bit pHashes, on each of R, G, B", low=0, high=64),
+        rotations=option(False, "whether rotated and mirrored copies are copies too"),
+    ),
+    split=dict(
+        scheme=option(
+            "holdout",
+            "listed: validation is force_valid and the matches of test",
+            choices="hpa_jax.data.splits:SCHEMES",
+        ),
+        fraction=option(0.2, "share of validation in a holdout", above=0, below=1),
+        folds=option(5, "number of folds", low=2),
+        trained_folds=option(
+            (), "which of them; (): all (bestfitting trained 0, 1, 2 of 5)", items=(int,), low=0
+        ),
+        matches_test=option(
+            "valid", "labelled duplicates of test images", choices=("valid", "excluded")
+        ),
+        external=option(
+            "split",
+            "external images; train: all but the duplicates of test images",
+            choices=("split", "train", "excluded"),
+        ),
+        group_by=option(
+            "", "what stays on one side, too", choices=("", "antibody", "plate", "sample")
+        ),
+        audit=option(
+            0.0,
+            "share of labelled images on which nothing is fitted, for `evaluate`",
+            low=0,
+            below=1,
+        ),
+        exclude=option("", "file with ids that are left out"),
+        force_valid=option("", "file with ids for validation"),
+        force_train=option("", "file with ids for training"),
+        seed=option(0, "of the split", low=0),
+    ),
+    # The verb adversarial: can train and test be told apart?
+    adversarial=dict(
+        variant=option(
+            "features",
+            "features: trees on metafeatures; network: `model`",
+            choices=("features", "network"),
+        ),
+        model=option(adversary_model, "the network of that variant", kinds=(dict,), form=MODEL),
+        folds=option(5, "each image is scored by a model that was not fitted on it", low=2),
+        fraction=option(
+            0.25, "of the labelled images, for adversarial_valid.csv", above=0, high=0.5
+        ),
+        sources=option(("train",), "whose labelled images", choices=("train", "external", "own")),
+    ),
+    records=dict(
+        image_size=option(128, "stored side in pixels", low=16, high=8192),
+        also=option(
+            (),
+            "further sides, as (768,): a model reads the smallest that holds its own",
+            items=(int,),
+            low=16,
+            high=8192,
+        ),
+        encoding=option(
+            "zstd",
+            "how pixels are stored; jpeg and webp lose some",
+            choices="hpa_jax.data.encodings:ENCODINGS",
+        ),
+        shard_images=option(512, "images a file", low=1),
+        beam=option(
+            (),
+            'Apache Beam options, e.g. ("--runner=DirectRunner",); (): threads here',
+            items=(str,),
+        ),
+    ),
+    models=option({}, "NAME -> model(...)", each=MODEL),
+    train=dict(
+        workers=option(0, "parallel decodes on the host; 0: one a core", low=0),
+        prefetch=option(2, "batches in flight to the device", low=1),
+        keep=option(2, "newest checkpoints kept beside the best", low=1),
+        monitor=option(
+            "loss",
+            "of validation: which checkpoint is the best; focal: that loss alone, gamma 2",
+            choices="hpa_jax.training.phases:MONITORS",
+        ),
+        checkpoint_minutes=option(10.0, "between checkpoints inside an epoch", above=0),
+        on_nonfinite=option(
+            "stop",
+            "skip: a step whose loss is no number changes nothing and is counted",
+            choices=("stop", "skip"),
+        ),
+        patience=option(
+            0,
+            "epochs without a better monitor before a phase ends (later ones go on); 0: never",
+            low=0,
+        ),
+        compilation_cache=option("", 'folder of compiled programs; "": WORKDIR/compiled'),
+        deterministic=option(
+            False,
+            "a restart gives the same bits on GPUs, too, by operations that may be slower; CPU and "
+            "TPU need no option for that",
+        ),
+        batch_norm=option(
+            "global",
+            "statistics of the whole batch (N devices give what one gives), or per_device "
+            "(faster on many; what torch does)",
+            choices=("global", "per_device"),
+        ),
+        tensorboard=option(True, "writes TensorBoard events"),
+        profile=option(False, "writes a jax.profiler trace of 5 steps"),
+    ),
+    predict=dict(
+        batch_size=option(64, "images at a time", low=1),
+        tile=option(
+            0,
+            "own images: side of the squares they are split into, in their pixels; 0: each is "
+            "taken whole, scaled, and loses its longer ends",
+            low=0,
+        ),
+        tile_aggregate=option("max", "over the tiles of an image", choices=("max", "mean")),
+    ),
+    features=dict(
+        legacy_corr_bug=option(False, "the red correlation in the blue column, as the team had"),
+        extra=option(False, "yellow, channel pairs, foreground, green texture, bytes of files"),
+    ),
+    # Scored as "ensemble", beside "mean of models" and "weighted mean".
+    ensemble=dict(
+        method=option(
+            "mean",
+            "how models are blended; likelihood, greedy: weights by validation",
+            choices=("hpa_jax.inference.ensemble:METHODS", "likelihood", "greedy"),
+        ),
+        weights=option(
+            {}, "of the others: model -> weight (others 0); {}: all the same", items=NUMBER, low=0
+        ),
+        average_duplicates=option(False, "duplicates among the test images share their mean"),
+    ),
+    thresholds=dict(
+        method=option(
+            "cross_validated",
+            "how they are fitted; match_proportions: bestfitting's",
+            choices="hpa_jax.decision.thresholds:METHODS",
+        ),
+        folds=option(5, "folds of cross_validated", low=2, high=127),
+        repeats=option(20, "times that the folds are drawn", low=1),
+        grid=option(50, "points that are tried", low=2),
+        search=option("grid", "inside cross_validated", choices=("grid", "exact")),
+        combine=option(
+            "mean", "of the thresholds of all folds and repeats", choices=("mean", "median")
+        ),
+        shrink=option(
+            0.0, "positives at which a class counts as much as what it shrinks to", low=0
+        ),
+        shrink_towards=option(
+            "pooled",
+            "pooled: one threshold for all classes; proportions: the matched share",
+            choices=("pooled", "proportions"),
+        ),
+        value=option(0.5, "of method fixed", low=0, high=1),
+        proportions=option(
+            (),
+            "of match_proportions: a share a class; (): those of validation",
+            items=NUMBER,
+            low=0,
+            high=1,
+        ),
+        match_on=option(
+            "valid",
+            "whose predictions are matched; test: bestfitting",
+            choices=("valid", "test"),
+        ),
+        scale=option(
+            (1.0,),
+            "a factor on all (One More Layer: 0.48 once), or one a class",
+            items=NUMBER,
+            above=0,
+        ),
+        seed=option(0, "of the folds", low=0),
+    ),
+    # What is None here, the protocol decides.
+    stack=dict(
+        protocol=option(
+            "quick",
+            "models a class: quick 15, talk 375, main 225, by_frequency 441 to 6,000",
+            choices="hpa_jax.decision.stack.protocols:PROTOCOLS",
+        ),
+        seed=option(0, "of folds and models", low=0),
+        device=option("auto", "where trees are fitted", choices=_stack_choices("device")),
+        repeats=_of_protocol(int, "times that the outer folds are drawn", low=1),
+        outer=_of_protocol(int, "outer folds", low=2),
+        inner_repeats=_of_protocol(int, "times that the inner folds are drawn", low=1),
+        inner=_of_protocol(int, "inner folds", low=2),
+        vote=_of_protocol(
+            str,
+            "soft: mean probability; binary: share of models that say yes",
+            choices=_stack_choices("vote"),
+        ),
+        learner=_of_protocol(str, "what is fitted", choices=_stack_choices("learner")),
+        rare_learner=_of_protocol(
+            str, "the same, of rare classes", choices=_stack_choices("rare_learner")
+        ),
+        rare_below=_of_protocol(int, "positives below which a class is rare", low=0),
+        rare_repeats=_of_protocol(int, "of both loops, for rare classes; 0: as others", low=0),
+        rare_features=_of_protocol(
+            tuple,
+            "what the learner of a rare class reads; own always",
+            choices="hpa_jax.decision.stack.protocols:KINDS",
+        ),
+        boost_from=_of_protocol(int, "positives; with fewer the logistic part alone", low=0),
+        ridge_alpha=_of_protocol(float, "penalty of ridge", low=0),
+        rounds=_of_protocol(int, "trees, at most", low=1),
+        patience=_of_protocol(int, "rounds without a better inner fold", low=1),
+        eta=_of_protocol(float, "learning rate of the trees", above=0, high=1),
+        depth=_of_protocol(int, "of a tree", low=1),
+        bins=_of_protocol(int, "of a feature", low=2),
+        colsample=_of_protocol(float, "share of the features a tree", above=0, high=1),
+        vote_factor=_of_protocol(float, "of a model's threshold, before it votes", above=0),
+        negatives=_of_protocol(
+            str,
+            "prior: as many as restore the training share of the class",
+            choices=_stack_choices("negatives"),
+        ),
+        cut_repeats=_of_protocol(int, "of the final threshold: folds x repeats", low=1),
+        shrink=_of_protocol(float, "of rare classes' thresholds towards the pooled one", low=0),
+        min_positives=_of_protocol(int, "with fewer the mean of the models decides", low=0),
+        of_class=option({}, "name of a class -> dict of settings of its own"),
+    ),
+    # Metric learning: embeddings of antibodies, and the nearest labelled image.
+    retrieval=dict(
+        mode=option(
+            "off",
+            "replace: the decision of a row within tau; boost: its probabilities",
+            choices=("off", "hpa_jax.inference.retrieval:MODES"),
+        ),
+        tau=option(0.65, "smallest cosine that counts", low=-1, high=1),
+        model=option(embedding_model, "its network", kinds=(dict,), form=MODEL),
+        holdout=option(0.05, "share of the images kept out to measure recall on", low=0, below=1),
+        pictures=option(1, "antibodies with fewer images are left out", low=1),
+        backend=option(
+            "exact",
+            "faiss: approximate, for galleries beyond a million",
+            choices="hpa_jax.inference.retrieval:BACKENDS",
+        ),
+    ),
+    refit=option(
+        False,
+        "the networks of the submission are trained again, on all labelled images, and decided by "
+        "the thresholds, blends and stack learnt on validation before",
+    ),
+    leak=option(
+        "on",
+        "labels of matched external images overwrite the prediction",
+        choices=("on", "off"),
+    ),
+    submission=dict(
+        method=option(
+            "auto",
+            "a model, a way to decide (mean of models, weighted mean, logistic regression, "
+            "ensemble, stack), or auto: the best by nested validation",
+        ),
+        argmax=option(
+            "empty",
+            "adds the best class; empty: where none passes; always: to every row (bestfitting); on "
+            "validation as on test",
+            choices=("off", "empty", "always"),
+        ),
+        leak_tables=option(
+            ("matches",),
+            'ascending order of trust: CSV files (Id,Target) and "matches" (of the step '
+            "duplicates)",
+            items=(str,),
+        ),
+    ),
+    report=dict(examples=option(24, "images shown", low=0)),
+    ablate=dict(
+        seeds=option(
+            (0, 1, 2),
+            "each variation runs once a seed (of networks, split, thresholds and stack), paired "
+            "with the base's run",
+            items=(int,),
+            low=0,
+        ),
+        method=option("mean of models", 'whose score is compared: a model\'s name, or "stack"'),
+        variations=option((), "dicts of name, add, set, method, at, about, talk", each=VARIATION),
+    ),
+)
+# Options that got another name: old path -> new path, of an option or of all below it; * stands for
+# a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
+# by the new one; stored settings that hold it are read as if they held the new one.
+RENAMED: dict[str, str] = {}
+# Values that got another name: path -> regular expression of the whole value -> what stands for it.
+RENAMED_VALUES: dict[str, dict[str, str]] = {}
+
+
+def in_every_model(table: Mapping[str, Any]) -> dict[str, Any]:
+    """A table of a model's paths as one of the whole config's, wherever a model stands there.
+
+    Values that are text are paths, too.
+    """
+    places = ("models.*", "retrieval.model", "adversarial.model")
+    return {
+        f"{place}.{path}": f"{place}.{new}" if isinstance(new, str) else new
+        for path, new in table.items()
+        for place in places
+    }
+
+
+def renamed(path: str) -> str:
+    """Where an option stands today that once stood at `path`."""
+    for old, new in RENAMED.items():
+        if match := path_pattern(old).match(path):
+            for name in match.groups():
+                new = new.replace("*", name, 1)
+            path = new + path[match.end() :]
+    return path
+
+
+def current(path: str, value: Any) -> tuple[str, Any]:
+    """(path, value) of today for those that were stored."""
+    path = renamed(path)
+    for place, table in RENAMED_VALUES.items():
+        if isinstance(value, str) and path_pattern(place).fullmatch(path):
+            for old, new in table.items():
+                value = re.sub(rf"\A(?:{old})\Z", new, value)
+    return path, value
+
+
+def path_pattern(path: str) -> re.Pattern[str]:
+    """What matches the beginning of a path in the form of RENAMED, up to the end of a name."""
+    return re.compile(re.escape(path).replace(r"\*", r"([^.\[\]]+)") + r"(?![^.\[])")
+
+
+def entries(statement: Statement = OPTIONS, where: str = "") -> Iterator[tuple[str, Option]]:
+    """(path, option) of every option; those of models once, as models.NAME and its stages[K]."""
+    for name, stated in statement.items():
+        path = f"{where}.{name}" if where else name
+        if not isinstance(stated, Option):
+            yield from entries(stated, path)
+            continue
+        yield path, stated
+        if stated.each is MODEL:
+            yield from entries(MODEL, f"{path}.NAME")
+        elif stated.each is PHASE:
+            yield from entries(PHASE, f"{path}[K]")
+
+
+def described(prefixes: Sequence[str] = ("",)) -> list[str]:
+    """A line for each option at or below a path: "--config.split.fraction=0.2  help (range)"."""
+    lines = []
+    for path, stated in entries():
+        if any(not prefix or f"{path}.".startswith(f"{prefix}.") for prefix in prefixes):
+            possible = stated.possible()
+            start = f"--config.{path}={shown(stated)}"
+            lines.append(f"{start:<38}  {stated.help}" + (f" ({possible})" if possible else ""))
+    return lines
+
+
+def shown(stated: Option) -> str:
+    """The default as it is written on a command line; long ones shortened."""
+    value = stated.value()
+    if isinstance(value, FieldReference):
+        value = value.get()
+    if stated.form or stated.each:
+        return "..."
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 72 else f"{text[:69]}..."
+
+
+def _with(statement: Statement, differences: Mapping[str, Any], what: str) -> ConfigDict:
+    """The defaults of a statement with differences."""
     for name in differences:
-        if name not in defaults:
-            raise InputError(f"{what} has no option {name!r}{near(name, defaults)}")
-    return ConfigDict({**defaults, **differences})
+        if name not in statement:
+            place = f"models.*.stages[*].{name}" if statement is PHASE else f"models.*.{name}"
+            raise InputError(f"{what} has no option {name!r}{hint(place, statement)}")
+    return ConfigDict({**defaults(statement), **differences})
+
+
+def hint(path: str, known: Iterable[str]) -> str:
+    """What to write in place of the name that a path ends in: its new one, or one of the near."""
+    name, now = path.rpartition(".")[2], renamed(path)
+    return f": it is now {now.rpartition('.')[2]!r}" if now != path else near(name, known)
 
 
 def has_ensemble(config: ConfigDict) -> bool:

@@ -4,8 +4,8 @@ In: settings by their path in the config ("models.tiny.stages[0].lr"), as a step
 checkpoint stored them, and those of today.  Out: what a user changed.  An option that one side
 lacks has its default there, so that adding, moving or renaming an option changes nothing.
 
-A developer who moves or renames an option adds a line to MOVED, one who changes its default or
-removes it a line to FORMER.
+A developer who moves or renames an option adds a line to RENAMED (defaults.py), one who changes its
+default or removes it a line to FORMER.
 """
 
 import re
@@ -17,8 +17,6 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 
-# Old path -> new path, of an option or of all below it.  * stands for a name or a number.
-MOVED: dict[str, str] = {}
 # Path -> the default that an option had before another one, or before it was removed.
 FORMER: dict[str, Any] = {}
 # Options of `train` that change its speed, its log or its disk space, and no result.
@@ -63,7 +61,7 @@ def differences(
 
     The second: options that were stored with another value than FORMER's and that no config has.
     """
-    stored = {_moved(path): value for path, value in stored.items()}
+    stored = dict(configs.current(path, value) for path, value in stored.items())
     changed, gone = [], []
     for path, now in current.items():
         before = stored[path] if path in stored else _default(path)
@@ -118,22 +116,11 @@ def _of_config(path: str) -> Any:
     return artifacts.plain(node)
 
 
-def _moved(path: str) -> str:
-    """Where an option stands today."""
-    for old, new in MOVED.items():
-        if match := _pattern(old).match(path):
-            for name in match.groups():
-                new = new.replace("*", name, 1)
-            return new + path[match.end() :]
-    return path
-
-
 def _lookup(table: Mapping[str, Any], path: str) -> Any:
-    return next((value for key, value in table.items() if _pattern(key).fullmatch(path)), _UNKNOWN)
-
-
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.escape(path).replace(r"\*", r"([^.\[\]]+)") + r"(?![^.\[])")
+    return next(
+        (value for key, value in table.items() if configs.path_pattern(key).fullmatch(path)),
+        _UNKNOWN,
+    )
 
 
 def _short(value: Any) -> str:

@@ -1,15 +1,50 @@
-"""What a config may hold: its keys and choices are checked before any work is done."""
+"""What a config may hold: every option is checked against its statement before any work is done.
 
-import math
+In: a whole config and the statement of defaults.py.  Out: nothing, or an error of one line with the
+key, its value, what it can be and the nearest valid name.  What one option says about another is
+checked below, by the function that reads both where there is one; none of it needs data.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import settings
+from hpa_jax.config import options
+from hpa_jax.config.options import Option, Statement
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.decision.stack import protocols
-from hpa_jax.pipeline.context import RETRIEVAL
+
+PROTOCOLS = "hpa_jax.decision.stack.protocols:of_config"
+SMALL = 100  # pixels; every backbone takes as many, so that none is imported to ask
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every name, type, choice and range, and what options say about each other.
+
+    Raises:
+        InputError: names the key, its value, and what it can be.
+    """
+    _check_section(config, configs.OPTIONS, "")
+    if len(config.classes) < 1 or len(set(config.classes)) != len(config.classes):
+        raise InputError("config.classes: needs at least one name, each once")
+    for number, source in enumerate(config.data.sources):
+        _check_source(source, f"data.sources[{number}]", config.data.source)
+    for name in config.models:
+        if name == configs.RETRIEVAL:
+            raise InputError(f"config.models.{name}: this name is metric learning's (--only)")
+        if not name.isidentifier():
+            raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
+        _check_model(config, f"models.{name}")
+    configs.in_training_order(config.models)
+    _check_model(config, "adversarial.model")
+    if not config.adversarial.sources:
+        raise InputError("config.adversarial.sources=(): at least one of train, external, own")
+    if config.retrieval.model.head != "embedding":
+        head = config.retrieval.model.head
+        raise InputError(f"config.retrieval.model.head={head!r}: needs to be embedding")
+    _check_model(config, "retrieval.model")
+    _check_decision(config)
 
 
 def check_key(config: ConfigDict, key: str) -> None:
@@ -22,175 +57,195 @@ def check_key(config: ConfigDict, key: str) -> None:
     done = ""
     for part in key.split("."):
         name, _, index = part.partition("[")
-        if not isinstance(node, ConfigDict) or name not in node:
-            known = list(node) if isinstance(node, ConfigDict) else []
-            stages = node["stages"] if "stages" in known else ()
-            place = f"; {done}.stages[0].{name}, a stage's" if stages and name in stages[0] else ""
-            raise InputError(
-                f"--config.{key}: {done or 'the config'} has no {name!r}{near(name, known)}{place}"
-            )
-        node = node[name]
-        done = f"{done}.{name}" if done else name
+        path = f"{done}.{name}" if done else name
+        if not isinstance(node, Mapping | ConfigDict) or name not in node:
+            known = list(node) if isinstance(node, Mapping | ConfigDict) else []
+            phases = node["stages"] if "stages" in known else ()
+            place = f"; {done}.stages[0].{name}, a stage's" if phases and name in phases[0] else ""
+            hint = configs.hint(path, known)
+            raise InputError(f"--config.{key}: {done or 'the config'} has no {name!r}{hint}{place}")
+        node, done = node[name], path
         if index:
             position = index.rstrip("]")
+            if not isinstance(node, tuple | list):
+                raise InputError(f"--config.{key}: {done} has no numbered items")
             if not position.isdecimal() or int(position) >= len(node):
                 raise InputError(
                     f"--config.{key}: {done} has {len(node)} items, [0] to [{len(node) - 1}]"
                 )
-            node = node[int(position)]
+            node, done = node[int(position)], f"{done}[{position}]"
 
 
-def validate(config: ConfigDict) -> None:
-    """Checks names and ranges that no later stage should trip over.
-
-    Raises:
-        InputError: names the key, its value, and what it can be.
-    """
-    _known(config, configs.default(), "")
-    if len(config.classes) < 1 or len(set(config.classes)) != len(config.classes):
-        raise InputError("config.classes: needs at least one name, each once")
-    _choice(config, "data.source", ("synthetic", "kaggle", "atlas", "folder"))
-    _choice(config, "data.on_bad_image", ("error", "skip"))
-    _choice(config, "data.check", ("decode", "header"))
-    _choice(config, "split.scheme", ("holdout", "folds", "listed"))
-    _choice(config, "split.matches_test", ("valid", "excluded"))
-    _choice(config, "leak", ("on", "off"))
-    _choice(config, "train.batch_norm", ("global", "per_device"))
-    _choice(config, "predict.tile_aggregate", ("max", "mean"))
-    _choice(config, "retrieval.mode", ("off", "replace", "boost"))
-    _choice(config, "retrieval.backend", ("exact", "faiss"))
-    _validate_decision(config)
-    if not 0 < config.split.fraction < 1:
-        raise InputError(f"config.split.fraction={config.split.fraction}: must lie between 0 and 1")
-    if config.split.scheme == "folds" and config.split.folds < 2:
-        raise InputError(f"config.split.folds={config.split.folds}: at least 2")
-    for name in config.models:
-        if name == RETRIEVAL:
-            raise InputError(f"config.models.{name}: this name is metric learning's (--only)")
-        if not name.isidentifier():
-            raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
-        _validate_model(config, f"models.{name}")
-    configs.in_training_order(config.models)
-    _validate_adversarial(config)
-    _validate_model(config, "retrieval.model")
-    _choice(config, "retrieval.model.head", ("embedding",))
+def _check_section(section: Any, statement: Statement, where: str) -> None:
+    """Each option of a section, and of what is below it, by the statement."""
+    if not isinstance(section, Mapping | ConfigDict):
+        raise InputError(f"config.{where}={section!r}: needs options: {', '.join(statement)}")
+    for name, value in section.items():
+        path = f"{where}.{name}" if where else str(name)
+        if name not in statement:
+            raise InputError(f"config.{path}: no such option{configs.hint(path, statement)}")
+        stated = statement[name]
+        if isinstance(stated, Option):
+            _check_option(value, stated, path)
+        else:
+            _check_section(value, stated, path)
 
 
-def _validate_adversarial(config: ConfigDict) -> None:
-    settings = config.adversarial
-    _choice(config, "adversarial.variant", ("features", "network"))
-    _validate_model(config, "adversarial.model")
-    known = ("train", "external", "own")
-    if not settings.sources or not set(settings.sources) <= set(known):
-        raise InputError(
-            f"config.adversarial.sources={settings.sources}: some of {', '.join(known)}"
-        )
-    if settings.folds < 2 or not 0 < settings.fraction <= 0.5:
-        raise InputError("config.adversarial: folds at least 2, fraction above 0 and at most 0.5")
-
-
-def _known(node: ConfigDict, expected: ConfigDict, where: str) -> None:
-    """Looks for keys, at any depth, that no option has; those of FREE are checked elsewhere.
-
-    Raises:
-        InputError: one is there; the message names the nearest option.
-    """
-    for key, value in node.items():
-        path = f"{where}.{key}" if where else key
-        if key not in expected:
-            raise InputError(f"config.{path}: no such option{near(key, expected)}")
-        if key in settings.FREE or not isinstance(expected[key], ConfigDict):
+def _check_option(value: Any, stated: Option, path: str) -> None:
+    if not options.of_kind(value, stated.kinds):
+        words = options.kinds_in_words(stated.kinds)
+        possible = f"; {stated.possible()}" if stated.possible() else ""
+        raise InputError(f"config.{path}={_plain(value)!r}: needs to be {words}{possible}")
+    if stated.form:
+        return _check_section(value, stated.form, path)
+    if isinstance(value, tuple | list):
+        items = {f"{path}[{number}]": item for number, item in enumerate(value)}
+    elif isinstance(value, Mapping | ConfigDict) and (stated.each or stated.items):
+        items = {f"{path}.{name}": item for name, item in value.items()}
+    else:
+        items = {}
+        _check_value(value, stated, path)
+    for place, item in items.items():
+        if stated.each:
+            _check_section(item, stated.each, place)
             continue
-        if not isinstance(value, ConfigDict):
-            raise InputError(f"config.{path}={value!r}: needs options: {', '.join(expected[key])}")
-        _known(value, expected[key], path)
+        if stated.items and not options.of_kind(item, stated.items):
+            words = options.kinds_in_words(stated.items)
+            raise InputError(f"config.{place}={_plain(item)!r}: needs to be {words}")
+        _check_value(item, stated, place)
+    if stated.check and value is not None and value != stated.value():
+        _ask(stated.check, path, _plain(value))
 
 
-def _validate_model(config: ConfigDict, where: str) -> None:
-    settings: Any = config
+def _check_value(value: Any, stated: Option, path: str) -> None:
+    """Choices of a text, range of a number."""
+    if isinstance(value, str) and not stated.fits(value):
+        names = stated.names()
+        raise InputError(
+            f"config.{path}={value!r}: one of {', '.join(map(_quoted, names))}{near(value, names)}"
+        )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and not stated.inside(value):
+        words = stated.range() or "a finite number"
+        raise InputError(f"config.{path}={value}: needs to be {words}")
+
+
+def _ask(place: str, path: str, *arguments: Any) -> None:
+    """Lets the function that reads an option refuse it; its message gets the whole path.
+
+    Raises:
+        InputError: it did.
+    """
+    try:
+        options.at(place)(*arguments)
+    except InputError as error:
+        above, _, name = path.rpartition(".")
+        text = str(error)
+        if text.startswith((f"{name}.", f"{name}=", f"{name}:")):
+            raise InputError(f"config.{above}.{text}" if above else f"config.{text}") from None
+        raise InputError(f"config.{path}: {text}") from None
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"config.{path}={arguments[-1]!r}: {error}") from None
+
+
+def _check_source(source: Any, where: str, default_kind: str) -> None:
+    """One of data.sources: the options of its kind."""
+    kind = dict(source).get("source", default_kind)
+    _check_option(kind, configs.SOURCE_KIND, f"{where}.source")
+    statement = {**configs.SOURCE, **configs.OF_SOURCE.get(kind, {})}
+    try:
+        _check_section(source, statement, where)
+    except InputError as error:
+        raise InputError(f"{error} (source {kind})" if "no such" in str(error) else error) from None
+
+
+def _check_model(config: ConfigDict, where: str) -> None:
+    """What the options of a model say about each other."""
+    model: Any = config
     for part in where.split("."):
-        settings = settings[part]
-    _known(settings, configs.model(), where)
-    for number, stage in enumerate(settings.stages):
-        _known(stage, configs.stage(), f"{where}.stages[{number}]")
-    _choice(config, f"{where}.head_init", ("kaiming", "prior"))
-    ends = [f"stage:{number}" for number in range(len(settings.stages))]
-    ends += [f"epoch:{epoch}" for epoch in settings.keep_epochs]
-    _choice(config, f"{where}.checkpoint", ("final", "best", "last", "snapshots", *ends))
-    if settings.left_out and not 0 <= settings.left_out[0] < settings.left_out[-1]:
-        raise InputError(f"config.{where}.left_out={settings.left_out}: (k, n) with 0 <= k < n")
-    for name in settings.classes:
+        model = model[part]
+    if not model.stages:
+        raise InputError(f"config.{where}.stages=(): needs at least one stage(...)")
+    ends = [f"stage:{number}" for number in range(len(model.stages))]
+    ends += [f"epoch:{epoch}" for epoch in model.keep_epochs]
+    if ":" in model.checkpoint and model.checkpoint not in ends:
+        raise InputError(
+            f"config.{where}.checkpoint={model.checkpoint!r}: of these {', '.join(ends)}"
+        )
+    left_out = model.left_out
+    if left_out and not (len(left_out) == 2 and 0 <= left_out[0] < left_out[1]):
+        raise InputError(f"config.{where}.left_out={left_out}: (k, n) with 0 <= k < n")
+    for name in model.classes:
         if name not in config.classes:
             hint = near(name, config.classes)
             raise InputError(f"config.{where}.classes: no class {name!r}{hint}")
+    if not model.channels or len(set(model.channels)) != len(model.channels):
+        raise InputError(f"config.{where}.channels={model.channels}: at least one, each once")
+    if model.batch_size % model.accumulate:
+        raise InputError(
+            f"config.{where}.accumulate={model.accumulate}: does not divide the batch of "
+            f"{model.batch_size}"
+        )
+    of_head = options.names_at(f"hpa_jax.models.heads:HEADS.{model.head}")
+    for name in model.head_options:
+        if name not in of_head:
+            path = f"{where}.head_options.{name}"
+            raise InputError(f"config.{path}: head {model.head} has none{near(name, of_head)}")
+    if model.image_size < SMALL or model.large_stem or model.as_run:
+        form = (model.backbone, model.image_size, model.large_stem, model.as_run)
+        _ask("hpa_jax.models.registry:check", f"{where}.backbone={model.backbone!r}", *form)
+    if (model.normalize, *model.channels) != ("hpa", *options.names_at(configs.CHANNELS)):
+        _ask("hpa_jax.models.normalization:normalizer", where, model.normalize, model.channels)
+    for number, given in enumerate(model.stages):
+        phase = configs.stage(**dict(given))
+        path = f"{where}.stages[{number}]"
+        if phase.epochs % phase.cycles:
+            raise InputError(
+                f"config.{path}.cycles={phase.cycles}: must divide its {phase.epochs} epochs"
+            )
+        if phase.schedule not in options.names_at("hpa_jax.training.schedules:NAMES"):
+            _ask("hpa_jax.training.schedules:table", f"{path}.schedule", phase.schedule)
 
 
-def _validate_decision(config: ConfigDict) -> None:
-    """What would else fail after the networks are trained."""
-    means = ("mean", "geometric", "max", "rank_mean")
-    _choice(config, "ensemble.method", (*means, "likelihood", "greedy"))
-    matching = ("match_proportions", "match_proportions_pudae")
-    _choice(config, "thresholds.method", ("cross_validated", "exact", *matching, "fixed"))
-    _choice(config, "thresholds.match_on", ("valid", "test"))
-    _choice(config, "thresholds.search", ("grid", "exact"))
-    _choice(config, "thresholds.combine", ("mean", "median"))
-    _choice(config, "thresholds.shrink_towards", ("pooled", "proportions"))
-    _choice(config, "submission.argmax", ("off", "empty", "always"))
-    _validate_numbers(config)
+def _check_decision(config: ConfigDict) -> None:
+    """What the options of blends, thresholds, stack and submission say about each other."""
     try:
-        protocols.of_config(config.stack.to_dict(), config.classes)
+        options.at(PROTOCOLS)(config.stack.to_dict(), config.classes)
     except InputError as error:
         raise InputError(f"config.{error}") from None
+    method = config.submission.method
     methods = ("auto", *configs.METHODS, *config.models)
-    _choice(config, "submission.method", methods)
-    if config.submission.method == "ensemble" and not configs.has_ensemble(config):
+    if method not in methods:
+        hint = near(method, methods)
+        raise InputError(f"config.submission.method={method!r}: one of {', '.join(methods)}{hint}")
+    if method == "ensemble" and not configs.has_ensemble(config):
         raise InputError('config.submission.method="ensemble": config.ensemble names none')
-    weights, cuts = config.ensemble.weights, config.thresholds
+    weights, thresholds = config.ensemble.weights, config.thresholds
     for name in weights:
         if name not in config.models:
             raise InputError(f"config.ensemble.weights.{name}: no model{near(name, config.models)}")
-    if weights and config.ensemble.method not in means:
-        raise InputError(f"config.ensemble.weights: method {config.ensemble.method} finds its own")
+    if weights and config.ensemble.method in ("likelihood", "greedy"):
+        raise InputError(f"config.ensemble.weights: method {config.ensemble.method} fits its own")
     for key, counts in (("proportions", (0,)), ("scale", (1,))):
-        if len(cuts[key]) not in (*counts, len(config.classes)):
+        if len(thresholds[key]) not in (*counts, len(config.classes)):
             raise InputError(
-                f"config.thresholds.{key}: {len(cuts[key])} numbers, {len(config.classes)} classes"
+                f"config.thresholds.{key}: {len(thresholds[key])} numbers, "
+                f"{len(config.classes)} classes"
             )
-    if cuts.match_on == "test" and (cuts.method not in matching or cuts.shrink):
+    matching = thresholds.method.startswith("match_proportions")
+    if thresholds.match_on == "test" and (not matching or thresholds.shrink):
         raise InputError("config.thresholds.match_on=test: for match_proportions without shrink")
     trained = config.split.trained_folds
     if not set(trained) <= set(range(config.split.folds)):
         raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
 
 
-def _validate_numbers(config: ConfigDict) -> None:
-    """Ranges of the numbers that the steps after training read."""
-    cuts, predict = config.thresholds, config.predict
-    for key, value, low, high in (
-        ("train.workers", config.train.workers, 0, math.inf),
-        ("predict.batch_size", predict.batch_size, 1, math.inf),
-        ("predict.tile", predict.tile, 0, math.inf),
-        ("thresholds.folds", cuts.folds, 2, 127),
-        ("thresholds.repeats", cuts.repeats, 1, math.inf),
-        ("thresholds.grid", cuts.grid, 2, math.inf),
-        ("thresholds.shrink", cuts.shrink, 0, math.inf),
-        ("thresholds.value", cuts.value, 0, 1),
-        *(("thresholds.proportions", share, 0, 1) for share in cuts.proportions),
-        *((f"ensemble.weights.{n}", w, 0, math.inf) for n, w in config.ensemble.weights.items()),
-    ):
-        if not low <= value <= high:
-            limit = f"at least {low}" if high == math.inf else f"{low} to {high}"
-            raise InputError(f"config.{key}={value}: {limit}")
-    for factor in cuts.scale:
-        if not factor > 0:
-            raise InputError(f"config.thresholds.scale={factor}: above 0")
+def _quoted(name: str) -> str:
+    return name or '""'
 
 
-def _choice(config: ConfigDict, key: str, choices: tuple[str, ...]) -> None:
-    value: Any = config
-    for part in key.split("."):
-        value = value[part]
-    if value not in choices:
-        raise InputError(
-            f"config.{key}={value!r}: one of {', '.join(choices)}{near(str(value), choices)}"
-        )
+def _plain(value: Any) -> Any:
+    """ConfigDicts as dicts, for messages and the functions that read them."""
+    if isinstance(value, Mapping | ConfigDict):
+        return {name: _plain(item) for name, item in value.items()}
+    return type(value)(map(_plain, value)) if isinstance(value, tuple | list) else value

@@ -87,7 +87,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; run the stage that writes it first") from None
+        raise InputError(f"{path}: not there; run the step that writes it first") from None
     except (ValueError, RecursionError) as error:  # no UTF-8, or no JSON
         raise InputError(f"{path}: no valid JSON ({error})") from None
 
@@ -126,10 +126,10 @@ def read_table(path: str | Path) -> "pd.DataFrame":
 
     try:
         table = parquet.read_table(path)
-        table.validate(full=True)  # damaged text would else break whoever looks at it first
+        table.validate(full=True)  # damaged text would otherwise fail later, where it is first read
         return table.to_pandas()
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; run the stage that writes it first") from None
+        raise InputError(f"{path}: not there; run the step that writes it first") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no readable Parquet table ({_line(error)})") from None
 

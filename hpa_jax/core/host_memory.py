@@ -1,4 +1,4 @@
-"""The C library's allocator, told to keep what is freed.
+"""The C library's allocator, kept from returning freed memory.
 
 Every run of a compiled XLA program on CPU allocates its work space anew.  glibc gets blocks of
 that size from the kernel and gives them back at once, so each run faults all its pages in again:

@@ -176,7 +176,7 @@ def leak_table(
     """Test images that match an image with known labels.
 
     Returns one row a match: test_id, match_id, source, distance_r, distance_g, distance_b, exact,
-    labels (sorted list), conflict (the test picture's matches have different label sets); sorted by
+    labels (sorted list), conflict (the test image's matches have different label sets); sorted by
     test image, the closest match first.
     """
     table = catalog.set_index("id")

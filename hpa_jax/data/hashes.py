@@ -33,7 +33,7 @@ class Fingerprints:
 
     hashes: uint64 [N, K], 0 where not informative; informative: bool [N, K]; digests: str [N],
     equal if and only if all K channels hold equal pixels; oriented: uint64 [N, 8, K] or None, the
-    hashes of the picture's eight rotated and mirrored copies (the first is the image itself).
+    hashes of the image's eight rotated and mirrored copies (the first is the image itself).
     """
 
     hashes: np.ndarray
@@ -114,7 +114,7 @@ def _bits(spectra: np.ndarray) -> np.ndarray:
 
 
 def fingerprint(channels: Sequence[np.ndarray | None], oriented: bool = False) -> Fingerprints:
-    """Fingerprints (N = 1) of one picture's channels, uint8 [H, W]; None is no such channel."""
+    """Fingerprints (N = 1) of one image's channels, uint8 [H, W]; None is no such channel."""
     hashes = np.zeros((8 if oriented else 1, len(channels)), np.uint64)
     informative = np.zeros(len(channels), bool)
     digest = hashlib.blake2b(digest_size=16)

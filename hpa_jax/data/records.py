@@ -89,7 +89,7 @@ def write(
     if beam:
         from hpa_jax.data.beam import runner
 
-        run = runner(beam)
+        run = runner(beam, write_shard)
     for bad in run(shards):
         for path, id, what in bad:
             problems.add(path, id, what)

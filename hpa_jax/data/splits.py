@@ -83,7 +83,7 @@ def assign(
     rows = _Rows(catalog, groups, pairs, group_by)
     rows.exclude(_ids(exclude, rows.ids), "exclusion list")
     if external == "excluded":
-        rows.exclude(rows.external, "external pictures")
+        rows.exclude(rows.external, "external images")
     rows.exclude_unlabelled()
     rows.place_matches(matches_test, scheme)
     rows.force(_ids(force_valid, rows.ids), 1, "validation list")
@@ -158,7 +158,7 @@ class _Rows:
         self.split[is_test | ((source == "own") & ~self.labelled)] = "test"
         if "bad" in groups:
             bad = groups["bad"].reindex(self.ids).to_numpy(bool)
-            self.split[bad], self.reason[bad] = "excluded", "bad picture"
+            self.split[bad], self.reason[bad] = "excluded", "bad image"
         self.twin = self._test_twins(pairs, is_test)
 
     def _test_twins(self, pairs: "pd.DataFrame", is_test: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ class _Rows:
             self.forced[matched] = 1
             with_them = np.isin(self.groups, self.groups[matched]) & self.free() & ~matched
             self.forced[with_them] = 1
-            self.reason[with_them] = "group of a copy of a test picture"
+            self.reason[with_them] = "group of a copy of a test image"
 
     def force(self, chosen: np.ndarray, way: int, reason: str) -> None:
         """The groups of the chosen rows go to validation (1) or training (-1)."""

@@ -24,6 +24,7 @@ from hpa_jax.core import artifacts, classes
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, thresholds, unlike
 from hpa_jax.decision.stack import stacking
+from hpa_jax.decision.stack.inputs import of_tables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -134,22 +135,24 @@ class Bundle:
     def _votes(
         self, by_model: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None"
     ) -> np.ndarray:
-        """The stack's votes on columns "meta/NAME" and "MODEL/pNN"."""
-        assert self.stack is not None and self.stack.names is not None
-        joined = {
-            f"{model}/p{number:02d}": own[:, number]
-            for model, own in by_model.items()
-            for number in np.flatnonzero(~np.isnan(own).any(axis=0))
-        }
-        for name in self.stack.names:
-            if name.startswith("meta/"):
-                if metafeatures is None or name[5:] not in metafeatures:
-                    raise InputError(f"the bundle's stack needs the metafeature {name[5:]!r}")
-                joined[name] = metafeatures[name[5:]].to_numpy(float)
-            elif name not in joined:
-                raise InputError(f"the bundle's stack needs the probability {name!r}")
-        features = np.stack([joined[name] for name in self.stack.names], axis=1)
-        return self.stack.predict(features, self.stack.names)
+        """The stack's votes."""
+        assert self.stack is not None
+        columns = self.stack.columns
+        known = columns.probs >= 0
+        probs = np.full((*known.shape, len(next(iter(by_model.values())))), np.nan)
+        for m, c in zip(*np.nonzero(known)):
+            model = columns.models[m]
+            if model not in by_model or np.isnan(by_model[model][:, c]).any():
+                raise InputError(f"the bundle's stack needs class {c} of the model {model!r}")
+            probs[m, c] = by_model[model][:, c]
+        for name in columns.metafeatures:
+            if metafeatures is None or name not in metafeatures:
+                raise InputError(f"the bundle's stack needs the metafeature {name!r}")
+        meta = np.zeros((probs.shape[2], 0))
+        if metafeatures is not None:
+            meta = metafeatures[list(columns.metafeatures)].to_numpy(float)
+        probs = probs.transpose(0, 2, 1)
+        return self.stack.predict(of_tables(probs, columns.models, meta, columns.metafeatures))
 
 
 def write(directory: str | Path, bundle: Bundle) -> Path:
@@ -281,8 +284,8 @@ def _check(bundle: Bundle) -> None:
             "a bundle can't rank: the ranks of a few own images mean nothing; decide by another "
             "method (config.submission.method)"
         )
-    if bundle.rule == STACK and (bundle.stack is None or bundle.stack.names is None):
-        raise InputError('the bundle rule "stack" needs a stack fitted with named columns')
+    if bundle.rule == STACK and bundle.stack is None:
+        raise InputError('the bundle rule "stack" needs a stack')
     if np.shape(bundle.cuts) != (len(bundle.class_names),) or np.isnan(bundle.cuts).any():
         raise InputError(
             f"{np.shape(bundle.cuts)} thresholds for {len(bundle.class_names)} classes (or NaN)"

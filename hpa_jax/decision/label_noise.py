@@ -46,7 +46,7 @@ def likely_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
 
 def trust(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """float [N] in [0, 1], low where a picture's labels are doubtful.
+    """float [N] in [0, 1], low where an image's labels are doubtful.
 
     The probability of each label as given, sorted from most to least trusted, in an exponential
     moving average: the worst label counts 0.8, the next .16, and so on.

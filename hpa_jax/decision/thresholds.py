@@ -24,6 +24,8 @@ from hpa_jax.core.metrics import checked_labels, checked_scores, f1_from_counts
 
 REPEAT_STEP = 101  # repeat j draws its folds with seed + 101 j, as the team's code does
 PUDAE_GRID = np.arange(5, 100) / 100.0
+# What `fitter` takes.
+METHODS = ("cross_validated", "exact", "match_proportions", "match_proportions_pudae", "fixed")
 
 
 def cross_validated(
@@ -336,15 +338,15 @@ def fitter(
     search: str = "grid",
     combine: str = "mean",
     proportions: Sequence[float] = (),
-    drawn: dict[str, np.ndarray] | None = None,
+    fold_cache: dict[str, np.ndarray] | None = None,
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
     """A function (labels, probs, groups) -> thresholds for a method of the config.
 
     method: "cross_validated", "exact", "match_proportions" (to `proportions`, or else to the
     share of positives in `labels`; bestfitting's grid), "match_proportions_pudae", or "fixed".
     The last three never compare labels with probabilities: these may be of other rows.
-    drawn: keeps the folds of cross_validated; hand the same dict to the fitters of several methods
-    on the same rows (in the same order), and they are drawn once.
+    fold_cache: keeps the folds of cross_validated; with one dict for the fitters of several methods
+    on the same rows (in the same order), they are computed once.
     """
 
     def target(labels: np.ndarray) -> np.ndarray:
@@ -361,7 +363,9 @@ def fitter(
             g,
             search=search,
             combine=combine,
-            fold_ids=None if drawn is None else _drawn(drawn, y, folds, repeats, seed, g),
+            fold_ids=None
+            if fold_cache is None
+            else _cached_folds(fold_cache, y, folds, repeats, seed, g),
         ),
         "exact": lambda y, p, g: exact(y, p),
         "match_proportions": lambda y, p, g: match_proportions(p, target(y)),
@@ -370,31 +374,31 @@ def fitter(
         ),
         "fixed": lambda y, p, g: fixed(p.shape[1], value),
     }
-    if method not in methods:
-        raise InputError(f"threshold method {method!r}; known: {', '.join(methods)}")
+    if method not in METHODS:
+        raise InputError(f"threshold method {method!r}; known: {', '.join(METHODS)}")
     if not shrink:
         return methods[method]
     return lambda y, p, g: shrunk(methods[method](y, p, g), y, p, shrink, shrink_towards)
 
 
-def _drawn(
-    kept: dict[str, np.ndarray],
+def _cached_folds(
+    cache: dict[str, np.ndarray],
     labels: np.ndarray,
     folds: int,
     repeats: int,
     seed: int,
     groups: np.ndarray | None,
 ) -> np.ndarray:
-    """The folds of `cross_validated`, from `kept` or drawn into it."""
+    """The folds of `cross_validated`, from the cache or put into it."""
     digest = hashlib.sha256(repr((labels.shape, folds, repeats, seed)).encode())
     digest.update(np.ascontiguousarray(labels, bool).data)
     if groups is not None:
         digest.update(np.ascontiguousarray(groups).data)
     key = digest.hexdigest()
-    if key not in kept:
+    if key not in cache:
         seeds = [seed + REPEAT_STEP * j for j in range(repeats)]
-        kept[key] = folding.stratified(checked_labels(labels), folds, seeds, groups)
-    return kept[key]
+        cache[key] = folding.stratified(checked_labels(labels), folds, seeds, groups)
+    return cache[key]
 
 
 def _checked(labels: np.ndarray, probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

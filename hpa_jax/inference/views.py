@@ -6,7 +6,7 @@
     views.make("tiles", tile=512, overlap=0.25)         # a large image piece by piece
 
 `Views.groups(height, width)` gives what predict.py runs: groups of views of one output shape, each
-scanned in one compiled loop.  Random views draw from a key folded from the picture's row and the
+scanned in one compiled loop.  Random views draw from a key folded from the image's row and the
 view's number, so they do not depend on the batch an image comes in.
 """
 

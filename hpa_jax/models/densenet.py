@@ -79,6 +79,8 @@ class DenseNet(Backbone):
     remat: keep only each layer's own maps for the backward pass and compute the rest again.
     """
 
+    smallest = 29  # the last transition halves 2 x 2 pixels
+
     def __init__(
         self,
         blocks: tuple[int, ...] = (6, 12, 24, 16),
@@ -95,7 +97,8 @@ class DenseNet(Backbone):
         growth, features = scaled(32, width), scaled(64, width)
         self.in_channels, self.dtype = in_channels, dtype
         self.large_stem, self.remat = large_stem, remat
-        self.smallest = 61 if large_stem else 29  # the last transition halves 2 x 2 pixels
+        if large_stem:
+            self.smallest = 61
         self.conv0 = layers.Conv(in_channels, features, 7, strides=2, padding=3, **made)
         self.norm0 = layers.BatchNorm(features, **made)
         self.layer_counts = counts(blocks, depth)

@@ -3,13 +3,17 @@
 - adaptive_concat: global average and maximum side by side -> BN -> dropout -> dense (fastai, One
   More Layer), or with `hidden` units: BN -> dropout/2 -> dense -> ReLU -> BN -> dropout -> dense.
 - bestfitting: the same pools -> BN -> dropout -> dense to F -> ReLU -> BN -> dropout -> dense.
+  His networks' `bn1`, `fc1`, `bn2`, `logit` are its `bn1`, `fc1`, `bn`, `fc`.
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
 - attention: pudae's class-wise spatial attention.
 - embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
 
-`modules()` lists what fastai counts as one layer group each; None has no parameters.
+`modules()` lists what fastai counts as one layer group each; None has no parameters.  `published`
+maps the modules of weight files to the head's.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import jax
@@ -20,12 +24,15 @@ from hpa_jax.core.errors import InputError, near
 from hpa_jax.models.layers import BatchNorm, Conv, Linear, global_avg_pool, global_max_pool
 
 POOL_ORDERS = ("max_avg", "avg_max")
+EMBEDDINGS = ("pools", "last")
+CLASSIFIERS = ("fc", "last_linear", "classifier")  # a published network's last layer
 
 
 class AdaptiveConcat(nnx.Module):
-    """Both global pools, then one or two dense layers.  Embedding: the pools, [N, 2F].
+    """Both global pools, then one or two dense layers.
 
     hidden: 0 for one dense layer, else the units between the two.
+    embedding: "pools" [N, 2F], or "last", what the last dense layer reads: [N, hidden or 2F].
     dropout: (before the first dense layer of two, before the last).
     """
 
@@ -37,10 +44,14 @@ class AdaptiveConcat(nnx.Module):
         hidden: int = 0,
         dropout: tuple[float, float] = (0.25, 0.5),
         pool_order: str = "max_avg",
+        embedding: str = "pools",
         rngs: nnx.Rngs,
     ) -> None:
         if pool_order not in POOL_ORDERS:
             raise InputError(f"pool_order={pool_order!r}: one of {', '.join(POOL_ORDERS)}")
+        if embedding not in EMBEDDINGS:
+            raise InputError(f"embedding={embedding!r}: one of {', '.join(EMBEDDINGS)}")
+        self.embeds_last = embedding == "last"
         self.max_first = pool_order == "max_avg"
         self.hidden = hidden
         if hidden:
@@ -56,13 +67,19 @@ class AdaptiveConcat(nnx.Module):
         return self.embed(x)[0]
 
     def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(logits [N, C], pools [N, 2F])."""
+        """(logits [N, C], embedding [N, E])."""
         pools = [global_max_pool(x), global_avg_pool(x)]
         pooled = jnp.concatenate(pools if self.max_first else pools[::-1], axis=-1)
         y = pooled
         if self.hidden:
             y = nnx.relu(self.fc1(self.drop1(self.bn1(y))))
-        return self.fc(self.drop2(self.bn(y))), pooled
+        y = self.bn(y)
+        return self.fc(self.drop2(y)), y if self.embeds_last else pooled
+
+    @property
+    def published(self) -> Mapping[str, str]:
+        """bestfitting's names."""
+        return {"bn1": "bn1", "fc1": "fc1", "bn2": "bn", "logit": "fc"} if self.hidden else {}
 
     def modules(self) -> list[str | None]:
         """Pool, flatten, [BN, dropout, dense, ReLU,] BN, dropout, dense: 5 or 9."""
@@ -72,6 +89,8 @@ class AdaptiveConcat(nnx.Module):
 
 class GlobalAverage(nnx.Module):
     """Global average, dropout, dense.  Embedding: the average, [N, F]."""
+
+    published = MappingProxyType(dict.fromkeys(CLASSIFIERS, "fc"))
 
     def __init__(
         self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
@@ -97,6 +116,8 @@ class Attention(nnx.Module):
 
     Embedding: the global average, [N, F].
     """
+
+    published: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
@@ -124,6 +145,8 @@ class Embedding(nnx.Module):
 
     The margin and the scale of ArcFace are the loss's.
     """
+
+    published: Mapping[str, str] = MappingProxyType({})
 
     def __init__(
         self,
@@ -158,7 +181,13 @@ def unit(x: jax.Array, axis: int) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-24))
 
 
-HEADS = ("adaptive_concat", "bestfitting", "gap", "attention", "embedding")
+HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
+    "adaptive_concat": ("hidden", "pool_order", "embedding"),
+    "bestfitting": ("pool_order", "embedding"),
+    "gap": (),
+    "attention": (),
+    "embedding": ("size",),
+}
 
 
 def create_head(
@@ -172,23 +201,18 @@ def create_head(
 ) -> nnx.Module:
     """The head of that name on feature maps of F features.
 
-    options: adaptive_concat takes `hidden` (0) and `pool_order` ("max_avg"), bestfitting
-    `pool_order` ("avg_max"), embedding `size` (512).
+    options: adaptive_concat takes `hidden` (0), `pool_order` ("max_avg") and `embedding` ("pools"),
+    bestfitting `pool_order` ("avg_max") and `embedding`, embedding `size` (512).
 
     Raises:
         InputError: unknown name or option.
     """
-    known = {
-        "adaptive_concat": ("hidden", "pool_order"),
-        "bestfitting": ("pool_order",),
-        "embedding": ("size",),
-    }
+    options = {key: value for key, value in options.items() if value is not None}
     if name not in HEADS:
         raise InputError(f"head={name!r}: one of {', '.join(HEADS)}{near(name, HEADS)}")
-    options = {key: value for key, value in options.items() if value is not None}
     for key in options:
-        if key not in known.get(name, ()):
-            raise InputError(f"head {name} has no option {key!r}{near(key, known.get(name, ()))}")
+        if key not in HEADS[name]:
+            raise InputError(f"head {name} has no option {key!r}{near(key, HEADS[name])}")
     if not 0 <= dropout < 1:
         raise InputError(f"dropout={dropout}: from 0 up to, not including, 1")
     if name == "adaptive_concat":

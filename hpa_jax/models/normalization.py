@@ -28,7 +28,7 @@ _HPA = {
 }
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CAFFE = (104.0, 117.0, 128.0)
-_EPSILON = 1e-7  # of a flat picture's deviation
+_EPSILON = 1e-7  # of a flat image's deviation
 
 NAMES = (
     "hpa",

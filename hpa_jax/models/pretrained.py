@@ -27,9 +27,15 @@ EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
-        (r"^(last_linear|classifier|fc)\.", r"head.fc."),
         (r"^layer0\.", r""),  # Cadene's SENet
         (r"\.se_module\.", r".se."),
+        # bestfitting's second names of DenseNet's modules
+        (r"^conv1\.0\.", r"conv0."),
+        (r"^conv1\.1\.", r"norm0."),
+        (r"^encoder2\.0\.", r"denseblock1."),
+        (r"^encoder([345])\.0\.", lambda m: f"transition{int(m[1]) - 2}."),
+        (r"^encoder([345])\.1\.", lambda m: f"denseblock{int(m[1]) - 1}."),
+        (r"^encoder5\.2\.", r"norm5."),
         (r"^features\.((?:conv|norm|denseblock|transition)\d)", r"\1"),  # torchvision's DenseNet
         (r"(denselayer\d+\.(?:norm|conv))\.(\d\.)", r"\1\2"),  # its first published files
         (r"^features\.(\d+)\.", r"blocks.\1."),  # Inception-v4
@@ -165,14 +171,17 @@ def _matched(
     values: dict[str, np.ndarray] = {}
     mapped: dict[str, str] = {}
     others: dict[str, str] = {}  # classifiers of another number of classes
+    aliases: set[str] = set()  # further names of a tensor that is there already
     for name, tensor in tensors.items():
-        target = name if ours else _our_name(name, own)
-        if target not in own or (target.startswith("head.") and not published_head):
+        target = name if ours else _our_name(name, own, model.head.published)
+        if target not in own or (ours and target.startswith("head.") and not published_head):
             continue
-        if target in mapped or target in others:
-            first = mapped.get(target) or others[target]
-            raise InputError(f"{path}: {first} and {name} are both the network's {target}")
         where = f"{path}: {name}"
+        if first := mapped.get(target) or others.get(target):
+            if not _same(tensor, tensors[first]):
+                raise InputError(f"{path}: {first} and {name} are both the network's {target}")
+            aliases.add(name)
+            continue
         value = _checked(tensor, where)
         value = value if ours else _our_layout(value, len(own[target]))
         value = _fitted(value, own[target], target, extra_channels, bgr, where)
@@ -182,7 +191,7 @@ def _matched(
             values[target], mapped[target] = value, name
     _check_classifiers(others, mapped, path)
     missing = tuple(target for target in own if target not in values)
-    used = set(mapped.values())
+    used = set(mapped.values()) | aliases
     unused = tuple(name for name in tensors if name not in used and not _IGNORED.search(name))
     _check_whole(missing, unused, tuple(own), path)
     return values, Report(mapped, unused, missing)
@@ -194,15 +203,26 @@ def _parameters(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}
 
 
-def _our_name(name: str, own: Mapping[str, Any]) -> str:
-    """Our path of a tensor: wrappers off, modules renamed, leaves as flax calls them."""
+def _our_name(name: str, own: Mapping[str, Any], head: Mapping[str, str]) -> str:
+    """Our path of a tensor: wrappers off, modules renamed, leaves as flax calls them.
+
+    head: modules of published heads -> this head's; the body's names go before them.
+    """
     while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), ""):
         name = name.removeprefix(wrapper)
+    module, _, leaf = name.rpartition(".")
+    in_body = any(f"{module}.{kind}" in own for kind in ("kernel", "scale"))
+    if module in head and not in_body:
+        name = f"head.{head[module]}.{leaf}"
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
     module, _, leaf = name.rpartition(".")
     leaves = _NORM_LEAVES if f"{module}.scale" in own else _OTHER_LEAVES
     return f"{module}.{leaves.get(leaf, leaf)}"
+
+
+def _same(one: np.ndarray, other: np.ndarray) -> bool:
+    return one.shape == other.shape and bool(np.array_equal(one, other))
 
 
 def _checked(tensor: np.ndarray, where: str) -> np.ndarray:

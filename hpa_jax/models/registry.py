@@ -174,6 +174,7 @@ BACKBONES: dict[str, Row] = {
 }  # fmt: skip
 
 ALIASES = {"se_resnext50": "se_resnext50_32x4d", "se_resnext101": "se_resnext101_32x4d"}
+NAMES = (*BACKBONES, *ALIASES)
 
 
 def create(
@@ -221,14 +222,11 @@ def create(
         raise InputError(f"num_classes={num_classes}, in_channels={in_channels}: at least 1")
     if remat not in ("none", "blocks"):
         raise InputError(f"remat={remat!r}: one of none, blocks")
+    _check_form(name, large_stem, as_run)
     options = dict(remat=remat == "blocks", dtype=dtype, rngs=rngs)
     if large_stem:
-        if getattr(row.build, "func", None) not in (ResNet, DenseNet):
-            raise InputError(f"large_stem: {name} has no such stem; resnets and densenets do")
         options["large_stem"] = True
     if as_run:
-        if row.build is not Xception:
-            raise InputError(f"as_run: {name} has no such form; xception does")
         options["as_run"] = True
     depth = depth if isinstance(depth, int | float) else tuple(depth or ()) or None
     model = row.build(in_channels=in_channels, width=width, depth=depth, **options)
@@ -253,6 +251,28 @@ def find(name: str) -> Row:
         hint = near(name, known) or f": one of {', '.join(known)}"
         raise InputError(f"no backbone is called {name!r}{hint}")
     return row
+
+
+def check(name: str, image_size: int, large_stem: bool = False, as_run: bool = False) -> None:
+    """Refuses what a backbone does not take, without making it.
+
+    Raises:
+        InputError: an unknown name, a stem or form that it does not have, or images too small for
+            its pools and convolutions (a large stem needs more: its layers refuse).
+    """
+    smallest = _check_form(name, large_stem, as_run).smallest
+    if image_size < smallest:
+        raise InputError(f"{name} takes sides from {smallest} pixels on, not {image_size}")
+
+
+def _check_form(name: str, large_stem: bool, as_run: bool) -> Any:
+    """The class of a backbone that has this stem and form."""
+    kind: Any = getattr(find(name).build, "func", find(name).build)
+    if large_stem and kind not in (ResNet, DenseNet):
+        raise InputError(f"large_stem: {name} has no such stem; resnets and densenets do")
+    if as_run and kind is not Xception:
+        raise InputError(f"as_run: {name} has no such form; xception does")
+    return kind
 
 
 def list_models() -> "pd.DataFrame":

@@ -1,7 +1,7 @@
 """Weight files as plain arrays: safetensors, torch's .pth, our own Orbax folders, Hugging Face.
 
-Out: {tensor name: array} in the file's own names and layout.  A torch file is read by torch itself
-in its `weights_only` mode, which refuses pickles with code in them; without torch it is not read.
+Out: {tensor name: array} in the file's names and layout.  Every kind is read as data; torch's files
+by `torch_files`, which needs no torch.
 """
 
 import zlib
@@ -13,12 +13,11 @@ import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
+from hpa_jax.models import torch_files
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 HUB = "hf:"
 INDEX, TENSORS = "weights.json", "tensors"  # of a folder that import_weights wrote
-# What a training program wraps around a state dict.
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "params", "weights")
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
@@ -31,7 +30,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path), False
     if path.is_file() and path.suffix in TORCH_SUFFIXES:
-        return _torch(path), False
+        return torch_files.read(path), False
     if (path / INDEX).is_file():
         return _orbax(path), True
     if not path.exists():
@@ -135,48 +134,3 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         raise InputError(
             f"{path}: no whole safetensors file ({error}); download it again"
         ) from None
-
-
-def _torch(path: Path) -> dict[str, np.ndarray]:
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{path}: a torch file needs torch to be read safely (pip install torch), or convert "
-            "it where torch is: safetensors.torch.save_file(torch.load(FILE, weights_only=True), "
-            "'weights.safetensors')"
-        ) from None
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # zipfile's, pickle's and torch's own errors
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(
-            f"{path}: not read ({reason[:200]}); it is damaged, or holds more than tensors, and "
-            "code from files is never run"
-        ) from None
-    return {
-        name: value.detach().float().numpy() if value.is_floating_point() else value.numpy()
-        for name, value in _state_dict(content, torch.Tensor, path).items()
-    }
-
-
-def _state_dict(content: Any, tensor: type, path: Path) -> dict[str, Any]:
-    """The tensors of what a torch file holds: a state dict, or one inside a training checkpoint.
-
-    Raises:
-        InputError: there are none.
-    """
-    tensors = _named_tensors(content, tensor)
-    if not tensors:
-        raise InputError(f"{path}: holds no tensors by name; give a state dict")
-    return tensors
-
-
-def _named_tensors(content: Any, tensor: type) -> dict[str, Any]:
-    """An inner state dict goes before tensors beside it, such as a checkpoint's `best_acc1`."""
-    if not isinstance(content, dict):
-        return {}
-    for key in _STATE_KEYS:
-        if inner := _named_tensors(content.get(key), tensor):
-            return inner
-    return {str(name): value for name, value in content.items() if isinstance(value, tensor)}

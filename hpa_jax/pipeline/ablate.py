@@ -2,7 +2,7 @@
 
 In: a base recipe with `config.ablate.variations`, each a name, the models it adds and the keys it
 changes.  Every variation is run once a seed (of networks, split, thresholds and stack), beginning
-from the base's files of the same seed, so that stages which the change does not reach are not done
+from the base's files of the same seed, so that steps that the change does not reach are not done
 again.  Out: WORKDIR/ablation.{json,md}: mean and spread of each variation's score, its difference
 from the base, paired by seed, and the minutes of what it did anew.
 """
@@ -20,22 +20,23 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.config import validation
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import cache, prepare, replaced, runner
-from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline import cache, replaced, runner
+from hpa_jax.pipeline.context import Context, opened
+from hpa_jax.pipeline.steps import STEPS
 
 BASE = "base"
-STAGES = tuple(name for name in runner.STAGES if name not in ("data", "report"))
+COMPARED = tuple(name for name in STEPS if name not in ("data", "report"))
 KEYS = ("name", "add", "set", "method", "at", "about", "talk")
-CUTS = {"thresholds": "macro_f1", "half": "macro_f1_at_half"}
+SCORES = {"thresholds": "macro_f1", "half": "macro_f1_at_half"}
 CONFIDENCE = 0.95
 
 
 def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
     """Runs the base and all variations that are not finished; writes and prints the table."""
-    context = prepare.opened(config, flags)
+    context = opened(config, flags)
     variations = checked(config)
     config = _with_shared_folders(config, context)
-    _draw(config, flags)
+    _make_synthetic_data(config, flags)
     runs = {}
     for seed in config.ablate.seeds:
         for variation in variations:
@@ -46,7 +47,7 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
                 _begin_from(base, folder)
             print(f"== {name}, seed {seed} ==", flush=True)
             of_seed = varied(changed(config, seeded(seed)), variation)
-            runner.work(STAGES, of_seed, {**flags, "workdir": str(folder), "only": None})
+            runner.run(of_seed, {**flags, "workdir": str(folder), "only": None}, COMPARED)
             runs[name, seed] = outcome(folder, variation, config.ablate.method, base)
     rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
     artifacts.write_json(
@@ -68,7 +69,7 @@ def checked(config: ConfigDict) -> list[dict[str, Any]]:
     """The variations, the base first.
 
     Raises:
-        InputError: none, a name twice or unfit for a folder, an unknown option, key, cut or method.
+        InputError: none, a name twice or unfit for a folder, an unknown option, key or method.
     """
     variations = [dict(variation) for variation in config.ablate.variations]
     if not variations:
@@ -85,8 +86,8 @@ def checked(config: ConfigDict) -> list[dict[str, Any]]:
         name = variation.get("name", "")
         if not name or set(name) & set("/\\") or name.startswith(".") or name in names:
             raise InputError(f"{where}: needs a name of its own that can be a folder's")
-        if variation.get("at", "thresholds") not in CUTS:
-            raise InputError(f"{where}: at={variation['at']!r}: one of {', '.join(CUTS)}")
+        if variation.get("at", "thresholds") not in SCORES:
+            raise InputError(f"{where}: at={variation['at']!r}: one of {', '.join(SCORES)}")
         of_variation = varied(config, variation)
         _check_method(of_variation, variation.get("method", config.ablate.method), where)
         names.append(name)
@@ -144,7 +145,7 @@ def _matching(config: ConfigDict, pattern: str) -> list[str]:
 
 
 def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
-    """All runs read one data set, drawn in the ablation's workdir, and share what was compiled:
+    """All runs read one data set, made in the ablation's workdir, and share what was compiled:
     the seeds of a variation run the same programs."""
     changes = {}
     if not config.train.compilation_cache:
@@ -154,10 +155,10 @@ def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
     return changed(config, changes)
 
 
-def _draw(config: ConfigDict, flags: dict[str, Any]) -> None:
+def _make_synthetic_data(config: ConfigDict, flags: dict[str, Any]) -> None:
     if config.data.source == "synthetic" and config.data.root:
-        drawing = changed(config, {"data.root": "", "data.truth": ""})
-        runner.work(("data",), drawing, {**flags, "only": None})
+        synthetic = changed(config, {"data.root": "", "data.truth": ""})
+        runner.run(synthetic, {**flags, "only": None}, ("data",))
 
 
 def _begin_from(finished: Path, folder: Path) -> None:
@@ -186,14 +187,14 @@ def _link(source: str, target: str) -> None:
 def outcome(
     folder: Path, variation: Mapping[str, Any], method: str, base: Path | None = None
 ) -> dict[str, float]:
-    """One run's scores by the variation's method, and the minutes of the stages that it did anew:
+    """One run's scores by the variation's method, and the minutes of the steps that it did anew:
     of those that `base`, the base's run, has not done for it.
 
     Raises:
         InputError: the run has no such method.
     """
     method = variation.get("method", method)
-    score = CUTS[variation.get("at", "thresholds")]
+    score = SCORES[variation.get("at", "thresholds")]
     found = {}
     for rows, file in (("validation", "metrics.json"), ("test", "evaluation.json")):
         if not (folder / file).is_file():
@@ -253,7 +254,7 @@ def table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
     lines = [
         f"Macro-F1 on the {rows_of} part, {seeds} seeds; differences from the base are paired by "
         f"seed, with their {CONFIDENCE:.0%} interval (Student's t). Minutes: of what a variation "
-        "did anew, without the stages that it took from the base.",
+        "did anew, without the steps that it took from the base.",
         "",
         "| variation | macro-F1 (± spread) | difference | evidence | mAP | minutes | the talk |",
         "|---|---|---|---|---|---|---|",

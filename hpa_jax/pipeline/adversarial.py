@@ -20,14 +20,14 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import adversarial as validation
-from hpa_jax.pipeline import networks, tables
-from hpa_jax.pipeline.context import Context
-from hpa_jax.pipeline.prepare import opened, roots
+from hpa_jax.pipeline import predict, tables
+from hpa_jax.pipeline.context import Context, opened
+from hpa_jax.pipeline.prepare import roots
 
 if TYPE_CHECKING:
     import pandas as pd
 
-INNER = 0.1  # of the rows a network is fitted on: its own validation
+INNER = 0.1  # of the rows a network is fitted on: the network validates on
 LISTED = 100  # images most unlike test
 
 
@@ -123,7 +123,7 @@ def _fold(
     if not scored.is_file():
         _train(context, rows, is_test, fit, folder)
         ids = rows.ids[score]
-        seen = networks.seen(
+        seen = predict.seen(
             context, context.config.adversarial.model, folder, ids, "scored", folder.name
         )
         _write_scores(scored, ids, seen.probs[:, 0])

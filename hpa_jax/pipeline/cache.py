@@ -31,18 +31,19 @@ class Part:
 
 @dataclass(frozen=True)
 class Task:
-    """One restartable unit of work; a stage has one, or one for each model and fold."""
+    """One restartable unit of work; a step has one, or one for each model and fold."""
 
-    stage: str
+    step: str
     name: str  # unique, also the stamp's file name
     work: Callable[[], str]  # returns a summary for the log
     settings: Mapping[str, Any]  # what of the config it depends on, by config path
     inputs: tuple[Path | Part, ...]
     outputs: tuple[Path, ...]
-    code: tuple[str, ...]  # files and folders of the package that it computes with
     resume: str = "never"  # its own partial output is kept: never | same (key) | always
     fitted: bool = False  # took training or fitting: its outputs are never removed
+    # Of its step, by the table of steps:
     version: int = 1  # raised by whoever makes it give other results for the same key
+    code: tuple[str, ...] = ()  # files and folders of the package that it computes with
 
     @property
     def files(self) -> tuple[Path, ...]:

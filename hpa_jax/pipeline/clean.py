@@ -6,7 +6,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import prepare, replaced, runner
+from hpa_jax.pipeline import replaced, runner
+from hpa_jax.pipeline.context import opened
 
 
 def clean(config: ConfigDict, flags: dict[str, Any]) -> None:
@@ -15,7 +16,7 @@ def clean(config: ConfigDict, flags: dict[str, Any]) -> None:
     Raises:
         InputError: no workdir, another run is at work there, or nobody is there to say yes.
     """
-    workdir = prepare.opened(config, flags).workdir
+    workdir = opened(config, flags).workdir
 
     def agreed(question: str) -> bool:
         if flags.get("yes"):

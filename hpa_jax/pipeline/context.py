@@ -1,4 +1,4 @@
-"""What every stage is handed: the config, the work directory, where its files lie (design §3)."""
+"""What every step gets: the config, the work directory, where its files lie (design §3)."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -35,7 +35,7 @@ class Context:
 
     @property
     def data_root(self) -> Path:
-        """Folder of the competition layout; the drawn set's lies in the workdir.
+        """Folder of the competition layout; synthetic data lies in the workdir.
 
         With a list of sources: that of the first competition among them.
 
@@ -64,7 +64,7 @@ class Context:
 
     @property
     def draws(self) -> bool:
-        """Whether the images are drawn by the run itself."""
+        """Whether the run makes synthetic images."""
         data = self.config.data
         return data.source == "synthetic" and not data.root and not data.sources
 
@@ -74,8 +74,8 @@ class Context:
         if self.config.data.truth:
             return Path(self.config.data.truth).expanduser()
         data = self.config.data
-        drawn = data.source == "synthetic" and not data.sources
-        return self.workdir / "data_truth.csv" if drawn else None
+        synthetic = data.source == "synthetic" and not data.sources
+        return self.workdir / "data_truth.csv" if synthetic else None
 
     @property
     def records(self) -> Path:
@@ -153,10 +153,30 @@ class Context:
         return [names.index(name) for name in model.classes or names]
 
 
+def workdir_of(flags: dict[str, Any]) -> Path:
+    """The folder of --workdir.
+
+    Raises:
+        InputError: no --workdir.
+    """
+    if not flags.get("workdir"):
+        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
+    return Path(flags["workdir"]).expanduser().resolve()
+
+
+def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
+    """The context of a verb that is no step of `run`.
+
+    Raises:
+        InputError: no --workdir.
+    """
+    return Context(config, workdir_of(flags), flags)
+
+
 def side_for(stored: Iterable[int], wanted: int) -> int:
     """Of the sides that images are stored at, the smallest that holds `wanted`, else the largest.
 
-    A network never reads an image that was made smaller than it looks at, if there is a larger.
+    A network never reads an image that was made smaller than its input, if there is a larger one.
     """
     sides = sorted(stored)
     return next((side for side in sides if side >= wanted), sides[-1])

@@ -10,7 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import retrieval, tables
+from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 
 # A training step costs about three forward passes; it reaches this share of the speed of one large
@@ -25,24 +25,24 @@ class Fit(NamedTuple):
     model: ConfigDict
     folder: Path
     classes: list[str]
-    pictures: int
+    images: int
 
     @property
     def passes(self) -> int:
-        """Pictures that training looks at."""
-        return self.pictures * sum(stage.epochs for stage in self.model.stages)
+        """Images that training reads."""
+        return self.images * sum(stage.epochs for stage in self.model.stages)
 
 
 def bytes_needed(context: Context) -> int:
-    """Rough upper bound of what a run writes: drawn images, records and checkpoints.
+    """Rough upper bound of what a run writes: synthetic images, records and checkpoints.
 
-    Needs the catalog, unless the images are drawn.
+    Needs the catalog, unless the images are synthetic.
     """
     config = context.config
-    pictures, total = _images(context), 0
+    images, total = _images(context), 0
     if context.draws:
-        total += pictures * 4 * config.data.synthetic.image_size**2
-    total += pictures * 4 * sum(side**2 for side in context.stored_sides())
+        total += images * 4 * config.data.synthetic.image_size**2
+    total += images * 4 * sum(side**2 for side in context.stored_sides())
     # parameters, two moments, in float32, for every checkpoint kept
     parameters = sum(
         fits * _parameters(model, len(context.class_numbers(model)))
@@ -73,7 +73,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     out; what is compiled is used again.
     """
     from hpa_jax.data.batches import Records
-    from hpa_jax.training import trial
+    from hpa_jax.training import cost
 
     fits_of: dict[str, list[Fit]] = {}
     for fit in to_train(context):
@@ -81,7 +81,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     total = 0.0
     for name, fits in fits_of.items():
         model = fits[0].model
-        each = trial.seconds_per_image(
+        each = cost.seconds_per_image(
             model,
             directory=fits[0].folder,
             class_names=fits[0].classes,
@@ -92,7 +92,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
             say(f"{name}: {advice}")
         records = context.records_of(model)
         if (records / "manifest.json").is_file():
-            read = trial.seconds_per_read(
+            read = cost.seconds_per_read(
                 model, records=Records(records), settings=context.config.train
             )
             say(f"{name}: {bound(1 / each, 1 / read, context.config.train.workers)}")
@@ -100,7 +100,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
         epochs = sum(stage.epochs for stage in model.stages)
         seconds = each * sum(fit.passes for fit in fits)
         times = f" x {len(fits)}" if len(fits) > 1 else ""
-        say(f"{name}: {1 / each:.1f} pictures/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
+        say(f"{name}: {1 / each:.1f} images/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
         total += seconds
     return total
 
@@ -125,13 +125,13 @@ def _recommended(model: ConfigDict, num_classes: int) -> str:
     """A line about the batch size for these devices; "" where no figure is known."""
     import jax
 
-    from hpa_jax.training import augment, device_memory
+    from hpa_jax.training import augment, compilation, cost
 
     device, count = jax.devices()[0], jax.device_count()
     side = augment.output_size(model.augment) or model.image_size
     parameters = _parameters(model, num_classes)
-    each = device_memory.recommended(
-        model, side, parameters, device.platform, device_memory.limit()
+    each = cost.recommended_batch(
+        model, side, parameters, device.platform, compilation.memory_limit()
     )
     if each is None:
         return ""
@@ -157,7 +157,7 @@ def to_train(context: Context) -> Iterator[Fit]:
             rows = len(tables.labelled_rows(context).ids)
             yield Fit(name, model, folder, known, _share(model, rows))
     if context.trains_retrieval and not context.path(RETRIEVAL, "embeddings").is_dir():
-        known, rows = retrieval.to_learn(context)
+        known, rows = retrieve.to_learn(context)
         folder = context.path(RETRIEVAL, "network")
         yield Fit(RETRIEVAL, context.config.retrieval.model, folder, known, rows)
 
@@ -178,10 +178,10 @@ def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
 
 
 def _images(context: Context) -> int:
-    """How many images there are; of drawn ones it is known before the catalog is made."""
-    drawn = context.config.data.synthetic
+    """How many images there are; of synthetic ones it is known before the catalog is made."""
+    synthetic = context.config.data.synthetic
     if context.draws:
-        return drawn.train + drawn.test + drawn.external
+        return synthetic.train + synthetic.test + synthetic.external
     return len(artifacts.read_table(context.path("catalog.parquet")))
 
 

@@ -56,7 +56,7 @@ def rows_read(
         if classes is not None:
             weights = rows.weights.tolist() if len(set(rows.weights)) > 1 else None
             said += [digest(rows.labels[:, list(classes)]), weights]
-        if groups:  # by what is together: their numbers change with any other image
+        if groups:  # by their members: the numbers change with any other image
             said.append(_numbered(rows.groups))
         return said
 

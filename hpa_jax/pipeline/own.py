@@ -16,7 +16,7 @@ from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline import members, prepare, scores, tables
-from hpa_jax.pipeline.context import Context, side_for
+from hpa_jax.pipeline.context import Context, opened, side_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -233,8 +233,20 @@ def _metafeatures(
 
 def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The verb `export`."""
-    context = prepare.opened(config, flags)
+    context = opened(config, flags)
     print(f"bundle -> {export(context)}")
     if said := left_out(context):
         print(f"not in the bundle: {said}")
+    return 0
+
+
+def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The verb `predict`: the recipe's networks on its rows, or those of --bundle or --checkpoint
+    on a folder of images.
+    """
+    from hpa_jax.pipeline import runner
+
+    if not flags.get("bundle") and not flags.get("checkpoint"):
+        return runner.run(config, flags, ["predict"])
+    print(f"[predict] {predict(opened(config, flags))}")
     return 0

@@ -13,7 +13,7 @@ from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part, Task
-from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.context import Context, opened
 
 SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
 _MISSING = {
@@ -22,17 +22,6 @@ _MISSING = {
     "audit": "more labelled images, or config.split.audit=0",
     "test": 'name a folder of images to label, part="test", in config.data.sources',
 }
-
-
-def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
-    """The context of a verb that is no stage of `run`.
-
-    Raises:
-        InputError: no --workdir.
-    """
-    if not flags.get("workdir"):
-        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
-    return Context(config, Path(flags["workdir"]).expanduser().resolve(), flags)
 
 
 def data(context: Context) -> list[Task]:
@@ -50,7 +39,7 @@ def data(context: Context) -> list[Task]:
         dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
         return f"{settings['train']:,} train and {settings['test']:,} test images drawn"
 
-    return [Task("data", "data", work, stamped, (), (context.data_root,), ("data",))]
+    return [Task("data", "data", work, stamped, (), (context.data_root,))]
 
 
 def sources(context: Context) -> list[dict]:
@@ -104,7 +93,7 @@ def catalog(context: Context) -> list[Task]:
         table = catalogs.relative(table, roots(context), context.path("imported"))
         artifacts.write_table(output, table)
         counts = table["source"].value_counts()
-        return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " pictures"
+        return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " images"
 
     folders = [root.expanduser() for root in roots(context)]
     for root in folders:
@@ -126,7 +115,7 @@ def catalog(context: Context) -> list[Task]:
         "data.check": config.check,
         "largest": largest,
     }  # fmt: skip
-    return [Task("catalog", "catalog", work, settings, inputs, (output,), ("data",))]
+    return [Task("catalog", "catalog", work, settings, inputs, (output,))]
 
 
 def _content(context: Context, root: Path) -> str:
@@ -167,7 +156,7 @@ def _duplicates(context: Context) -> Task:
         "data.on_bad_image": config.data.on_bad_image,
     }
     inputs = (inputs_of.images_read(context),)
-    return Task("duplicates", "duplicates", work, settings, inputs, outputs, ("data",))
+    return Task("duplicates", "duplicates", work, settings, inputs, outputs)
 
 
 def _leak(context: Context) -> Task:
@@ -181,7 +170,7 @@ def _leak(context: Context) -> Task:
         return f"{len(leak):,} duplicates of test images with known labels"
 
     outputs = (context.path(output),)
-    return Task("duplicates", "leak-table", work, {}, inputs, outputs, ("data/duplicates.py",))
+    return Task("duplicates", "leak-table", work, {}, inputs, outputs)
 
 
 def split(context: Context) -> list[Task]:
@@ -211,12 +200,24 @@ def split(context: Context) -> list[Task]:
         for name, file in files.items()
     ]
     stamped = {"split": {key: value for key, value in settings.items() if key not in files}}
-    return [Task("split", "split", work, stamped, (*inputs, *parts), (output,), ("data",))]
+    return [Task("split", "split", work, stamped, (*inputs, *parts), (output,))]
 
 
 def records(context: Context) -> list[Task]:
     """All channels of an image in one record -> records/, a task for each stored side."""
     return [_records(context, side) for side in context.stored_sides()]
+
+
+def pack(config: ConfigDict, flags: dict[str, Any]) -> int:
+    """The verb `records`: --beam packs with Apache Beam, --verify reads all bytes afterwards."""
+    from hpa_jax.pipeline import runner
+
+    if flags.get("beam") and not config.records.beam:
+        config.records.beam = ("--runner=DirectRunner",)
+    runner.run(config, flags, ["records"])
+    if flags.get("verify"):
+        verify_records(opened(config, flags))
+    return 0
 
 
 def verify_records(context: Context) -> None:
@@ -255,7 +256,6 @@ def _records(context: Context, side: int) -> Task:
         "records": {key: value for key, value in settings.items() if key != "beam"},
         "data.on_bad_image": context.config.data.on_bad_image,
     }
-    code = ("data/records.py", "data/reader.py")
     name = "records" if output == context.records else f"records-{side}"
     inputs = (inputs_of.images_read(context),)
-    return Task("records", name, work, stamped, inputs, (output,), code, "always")
+    return Task("records", name, work, stamped, inputs, (output,), "always")

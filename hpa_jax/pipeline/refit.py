@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import networks, scores, tables
+from hpa_jax.pipeline import predict, scores, tables, train
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
@@ -95,7 +95,7 @@ def _restarts(model: ConfigDict) -> bool:
 
 def _best(trainings: Sequence[History], monitor: str, stages: Sequence[ConfigDict]) -> int:
     """The best epoch within the stages, counted from 1; of several trainings the median."""
-    from hpa_jax.training.checkpoint import LOWER_IS_BETTER
+    from hpa_jax.training.phases import LOWER_IS_BETTER
 
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
     found = []
@@ -130,13 +130,13 @@ def _history(folder: Path, monitor: str) -> History:
 def _train(context: Context, name: str, model: ConfigDict) -> Task:
     def rows() -> tuple[Rows, Rows]:
         # Validation is among the fitted: its curve tells that training runs, not how well.
-        all_rows = networks.fitted_rows(context, model, tables.labelled_rows(context))
+        all_rows = train.fitted_rows(context, model, tables.labelled_rows(context))
         return all_rows, tables.split_rows(context, "valid")
 
     source = configs.started_from(model)
     origin = tables.refitted(context, source) if source else None
     folder, title = tables.refitted(context, name), f"{name}-refit"
-    return networks.training(context, model, title, folder, rows, origin, {"refit": True}, False)
+    return train.training(context, model, title, folder, rows, origin, {"refit": True}, False)
 
 
 def _predict(context: Context, name: str, model: ConfigDict) -> Task:
@@ -145,7 +145,7 @@ def _predict(context: Context, name: str, model: ConfigDict) -> Task:
         return {part: tables.split_rows(context, part).ids for part in parts}
 
     folder = tables.refitted(context, name)
-    return networks.prediction(context, model, f"{name}-refit", folder, parts)
+    return predict.prediction(context, model, f"{name}-refit", folder, parts)
 
 
 def _decide(context: Context) -> Task:
@@ -162,7 +162,7 @@ def _decide(context: Context) -> Task:
         found = {
             name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)
         }
-        inputs, _ = tables.stack_features(context, tables.FINAL, test.ids)
+        inputs = tables.stack_inputs(context, tables.FINAL, test.ids)
         found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
         artifacts.remove(output)
         for name, values in found.items():
@@ -172,5 +172,4 @@ def _decide(context: Context) -> Task:
 
     inputs = tables.all_predictions(context, tables.FINAL)
     inputs += context.paths("stack", "ensemble", "features", *tables.SPLIT_TABLES)
-    code = ("decision", "inference/ensemble.py", "pipeline")
-    return Task("refit", "refit", work, {}, inputs, (output,), code, fitted=True)
+    return Task("refit", "refit", work, {}, inputs, (output,), fitted=True)

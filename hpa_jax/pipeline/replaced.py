@@ -40,7 +40,7 @@ def holds_or_begins(
     if other and take_back(workdir, task, key, found.why, say):
         found = cache.judge(workdir, task, key, contents)
     if found.holds and not force:
-        kept = f"{found.why}, kept; --force={task.stage} computes anew"
+        kept = f"{found.why}, kept; --force={task.step} computes anew"
         say("done before, unchanged" if found.state is State.DONE else kept)
         return True
     own = found.state is State.UNFINISHED

@@ -15,12 +15,12 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.config.defaults import METHODS, has_ensemble
 from hpa_jax.core import artifacts, classes
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import retrieval, tables
+from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 
 DRAWS = 1000  # resamples behind every published interval
-AGAIN = "run the stage thresholds again"
+AGAIN = "run the step thresholds again"
 MEAN, WEIGHTED, LOGISTIC, ENSEMBLE, STACK = METHODS
 
 
@@ -61,7 +61,7 @@ def audited_path(context: Context, name: str) -> Path:
 
 
 def refitted_files(context: Context) -> tuple[Path, ...]:
-    """What a later stage reads of refitted networks."""
+    """What later steps read of refitted networks."""
     if not context.config.refit:
         return ()
     return (*tables.all_predictions(context, tables.FINAL), context.path("refit"))
@@ -72,14 +72,14 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
 
     split: valid, test, tables.AUDIT, or tables.FINAL, the test part by the networks of the
     submission.  With
-    config.ensemble.average_duplicates, test images that are twins share their mean.
+    config.ensemble.average_duplicates, near-duplicates among the test images share their mean.
     """
     paths = {name: tables.predictions(context, name, split) for name in context.config.models}
     paths |= {name: blend_path(context, name, split) for name in blends(context)}
     paths[STACK] = stack_path(context, split)
     split = tables.rows_of(split)
     found = {
-        name: retrieval.boosted(context, split, ids, tables.probabilities(path, ids, context))
+        name: retrieve.boosted(context, split, ids, tables.probabilities(path, ids, context))
         for name, path in paths.items()
     }
     if split == "test" and context.config.ensemble.average_duplicates:
@@ -187,7 +187,7 @@ def known_classes(probs: np.ndarray) -> np.ndarray:
 
 
 def resamples(rows: Rows) -> np.ndarray:
-    """Bootstrap weights of one split's rows, twins together: the same for every method."""
+    """Bootstrap weights of one split's rows, by duplicate group: the same for every method."""
     from hpa_jax.decision import confidence
 
     return confidence.resamples(len(rows.ids), DRAWS, groups=rows.groups)
@@ -233,7 +233,7 @@ def checkpoint_choice(context: Context) -> str:
     said = {
         "best": f"the epoch of {{}} was chosen by the best {monitor}",
         "last": "the weights of {} are the last ones, not chosen on these rows",
-        "snapshots": "the snapshots of {} (ends of cycles and stages), not chosen on these rows",
+        "snapshots": "the snapshots of {} (ends of cycles and phases), not chosen on these rows",
     }
     other = "the weights of {} are an {} of epochs, not chosen on these rows"
     named = "the weights of {} are those at the end of {}, not chosen on these rows"
@@ -242,7 +242,7 @@ def checkpoint_choice(context: Context) -> str:
     parts = [said.get(kind, other).format(" and ".join(by_choice[kind]), kind) for kind in kinds]
     for name, model in models.items():
         if _restarts_from_best(model):
-            parts.append(f"a stage of {name} began at the epoch of the best {monitor}")
+            parts.append(f"a phase of {name} began at the epoch of the best {monitor}")
         source = configs.started_from(model)
         if source in models and _chosen_somewhere(context, source):
             parts.append(f"{name} began with weights of {source} that were chosen on these rows")

@@ -9,12 +9,15 @@ import numpy as np
 
 from hpa_jax.core import artifacts, classes
 from hpa_jax.core.errors import InputError
+from hpa_jax.core.tables import by_id
 from hpa_jax.data import reader
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline.context import Context
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from hpa_jax.decision.stack.inputs import StackInputs
 
 AUDIT = "audit"  # labelled rows on which nothing is fitted, by the networks of the submission
 FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
@@ -189,14 +192,14 @@ def twins(context: Context, ids: np.ndarray) -> np.ndarray:
     return duplicates.groups(len(ids), np.array(rows, int).reshape(-1, 2))
 
 
-def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.ndarray, list[str]]:
-    """float[N, F] of the stack and its columns: "meta/NAME", then "MODEL/pNN" of each model.
+def stack_inputs(context: Context, split: str, ids: np.ndarray) -> "StackInputs":
+    """Metafeatures and all models' probabilities of the images `ids`.
 
     An unknown size (of some kind) becomes the median of the validation images, on which the stack
     is fitted; if none of them has one, the column is left out.
 
     Raises:
-        InputError: any other metafeature is NaN, or a table lacks an id.
+        InputError: a table lacks an id.
     """
     from hpa_jax.decision.stack import inputs
 
@@ -204,14 +207,12 @@ def stack_features(context: Context, split: str, ids: np.ndarray) -> tuple[np.nd
         artifacts.read_table(context.path("features", f"{part}.parquet"))
         for part in ("valid", rows_of(split))
     )
-    sizes = [name for name in inputs.UNKNOWN_ALLOWED if name in fitted]
-    usual = fitted[sizes].median().dropna()
-    table = table.drop(columns=[name for name in sizes if name not in usual]).fillna(usual)
-    found = {
-        name: artifacts.read_table(predictions(context, name, split))
-        for name in context.config.models
-    }
-    return inputs.assemble(found, table, ids)
+    sizes = [name for name in inputs.SIZES if name in fitted]
+    medians = fitted[sizes].median().dropna()
+    table = table.drop(columns=[name for name in sizes if name not in medians]).fillna(medians)
+    meta = by_id(table, ids, f"features of {split}").drop(columns="id")
+    models, probs = list(context.config.models), of_models(context, split, ids)
+    return inputs.of_tables(probs, models, meta.to_numpy(np.float64), list(meta.columns))
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:

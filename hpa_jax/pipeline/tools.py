@@ -1,20 +1,19 @@
-"""Verbs that look or prepare and are no stage of `run`: classes, preview, lr_find, import_weights,
-label_noise (adversarial has a file of its own).  Each reads a workdir in which the stages before it
-have run.
+"""Verbs that inspect or prepare and are no step of `run`: classes, lr_find, import_weights,
+label_noise (adversarial and preview have files of their own).  Each reads a workdir in which the
+steps before it have run.
 """
 
 import base64
 import functools
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import show_data, tables
-from hpa_jax.pipeline.networks import rows_to_fit, share_compiled
-from hpa_jax.pipeline.prepare import opened
+from hpa_jax.pipeline import report, tables
+from hpa_jax.pipeline.context import opened
+from hpa_jax.pipeline.train import rows_to_fit, share_compiled
 
 SHOWN = 60  # images in label_noise.html
 
@@ -22,17 +21,17 @@ SHOWN = 60  # images in label_noise.html
 def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Counts, pairs, matrices and graphs of the classes, by source and as submitted -> classes/."""
     from hpa_jax.data import statistics
-    from hpa_jax.report import together
+    from hpa_jax.report import dataset
 
     context, names = opened(config, flags), config.classes
-    parts = show_data.labels_of_parts(context)
+    parts = report.labels_of_parts(context)
     labelled = tables.labelled_rows(context).labels
     counts, pairs = statistics.frequencies(parts, names), statistics.strongest(labelled, names)
     for name, table in (("counts", counts), ("pairs", pairs)):
         with artifacts.atomic(context.path("classes", f"{name}.csv")) as temporary:
             table.to_csv(temporary, index=False)
-    for kind in together.LAYOUTS:
-        uri = together.graphs(parts, names, kind)
+    for kind in dataset.LAYOUTS:
+        uri = dataset.class_graphs(parts, names, kind)
         with artifacts.atomic(context.path("classes", f"graph_{kind}.svg")) as temporary:
             temporary.write_bytes(base64.b64decode(uri.split(",")[1]))
     files = {part.replace(", ", "_"): labels for part, labels in parts.items()}
@@ -41,29 +40,13 @@ def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
     print(f"-> {context.path('classes')}")
 
 
-def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """A grid of images as each model's augmentation changes them -> preview/NAME.png, and as a
-    stage's own does -> preview/NAME_stage_K.png.
-    """
-    from hpa_jax.training.augment import preview as previews
-
-    context = opened(config, flags)
-    ids = tables.split_rows(context, "train").ids[:4]
-    images = np.stack(list(tables.images(context, ids)))
-    for name, model in context.models().items():
-        for which, augmentation in previews.augmentations(model).items():
-            path = context.path("preview", f"{name}{which}.png")
-            previews.write_png(path, previews.grid(images, augmentation, seed=config.seed))
-            print(f"{augmentation} -> {path}")
-
-
 def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Learning-rate sweep of each model -> models/NAME/lr_find.{json,png}."""
     from hpa_jax.training import lr_finder
 
     options = {
         key: number(flags[key], kind, key)
-        for key, kind in (("stage", int), ("iterations", int), ("low", float), ("high", float))
+        for key, kind in (("iterations", int), ("low", float), ("high", float))
     }
     context = opened(config, flags)
     share_compiled(context)
@@ -75,6 +58,7 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
             **rows_to_fit(context, model, fold),
             settings=config.train,
             seed=config.seed,
+            phase=number(flags["stage"], int, "stage"),
             which=flags["checkpoint"],
             **options,
         )
@@ -113,17 +97,17 @@ def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Likely label errors among the validation images -> label_noise.csv, label_noise.html."""
-    from hpa_jax.report import doubtful, page
+    from hpa_jax.report import errors, page
 
     context = opened(config, flags)
-    found, rows = show_data.label_noise(context)
+    found = report.label_errors(context)
     with artifacts.atomic(context.path("label_noise.csv")) as temporary:
-        found.to_csv(temporary, index=False)
-    pictures = functools.partial(tables.images, context)
-    section = doubtful.section(found, rows, config.classes, pictures, SHOWN)
+        found.table.to_csv(temporary, index=False)
+    images = functools.partial(tables.images, context)
+    section = errors.label_errors(found, config.classes, images, SHOWN)
     about = f"the {SHOWN} least trusted of label_noise.csv"
     page.write(context.path("label_noise.html"), section.title, about, [section])
-    for row in found.head(10).itertuples():
+    for row in found.table.head(10).itertuples():
         print(f"{row.id}: {row.given or 'nothing'} -> {row.suggested or 'nothing'}, "
               f"trust {row.trust:.3f}")  # fmt: skip
-    print(f"{len(found)} of {rows} images -> {context.path('label_noise.csv')}, .html")
+    print(f"{len(found.table)} of {found.rows} images -> {context.path('label_noise.csv')}, .html")

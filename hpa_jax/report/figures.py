@@ -1,81 +1,107 @@
-"""Figures of training, of single images and of the class graph, as data URIs."""
+"""Figures of the pages as data URIs, so that a page is one file: axes, colours, dots with
+intervals, thumbnails.
 
+Colours: Okabe and Ito's palette, which colour-blind readers tell apart; cividis for heat maps.
+"""
+
+import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpa_jax.report.canvas import PALETTE, axes, colours, marker, svg, uri
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
+MARKERS = "osD^vP*X"
+HEAT = "cividis_r"
 JPEG_QUALITY = 88
-Log = Sequence[Mapping[str, Any]]  # the lines of a metrics.jsonl
+Series = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, low, high of each row; NaN: none
 
 
-def training_curves(logs: Mapping[str, Log]) -> str:
-    """Loss (train, validation) and validation macro-F1 at 0.5 over epochs, one colour a model."""
-    figure, (losses, scores) = axes(2)
-    for number, ((name, log), colour) in enumerate(zip(logs.items(), colours(len(logs)))):
-        for split, style in (("train", ":"), ("valid", "-")):
-            points = [line for line in log if line.get("split") == split and "loss" in line]
-            epochs, values = [p["epoch"] for p in points], [p["loss"] for p in points]
-            look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
-            losses.plot(epochs, values, style, label=f"{name}, {split}", **look)
-        points = [p for p in log if p.get("split") == "valid" and p.get("macro_f1") is not None]
-        values = [p["macro_f1"] for p in points]
-        look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
-        scores.plot([p["epoch"] for p in points], values, label=name, **look)
-    losses.set(xlabel="epoch", ylabel="loss", title="Loss")
-    scores.set(xlabel="epoch", ylabel="macro-F1 at 0.5", title="Validation", ylim=(0, 1))
-    for axis in (losses, scores):
-        axis.legend(fontsize=7)
+def colours(count: int) -> list[str]:
+    """Return `count` colours; the palette repeats."""
+    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+
+
+def marker(number: int, points: int) -> str:
+    """Return the marker of line `number`: each repetition of the palette has another one.
+
+    In the first round a line has none, unless it is a single point, which no line would show.
+    """
+    first = number < len(PALETTE)
+    return "" if first and points > 1 else MARKERS[number // len(PALETTE) % len(MARKERS)]
+
+
+def axes(
+    columns: int,
+    rows: int = 1,
+    width: float = 9,
+    height: float = 3.2,
+    *,
+    fitted: bool = True,
+    **options: bool,
+) -> tuple["Figure", "list[Axes]"]:
+    """Return a figure of rows x columns axes, row by row.
+
+    width, height: in inches. fitted: margins adapt to the texts, which takes seconds for many
+    panels. options: of matplotlib's `subplots`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained" if fitted else None)
+    return figure, list(figure.subplots(rows, columns, squeeze=False, **options).ravel())
+
+
+def svg(figure: "Figure") -> str:
+    """Return the figure as a data URI; the same figure gives the same bytes."""
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    settings = {"svg.hashsalt": "hpa_jax", "svg.fonttype": "none", "path.simplify_threshold": 0.3}
+    with mpl.rc_context(settings):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return uri(buffer.getvalue(), "image/svg+xml")
+
+
+def uri(data: bytes, kind: str) -> str:
+    """Return bytes of a media type as a data URI."""
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def dots(names: Sequence[str], series: Mapping[str, Series], label: str) -> str:
+    """Return dots with 95 % intervals: one row a name from the top, one colour a series."""
+    figure, (axis,) = axes(1, height=0.24 * len(names) + 1.2, width=8.6)
+    rows = np.arange(len(names))
+    shift = 0.18 * (np.arange(len(series)) - (len(series) - 1) / 2)
+    for i, (name, (value, low, high)) in enumerate(series.items()):
+        colour = colours(len(series))[i]
+        axis.hlines(rows + shift[i], low, high, color=colour, alpha=0.5, linewidth=2)
+        axis.plot(value, rows + shift[i], MARKERS[i], color=colour, label=name, markersize=5)
+    axis.set_yticks(rows, names, fontsize=8)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.set(xlabel=f"{label}; bars: 95 % bootstrap interval")
+    axis.grid(axis="x", alpha=0.3)
+    if len(series) > 1:
+        handles = axis.get_legend_handles_labels()
+        figure.legend(*handles, fontsize=8, loc="outside upper right", ncols=len(series))
     return svg(figure)
 
 
-def learning_rates(logs: Mapping[str, Log]) -> str:
-    """Learning rate of the head over steps, as it was applied."""
-    figure, (axis,) = axes(1)
-    for number, ((name, log), colour) in enumerate(zip(logs.items(), colours(len(logs)))):
-        points = [p for p in log if p.get("split") == "train" and p.get("lr") is not None]
-        look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
-        axis.plot([p["step"] for p in points], [_head(p["lr"]) for p in points], label=name, **look)
-    axis.set(xlabel="step", ylabel="learning rate", title="Learning rate")
-    axis.legend(fontsize=7)
-    return svg(figure)
+def thumbnail(image: np.ndarray, side: int = 160) -> str:
+    """Return red, green, blue of uint8[H, W, >=3] as a JPEG of side x side pixels.
 
-
-def picture(image: np.ndarray, side: int = 160) -> str:
-    """An RGB composite (uint8[H, W, 3], stretched to its own brightest percentile) as JPEG."""
+    Each channel is stretched to its own 99.5th percentile.
+    """
     from PIL import Image
 
+    image = image[..., :3]
     top = np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 24)
     stretched = np.clip(image.astype(np.float32) * (255.0 / top), 0, 255).astype(np.uint8)
     buffer = io.BytesIO()
     small = Image.fromarray(stretched).resize((side, side), Image.Resampling.BILINEAR)
     small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
     return uri(buffer.getvalue(), "image/jpeg")
-
-
-def draw_classes(
-    axis: object, graph: object, positions: Mapping[int, np.ndarray], names: Sequence[str]
-) -> None:
-    """Class co-occurrence graph on an axis: node area by count, edge width by weight."""
-    import networkx as nx
-
-    counts = np.array([graph.nodes[n].get("count", 1) for n in graph], float)
-    weights = np.array([data.get("weight", 1.0) for _, _, data in graph.edges(data=True)], float)
-    sizes = 60 + 900 * np.sqrt(counts / max(counts.max(), 1))
-    widths = 0.3 + 5 * weights / weights.max() if len(weights) else []
-    nx.draw_networkx_edges(graph, positions, ax=axis, width=widths, edge_color="#999999")
-    nx.draw_networkx_nodes(graph, positions, ax=axis, node_size=sizes, node_color=PALETTE[5])
-    labels = {n: names[n] if isinstance(n, int | np.integer) else str(n) for n in graph}
-    nx.draw_networkx_labels(graph, positions, labels, ax=axis, font_size=8.5)
-    axis.margins(0.12)  # names are wider than nodes
-    axis.axis("off")
-
-
-def _head(rate: float | Sequence[float] | Mapping[str, float]) -> float:
-    """Rate of the last (head's) group where one is logged for each group."""
-    if isinstance(rate, Mapping):
-        return list(rate.values())[-1]
-    return rate[-1] if isinstance(rate, Sequence) else rate

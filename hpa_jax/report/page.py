@@ -13,9 +13,9 @@ from hpa_jax.core import artifacts
 
 @dataclass(frozen=True)
 class Table:
-    """A table of ready texts.
+    """A table of formatted cells.
 
-    chosen: the row to set off, -1 for none; text: columns that are no numbers; groups: (title,
+    chosen: the row to highlight, -1 for none; text: columns that hold text; groups: (title,
     number of columns) of a line above the columns' names.
     """
 
@@ -28,7 +28,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Figure:
-    """A wide figure (data URI) with the text that stands for it."""
+    """A wide figure (data URI) with its alternative text."""
 
     uri: str
     alt: str
@@ -54,19 +54,19 @@ class Card:
 
 @dataclass(frozen=True)
 class Section:
-    """One section of the page, in the order notes, table, images, cards, feet."""
+    """One section of the page, in the order notes, table, figures, cards, feet."""
 
     id: str
     title: str
     notes: list[str] = field(default_factory=list)
     table: Table | None = None
-    images: list[Figure] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
     cards: list[Card] = field(default_factory=list)
     feet: list[str] = field(default_factory=list)
 
 
 def write(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
-    """Renders the page to `path`; names and ids from tables are escaped."""
+    """Write the page to `path`; names and ids from tables are escaped."""
     import jinja2
 
     loader = jinja2.FileSystemLoader(Path(__file__).parent)
@@ -78,14 +78,14 @@ def write(path: Path, title: str, subtitle: str, sections: list[Section]) -> Non
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for a table; a dash for None and NaN."""
+    """Return a number as text; a dash for None and NaN."""
     if value is None or value != value:
         return "–"
     return f"{value:,}" if isinstance(value, int) else f"{value:.{digits}f}"
 
 
 def span(bounds: Sequence[float] | None, digits: int = 2) -> str:
-    """An interval for a table; a dash for None and NaN."""
+    """Return an interval as text; a dash for None and NaN."""
     if bounds is None or any(bound != bound for bound in bounds):
         return "–"
     low, high = bounds
@@ -93,5 +93,5 @@ def span(bounds: Sequence[float] | None, digits: int = 2) -> str:
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """A change with its sign, the minus as wide as the plus."""
+    """Return a change with its sign, the minus as wide as the plus."""
     return f"{value:+.{digits}f}".replace("-", "−")

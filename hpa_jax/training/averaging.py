@@ -6,43 +6,42 @@ one pass over the training part with momentum b / (n + b), an exact mean over th
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hpa_jax.training import distributed
 from hpa_jax.training.augment import warp
-from hpa_jax.training.distributed import Layout, gather
+from hpa_jax.training.checkpoint import Checkpoints
+from hpa_jax.training.compilation import Compiler
+from hpa_jax.training.distributed import MeshLayout
 from hpa_jax.training.network import Arrays, Skeleton, skeleton
-from hpa_jax.training.phases import Stage
+from hpa_jax.training.phases import Phase
+from hpa_jax.training.setup import Setup
 from hpa_jax.training.step import TrainState, statistics_of
 
-if TYPE_CHECKING:
-    from hpa_jax.training.checkpoint import Checkpoints
-    from hpa_jax.training.setup import Setup
-
-KINDS = ("none", "last", "chosen", "swa", "ema")
-Compile = Callable[[Any, tuple, str], Any]  # (jitted, arguments, name) -> compiled
+Statistics = Callable[[Arrays, Arrays, Any], Arrays]  # (params, stats, images) -> statistics
 
 
 def averaged(
-    setup: "Setup",
-    checkpoints: "Checkpoints",
+    setup: Setup,
+    checkpoints: Checkpoints,
     state: TrainState,
-    stage: Stage,
-    compiled: Compile,
-    asked: Callable[[], None],
+    phase: Phase,
+    compile: Compiler,
+    before_batch: Callable[[], None],
 ) -> tuple[Arrays, Arrays]:
-    """(parameters, statistics) that the config's `average` asks for, at the end of a training.
+    """Return (parameters, statistics) that the config's `average` asks for, after a training.
 
     Args:
         setup: the training.
         checkpoints: its checkpoints.
         state: the last one.
-        stage: in which training ended: its norms that stand still keep their statistics.
-        compiled: compiles what is jitted.
-        asked: called before every batch; leaves the program if it was told to stop.
+        phase: in which training ended: its norms that stand still keep their statistics.
+        compile: compiles what is jitted.
+        before_batch: called before every batch; leaves the program if it was told to stop.
 
     Raises:
         FloatingPointError: a statistic is not finite.
@@ -51,27 +50,29 @@ def averaged(
     if of_checkpoints(setup):
         checkpoints.wait()
         params = mean(lambda step: checkpoints.weights(step, state)[0], _steps(setup, checkpoints))
-    params = setup.layout.put_whole(params)
-    still = stage.plan.still_norms
-    bare = skeleton(setup.model, train=True, still_norms=still, dropout=setup.dropout)
-    step = make_batch_statistics(bare, setup.normalize, output_size=setup.output_size, still=still)
-    compute = _by_size(step, setup.layout, compiled)
-    batches = setup.eval_batches(setup.data.train_ids, setup.data.train_labels)
+    params = setup.layout.replicate(params)
+    still = phase.plan.still_norms
+    dropout = setup.outline.dropout
+    bare = skeleton(setup.outline.model, train=True, still_norms=still, dropout=dropout)
+    statistics = make_batch_statistics(
+        bare, setup.normalize, output_size=setup.output_size, still=still
+    )
+    batches = setup.eval_batches(setup.examples.train_ids, setup.examples.train_labels)
 
     def sent() -> Iterator[tuple[jax.Array, int]]:
         for batch in batches:
-            asked()
+            before_batch()
             yield real_rows(setup.layout, batch)
 
-    stats = reestimated(compute, params, state.stats, sent())
+    stats = reestimated(_by_size(statistics, setup.layout, compile), params, state.stats, sent())
     bad = [name for name, x in stats.items() if not jnp.isfinite(x).all()]
     if bad:
         raise FloatingPointError(f"averaging: the statistics {bad[0]} are not finite")
     return params, stats
 
 
-def of_checkpoints(setup: "Setup") -> bool:
-    """Whether the average is made of checkpoints at the end, not kept in the state.
+def of_checkpoints(setup: Setup) -> bool:
+    """Return whether the average is made of checkpoints at the end, not kept in the state.
 
     So is `swa` where training may end early: which epochs are the last ones is known only then.
     """
@@ -79,22 +80,30 @@ def of_checkpoints(setup: "Setup") -> bool:
     return kind in ("last", "chosen") or (kind == "swa" and setup.settings.patience > 0)
 
 
-def needed(setup: "Setup") -> int:
-    """How many ends of epochs, the newest ones, have to be kept for the average."""
+def needed(setup: Setup) -> int:
+    """Return how many ends of epochs, the newest ones, have to be kept for the average."""
     newest = of_checkpoints(setup) and setup.average["kind"] != "chosen"
     return setup.average["count"] if newest else 0
 
 
-def _steps(setup: "Setup", checkpoints: "Checkpoints") -> list[int]:
+def after_epoch(setup: Setup, state: TrainState, epoch: int) -> Arrays:
+    """Return the state's average after an epoch (from 1): of SWA with that epoch in it."""
+    before = epoch - 1 - max(setup.epochs - setup.average["count"], 0)
+    if setup.average["kind"] != "swa" or of_checkpoints(setup) or before < 0:
+        return state.average
+    return running_mean(state.average, state.params, before)
+
+
+def _steps(setup: Setup, checkpoints: Checkpoints) -> list[int]:
     """Steps of the checkpoints that are averaged."""
-    found = checkpoints.steps("epoch")
+    steps = checkpoints.steps("epoch")
     if setup.average["kind"] == "chosen":
-        return [s for s in found if checkpoints.metas[s]["epoch"] in setup.average["epochs"]]
-    return found[-setup.average["count"] :]
+        return [s for s in steps if checkpoints.metas[s]["epoch"] in setup.average["epochs"]]
+    return steps[-setup.average["count"] :]
 
 
 def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:
-    """Mean of the parameters of several checkpoints; one of them in memory at a time."""
+    """Return the mean of the parameters of several checkpoints; one of them in memory at a time."""
     total: Arrays = {}
     for number, step in enumerate(steps):
         total = running_mean(total, read(step), number)
@@ -102,7 +111,7 @@ def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:
 
 
 def running_mean(average: Arrays, params: Arrays, count: int) -> Arrays:
-    """The mean after one more: `average` is that of `count` before."""
+    """Return the mean after one more; `average` is that of the `count` before."""
     if count == 0:
         return jax.tree.map(jnp.copy, params)
     return {name: a + (params[name] - a) / (count + 1) for name, a in average.items()}
@@ -114,8 +123,8 @@ def make_batch_statistics(
     *,
     output_size: int = 0,
     still: Sequence[str] = (),
-) -> Callable[[Arrays, Arrays, Any], Arrays]:
-    """fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
+) -> Statistics:
+    """Return fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
 
     output_size: side to which the images are resized, as augmentation does; 0: as they are.
     Statistics of another size would not be those of what the network sees (pudae: 512 px, seen at
@@ -142,61 +151,59 @@ def make_batch_statistics(
 
         zero, one = after(0.0), after(1.0)
         return {
-            name: z if name.rpartition(".")[0] in still else _own(stats[name], z, one[name])
+            name: z if name.rpartition(".")[0] in still else _of_batch(stats[name], z, one[name])
             for name, z in zero.items()
         }
 
     return statistics
 
 
-def _own(old: jax.Array, zero: jax.Array, one: jax.Array) -> jax.Array:
-    """The batch's value, from what became of 0 and of 1; `old` where the batch did not come in."""
+def _of_batch(old: jax.Array, zero: jax.Array, one: jax.Array) -> jax.Array:
+    """The batch's value, from what became of 0 and of 1; `old` where the norm was not run."""
     # one number a norm: the median is exact where large values of a channel round it away
     keep = jnp.median(one - zero)
     idle = keep == 1.0
     return jnp.where(idle, old, zero / jnp.where(idle, 1.0, 1.0 - keep))
 
 
-def real_rows(layout: Layout, batch: Mapping[str, np.ndarray]) -> tuple[jax.Array, int]:
-    """(images on the devices, their number) of a host's batch, without padded rows.
+def real_rows(layout: MeshLayout, batch: Mapping[str, np.ndarray]) -> tuple[jax.Array, int]:
+    """Return (images on the devices, their number) of a host's batch, without padded rows.
 
-    A whole batch is cut over the devices; of one with padding, the last of a pass, every device
+    A whole batch is sharded over the devices; of one with padding, the last of a pass, every device
     gets all real rows, whose number they can't share evenly.
     """
     sent = layout.put_batch({name: batch[name] for name in ("image", "mask")})
-    mask = gather(sent["mask"])
+    mask = distributed.gather(sent["mask"])
     if mask.all():
         return sent["image"], len(mask)
-    return layout.put_whole(gather(sent["image"])[mask]), int(mask.sum())
+    return layout.replicate(distributed.gather(sent["image"])[mask]), int(mask.sum())
 
 
-def _by_size(
-    step: Callable[[Arrays, Arrays, Any], Arrays], layout: Layout, compiled: Compile
-) -> Callable[[Arrays, Arrays, Any], Arrays]:
-    """`step`, compiled for each of the two batch sizes of a pass when it comes."""
+def _by_size(statistics: Statistics, layout: MeshLayout, compile: Compiler) -> Statistics:
+    """`statistics`, compiled for each of the two batch sizes of a pass when it comes."""
     programs: dict[int, Any] = {}
-    whole = layout.whole
+    whole = layout.replicated
 
     def compute(params: Arrays, stats: Arrays, images: jax.Array) -> Arrays:
         count = len(images)
         if count not in programs:
+            traced = distributed.in_mesh(layout.mesh, statistics)
             shardings = (whole, whole, images.sharding)
-            traced = layout.traced(step)
             jitted = jax.jit(traced, in_shardings=shardings, out_shardings=whole)
             name = f"statistics of {count} images"
-            programs[count] = compiled(jitted, (params, stats, images), name)
+            programs[count] = compile(jitted, (params, stats, images), name)
         return programs[count](params, stats, images)
 
     return compute
 
 
 def reestimated(
-    statistics: Callable[[Arrays, Arrays, Any], Arrays],
+    statistics: Statistics,
     params: Arrays,
     stats: Arrays,
     batches: Iterable[tuple[jax.Array, int]],
 ) -> Arrays:
-    """Statistics of `params`: means over batches (images, b), each weighted by its b samples."""
+    """Return statistics of `params`: means over batches (images, b), weighted by b samples each."""
     seen, total = 0, stats
     for images, b in batches:
         batch = statistics(params, stats, images)

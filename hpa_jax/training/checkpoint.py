@@ -1,11 +1,11 @@
 """Checkpoints: Orbax's CheckpointManager, verified before use, with the config inside.
 
-In: `TrainState` and a `meta` dictionary (model config, class names, stage, epoch, scores).  Out:
+In: `TrainState` and a `meta` dictionary (model config, class names, phase, epoch, scores).  Out:
 directory/checkpoints/STEP/{weights, training, meta, checksums.json}.  `weights` (parameters and
 BatchNorm statistics) is all that `load` reads; `training` is the rest of an exact restart.
 
 Orbax writes asynchronously and renames when whole, so a kill leaves no half checkpoint.  The
-checksums (CRC-32 of every file, written after that) find one that the disk cut short or changed
+checksums (CRC-32 of every file, written after that) show where the disk cut one short or changed it
 later.
 """
 
@@ -13,6 +13,7 @@ import contextlib
 import json
 import math
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from threading import Thread
@@ -28,11 +29,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.config import settings
+from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, tells_of_a_full_disk
-from hpa_jax.training import checksums, network
+from hpa_jax.training import network
+from hpa_jax.training.phases import LOWER_IS_BETTER
 from hpa_jax.training.step import TrainState
 
-LOWER_IS_BETTER = ("loss", "focal")
+CHECKSUMS = "checksums.json"
 
 
 class Checkpoints:
@@ -45,7 +48,7 @@ class Checkpoints:
 
         Args:
             directory: the model's folder.
-            keep: newest checkpoints kept; beside them the best by `monitor`, the ends of stages and
+            keep: newest checkpoints kept; beside them the best by `monitor`, the ends of phases and
                 cycles, and the newest `averaged` ends of epochs.
             monitor: a score of validation.
             averaged: how many ends of epochs an average over checkpoints needs.
@@ -62,8 +65,15 @@ class Checkpoints:
         self.manager = ocp.CheckpointManager(self.folder, options=options)
         self.metas.update({step: read_meta(self.folder, step) for step in self.manager.all_steps()})
 
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.wait()
+        self.manager.close()
+
     def save(self, state: TrainState, meta: Mapping[str, Any]) -> None:
-        """Saves in the background; `state` may be donated as soon as this returns.
+        """Save in the background; `state` may be donated as soon as this returns.
 
         Raises:
             InputError: the disk is full (this save's, or the last one's).
@@ -73,14 +83,9 @@ class Checkpoints:
             self.wait()
             self.manager.delete(step)
         self.wait()
-        rest = {
-            "step": state.step,
-            "optimizer": state.optimizer,
-            "average": state.average,
-            "totals": state.totals,
-        }
+        weights, rest = _parts(state)
         arguments = ocp.args.Composite(
-            weights=ocp.args.StandardSave({"params": state.params, "stats": state.stats}),
+            weights=ocp.args.StandardSave(weights),
             training=ocp.args.StandardSave(rest),
             meta=ocp.args.JsonSave(dict(meta)),
         )
@@ -92,7 +97,7 @@ class Checkpoints:
             self._sealer.start()
 
     def wait(self) -> None:
-        """Returns when the last save is on disk.
+        """Wait until the last save is on disk.
 
         Raises:
             InputError: the disk is full.
@@ -104,14 +109,14 @@ class Checkpoints:
             self._sealer = None
 
     def steps(self, kind: str | None = None) -> list[int]:
-        """Steps of the checkpoints, rising; of one kind (epoch, middle, average) or all."""
-        there = sorted(self.manager.all_steps())
-        return [step for step in there if kind in (None, self.metas[step].get("kind"))]
+        """Return steps of checkpoints, rising; of one kind (epoch, middle, average) or all."""
+        steps = sorted(self.manager.all_steps())
+        return [step for step in steps if kind in (None, self.metas[step].get("kind"))]
 
     def newest(self) -> int | None:
-        """The newest whole checkpoint of the run; damaged newer ones are deleted and named."""
+        """Return the step of the newest whole checkpoint; delete and name damaged newer ones."""
         for step in reversed(self.steps()):
-            problem = checksums.damage(self.folder, step) or ("" if self.metas[step] else "no meta")
+            problem = damage(self.folder, step) or ("" if self.metas[step] else "no meta")
             problem = problem or self._unreadable(step)
             if not problem:
                 return step
@@ -121,21 +126,24 @@ class Checkpoints:
         return None
 
     def restore(self, step: int, template: TrainState) -> TrainState:
-        """The state saved at `step`; `template` gives shapes, dtypes and shardings."""
-        return restore(self.manager, step, template)
+        """Return the state saved at `step`; `template` gives shapes, dtypes and shardings."""
+        weights, rest = _parts(template)
+        restored = self.manager.restore(
+            step,
+            args=ocp.args.Composite(
+                weights=ocp.args.StandardRestore(_abstract(weights)),
+                training=ocp.args.StandardRestore(_abstract(rest)),
+            ),
+        )
+        return TrainState(**restored["training"], **restored["weights"])
 
     def weights(self, step: int, template: TrainState) -> tuple[network.Arrays, network.Arrays]:
-        """(parameters, statistics) saved at `step`."""
-        return restore_weights(self.manager, step, template.params, template.stats)
-
-    def close(self) -> None:
-        """Waits for the last save and ends Orbax's threads."""
-        self.wait()
-        self.manager.close()
+        """Return (parameters, statistics) saved at `step`."""
+        return _restore_weights(self.manager, step, template.params, template.stats)
 
     @contextlib.contextmanager
     def _naming_a_full_disk(self) -> Iterator[None]:
-        """Orbax and TensorStore tell it as ValueError or OSError, over many lines."""
+        """One line for a full disk, which Orbax and TensorStore report over many."""
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
@@ -154,11 +162,11 @@ class Checkpoints:
                 time.sleep(0.05)
             elif not path.exists():
                 return  # the save failed; Orbax raises that in the loop
-        checksums.write(path)
+        write_checksums(path)
 
     def _unreadable(self, step: int) -> str:
-        """For a checkpoint that a kill left without checksums: what reading it says, "" if fine."""
-        if (self.folder / str(step) / checksums.FILE).exists() or jax.process_count() > 1:
+        """What reading a checkpoint says that a kill left without checksums; "" if it is whole."""
+        if (self.folder / str(step) / CHECKSUMS).exists() or jax.process_count() > 1:
             return ""
         everything = ocp.args.StandardRestore()
         try:
@@ -171,7 +179,7 @@ class Checkpoints:
 
 
 class _Policy(preservation_policy.PreservationPolicy):
-    """Newest, best, ends of stages and cycles, and what an average needs."""
+    """Keeps the newest, the best, the ends of phases and cycles, and what an average needs."""
 
     def __init__(
         self, metas: dict[int, dict[str, Any]], keep: int, monitor: str, averaged: int
@@ -190,31 +198,28 @@ class _Policy(preservation_policy.PreservationPolicy):
 
 
 def best_step(metas: Mapping[int, Mapping[str, Any]], monitor: str) -> int | None:
-    """The step whose validation `monitor` is best (first of equals), None without scores.
-
-    A score that is no number is none.
-    """
+    """Return the step whose `monitor` is best (first of equals); None without a finite score."""
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
-    found = {
+    values = {
         step: (meta.get("metrics") or {}).get(monitor)
         for step, meta in sorted(metas.items())
         if meta.get("kind") == "epoch"
     }
-    scores = {s: sign * x for s, x in found.items() if x is not None and math.isfinite(x)}
+    scores = {s: sign * x for s, x in values.items() if x is not None and math.isfinite(x)}
     return min(scores, key=scores.get) if scores else None
 
 
 def load(
     directory: str | Path, which: str | int = "best"
 ) -> tuple[nnx.Module, ConfigDict, tuple[str, ...]]:
-    """(network in evaluation mode, model config, class names) of a trained model's folder.
+    """Return (network in evaluation mode, model config, class names) of a trained model's folder.
 
     Args:
         directory: the folder that `loop.train` wrote (or its `checkpoints`).
         which: "best" (by the run's monitor), "last", "average" (what config.average made),
-            "stage:K" (the end of stages[K]), "epoch:N" (from 1), a step, or "final": the one of
-            these that the config's own `checkpoint` names; where that says "final" or "snapshots",
-            the average if the config asked for one, else the best.
+            "stage:K" (the end of phase K, from 0), "epoch:N" (from 1), a step, or "final": the one
+            of these that the config's `checkpoint` names; where that is "final" or "snapshots", the
+            average if the config asked for one, else the best.
 
     Raises:
         InputError: no checkpoint there, none of that kind, or all of them damaged.
@@ -222,7 +227,7 @@ def load(
     folder = Path(directory).resolve()
     folder = folder if folder.name == "checkpoints" else folder / "checkpoints"
     step = find(folder, which)
-    problem = checksums.damage(folder, step)
+    problem = damage(folder, step)
     if problem:
         raise InputError(f"{folder / str(step)}: damaged ({problem}); choose another checkpoint")
     meta = read_meta(folder, step)
@@ -234,56 +239,57 @@ def load(
     placed = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (params, stats)
     )
-    own = jax.process_index()  # opening waits for no other host: one alone may predict
+    host = jax.process_index()  # opening waits for no other host: one alone may predict
     alone = ocp.options.MultiprocessingOptions(
-        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"load_{own}"
+        primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"load_{host}"
     )
     options = ocp.CheckpointManagerOptions(read_only=True, multiprocessing_options=alone)
     manager = ocp.CheckpointManager(folder, options=options)
-    network.assign(model, *restore_weights(manager, step, *placed))
+    network.assign(model, *_restore_weights(manager, step, *placed))
     manager.close()
     model.eval()
     return model, config, names
 
 
 def find(folder: Path, which: str | int) -> int:
-    """The step that `which` means in a folder of checkpoints.
+    """Return the step that `which` (as in `load`) means in a folder of checkpoints.
 
     Raises:
         InputError: nothing there or nothing of that kind; the message lists the steps.
     """
-    steps = sorted(int(p.name) for p in folder.glob("*") if p.name.isdigit()) if folder else []
-    metas = {step: read_meta(folder, step) for step in steps}
+    metas = _metas(folder)
+    steps, which = list(metas), str(which)
     if not steps:
         raise InputError(f"{folder}: no checkpoint there; train the model first")
-    if isinstance(which, int) or str(which).isdigit():
+    if which.isdigit():
         if int(which) not in steps:
             raise InputError(f"{folder}: no checkpoint of step {which}; there are {steps}")
         return int(which)
     monitor = next((meta["monitor"] for meta in metas.values() if "monitor" in meta), "loss")
     average = [step for step in steps if metas[step].get("kind") == "average"]
     plain = [step for step in steps if metas[step] and step not in average]
-    found = {
-        "last": plain[-1] if plain else None,
-        "best": best_step(metas, monitor) or (plain[-1] if plain else None),
+    last = plain[-1] if plain else None
+    by_name = {
+        "last": last,
+        "best": best_step(metas, monitor) or last,
         "average": average[-1] if average else None,
     }
     asked = next((meta["model"]["checkpoint"] for meta in metas.values() if "model" in meta), "")
-    named = found.get(asked) or end_of(metas, asked)
-    found["final"] = named or found["average"] or found["best"]
-    found[str(which)] = found.get(str(which)) or end_of(metas, str(which))
-    if found.get(str(which)) is None:
+    named = by_name.get(asked) or end_of(metas, asked)
+    by_name["final"] = named or by_name["average"] or by_name["best"]
+    step = by_name.get(which) or end_of(metas, which)
+    if step is None:
         raise InputError(
             f"{folder}: no checkpoint {which!r}; there are best, last, final"
             f"{', average' if average else ''} and steps {steps}"
         )
-    return found[str(which)]
+    return step
 
 
 def end_of(metas: Mapping[int, Mapping[str, Any]], which: str) -> int | None:
-    """The step of "stage:K" or "epoch:N", None where that end was not kept or `which` is another.
+    """Return the step of "stage:K" or "epoch:N"; None where that was not kept, or for other text.
 
-    A stage's end is that of its last epoch, which is always kept.
+    A phase's end is that of its last epoch, which is always kept.
     """
     key, _, number = which.partition(":")
     if key not in ("stage", "epoch") or not number.isdecimal():
@@ -297,7 +303,7 @@ def end_of(metas: Mapping[int, Mapping[str, Any]], which: str) -> int | None:
 
 
 def chosen(directory: str | Path, which: str) -> list[int]:
-    """Steps that a model predicts with: all of its snapshots, or the one that `load` would take.
+    """Return the steps that a model predicts with: all snapshots, or the one that `load` takes.
 
     Raises:
         InputError: no checkpoint there or none of that kind.
@@ -308,16 +314,14 @@ def chosen(directory: str | Path, which: str) -> list[int]:
 
 
 def snapshots(directory: str | Path) -> list[int]:
-    """Steps of the ends of stages and cycles, rising: what a snapshot ensemble predicts with."""
-    folder = Path(directory).resolve() / "checkpoints"
-    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
-    metas = {step: read_meta(folder, step) for step in steps}
-    ends = [s for s in steps if metas[s].get("keep") and metas[s].get("kind") == "epoch"]
+    """Return the ends of phases and cycles, rising: what a snapshot ensemble predicts with."""
+    metas = _metas(Path(directory).resolve() / "checkpoints")
+    ends = [s for s, meta in metas.items() if meta.get("keep") and meta.get("kind") == "epoch"]
     return [s for s in ends if metas[s].get("snapshot", True)]
 
 
 def read_meta(folder: Path, step: int) -> dict[str, Any]:
-    """The meta dictionary of a checkpoint; {} where it cannot be read."""
+    """Return the meta dictionary of a checkpoint; {} where it cannot be read."""
     try:
         return json.loads((folder / str(step) / "meta" / "metadata").read_text())
     except (OSError, json.JSONDecodeError):
@@ -325,42 +329,37 @@ def read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 
 def config_of(meta: Mapping[str, Any]) -> ConfigDict:
-    """The model config inside a meta dictionary; an option newer than it has its default."""
+    """Return the model config of a meta dictionary; options newer than it have their defaults."""
     return configs.model(**_tuples(meta["model"]))
 
 
-def restore(manager: ocp.CheckpointManager, step: int, template: TrainState) -> TrainState:
-    """The whole state at `step`."""
-    rest = {
-        "step": template.step,
-        "optimizer": template.optimizer,
-        "average": template.average,
-        "totals": template.totals,
+def write_checksums(folder: Path) -> None:
+    """Write the CRC-32 of all files of one finished checkpoint."""
+    sums = {
+        str(path.relative_to(folder)): _crc(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != CHECKSUMS
     }
-    weights = {"params": template.params, "stats": template.stats}
-    found = manager.restore(
-        step,
-        args=ocp.args.Composite(
-            weights=ocp.args.StandardRestore(_abstract(weights)),
-            training=ocp.args.StandardRestore(_abstract(rest)),
-        ),
-    )
-    return TrainState(**found["training"], **found["weights"])
+    artifacts.write_json(folder / CHECKSUMS, sums)
 
 
-def restore_weights(
-    manager: ocp.CheckpointManager, step: int, params: Any, stats: Any
-) -> tuple[network.Arrays, network.Arrays]:
-    """(parameters, statistics) at `step`; the arguments give shapes, dtypes and shardings."""
-    args = ocp.args.StandardRestore(_abstract({"params": params, "stats": stats}))
-    found = manager.restore(step, args=ocp.args.Composite(weights=args))["weights"]
-    return found["params"], found["stats"]
+def damage(folder: Path, step: int) -> str:
+    """Return what is wrong with a checkpoint's files; "" if nothing, or without checksums."""
+    path = folder / str(step)
+    if not (path / CHECKSUMS).exists():
+        return "" if path.is_dir() else "missing"
+    for name, crc in artifacts.read_json(path / CHECKSUMS).items():
+        if not (path / name).exists():
+            return f"{name} is missing"
+        if _crc(path / name) != crc:
+            return f"{name} has changed or is cut short"
+    return ""
 
 
 def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], where: Path) -> None:
-    """Refuses to go on with another training in the same folder.
+    """Refuse to go on with another training in the same folder.
 
-    An option that a checkpoint does not name has its default there.
+    An option that a checkpoint does not name had its default.
 
     Raises:
         InputError: naming the first thing that differs, with both values.
@@ -374,16 +373,45 @@ def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], where: 
         )
 
 
-def check_architecture(meta: Mapping[str, Any], own: Mapping[str, Any], where: Path) -> None:
-    """Refuses to restore another architecture into arrays `own`, naming the first difference.
+def check_architecture(meta: Mapping[str, Any], shapes: Mapping[str, Any], where: Path) -> None:
+    """Refuse to restore a checkpoint into arrays of other `shapes`, naming the first difference.
 
     Raises:
         InputError: a parameter that is missing, extra, or of another shape.
     """
-    given = {
+    saved = {
         name: jax.ShapeDtypeStruct(shape, np.float32) for name, shape in meta["shapes"].items()
     }
-    network.check_same(given, own, f"restoring {where}")
+    network.check_same(saved, shapes, f"restoring {where}")
+
+
+def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
+    """({params, stats}, the rest) of a state, as they lie on disk."""
+    rest = state._asdict()
+    return {name: rest.pop(name) for name in ("params", "stats")}, rest
+
+
+def _restore_weights(
+    manager: ocp.CheckpointManager, step: int, params: Any, stats: Any
+) -> tuple[network.Arrays, network.Arrays]:
+    """(parameters, statistics) at `step`; the arguments give shapes, dtypes and shardings."""
+    args = ocp.args.StandardRestore(_abstract({"params": params, "stats": stats}))
+    weights = manager.restore(step, args=ocp.args.Composite(weights=args))["weights"]
+    return weights["params"], weights["stats"]
+
+
+def _metas(folder: Path) -> dict[int, dict[str, Any]]:
+    """{step: meta} of a folder of checkpoints, rising."""
+    steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
+    return {step: read_meta(folder, step) for step in steps}
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
 
 
 def _abstract(tree: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Devices and hosts: one mesh with the axis "data"; batches are cut along it, the state is whole.
+"""Devices and hosts: one mesh with the axis "data"; batches are sharded, the state is replicated.
 
 In: what JAX sees (several hosts after `initialize`).  Out: shardings, and host batches as global
 arrays.  Each host reads only its own rows; N devices give the losses of one.
@@ -6,11 +6,8 @@ arrays.  Each host reads only its own rows; N devices give the losses of one.
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from queue import Full, Queue
-from threading import Event, Thread
 from typing import Any
 
 import jax
@@ -21,47 +18,53 @@ from hpa_jax.core.errors import InputError
 
 
 @dataclass(frozen=True)
-class Layout:
+class MeshLayout:
     """The mesh and its two shardings: rows over the devices, and the same on every device."""
 
     mesh: Mesh
-    rows: NamedSharding
-    whole: NamedSharding
+
+    @property
+    def rows(self) -> NamedSharding:
+        """Of a batch: its rows over the devices."""
+        return NamedSharding(self.mesh, PartitionSpec("data"))
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Of the state: the same on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
 
     def put_batch(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-        """A host's rows of a batch -> global arrays; without `index`, which no device needs."""
+        """Send a host's rows of a batch to its devices as global arrays; without `index`."""
         return {
             name: jax.make_array_from_process_local_data(self.rows, np.asarray(rows))
             for name, rows in batch.items()
             if name != "index"
         }
 
-    def put_whole(self, tree: Any) -> Any:
-        """The same values on every device; what is there already stays."""
+    def replicate(self, tree: Any) -> Any:
+        """Put the same values on every device; what is there already stays."""
         if jax.process_count() == 1:
-            return jax.device_put(tree, self.whole)
+            return jax.device_put(tree, self.replicated)
         # device_put to other hosts' devices makes arrays that Orbax can't take apart
         return jax.tree.map(
             lambda x: (
                 x
                 if isinstance(x, jax.Array) and not x.is_fully_addressable
-                else jax.make_array_from_process_local_data(self.whole, np.asarray(x), np.shape(x))
+                else jax.make_array_from_process_local_data(
+                    self.replicated, np.asarray(x), np.shape(x)
+                )
             ),
             tree,
         )
 
-    def traced(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        """The function, traced with the mesh in context, where a convolution looks for it."""
-        return in_mesh(self.mesh, function)
-
-    def micro(self, x: jax.Array) -> jax.Array:
-        """Micro-batches [M, B / M, ...] with the rows of each over the devices."""
+    def shard_micro(self, x: jax.Array) -> jax.Array:
+        """Shard the rows of each of the micro-batches [M, B / M, ...] over the devices."""
         spec = PartitionSpec(None, "data")
         return jax.lax.with_sharding_constraint(x, NamedSharding(self.mesh, spec))
 
 
 def in_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, traced with a mesh in context."""
+    """Return the function, traced with a mesh in context, where a convolution looks for it."""
 
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:
@@ -71,23 +74,20 @@ def in_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
     return traced
 
 
-def layout() -> Layout:
-    """The layout over all devices of all hosts."""
+def layout() -> MeshLayout:
+    """Return the layout over all devices of all hosts."""
     # Auto: the compiler propagates shardings; Explicit (the default) refuses mixed operands in vmap
-    mesh = jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,))
-    return Layout(
-        mesh, NamedSharding(mesh, PartitionSpec("data")), NamedSharding(mesh, PartitionSpec())
-    )
+    return MeshLayout(jax.make_mesh((jax.device_count(),), ("data",), axis_types=(AxisType.Auto,)))
 
 
 def initialize() -> None:
-    """Joins the hosts of a cluster if the environment names one; call before any other use of JAX.
+    """Join the hosts of a cluster if the environment names one; call before any other use of JAX.
 
     Reads HPA_COORDINATOR (address:port), HPA_PROCESSES and HPA_PROCESS (number of this one); on a
     TPU pod or under SLURM, HPA_COORDINATOR=auto lets JAX find them.
 
     Raises:
-        InputError: HPA_PROCESSES or HPA_PROCESS is missing or no number.
+        InputError: HPA_PROCESSES or HPA_PROCESS is missing or not a number.
     """
     coordinator = os.environ.get("HPA_COORDINATOR", "")
     if not coordinator:
@@ -105,34 +105,8 @@ def initialize() -> None:
     jax.distributed.initialize(coordinator, count, number)
 
 
-def compilation_cache(folder: str | Path) -> None:
-    """Keeps compiled programs in `folder`, so that the next start need not compile them.
-
-    A cache that is set already (by the caller or JAX_COMPILATION_CACHE_DIR) stays.
-    """
-    if jax.config.jax_compilation_cache_dir:
-        return
-    jax.config.update("jax_compilation_cache_dir", str(Path(folder).resolve()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)
-
-
-def compiler_options(deterministic: bool) -> dict[str, Any] | None:
-    """Options with which a program is compiled that gives the same bits each time; None: XLA's own.
-
-    On NVIDIA GPUs XLA adds up with atomics and takes the kernels that were fastest when it tried
-    them, which may be others at the next start.  `xla_gpu_deterministic_ops` ("guarantees
-    run-to-run determinism on GPU") excludes the first and does no trials; a select-and-scatter
-    (XLA's own gradient of max-pooling, not ours) then fails to compile (openxla.org/xla/determinism
-    and openxla/xla pull requests 12520, 16635).  CPU and TPU need no option.
-    """
-    if not deterministic or jax.default_backend() != "gpu":
-        return None
-    return {"xla_gpu_deterministic_ops": True}
-
-
 def cores() -> int:
-    """The cores that this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -141,7 +115,7 @@ def cores() -> int:
 def check_divisible(
     batch_size: int, accumulate: int, devices: int, key: str = "batch_size"
 ) -> None:
-    """Refuses a batch that the devices and micro-batches can't share evenly.
+    """Refuse a batch that the devices and micro-batches can't share evenly.
 
     Raises:
         InputError: naming the key and the values.
@@ -156,7 +130,7 @@ def check_divisible(
 
 
 def gather(array: jax.Array) -> np.ndarray:
-    """The whole of a global array on this host."""
+    """Return the whole of a global array on this host."""
     if array.is_fully_addressable:
         return np.asarray(array)
     from jax.experimental import multihost_utils
@@ -165,63 +139,9 @@ def gather(array: jax.Array) -> np.ndarray:
 
 
 def agree(flag: bool) -> bool:
-    """The first host's answer, on all hosts."""
+    """Return the first host's answer, on all hosts."""
     if jax.process_count() == 1:
         return flag
     from jax.experimental import multihost_utils
 
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
-
-
-class Feeder:
-    """Iterates batches on the device, read and sent ahead by a thread; a context manager."""
-
-    def __init__(
-        self,
-        batches: Iterator[Mapping[str, np.ndarray]],
-        put: Callable[[Mapping[str, np.ndarray]], Any],
-        ahead: int = 2,
-    ) -> None:
-        self._queue: Queue = Queue(max(ahead, 1))
-        self._stop = Event()
-        self._thread = Thread(target=self._read, args=(batches, put), daemon=True)
-
-    def __enter__(self) -> "Feeder":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def __iter__(self) -> "Feeder":
-        return self
-
-    def __next__(self) -> Any:
-        kind, item = self._queue.get()
-        if kind == "batch":
-            return item
-        self._queue.put((kind, item))  # whoever asks again gets the same end
-        raise item
-
-    def _read(self, batches: Iterator[Any], put: Callable[[Any], Any]) -> None:
-        end: BaseException = StopIteration()
-        try:
-            for batch in batches:
-                if not self._offer(("batch", put(batch))):
-                    break
-        except BaseException as error:  # handed to the loop, which raises it
-            end = error
-        finally:
-            if hasattr(batches, "close"):
-                batches.close()
-            self._offer(("end", end))
-
-    def _offer(self, item: tuple[str, Any]) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._queue.put(item, timeout=0.1)
-                return True
-            except Full:
-                continue
-        return False

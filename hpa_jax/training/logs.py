@@ -1,5 +1,4 @@
-"""What a person decides by: metrics.jsonl, TensorBoard, and lines or a progress bar on the
-terminal.
+"""What a person decides by: metrics.jsonl, TensorBoard, terminal lines or a bar, and a profile.
 
 metrics.jsonl: one JSON object a line with step, epoch, split ("train", "valid"), loss, and where
 they apply lr, macro_f1, images_per_second, data_wait, ...  A restart cuts it back to the restored
@@ -11,6 +10,7 @@ import math
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from tqdm import tqdm
 from hpa_jax.core import artifacts
 
 EVERY_SECONDS = 15.0  # between plain lines
+UNTRACED = 10  # steps of a process before the traced ones, where it has so many
+TRACED = 5
 
 
 class Log:
@@ -70,7 +72,8 @@ class Log:
         self._file.write(json.dumps(row) + "\n")
         self._file.flush()
         if self._tensorboard:
-            self._events().write_scalars(row["step"], scalars(row))
+            for tag, value in scalars(row).items():
+                self._events().add_scalar(tag, value, row["step"])
             self._events().flush()
 
     def say(self, text: str) -> None:
@@ -94,11 +97,9 @@ class Log:
 
     def _events(self) -> Any:
         if self._writer is None:
-            import tensorflow as tf
-            from clu import metric_writers
+            from tensorboardX import SummaryWriter  # writes events without TensorFlow
 
-            tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
-            self._writer = metric_writers.SummaryWriter(str(self.directory))
+            self._writer = SummaryWriter(str(self.directory))
         return self._writer
 
 
@@ -149,6 +150,48 @@ class Speed:
             f"{self.images_per_second():.1f} images/s | {self.data_wait():.0%} waiting for data | "
             f"{duration(self.seconds_left(steps_left))} left"
         )
+
+
+class Profile:
+    """Traces up to five steps of a process, its last ones where it has fewer than fifteen.
+
+    The trace is jax.profiler's, for TensorBoard; a context manager, as a trace that went on would
+    make the next training of the process fail.
+    """
+
+    def __init__(self, folder: Path, steps: int, say: Callable[[str], None]) -> None:
+        """folder: gets the trace.  steps: that this process will do; 0: traces nothing."""
+        self.folder, self._say = folder, say
+        self.first = min(UNTRACED, max(steps - TRACED, 0))
+        self.last = min(self.first + TRACED, steps)
+        self._running = False
+        self._step = 0
+
+    def __enter__(self) -> "Profile":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def before_step(self) -> None:
+        """Start the trace where it is time."""
+        if self._step == self.first < self.last:
+            jax.profiler.start_trace(str(self.folder))
+            self._running = True
+        self._step += 1
+
+    def after_step(self, result: jax.Array) -> None:
+        """End the trace after its last step, whose `result` it waits for."""
+        if self._running and self._step >= self.last:
+            result.block_until_ready()
+            self.stop()
+            self._say(f"profile of {self.last - self.first} steps: {self.folder}")
+
+    def stop(self) -> None:
+        """End a trace that runs."""
+        if self._running:
+            self._running = False
+            jax.profiler.stop_trace()
 
 
 def duration(seconds: float) -> str:

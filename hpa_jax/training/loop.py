@@ -6,41 +6,35 @@ its newest whole checkpoint and ends with the same bits (on the same kind and nu
 GPUs with train.deterministic).
 """
 
-import functools
+import contextlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
-from hpa_jax.training import (
-    averaging,
-    checkpoint,
-    device_memory,
-    distributed,
-    network,
-    stopping,
-)
+from hpa_jax.training import averaging, checkpoint, compilation, distributed, network, validation
+from hpa_jax.training import phases as planning
 from hpa_jax.training import setup as setups
-from hpa_jax.training import step as steps
 from hpa_jax.training.checkpoint import Checkpoints
-from hpa_jax.training.labels import Labels, as_labels
-from hpa_jax.training.logs import Log, Speed, duration, memory_mib
-from hpa_jax.training.phases import Stage
-from hpa_jax.training.preemption import Preemption
-from hpa_jax.training.profiling import Profile
-from hpa_jax.training.saving import Saving
+from hpa_jax.training.compilation import Compiler
+from hpa_jax.training.examples import Examples, Labels
+from hpa_jax.training.logs import Log, Profile, Speed, duration, memory_mib
+from hpa_jax.training.phases import Phase
+from hpa_jax.training.preemption import TRY_AGAIN, Preemption
 from hpa_jax.training.setup import Setup
-from hpa_jax.training.validation import Held, evaluate
+from hpa_jax.training.step import TrainState, zero_totals
 
 LOADED = "init_from.json"  # what was taken from init_from, by name
-REPORTED = ("missing", "unused")
 AHEAD = 2  # steps sent to the device before the host waits
+CHECK_SECONDS = 5.0  # between checks for a non-finite step
+CHECK_STEPS = 100  # the same, and between agreements on the time, of several hosts
 
 
 def train(
@@ -59,18 +53,18 @@ def train(
     train_weights: np.ndarray | None = None,
     init_folder: Path | None = None,
 ) -> Path:
-    """Trains one network, or goes on where an earlier call was stopped.
+    """Train one network, or go on where an earlier call was stopped.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         name: for the log.
         directory: gets checkpoints/, metrics.jsonl, TensorBoard events, and init_from.json (what
             was taken from `config.init_from`).
-        records: `hpa_jax.data.input.Records`.
+        records: `hpa_jax.data.batches.Records`.
         train_ids: N ids.
-        train_labels: uint8 [N, C], or labels.OneClass.
+        train_labels: uint8 [N, C], or examples.OneClass.
         valid_ids: M ids.
-        valid_labels: uint8 [M, C].
+        valid_labels: uint8 [M, C], or examples.OneClass.
         class_names: C names, kept in every checkpoint.
         settings: `config.train`.
         seed: of everything random; the model config's own seed is mixed in.
@@ -89,224 +83,232 @@ def train(
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    distributed.compilation_cache(settings.compilation_cache or directory / "compilation_cache")
-    data = setups.Data(
-        records,
-        np.asarray(train_ids),
-        as_labels(train_labels),
-        np.asarray(valid_ids),
-        as_labels(valid_labels),
-        train_weights,
-    )
+    compilation.keep_programs(settings.compilation_cache or directory / "compilation_cache")
+    examples = Examples(records, train_ids, train_labels, valid_ids, valid_labels, train_weights)
     layout = distributed.layout()
-    setup = setups.build(config, settings, layout, data, class_names, seed, init_folder)
-    checkpoints = Checkpoints(
-        directory,
-        keep=settings.keep,
-        monitor=settings.monitor,
-        averaged=averaging.needed(setup),
-    )
-    with Preemption() as preemption:
-        run = _Run(setup, checkpoints, preemption, directory, name)
-        try:
-            with device_memory.explained():
-                run.go()
-        finally:
-            checkpoints.close()
+    setup = setups.build(config, settings, layout, examples, class_names, seed, init_folder)
+    with contextlib.ExitStack() as stack:
+        preemption = stack.enter_context(Preemption())
+        checkpoints = stack.enter_context(
+            Checkpoints(
+                directory,
+                keep=settings.keep,
+                monitor=settings.monitor,
+                averaged=averaging.needed(setup),
+            )
+        )
+        stack.enter_context(compilation.explaining_out_of_memory())
+        start = restore(setup, checkpoints, directory)
+        state, phase, step = start.state, start.phase, int(start.state.step)
+        end = setup.phases[-1].end
+        phases_left = [] if start.over else setup.phases[phase.index :]
+        log = stack.enter_context(
+            Log(
+                directory,
+                name,
+                # the rows of an epoch whose validation was cut short are written again
+                restored_step=step - start.unvalidated if checkpoints.metas else -1,
+                total_steps=end,
+                tensorboard=settings.tensorboard,
+            )
+        )
+        traced = end - step if phases_left and settings.profile else 0
+        profile = stack.enter_context(Profile(directory / "profile", traced, log.say))
+        run = _Run(setup, checkpoints, preemption, log, directory, start)
+        run.introduce(start)
+        for phase in phases_left:
+            step = max(step, phase.start)
+            if phase.index > 0 and step == phase.start:
+                state = run.enter(phase, state)
+            if run.unsaved:  # an earlier run was told to stop while it validated this epoch
+                state = run.finish_epoch(phase, state, step)
+                if run.ended(phase, step):
+                    continue
+            train_step = setup.train_step(phase, run.compile)
+            in_flight: deque[jax.Array] = deque()
+            run.speed.restart()
+            with contextlib.closing(setup.train_batches(phase, step)) as batches:
+                while not run.ended(phase, step):
+                    asked = time.perf_counter()
+                    batch = layout.put_batch(next(batches))
+                    waited = time.perf_counter() - asked
+                    profile.before_step()
+                    state, loss = train_step(state, batch, np.uint32(setup.seed), phase.rates(step))
+                    step += 1
+                    in_flight.append(loss)
+                    if len(in_flight) > AHEAD:
+                        in_flight.popleft().block_until_ready()
+                    profile.after_step(loss)
+                    run.speed.add(phase.batch_size, waited)
+                    log.tick(step, run.speed)
+                    if step in phase.epoch_ends:
+                        state = run.finish_epoch(phase, state, step)
+                    run.save_or_leave(phase, state, step)
+        profile.stop()
+        if setup.average["kind"] != "none" and not checkpoints.steps("average"):
+            run.finish_average(phase, state, step)
     return directory
 
 
+class Start(NamedTuple):
+    """Where a training starts, or goes on."""
+
+    state: TrainState
+    phase: Phase
+    over: bool = False  # all phases are done
+    history: Sequence[list[Any]] = ()  # [step, monitor] of the finished epochs
+    unvalidated: bool = False  # the state ends an epoch that is not validated yet
+    loaded: Mapping[str, Any] = MappingProxyType({})  # what was taken from init_from
+
+
+def restore(setup: Setup, checkpoints: Checkpoints, directory: Path) -> Start:
+    """Return the newest checkpoint's state and what is left to do, or a fresh start.
+
+    Raises:
+        InputError: the checkpoints are those of another training.
+    """
+    newest = checkpoints.newest()
+    if newest is None:
+        params, stats, loaded = setups.initial(setup)
+        if loaded and jax.process_index() == 0:
+            artifacts.write_json(directory / LOADED, loaded)
+        state = setup.state(setup.phases[0], params, stats, 0)
+        return Start(setup.layout.replicate(state), setup.phases[0], loaded=loaded)
+    meta = checkpoints.metas[newest]
+    checkpoint.check_same_run(meta, artifacts.plain(setup.identity), directory)
+    checkpoint.check_architecture(meta, setup.shapes, checkpoints.folder)
+    phase, history = setup.phases[meta["stage"]], meta["history"]
+    state = checkpoints.restore(newest, setup.template(phase))
+    if meta["kind"] == "middle":
+        return Start(state, phase, False, history, newest in phase.epoch_ends)
+    over = meta["kind"] == "average" or ended(setup, phase, newest, history)
+    if over and phase is not setup.phases[-1]:
+        return Start(state, setup.phases[phase.index + 1], False, history)
+    return Start(state, phase, over, history)
+
+
+def ended(setup: Setup, phase: Phase, step: int, history: planning.History) -> bool:
+    """Return whether a phase is over after a step, by its plan or by `train.patience`."""
+    return phase.ended(step, history, setup.settings.patience, setup.settings.monitor)
+
+
 class _Run:
-    """What the loop carries from step to step beside the state."""
+    """What the loop carries from step to step beside the state, and what it does between steps."""
 
     def __init__(
         self,
         setup: Setup,
         checkpoints: Checkpoints,
         preemption: Preemption,
+        log: Log,
         directory: Path,
-        name: str,
+        start: Start,
     ) -> None:
         self.setup, self.checkpoints, self.preemption = setup, checkpoints, preemption
-        self.directory, self.name = directory, name
-        self.saving = Saving(
-            setup, checkpoints, preemption, directory, lambda text: self.log.say(text)
-        )
+        self.log, self.directory = log, directory
+        self.compile = Compiler(preemption, log.say, setup.settings.deterministic)
         self.speed = Speed()
-        held_size = len(setup.data.valid_ids) * setup.config.image_size**2
-        self.held = Held(
-            lambda: setup.eval_batches(setup.data.valid_ids, setup.data.valid_labels),
-            held_size * len(setup.config.channels),
+        self.history = list(start.history)
+        self.saved_at = self.checked_at = time.monotonic()
+        # What a stop must save first: (phase, state, step), if that is not on disk; of an epoch
+        # whose steps are done, but not its validation, too.
+        self.unsaved: tuple[Phase, TrainState, int] | None = None
+        if start.unvalidated:
+            self.unsaved = start.phase, start.state, int(start.state.step)
+        preemption.save = self.save_unsaved
+        examples = setup.examples
+        self.valid_batches = validation.KeptBatches(
+            lambda: setup.eval_batches(examples.valid_ids, examples.valid_labels),
+            len(examples.valid_ids) * setup.config.image_size**2 * len(setup.config.channels),
         )
 
-    def go(self) -> None:
-        """All stages that are left, then the average."""
-        state, stage, done = self.restore()
-        step = int(state.step)
-        last = self.setup.stages[-1]
-        left = [] if done else self.setup.stages[stage.index :]
-        traced = last.end - step if left and self.setup.settings.profile else 0
-        profile = Profile(self.directory / "profile", traced)
-        # rows of an epoch whose validation was cut short are written again
-        written = step - (self.saving.unsaved is not None) if self.checkpoints.metas else -1
-        with Log(
-            self.directory,
-            self.name,
-            restored_step=written,
-            total_steps=last.end,
-            tensorboard=self.setup.settings.tensorboard,
-        ) as self.log:
-            self.introduce(step, stage)
-            try:
-                for stage in left:
-                    step = max(step, stage.start)
-                    if stage.index > 0 and step == stage.start:
-                        state = self.enter(stage, state)
-                    state, step = self.run_stage(stage, state, step, profile)
-            finally:
-                profile.stop()
-            if self.setup.average["kind"] != "none" and not self.checkpoints.steps("average"):
-                self.finish_average(stage, state, step)
+    def introduce(self, start: Start) -> None:
+        """Says what is about to happen."""
+        setup, step, end = self.setup, int(start.state.step), self.setup.phases[-1].end
+        parameters = sum(int(np.prod(x.shape)) for x in setup.outline.params.values())
+        self.log.say(
+            f"{setup.config.backbone}, {parameters / 1e6:.2f} M parameters, "
+            f"{len(setup.examples.train_ids):,} images, {end:,} steps of "
+            f"{start.phase.batch_size}, {setup.epochs} epochs on {jax.device_count()} "
+            f"{jax.devices()[0].device_kind} device(s)"
+        )
+        if loaded := start.loaded:
+            missing, unused = (
+                ", ".join(loaded.get(part, ())) or "none" for part in ("missing", "unused")
+            )
+            self.log.say(f"starts from {loaded['from']}; not in it: {missing}; not used: {unused}")
+        if step:
+            how = "ended before, with" if step >= end else "goes on from"
+            self.log.say(f"{how} the checkpoint of step {step:,}")
 
-    def restore(self) -> tuple[steps.TrainState, Stage, bool]:
-        """(state, stage to go on with, whether training is over): of the newest checkpoint, or
-        fresh."""
-        newest = self.checkpoints.newest()
-        if newest is None:
-            first = self.setup.stages[0]
-            state = self.setup.state(first, *setups.initial(self.setup), 0)
-            if self.setup.loaded and jax.process_index() == 0:
-                artifacts.write_json(self.directory / LOADED, self.setup.loaded)
-            return self.setup.layout.put_whole(state), first, False
-        meta = self.checkpoints.metas[newest]
-        checkpoint.check_same_run(meta, artifacts.plain(self.saving.identity), self.directory)
-        own = {**self.setup.params, **self.setup.stats}
-        checkpoint.check_architecture(meta, own, self.checkpoints.folder)
-        stage = self.setup.stages[meta["stage"]]
-        self.saving.history = meta["history"]
-        state = self.checkpoints.restore(newest, self.setup.template(stage))
-        if meta["kind"] == "middle":
-            if newest in stage.epoch_ends:
-                self.saving.unsaved = stage, state, newest
-            return state, stage, False
-        over = meta["kind"] == "average" or self.ended(stage, newest)
-        if over and stage is not self.setup.stages[-1]:
-            return state, self.setup.stages[stage.index + 1], False
-        return state, stage, over
-
-    def enter(self, stage: Stage, state: steps.TrainState) -> steps.TrainState:
-        """The state at the start of a later stage: its weights, a new optimizer."""
+    def enter(self, phase: Phase, state: TrainState) -> TrainState:
+        """The state at the start of a later phase: its weights, a new optimizer."""
         params, stats = state.params, state.stats
-        source = str(stage.options.start_from)
+        source, metas = str(phase.options.start_from), self.checkpoints.metas
         if source:
             self.checkpoints.wait()
             if source == "best":
-                found = checkpoint.best_step(self.checkpoints.metas, self.setup.settings.monitor)
+                step = checkpoint.best_step(metas, self.setup.settings.monitor)
             elif source.isdigit():
-                found = stopping.last_step(self.saving.history, self.setup.stages[int(source)])
+                step = self.setup.phases[int(source)].last_step(self.history)
             else:
-                found = checkpoint.end_of(self.checkpoints.metas, source)
-            params, stats = self.checkpoints.weights(found, state)
-            self.log.say(f"stage {stage.index + 1} starts from the weights of step {found:,}")
-        fresh = self.setup.state(stage, params, stats, stage.start)
+                step = checkpoint.end_of(metas, source)
+            params, stats = self.checkpoints.weights(step, state)
+            self.log.say(f"phase {phase.index + 1} starts from the weights of step {step:,}")
+        fresh = self.setup.state(phase, params, stats, phase.start)
         if self.setup.average["kind"] in ("ema", "swa"):
             fresh = fresh._replace(average=state.average)
-        return self.setup.layout.put_whole(fresh)
+        return self.setup.layout.replicate(fresh)
 
-    def run_stage(
-        self, stage: Stage, state: steps.TrainState, first: int, profile: Profile
-    ) -> tuple[steps.TrainState, int]:
-        """The steps of a stage from `first` on: (state, last step)."""
-        if self.saving.unsaved:  # the epoch before was told to stop while it was validated
-            state = self.finish_epoch(stage, state, first)
-            if self.ended(stage, first):
-                return state, first
-        train_step = self.setup.train_step(stage, self.preemption, self.log.say)
-        seed = np.uint32(self.setup.seed)
-        batches = self.setup.train_batches(stage, first - stage.start)
-        in_flight: deque[Any] = deque()
-        self.speed.restart()
-        with distributed.Feeder(batches, self.setup.layout.put_batch) as feeder:
-            for step in range(first, stage.end):
-                asked = time.perf_counter()
-                batch = next(feeder)
-                waited = time.perf_counter() - asked
-                profile.before_step()
-                state, loss = train_step(state, batch, seed, steps.Rates(*stage.rates(step)))
-                in_flight.append(loss)
-                if len(in_flight) > AHEAD:
-                    in_flight.popleft().block_until_ready()
-                if profile.after_step(loss):
-                    self.log.say(
-                        f"profile of {profile.last - profile.first} steps: {profile.folder}"
-                    )
-                self.speed.add(stage.batch_size, waited)
-                self.log.tick(step + 1, self.speed)
-                if step + 1 in stage.epoch_ends:
-                    state = self.finish_epoch(stage, state, step + 1)
-                self.saving.between(stage, state, step + 1)
-                if self.ended(stage, step + 1):
-                    return state, step + 1
-        raise AssertionError("a stage ends at the end of its last epoch")
+    def ended(self, phase: Phase, step: int) -> bool:
+        """Whether a phase is over after a step."""
+        return ended(self.setup, phase, step, self.history)
 
-    def ended(self, stage: Stage, step: int) -> bool:
-        """Whether a stage is over after a step: it was its last, or the monitor got no better."""
-        if step == stage.end:
-            return True
-        settings = self.setup.settings
-        at_end = step in stage.epoch_ends
-        return at_end and stopping.stalled(
-            self.saving.history, stage, settings.patience, settings.monitor
-        )
-
-    def finish_epoch(self, stage: Stage, state: steps.TrainState, step: int) -> steps.TrainState:
-        """Logs the epoch, validates, saves; the totals of the next epoch start at zero."""
-        self.saving.check_finite(stage, state)
-        start = time.perf_counter()
-        epoch = stage.epochs_until(step)
-        row = self.train_row(stage, state, step, epoch)
-        self.saving.unsaved = stage, state, step
+    def finish_epoch(self, phase: Phase, state: TrainState, step: int) -> TrainState:
+        """Validates, logs and saves; the state has the totals of the next epoch, zero."""
+        self.check_finite(phase, state)
+        setup, start = self.setup, time.perf_counter()
+        epoch, monitor = phase.epochs_until(step), setup.settings.monitor
+        row = self.train_row(phase, state, step)
+        self.unsaved = phase, state, step
         scores = self.validate(state.params, state.stats)
-        self.saving.unsaved = None
+        self.unsaved = None
         self.log.write(row)
         self.log.write({"step": step, "epoch": epoch, "split": "valid", **scores})
-        self.saving.history.append([step, scores[self.setup.settings.monitor]])
+        self.history.append([step, scores[monitor]])
         state = state._replace(
-            totals=self.setup.layout.put_whole(steps.zero_totals()),
-            average=self.swa(state, epoch),
+            totals=setup.layout.replicate(zero_totals()),
+            average=averaging.after_epoch(setup, state, epoch),
         )
-        chosen = self.setup.average["kind"] == "chosen" and epoch in self.setup.average["epochs"]
-        chosen |= epoch in self.setup.config.keep_epochs
-        early = self.ended(stage, step) and step != stage.end
-        snapshot = early or step in stage.kept_ends
-        self.saving.save(
-            stage, state, step, "epoch", scores, keep=chosen or snapshot, snapshot=snapshot
-        )
+        named = setup.average["epochs"] if setup.average["kind"] == "chosen" else ()
+        early = self.ended(phase, step) and step != phase.end
+        snapshot = early or step in phase.kept_ends
+        keep = snapshot or epoch in named or epoch in setup.config.keep_epochs
+        self.save(phase, state, step, "epoch", scores, keep=keep, snapshot=snapshot)
         self.speed.pause(time.perf_counter() - start)
+        left = self.speed.seconds_left(setup.phases[-1].end - step)
         self.log.say(
-            f"epoch {epoch} of {self.epochs} | loss {row['loss']:.4f} | valid loss "
+            f"epoch {epoch} of {setup.epochs} | loss {row['loss']:.4f} | valid loss "
             f"{scores['loss']:.4f}, macro-F1 {scores['macro_f1']:.3f}, mAP {scores['map']:.3f} | "
             f"{row['images_per_second']:.1f} images/s, {row['data_wait']:.0%} waiting for data | "
-            f"{duration(self.speed.seconds_left(self.setup.stages[-1].end - step))} left"
+            f"{duration(left)} left"
         )
         if early:
-            what = f"stage {stage.index + 1} of {len(self.setup.stages)}"
-            self.log.say(f"no better {self.setup.settings.monitor}: {what} ends early")
+            which = f"phase {phase.index + 1} of {len(setup.phases)}"
+            self.log.say(f"no better {monitor}: {which} ends early")
         self.speed.restart()
         return state
 
-    def train_row(
-        self, stage: Stage, state: steps.TrainState, step: int, epoch: int
-    ) -> dict[str, Any]:
+    def train_row(self, phase: Phase, state: TrainState, step: int) -> dict[str, Any]:
         """The line of metrics.jsonl of an epoch's training."""
         totals = jax.device_get(state.totals)
-        lr, _ = stage.rates(step - 1)
+        lr = phase.rates(step - 1).lr
         count = int(totals.steps) or float("nan")  # every step skipped: there is no loss
         return {
             "step": step,
-            "epoch": epoch,
+            "epoch": phase.epochs_until(step),
             "split": "train",
-            "stage": stage.index,
+            "stage": phase.index,
             "loss": float(totals.loss) / count,
             "grad_norm": float(totals.grad_norm) / count,
             "skipped": int(totals.skipped),
@@ -314,43 +316,26 @@ class _Run:
             "lr_groups": [float(x) for x in lr],
             "images_per_second": self.speed.images_per_second(),
             "data_wait": self.speed.data_wait(),
-            "seconds_left": self.speed.seconds_left(self.setup.stages[-1].end - step),
+            "seconds_left": self.speed.seconds_left(self.setup.phases[-1].end - step),
             "memory_mib": memory_mib(),
         }
 
     def validate(self, params: network.Arrays, stats: network.Arrays) -> dict[str, Any]:
         """Scores on the validation part."""
-        eval_step = self.setup.eval_step(self.preemption, self.log.say)
-
-        def batches() -> Iterator[Any]:
-            for batch in self.held:
-                self.saving.leave_if_asked()
-                yield batch
-
-        return evaluate(eval_step, params, stats, batches(), self.setup.layout.put_batch)
-
-    def swa(self, state: steps.TrainState, epoch: int) -> network.Arrays:
-        """The running mean over the last epochs' ends, where the config asks for it."""
-        before = epoch - 1 - max(self.epochs - self.setup.average["count"], 0)
-        in_state = self.setup.average["kind"] == "swa" and not averaging.of_checkpoints(self.setup)
-        if not in_state or before < 0:
-            return state.average
-        return averaging.running_mean(state.average, state.params, before)
-
-    def finish_average(self, stage: Stage, state: steps.TrainState, step: int) -> None:
-        """The averaged network: validated, and saved one step after the last."""
-        kind = self.setup.average["kind"]
-        compiled = functools.partial(
-            setups.compiled,
-            preemption=self.preemption,
-            say=self.log.say,
-            deterministic=self.setup.settings.deterministic,
+        step = self.setup.eval_step(self.compile)
+        put = self.setup.layout.put_batch
+        return validation.evaluate(
+            step, params, stats, self.valid_batches, put, before_batch=self.leave_if_asked
         )
+
+    def finish_average(self, phase: Phase, state: TrainState, step: int) -> None:
+        """Validates the averaged network, and saves it one step after the last."""
+        kind = self.setup.average["kind"]
         params, stats = averaging.averaged(
-            self.setup, self.checkpoints, state, stage, compiled, self.saving.leave_if_asked
+            self.setup, self.checkpoints, state, phase, self.compile, self.leave_if_asked
         )
         scores = self.validate(params, stats)
-        epoch = stage.epochs_until(step)
+        epoch = phase.epochs_until(step)
         # the step of its checkpoint: without that, a restart cuts the row off and writes it again
         row = {"step": step + 1, "epoch": epoch, "split": "valid", "weights": kind}
         self.log.write({**row, **scores})
@@ -358,28 +343,97 @@ class _Run:
             f"average ({kind}) | valid loss {scores['loss']:.4f}, macro-F1 {scores['macro_f1']:.3f}"
         )
         state = state._replace(params=params, stats=stats, step=state.step + 1)
-        self.saving.save(stage, state, step + 1, "average", scores, keep=True)
+        self.save(phase, state, step + 1, "average", scores, keep=True)
 
-    def introduce(self, step: int, stage: Stage) -> None:
-        """Tells what is about to happen."""
+    # --- what goes to disk, and when ------------------------------------------------------------
+
+    def save(
+        self,
+        phase: Phase,
+        state: TrainState,
+        step: int,
+        kind: str,
+        scores: dict[str, Any] | None = None,
+        *,
+        keep: bool = False,
+        snapshot: bool = False,
+    ) -> None:
+        """Saves a checkpoint; kind: epoch | middle (of an epoch) | average.
+
+        keep: whether it stays until the end.  snapshot: whether it ends a phase or cycle.
+        """
+        self.check_finite(phase, state)
         setup = self.setup
-        parameters = sum(int(np.prod(x.shape)) for x in setup.params.values())
-        device = jax.devices()[0]
-        self.log.say(
-            f"{setup.config.backbone}, {parameters / 1e6:.2f} M parameters, "
-            f"{len(setup.data.train_ids):,} images, {setup.stages[-1].end:,} steps of "
-            f"{stage.batch_size}, {self.epochs} epochs on {jax.device_count()} "
-            f"{device.device_kind} device(s)"
-        )
-        if loaded := setup.loaded:
-            kept, unused = (", ".join(loaded.get(part, ())) or "none" for part in REPORTED)
-            self.log.say(f"starts from {loaded['from']}; not in it: {kept}; not used: {unused}")
-        if step:
-            ended = step >= setup.stages[-1].end
-            where = f"the checkpoint of step {step:,}"
-            self.log.say(f"{'ended before, with' if ended else 'goes on from'} {where}")
+        meta = {
+            "step": step,
+            "epoch": phase.epochs_until(step),
+            "kind": kind,
+            "stage": phase.index,
+            "keep": keep,
+            "snapshot": snapshot,
+            "metrics": scores,
+            "monitor": setup.settings.monitor,
+            "history": self.history,
+            "model": planning.plain(setup.config),
+            "class_names": list(setup.class_names),
+            "run": setup.identity,
+            "shapes": {name: list(x.shape) for name, x in setup.shapes.items()},
+        }
+        self.checkpoints.save(state, artifacts.plain(meta))
+        self.saved_at = time.monotonic()
 
-    @property
-    def epochs(self) -> int:
-        """Of all stages."""
-        return sum(len(stage.epoch_ends) for stage in self.setup.stages)
+    def save_or_leave(self, phase: Phase, state: TrainState, step: int) -> None:
+        """After every step: checks it now and then, saves by the clock, leaves on SIGTERM."""
+        if self.check_is_due(step):
+            self.check_finite(phase, state)
+        minutes = (time.monotonic() - self.saved_at) / 60
+        due = minutes > self.setup.settings.checkpoint_minutes
+        if jax.process_count() > 1:  # hosts' clocks differ; asking every step would cost time
+            due = step % CHECK_STEPS == 0 and distributed.agree(due)
+        if due and step not in self.checkpoints.metas:
+            self.save(phase, state, step, "middle")
+        self.unsaved = phase, state, step
+        self.leave_if_asked()
+        self.unsaved = None
+
+    def leave_if_asked(self) -> None:
+        """On SIGTERM: saves what is not on disk yet, and ends the program."""
+        if self.preemption.requested():
+            self.save_unsaved()
+            at = f"saved at step {self.unsaved[2]:,}; " if self.unsaved else ""
+            self.log.say(f"told to stop: {at}run again to go on")
+            raise SystemExit(TRY_AGAIN)
+
+    def save_unsaved(self) -> None:
+        """Returns when all that was computed is on disk."""
+        if self.unsaved and self.unsaved[2] not in self.checkpoints.metas:
+            self.save(*self.unsaved, "middle")
+        self.checkpoints.wait()
+
+    def check_is_due(self, step: int) -> bool:
+        """Whether to check for a non-finite step; every host does so after the same step, for one
+        that stopped alone would leave the others waiting."""
+        if jax.process_count() > 1:
+            return step % CHECK_STEPS == 0
+        if time.monotonic() - self.checked_at <= CHECK_SECONDS:
+            return False
+        self.checked_at = time.monotonic()
+        return True
+
+    def check_finite(self, phase: Phase, state: TrainState) -> None:
+        """Stops at a non-finite step, with the batch's ids on disk.
+
+        Raises:
+            FloatingPointError: naming the step and the file.
+        """
+        bad = int(state.totals.bad_step)
+        if bad < 0 or self.setup.settings.on_nonfinite == "skip":
+            return
+        lr, beta1 = phase.rates(bad)
+        path, ids = self.directory / "nonfinite.json", self.setup.train_ids(phase, bad)
+        if jax.process_index() == 0:
+            artifacts.write_json(path, {"step": bad, "ids": ids, "lr": lr, "beta1": beta1})
+        raise FloatingPointError(
+            f"{self.directory}: loss or gradient is not finite at step {bad}; the batch's ids are "
+            f"in {path.name} there. Lower the rate, clip gradients, or train.on_nonfinite='skip'"
+        )

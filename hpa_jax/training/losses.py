@@ -49,7 +49,7 @@ def focal(logits: Array, labels: Array, *, gamma: float = 2.0, mean: bool = Fals
     Args:
         logits: [N, C] float.
         labels: [N, C] in {0, 1}.
-        gamma: >= 0; 2 for all three teams, 3 and 5 in some stages of One More Layer.
+        gamma: >= 0; 2 for all three teams, 3 and 5 in some phases of One More Layer.
         mean: pudae's form, the mean over classes in place of the sum.
 
     optax.sigmoid_focal_loss computes (1 - p_t)^gamma by a power of a number that rounds to 0, whose

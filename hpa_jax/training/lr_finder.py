@@ -1,13 +1,12 @@
 """Learning-rate range test (Smith 2015, as fastai 1.0.22's lr_find; spec one_more_layer 4.4).
 
 In: a model config and packed images.  Out: DIRECTORY/lr_find.json and lr_find.png with the
-smoothed loss over an exponentially rising rate, and two suggestions.  The same rate in all depth
-groups; the weights are thrown away: no checkpoint is read in another way than for its weights,
-none is written.
+smoothed loss over an exponentially rising rate, and two suggestions.  The rate is the same in all
+depth groups; the trained weights are discarded, no checkpoint is written.
 """
 
+import contextlib
 import math
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,15 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
-from hpa_jax.training import checkpoint, distributed, network, optimizer
+from hpa_jax.training import checkpoint, compilation, distributed, network, optimizer
 from hpa_jax.training import setup as setups
-from hpa_jax.training import step as steps
-from hpa_jax.training.preemption import Preemption
+from hpa_jax.training.compilation import Compiler
+from hpa_jax.training.examples import Examples, Labels
+from hpa_jax.training.phases import Phase
+from hpa_jax.training.preemption import TRY_AGAIN, Preemption
+from hpa_jax.training.step import Rates
 
-LOOK = 10  # steps between looks at the losses, so that the device need not wait for the host
+READ_EVERY = 10  # steps between readings of the losses, so that the device need not wait
 
 
 def find(
@@ -33,13 +35,13 @@ def find(
     directory: str | Path,
     records: Any,
     train_ids: Sequence[str],
-    train_labels: np.ndarray,
+    train_labels: Labels,
     valid_ids: Sequence[str],
-    valid_labels: np.ndarray,
+    valid_labels: Labels,
     class_names: Sequence[str],
     settings: ConfigDict,
     seed: int,
-    stage: int = 0,
+    phase: int = 0,
     which: str = "",
     iterations: int = 1000,
     low: float = 1e-7,
@@ -47,10 +49,10 @@ def find(
     train_weights: np.ndarray | None = None,
     init_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Sweeps the rate of one stage; arguments as `loop.train`, and:
+    """Sweep the rate of one phase; arguments as `loop.train`, and:
 
     Args:
-        stage: number of the stage whose freezing, loss and augmentation hold.
+        phase: number of the phase whose freezing, loss and augmentation apply.
         which: "" starts from fresh weights (or init_from), else that checkpoint of `directory`.
         iterations: steps from `low` to `high`.
         low: first rate.
@@ -70,31 +72,27 @@ def find(
         )
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
-    distributed.compilation_cache(settings.compilation_cache or directory / "compilation_cache")
-    data = setups.Data(
-        records,
-        np.asarray(train_ids),
-        np.asarray(train_labels, np.uint8),
-        np.asarray(valid_ids),
-        np.asarray(valid_labels, np.uint8),
-        train_weights,
-    )
+    compilation.keep_programs(settings.compilation_cache or directory / "compilation_cache")
+    examples = Examples(records, train_ids, train_labels, valid_ids, valid_labels, train_weights)
     layout = distributed.layout()
-    setup = setups.build(config, settings, layout, data, class_names, seed, init_folder)
-    if not 0 <= stage < len(setup.stages):
-        raise InputError(f"lr_find: stage={stage}, but there are {len(setup.stages)} stages")
+    setup = setups.build(config, settings, layout, examples, class_names, seed, init_folder)
+    if not 0 <= phase < len(setup.phases):
+        raise InputError(f"lr_find: stage={phase}, but there are {len(setup.phases)} phases")
+    params, stats, _ = setups.initial(setup)
+    if which:
+        _, params, stats = network.split(checkpoint.load(directory, which)[0])
     rates = np.geomspace(low, high, iterations)
-    losses = _sweep(setup, setup.stages[stage], rates, directory if which else None, which, name)
-    found = suggest(rates, losses)
+    losses = _sweep(setup, setup.phases[phase], rates, params, stats, name)
+    result = suggest(rates, losses)
     if jax.process_index() == 0:
-        artifacts.write_json(directory / "lr_find.json", found)
+        artifacts.write_json(directory / "lr_find.json", result)
         with artifacts.atomic(directory / "lr_find.png") as temporary:
-            draw(found, temporary, name)
-    return found
+            draw(result, temporary, name)
+    return result
 
 
 def smoothed(losses: Sequence[float], beta: float = 0.98) -> np.ndarray:
-    """Exponential mean of the losses, bias-corrected: sum of (1-b) b^(i-k) x_k / (1 - b^(i+1))."""
+    """Return the bias-corrected exponential mean: sum of (1-b) b^(i-k) x_k / (1 - b^(i+1))."""
     mean, out = 0.0, []
     for i, loss in enumerate(losses):
         mean = beta * mean + (1 - beta) * loss
@@ -103,7 +101,7 @@ def smoothed(losses: Sequence[float], beta: float = 0.98) -> np.ndarray:
 
 
 def diverged(losses: Sequence[float], times: float = 4.0) -> int | None:
-    """The first step at which the smoothed loss is over `times` its best before, or not finite."""
+    """Return the first step whose smoothed loss is over `times` its best before, or not finite."""
     curve = smoothed(losses)
     best = np.minimum.accumulate(np.where(np.isfinite(curve), curve, np.inf))
     over = np.flatnonzero(~np.isfinite(curve) | (curve > times * best))
@@ -111,7 +109,7 @@ def diverged(losses: Sequence[float], times: float = 4.0) -> int | None:
 
 
 def suggest(rates: np.ndarray, losses: Sequence[float]) -> dict[str, Any]:
-    """The curve up to where it diverges, the rate of its steepest fall and a tenth of its lowest's.
+    """Return the curve until it diverges, the rate of its steepest fall, a tenth of its lowest's.
 
     Raises:
         InputError: no finite loss at all.
@@ -133,17 +131,17 @@ def suggest(rates: np.ndarray, losses: Sequence[float]) -> dict[str, Any]:
     }
 
 
-def draw(found: dict[str, Any], path: Path, title: str) -> None:
-    """The curve and both suggestions as PNG."""
+def draw(result: dict[str, Any], path: Path, title: str) -> None:
+    """Plot the curve and both suggestions as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    axes.semilogx(found["lr"], found["loss"], color="black", linewidth=1)
+    axes.semilogx(result["lr"], result["loss"], color="black", linewidth=1)
     for key, color in (("steepest", "tab:blue"), ("minimum_tenth", "tab:orange")):
-        axes.axvline(found[key], color=color, label=f"{key.replace('_', ' ')}: {found[key]:.2g}")
+        axes.axvline(result[key], color=color, label=f"{key.replace('_', ' ')}: {result[key]:.2g}")
     axes.set(xlabel="learning rate", ylabel="smoothed loss", title=title)
     axes.legend()
     figure.savefig(path, format="png", dpi=120)
@@ -151,10 +149,10 @@ def draw(found: dict[str, Any], path: Path, title: str) -> None:
 
 def _sweep(
     setup: setups.Setup,
-    stage: Any,
+    phase: Phase,
     rates: np.ndarray,
-    directory: Path | None,
-    which: str,
+    params: network.Arrays,
+    stats: network.Arrays,
     name: str,
 ) -> list[float]:
     """Loss of each step at its rate; ends where it diverges."""
@@ -162,29 +160,27 @@ def _sweep(
     def say(text: str) -> None:
         print(f"[lr_find {name}] {text}", flush=True)
 
-    params, stats = setups.initial(setup)
-    if directory is not None:
-        with_weights, _, _ = checkpoint.load(directory, which)
-        _, params, stats = network.split(with_weights)
-    state = setup.layout.put_whole(setup.state(stage, params, stats, stage.start))
-    groups, seed = len(stage.factors), np.uint32(setup.seed)
+    state = setup.layout.replicate(setup.state(phase, params, stats, phase.start))
+    groups, seed = len(phase.factors), np.uint32(setup.seed)
     momentum = np.float32(optimizer.resting(setup.config.optimizer.to_dict()))
     losses: list[float] = []
-    waiting: deque[Any] = deque()
+    unread: list[jax.Array] = []
     with Preemption() as preemption:
-        train_step = setup.train_step(stage, preemption, say)
-        batches = setup.train_batches(stage, 0)
-        with distributed.Feeder(batches, setup.layout.put_batch) as feeder:
+        train_step = setup.train_step(
+            phase, Compiler(preemption, say, setup.settings.deterministic)
+        )
+        with contextlib.closing(setup.train_batches(phase, phase.start)) as batches:
             for number, rate in enumerate(rates):
+                batch = setup.layout.put_batch(next(batches))
                 lr = np.full(groups, rate, np.float32)
-                state, loss = train_step(state, next(feeder), seed, steps.Rates(lr, momentum))
-                waiting.append(loss)
-                if len(waiting) < LOOK and number + 1 < len(rates):
+                state, loss = train_step(state, batch, seed, Rates(lr, momentum))
+                unread.append(loss)
+                if len(unread) < READ_EVERY and number + 1 < len(rates):
                     continue
-                losses += [float(x) for x in waiting]
-                waiting.clear()
+                losses += [float(x) for x in unread]
+                unread.clear()
                 if preemption.requested():
-                    raise SystemExit(75)
+                    raise SystemExit(TRY_AGAIN)
                 if not math.isfinite(losses[-1]) or diverged(losses) is not None:
                     break
     say(f"{len(losses)} of {len(rates)} steps, up to a rate of {rates[len(losses) - 1]:.2g}")

@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.training import checkpoint, loop
-from hpa_jax.training.labels import OneClass
+from hpa_jax.training.examples import OneClass
 
 
 def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[str], np.ndarray]:

@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 from ml_collections import ConfigDict
 
+from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import layers
 
@@ -131,6 +132,38 @@ def from_config(
         )
 
     return make() if arrays else nnx.eval_shape(make)
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A network without arrays: shapes by name, depth groups, rates of its dropout layers."""
+
+    model: nnx.Module
+    params: dict[str, jax.ShapeDtypeStruct]
+    stats: dict[str, jax.ShapeDtypeStruct]
+    groups: list[list[str]]
+    dropout: list[float]
+
+
+def outline(config: ConfigDict, num_classes: int, seed: int = 0) -> Outline:
+    """Return the outline of the network that a model config describes."""
+    model = from_config(config, num_classes, seed=seed, arrays=False)
+    params, stats = shapes(model)
+    return Outline(
+        model, params, stats, depth_groups(model, config.depth_groups), dropout_rates(model)
+    )
+
+
+# The options that an outline depends on.
+_OF_OUTLINE = (
+    *("backbone", "channels", "head", "dropout", "width", "depth", "large_stem", "as_run", "remat"),
+    *("dtype", "head_options", "depth_groups"),
+)
+
+
+def outline_key(config: ConfigDict, num_classes: int) -> str:
+    """Return a text that is equal for configs of the same outline."""
+    return repr([num_classes, *(artifacts.plain(config[name]) for name in _OF_OUTLINE)])
 
 
 def start_at_frequencies(model: nnx.Module, frequencies: np.ndarray) -> None:
@@ -297,10 +330,10 @@ def rates_for(dropout: float | Sequence[float], count: int) -> list[float]:
     rates = [dropout] * count if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != count:
         raise InputError(
-            f"stage.dropout: {len(rates)} rates {rates}, but the network has {count} dropout layer"
+            f"dropout: {len(rates)} rates {rates}, but the network has {count} dropout layer"
             f"{'' if count == 1 else 's'}"
         )
     for rate in rates:
         if not 0 <= rate < 1:
-            raise InputError(f"stage.dropout: a rate must lie in [0, 1), not {rate}")
+            raise InputError(f"dropout: a rate must lie in [0, 1), not {rate}")
     return [float(rate) for rate in rates]

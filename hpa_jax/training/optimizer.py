@@ -1,7 +1,7 @@
-"""The optimizer of one stage: which parameters train, at which rate, with which decay.
+"""The optimizer of one phase: which parameters train, at which rate, with which decay.
 
 In: the names of parameters and statistics (dotted paths, as "layer1.0.conv1.kernel"), the depth
-groups of the network and a stage's options.  Out: a `Plan` (trainable names, depth group of each)
+groups of the network and a phase's options.  Out: a `Plan` (trainable names, depth group of each)
 and one optax transformation for the trainable parameters only, so that what is frozen has no state.
 
 The rates are no part of the transformation: the step sets `lr` ([G], one per depth group) and `b1`
@@ -36,7 +36,7 @@ NAMES = ("adam", "adamw", "sgd")
 
 @dataclass(frozen=True)
 class Plan:
-    """What one stage trains.
+    """What one phase trains.
 
     trainable: names that get gradients; still_norms: prefixes of modules whose BatchNorm runs on
     its stored statistics; group_of: depth group of every parameter; groups: their number.
@@ -198,13 +198,12 @@ def _frozen(freeze: str | int, groups: int) -> int:
         return named[freeze]
     if isinstance(freeze, bool) or not isinstance(freeze, int):
         raise InputError(
-            f"stage.freeze: unknown group {freeze!r}; it is none, backbone, or a number of depth "
+            f"freeze: unknown group {freeze!r}; it is none, backbone, or a number of depth "
             f"groups counted from the stem (this network has {groups})"
         )
     if not 0 <= freeze < groups:
         raise InputError(
-            f"stage.freeze: {freeze} of {groups} depth groups; 0 to {groups - 1} leave something "
-            "to train"
+            f"freeze: {freeze} of {groups} depth groups; 0 to {groups - 1} leave something to train"
         )
     return freeze
 

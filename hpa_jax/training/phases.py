@@ -1,11 +1,11 @@
-"""The stages of a training, laid out in steps: what each trains, at which rates, from where to
-where.
+"""The phases of a training, laid out in steps: what each trains, when, and at which rates.
 
-In: the model config, names of the network's parameters, the number of images.  Out: a list of
-`Stage`, checked: what is wrong with a stage is said before the first step of the first.
+In: the model config, `config.train`, the outline of the network, the number of images.  Out: a list
+of `Phase`, with every option of the training checked before anything is computed.  No data is
+needed, so that a run can check all its networks before it trains the first.
 
-A stage of E epochs of N images in batches of B has ceil(E N / B) steps; its epochs end at
-ceil(e N / B).  Each stage starts a fresh epoch of the sampler, with new optimizer state (spec
+A phase of E epochs of N images in batches of B has ceil(E N / B) steps; its epochs end at
+ceil(e N / B).  Each phase starts a fresh epoch of the sampler, with new optimizer state (spec
 §4.5).
 """
 
@@ -18,13 +18,20 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.core.errors import InputError
-from hpa_jax.training import distributed, losses, optimizer, schedules
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.training import augment, distributed, examples, losses, network, optimizer, schedules
+from hpa_jax.training.step import Rates
+
+MONITORS = ("loss", "focal", "macro_f1", "micro_f1", "map")
+LOWER_IS_BETTER = ("loss", "focal")
+AVERAGES = ("none", "last", "chosen", "swa", "ema")
+ON_NONFINITE = ("stop", "skip")
+History = Sequence[tuple[int, float | None]]
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage; steps and epochs count from the start of the training."""
+class Phase:
+    """One phase; steps and epochs count from the start of the training."""
 
     index: int
     options: ConfigDict
@@ -41,49 +48,80 @@ class Stage:
     augment: Any
     seed: int
 
-    def rates(self, step: int) -> tuple[np.ndarray, np.float32]:
-        """(lr float32 [G], beta1) of a step."""
+    def rates(self, step: int) -> Rates:
+        """Return lr float32 [G] and beta1 of a step."""
         local = step - self.start
         noise = schedules.noise_factors(
             len(self.factors),
             self.options.lr_noise,
             seed=self.seed,
-            stage=self.index,
+            phase=self.index,
             step=local if self.options.lr_noise_every == "step" else -1,
         )
         lr = self.schedule.lr(local) * self.factors * noise
-        return lr.astype(np.float32), np.float32(self.schedule.beta1(local))
+        return Rates(lr.astype(np.float32), np.float32(self.schedule.beta1(local)))
 
     def epochs_until(self, step: int) -> int:
-        """Epochs of the plan that end at or before a step; those that an earlier stage left out,
-        because it ended early, count."""
+        """Return how many epochs of the plan end at or before a step; those that an earlier phase
+        left out, because it ended early, count."""
         return self.first_epoch + sum(end <= step for end in self.epoch_ends)
 
+    def ended(self, step: int, history: History, patience: int, monitor: str) -> bool:
+        """Return whether the phase is over after a step: its last, or the monitor has stalled.
 
-def resolve(
+        history: [[step, monitor], ...] of the finished epochs.  patience: epochs without a better
+        one, 0: any number.  Each phase counts for itself: one that ends early does not end the
+        later ones, which begin with rates, losses or frozen parts of their own.
+        """
+        if step == self.end:
+            return True
+        return step in self.epoch_ends and self.stalled(history, patience, monitor)
+
+    def stalled(self, history: History, patience: int, monitor: str) -> bool:
+        """Return whether the best epoch of the phase lies more than `patience` epochs back.
+
+        A value that is not finite (no class with positives, a loss beyond float32) is the worst.
+        """
+        sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
+        values = [
+            sign * value if value is not None and math.isfinite(value) else math.inf
+            for step, value in history
+            if self.start < step <= self.end
+        ]
+        return bool(values) and 0 < patience < len(values) - values.index(min(values))
+
+    def last_step(self, history: History) -> int:
+        """Return the step at which the phase ended."""
+        return max(step for step, _ in history if self.start < step <= self.end)
+
+
+def lay_out(
     config: ConfigDict,
+    settings: ConfigDict,
+    outline: network.Outline,
     *,
-    params: Sequence[str],
-    stats: Sequence[str],
-    depth_groups: Sequence[Sequence[str]],
+    classes: int | None,
     count: int,
     seed: int,
-    devices: int = 1,
-) -> list[Stage]:
-    """All stages of a model config.
+    devices: int,
+) -> list[Phase]:
+    """Return the phases of a training of `count` images, with every option checked.
 
     Args:
         config: `hpa_jax.config.model(...)`.
-        params: dotted names of the parameters.
-        stats: dotted names of the BatchNorm statistics.
-        depth_groups: path prefixes, stem first.
+        settings: `config.train`.
+        outline: of the network that `config` describes.
+        classes: C, or None where it is not known yet.
         count: N images of an epoch.
         seed: of the lr noise.
         devices: that share a batch.
 
     Raises:
-        InputError: naming the stage, the key and the value.
+        InputError: naming the phase, the key and the value.
     """
+    from hpa_jax.models.normalization import normalizer
+
+    _check(config, settings)
     if not config.stages:
         raise InputError(
             "stages is empty: name at least one, for example stages=(stage(epochs=8),)"
@@ -91,39 +129,107 @@ def resolve(
     if count < 1:
         raise InputError("the training part is empty: there is nothing to train on")
     beta1 = optimizer.resting(config.optimizer.to_dict())
-    found: list[Stage] = []
+    phases: list[Phase] = []
     for index, given in enumerate(config.stages):
         try:
-            options = given if isinstance(given, ConfigDict) else configs.stage(**dict(given))
-            options = configs.stage(**dict(options))
+            options = configs.stage(**dict(given))
             plan = optimizer.plan(
-                params, stats, depth_groups, freeze=options.freeze, freeze_bn=options.freeze_bn
+                list(outline.params),
+                list(outline.stats),
+                outline.groups,
+                freeze=options.freeze,
+                freeze_bn=options.freeze_bn,
             )
-            stage = _lay(config, options, plan, found, count=count, seed=seed, beta1=beta1)
-            distributed.check_divisible(stage.batch_size, config.accumulate, devices)
-            losses.from_config(stage.loss)
-            found.append(stage)
+            phase = _phase(config, options, plan, phases, count=count, seed=seed, beta1=beta1)
+            distributed.check_divisible(phase.batch_size, config.accumulate, devices)
+            losses.from_config(phase.loss, classes)
+            augmentation(phase.augment, config.channels)
+            if options.dropout is not None:
+                network.rates_for(options.dropout, len(outline.dropout))
         except InputError as error:
             raise InputError(f"stages[{index}]: {error}") from None
-    return found
+        phases.append(phase)
+    losses.from_config(plain(config.loss), classes)  # evaluation's
+    augmentation(plain(config.augment), config.channels)
+    examples.sampler(config.sampling, np.ones((1, 1)), seed=seed)
+    normalizer(config.normalize, tuple(config.channels))
+    return phases
 
 
-def _lay(
+def average_options(config: ConfigDict) -> dict[str, Any]:
+    """Return config.average with the defaults of what a recipe leaves out."""
+    defaults = {"kind": "none", "count": 10, "epochs": (), "decay": 0.999}
+    return {**defaults, **config.average.to_dict()}
+
+
+def augmentation(given: Any, channels: Sequence[str]) -> augment.Augmentation | None:
+    """Return the augmentation of a phase; None for "none"."""
+    return None if given in ("", "none") else augment.preset(given, channels=tuple(channels))
+
+
+def epochs_of(given: Any) -> int:
+    """Return the epochs of a phase as a recipe gives it."""
+    return dict(given).get("epochs", 1)
+
+
+def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[str, np.ndarray]:
+    """Return the planned curves of a whole training, for plotting.
+
+    Returns:
+        epoch, lr (of the head), stem (its lr; NaN where it is frozen), beta1, all [P]; borders, the
+        epochs at which a later phase begins.  The lr noise is left out.
+
+    Args:
+        config: `hpa_jax.config.model(...)`.
+        count: N images of an epoch.
+        points: at most, a phase.
+    """
+    beta1 = optimizer.resting(config.optimizer.to_dict())
+    whole = optimizer.Plan((), (), {}, 1)
+    phases: list[Phase] = []
+    epochs, lr, stem, momentum = [], [], [], []
+    for given in config.stages:
+        options = configs.stage(**dict(given))
+        decay, frozen = options.lr_decay, options.freeze not in ("none", "", 0, "0")
+        options = configs.stage(**{**dict(given), "lr_decay": 1.0, "freeze": "none"})
+        phase = _phase(config, options, whole, phases, count=count, seed=0, beta1=beta1)
+        phases.append(phase)
+        at, rates, beta = phase.schedule.values(points)
+        first, head = (1 / decay, 1.0) if isinstance(decay, int | float) else (decay[0], decay[-1])
+        epochs.append(phase.first_epoch + at * phase.batch_size / count)
+        lr.append(rates * head)
+        stem.append(rates * (np.nan if frozen else first))
+        momentum.append(beta)
+    curves = {"epoch": epochs, "lr": lr, "stem": stem, "beta1": momentum}
+    borders = np.array([phase.first_epoch for phase in phases[1:]], float)
+    return {**{name: np.concatenate(x) for name, x in curves.items()}, "borders": borders}
+
+
+def plain(value: Any) -> Any:
+    """Return ConfigDicts as dicts, all the way down; lists become tuples."""
+    if isinstance(value, ConfigDict | dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(plain(item) for item in value)
+    return value
+
+
+def _phase(
     config: ConfigDict,
     options: ConfigDict,
     plan: optimizer.Plan,
-    before: list[Stage],
+    before: list[Phase],
     *,
     count: int,
     seed: int,
     beta1: float,
-) -> Stage:
-    """A stage after those `before` it."""
+) -> Phase:
+    """The phase after those `before` it."""
     epochs, cycles = options.epochs, options.cycles
     if not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"epochs: must be a whole number of at least 1, not {epochs}")
     if cycles < 1 or epochs % cycles:
-        raise InputError(f"cycles={cycles}: must divide the stage's {epochs} epochs")
+        raise InputError(f"cycles={cycles}: must divide the {epochs} epochs")
     if options.lr_noise < 0 or options.lr_noise_every not in ("stage", "step"):
         raise InputError(
             f"lr_noise={options.lr_noise}, lr_noise_every={options.lr_noise_every!r}: needs a "
@@ -145,7 +251,7 @@ def _lay(
         cycles=cycles,
         warmup=options.warmup,
     )
-    return Stage(
+    return Phase(
         index=len(before),
         options=options,
         start=start,
@@ -163,62 +269,40 @@ def _lay(
     )
 
 
-def epochs_of(stage: Any) -> int:
-    """Epochs of a stage as a recipe gives it."""
-    return dict(stage).get("epochs", 1)
-
-
-def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[str, np.ndarray]:
-    """The planned curves of a whole training, for drawing.
-
-    Returns:
-        epoch, lr (of the head), stem (its lr; NaN where it is frozen), beta1, all [P]; borders, the
-        epochs at which a later stage begins.  The lr noise is left out.
-
-    Args:
-        config: `hpa_jax.config.model(...)`.
-        count: N images of an epoch.
-        points: at most, a stage.
-    """
-    beta1 = optimizer.resting(config.optimizer.to_dict())
-    whole = optimizer.Plan((), (), {}, 1)
-    laid: list[Stage] = []
-    epochs, lr, stem, momentum = [], [], [], []
-    for given in config.stages:
-        decay = configs.stage(**dict(given)).lr_decay
-        options = configs.stage(**{**dict(given), "lr_decay": 1.0, "freeze": "none"})
-        stage = _lay(config, options, whole, laid, count=count, seed=0, beta1=beta1)
-        laid.append(stage)
-        at, rates, beta = stage.schedule.values(points)
-        first, head = (1 / decay, 1.0) if isinstance(decay, int | float) else (decay[0], decay[-1])
-        frozen = configs.stage(**dict(given)).freeze not in ("none", "", 0, "0")
-        epochs.append(stage.first_epoch + at * stage.batch_size / count)
-        lr.append(rates * head)
-        stem.append(rates * (np.nan if frozen else first))
-        momentum.append(beta)
-    join = np.concatenate
-    curves = {"epoch": epochs, "lr": lr, "stem": stem, "beta1": momentum}
-    borders = np.array([stage.first_epoch for stage in laid[1:]], float)
-    return {**{name: join(parts) for name, parts in curves.items()}, "borders": borders}
-
-
-def _check_start(start_from: str, before: Sequence[Stage], kept: Sequence[int]) -> None:
-    """start_from: "" (go on), "best", the number of an earlier stage, or an earlier "epoch:N"."""
+def _check_start(start_from: str, before: Sequence[Phase], kept: Sequence[int]) -> None:
+    """start_from: "" (go on), "best", the number of an earlier phase, or an earlier "epoch:N"."""
     given = str(start_from)
     done = before[-1].first_epoch + len(before[-1].epoch_ends) if before else 0
     epochs = [f"epoch:{epoch}" for epoch in kept if epoch <= done]
     if given in ("", "best", *epochs) or (given.isdigit() and int(given) < len(before)):
         return
     raise InputError(
-        f"start_from={start_from!r}: must be '', 'best', the number of an earlier stage (0 to "
+        f"start_from={start_from!r}: must be '', 'best', the number of an earlier phase (0 to "
         f"{len(before) - 1}), or 'epoch:N' of an earlier epoch in keep_epochs"
     )
 
 
-def plain(value: Any) -> Any:
-    """ConfigDicts as dicts, all the way down; tuples stay."""
-    if isinstance(value, ConfigDict | dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, tuple | list):
-        return tuple(plain(item) for item in value)
-    return value
+def _check(config: ConfigDict, settings: ConfigDict) -> None:
+    """Refuses options that could only fail at the end of an epoch, or of the training."""
+    average = average_options(config)
+    for name, value, known in (
+        ("train.monitor", settings.monitor, MONITORS),
+        ("train.on_nonfinite", settings.on_nonfinite, ON_NONFINITE),
+        ("average.kind", average["kind"], AVERAGES),
+    ):
+        if value not in known:
+            raise InputError(f"{name}: unknown {value!r}{near(str(value), known)}; known: {known}")
+    if average["count"] < 1 or not 0 < average["decay"] < 1:
+        raise InputError(
+            f"average: count must be >= 1 and decay in (0, 1), not {average['count']} and "
+            f"{average['decay']}"
+        )
+    epochs = sum(map(epochs_of, config.stages))
+    chosen = average["epochs"]
+    if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
+        raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")
+    if average["kind"] == "chosen" and settings.patience:
+        raise InputError(
+            f"train.patience={settings.patience}: may end a phase before the epochs {chosen} that "
+            "average.epochs names; take average.kind='last', or patience=0"
+        )

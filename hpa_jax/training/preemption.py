@@ -1,9 +1,8 @@
-"""SIGTERM: the machine is taken away soon.  Save after the current step and exit with 75 (try
-again).
+"""SIGTERM: the machine is taken away soon.  Save after the current step and exit with 75.
 
 Python runs signal handlers only between bytecodes of the main thread, and a compilation is one long
-call; `compiled` therefore compiles in a thread, while the main thread can be interrupted and leaves
-at once (there is nothing to save that is not on disk).
+call; `interruptible` therefore runs it in a thread, while the main thread can be interrupted and
+leaves at once.
 """
 
 import os
@@ -19,11 +18,11 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Preemption:
-    """Context manager that listens for SIGTERM; `requested()` tells the loop to save and go."""
+    """Context manager that listens for SIGTERM; `requested()` tells the loop to save and leave."""
 
     def __init__(self) -> None:
-        # called before a compilation is given up, to save what is not saved
-        self.flush: Callable[[], None] = lambda: None
+        # called before `interruptible` gives up, to save what is not on disk yet
+        self.save: Callable[[], None] = lambda: None
         self._asked = False
         self._calls = 0
         self._before: Any = None
@@ -40,7 +39,7 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
 
     def requested(self) -> bool:
-        """Whether to save now and leave; the same answer on every host.
+        """Return whether to save now and leave; the same answer on every host.
 
         All hosts ask equally often (after each step, before each batch of a validation), so that
         the count of the calls is the clock on which they agree.
@@ -52,22 +51,22 @@ class Preemption:
         self._calls += 1
         return multihost_utils.reached_preemption_sync_point(self._calls)
 
-    def compiled(self, lowered: Any, options: dict[str, Any] | None = None) -> Any:
-        """lowered.compile(options), interruptible: on SIGTERM calls `flush` and exits with 75."""
+    def interruptible(self, call: Callable[[], Any]) -> Any:
+        """Return `call()`, a compilation; SIGTERM during it calls `save` and exits with 75."""
         result: list[Any] = []
 
-        def work() -> None:
+        def run() -> None:
             try:
-                result.append(lowered.compile(options))
+                result.append(call())
             except BaseException as error:  # raised again in the main thread
                 result.append(error)
 
-        thread = Thread(target=work, daemon=True)
+        thread = Thread(target=run, daemon=True)
         thread.start()
         while thread.is_alive():
             thread.join(0.05)
             if self._asked:
-                self.flush()
+                self.save()
                 print("told to stop while compiling; nothing is lost", flush=True)
                 sys.stderr.flush()
                 os._exit(TRY_AGAIN)  # a normal exit would wait for the compiler

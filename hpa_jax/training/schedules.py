@@ -1,6 +1,6 @@
-"""Learning-rate and momentum curves of one stage, and the noise on them.
+"""Learning-rate and momentum curves of one phase, and the noise on them.
 
-In: a stage's options and its number of steps.  Out: `Schedule`: step 0..n-1 -> (factor-free lr of
+In: a phase's options and its number of steps.  Out: `Schedule`: step 0..n-1 -> (factor-free lr of
 the head, beta 1), drawn in the report and evaluated on the host; the step itself gets the values as
 arguments, so no change of schedule compiles anything.  One More Layer's one-cycle follows spec §4.5
 to the letter; the other curves are optax's, evaluated in float64 by numpy where optax would give
@@ -63,9 +63,9 @@ def build(
         InputError: an unknown name, lr <= 0, or a table that cannot be read.
     """
     if not lr > 0 or not math.isfinite(lr):
-        raise InputError(f"stage.lr: must be > 0, not {lr}")
+        raise InputError(f"lr: must be > 0, not {lr}")
     if steps < 1 or cycles < 1:
-        raise InputError(f"stage: {steps} steps in {cycles} cycles; both must be at least 1")
+        raise InputError(f"{steps} steps in {cycles} cycles; both must be at least 1")
     fixed: Curve = lambda step: beta1  # noqa: E731
     if ":" in name:
         return Schedule(
@@ -74,7 +74,7 @@ def build(
             steps,
         )
     if name not in NAMES:
-        raise InputError(f"stage.schedule: unknown {name!r}{near(name, NAMES)}; known: {NAMES}")
+        raise InputError(f"schedule: unknown {name!r}{near(name, NAMES)}; known: {NAMES}")
     if name == "one_cycle":
         return one_cycle(lr, steps, div_factor=div_factor, pct_start=pct_start)
     length = steps / cycles
@@ -143,10 +143,10 @@ def table(text: str) -> Callable[[float], float]:
         rates = [float(rate) for _, rate in rows]
     except ValueError:
         raise InputError(
-            f"stage.schedule: {text!r} is no step table such as '25: 3e-4, 30: 1.5e-4'"
+            f"schedule: {text!r} is no step table such as '25: 3e-4, 30: 1.5e-4'"
         ) from None
     if any(b <= a for a, b in zip([0.0, *until[:-1]], until, strict=True)) or min(rates) <= 0:
-        raise InputError(f"stage.schedule: {text!r}: epochs must rise and every rate be > 0")
+        raise InputError(f"schedule: {text!r}: epochs must rise and every rate be > 0")
     return lambda epoch: rates[
         min(int(np.searchsorted(until, epoch, side="right")), len(rates) - 1)
     ]
@@ -160,12 +160,12 @@ def group_factors(groups: int, lr_decay: float | Sequence[float]) -> np.ndarray:
     """
     if isinstance(lr_decay, int | float):
         if not lr_decay > 0:
-            raise InputError(f"stage.lr_decay: must be > 0, not {lr_decay}")
+            raise InputError(f"lr_decay: must be > 0, not {lr_decay}")
         return np.geomspace(1.0 / lr_decay, 1.0, groups) if groups > 1 else np.ones(1)
     factors = np.asarray(list(lr_decay), np.float64)
     if len(factors) != groups or not (factors > 0).all():
         raise InputError(
-            f"stage.lr_decay: the network has {groups} depth groups, so {groups} factors > 0 are "
+            f"lr_decay: the network has {groups} depth groups, so {groups} factors > 0 are "
             f"needed, not {list(lr_decay)}"
         )
     return factors
@@ -175,16 +175,16 @@ _NOISE = 0x10153  # keeps these draws apart from others of the same seed (the sa
 
 
 def noise_factors(
-    groups: int, sigma: float, *, seed: int, stage: int, step: int = -1
+    groups: int, sigma: float, *, seed: int, phase: int, step: int = -1
 ) -> np.ndarray:
-    """1 + N(0, sigma) for each group, [G]; drawn per stage (step = -1, as the team did) or per
+    """1 + N(0, sigma) for each group, [G]; drawn per phase (step = -1, as the team did) or per
     step.
 
     One More Layer's "random lr": lr + N(0, (.01 lr)^2) per group is sigma = .01 (spec §4.4).
     """
     if sigma == 0.0:
         return np.ones(groups)
-    draw = np.random.Generator(np.random.Philox([_NOISE, seed, stage, step + 1]))
+    draw = np.random.Generator(np.random.Philox([_NOISE, seed, phase, step + 1]))
     return np.maximum(1.0 + sigma * draw.standard_normal(groups), 0.0)
 
 

@@ -1,6 +1,6 @@
 """Scores of a network on the validation part, between epochs.
 
-In: the evaluation step and the held-out images.  Out: {"loss", "focal", "macro_f1", "micro_f1",
+In: the evaluation step and the validation images.  Out: {"loss", "focal", "macro_f1", "micro_f1",
 "map", "ap": one a class}: F1 at threshold .5, for watching; thresholds are chosen later, in
 `decision`.  "focal" is that loss alone (gamma 2, summed over classes), by which bestfitting chose
 its checkpoints, whatever the model's own loss.
@@ -10,17 +10,19 @@ Every image counts once: the last batch is padded and masked.
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from sklearn.metrics import average_precision_score
 
-from hpa_jax.training.distributed import gather
+from hpa_jax.training import distributed
+from hpa_jax.training.network import Arrays
 
 Batch = Mapping[str, np.ndarray]
 SMALLEST = 1e-7  # probability, where its logarithm is taken
 IN_MEMORY = 512 << 20  # bytes: a validation part up to this size is decoded once
 
 
-class Held:
+class KeptBatches:
     """The validation batches of this host, decoded once if they fit in memory."""
 
     def __init__(self, batches: Callable[[], Iterator[Batch]], bytes_needed: int) -> None:
@@ -32,23 +34,23 @@ class Held:
         if self._kept:
             yield from self._kept
             return
-        seen = []
+        decoded = []
         for batch in self._batches():
             if self._keep:
-                seen.append(batch)
+                decoded.append(batch)
             yield batch
-        self._kept = seen
+        self._kept = decoded
 
 
 def evaluate(
-    step: Callable[[Any, Any, Any], tuple[Any, Any]],
-    params: Any,
-    stats: Any,
+    step: Callable[[Arrays, Arrays, dict[str, jax.Array]], tuple[jax.Array, jax.Array]],
+    params: Arrays,
+    stats: Arrays,
     batches: Iterable[Batch],
-    put: Callable[[Batch], Any],
+    put: Callable[[Batch], dict[str, jax.Array]],
+    before_batch: Callable[[], None],
 ) -> dict[str, Any]:
-    """Scores over all real rows of `batches`; the losses of batches are weighted by their real
-    rows.
+    """Return the scores over all real rows of `batches`, whose losses are weighted by these rows.
 
     Args:
         step: from `step.make_eval_step`, compiled.
@@ -56,26 +58,28 @@ def evaluate(
         stats: BatchNorm statistics on the devices.
         batches: host batches.
         put: host batch -> device batch.
+        before_batch: called before every batch; leaves the program if it was told to stop.
     """
     labels, probs, masks, losses = [], [], [], []
     for batch in batches:
+        before_batch()
         sent = put(batch)
         p, loss = step(params, stats, sent)
         probs.append(p)
         losses.append(loss)
         labels.append(sent["label"])
         masks.append(sent["mask"])
-    mask = [gather(m) for m in masks]
+    mask = [distributed.gather(m) for m in masks]
     real = np.concatenate(mask)
     return scores(
-        np.concatenate([gather(x) for x in labels])[real],
-        np.concatenate([gather(x) for x in probs])[real],
+        np.concatenate([distributed.gather(x) for x in labels])[real],
+        np.concatenate([distributed.gather(x) for x in probs])[real],
         float(np.average([float(x) for x in losses], weights=[m.sum() for m in mask])),
     )
 
 
 def scores(labels: np.ndarray, probs: np.ndarray, loss: float) -> dict[str, Any]:
-    """The scores of labels [N, C] in {0, 1} and probabilities [N, C].
+    """Return the scores of labels [N, C] in {0, 1} and probabilities [N, C].
 
     F1 of a class without positives and predictions is 0, its AP is NaN and left out of the mean.
     """
@@ -87,10 +91,10 @@ def scores(labels: np.ndarray, probs: np.ndarray, loss: float) -> dict[str, Any]
     if np.isfinite(probs).all():
         for c in np.flatnonzero(truth.any(0)):
             ap[c] = average_precision_score(truth[:, c], probs[:, c])
-    given = np.clip(np.where(truth, probs, 1 - probs), SMALLEST, 1)  # to what is true
+    of_truth = np.clip(np.where(truth, probs, 1 - probs), SMALLEST, 1)
     return {
         "loss": loss,
-        "focal": float((-((1 - given) ** 2) * np.log(given)).sum(1).mean()),
+        "focal": float((-((1 - of_truth) ** 2) * np.log(of_truth)).sum(1).mean()),
         "macro_f1": float(f1.mean()),
         "micro_f1": float(2.0 * hits.sum() / max(either.sum(), 1)),
         "map": float(np.nanmean(ap)) if np.isfinite(ap).any() else float("nan"),

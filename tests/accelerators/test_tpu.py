@@ -21,6 +21,7 @@ pytestmark = [
 FLOAT32 = {
     "Linear.__call__": "dense layers of the heads are float32: [N, F] by [F, C], next to no work",
     " _matrix": "products of 3 x 3 matrices, which say where a pixel comes from",
+    " compose": "the same",
 }
 
 

@@ -59,13 +59,13 @@ def test_an_option_that_moved_is_the_same(monkeypatch):
     moved |= {"models.*.stages[*].rate": "models.*.stages[*].lr"}
     moved |= {f"models.*.stages[*].rate_{end}": f"models.*.stages[*].lr_{end}"
               for end in ("decay", "noise", "noise_every")}  # fmt: skip
-    monkeypatch.setattr(settings, "MOVED", moved)
+    monkeypatch.setattr(configs, "RENAMED", moved)
     assert settings.differences(old, of(stages=[dict(lr=0.5)])) == ([], [])
     assert settings.differences(old, of())[0] == ["models.tiny.stages[0].lr: 0.5 -> 0.001"]
 
 
 def test_a_section_moves_with_all_that_is_in_it(monkeypatch):
-    monkeypatch.setattr(settings, "MOVED", {"cuts": "thresholds"})
+    monkeypatch.setattr(configs, "RENAMED", {"cuts": "thresholds"})
     now = settings.flat({"thresholds": configs.default().thresholds})
     old = {path.replace("thresholds", "cuts"): value for path, value in now.items()}
     assert settings.differences(old, now) == ([], [])

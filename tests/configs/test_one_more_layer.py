@@ -115,7 +115,7 @@ def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(
     assert (script.colsample, intended.colsample) == (1.0, 0.6)
     for protocol in (intended, script, talk):
         assert (protocol.rare_learner, protocol.rare_below) == ("ridge", 15)
-        assert protocol.rare_features == ("own", "meta", "others")  # not the picture's side
+        assert protocol.rare_features == ("own", "meta", "others")  # not the image's side
         assert list(protocol.of_class) == [27]
         of_27 = protocol.of(27)
         assert (of_27.rare_features, of_27.vote_factor) == (("own",), 1.05)

@@ -1,6 +1,6 @@
-"""Every recipe, in every variant: its options exist, and each stage of its full networks runs.
+"""Every recipe, in every variant: its options exist, and each phase of its full networks runs.
 
-Nothing is computed: `jax.eval_shape` traces the training step of each stage at its real sizes.
+Nothing is computed: `jax.eval_shape` traces the training step of each phase at its real sizes.
 """
 
 import functools
@@ -13,9 +13,9 @@ import pytest
 
 from hpa_jax.config import validation
 from hpa_jax.core.errors import InputError
-from hpa_jax.training import distributed, plans
+from hpa_jax.training import distributed, phases
 from hpa_jax.training import setup as setups
-from hpa_jax.training.labels import OneClass
+from hpa_jax.training.examples import Examples, OneClass
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted((ROOT / "configs").rglob("*.py"))
@@ -61,8 +61,8 @@ def setup_of(config, network):
     names = tuple(model.classes or config.classes)
     ids, labels = np.array([f"i{k}" for k in range(ROWS)]), np.zeros((ROWS, len(names)), np.uint8)
     labels[np.arange(ROWS), np.arange(ROWS) % len(names)] = 1
-    data = setups.Data(None, ids, labels, ids, labels)
-    return setups.build(model, config.train, distributed.layout(), data, names, config.seed)
+    examples = Examples(None, ids, labels, ids, labels)
+    return setups.build(model, config.train, distributed.layout(), examples, names, config.seed)
 
 
 ARCHITECTURE = (
@@ -71,14 +71,14 @@ ARCHITECTURE = (
 )  # fmt: skip
 
 
-def trace(setup, stage, seen):
-    """Shapes of what a stage's step returns; stages that differ in numbers alone are one program,
+def trace(setup, phase, seen):
+    """Shapes of what a phase's step returns; phases that differ in numbers alone are one program,
     which is traced once for all networks (a second or three each)."""
     program = repr(
-        [setup.config[key] for key in ARCHITECTURE] + [stage.plan.trainable, list(stage.loss)]
+        [setup.config[key] for key in ARCHITECTURE] + [phase.plan.trainable, list(phase.loss)]
     )
     if program not in seen:
-        seen[program] = jax.eval_shape(setup.step_function(stage), *setup.step_shapes(stage))
+        seen[program] = jax.eval_shape(setup.jitted_step(phase), *setup.step_shapes(phase))
     return seen[program]
 
 
@@ -88,19 +88,19 @@ def seen():
 
 
 @pytest.mark.parametrize(("name", "network"), NETWORKS.values())
-def test_every_stage_of_the_full_networks_can_be_traced(name, network, seen):
+def test_every_phase_of_the_full_networks_can_be_traced(name, network, seen):
     setup = setup_of(recipe(name), network)
-    for stage in setup.stages:
-        batch = setup.batch_shapes(stage.batch_size)
-        augment = plans.augmentation(stage.augment, setup.config.channels)
+    for phase in setup.phases:
+        batch = setup.batch_shapes(phase.batch_size)
+        augment = phases.augmentation(phase.augment, setup.config.channels)
         if augment is not None:
             images = jax.ShapeDtypeStruct(batch["image"].shape, np.float32)
             images, _ = jax.eval_shape(augment, jax.random.key(0), images, batch["label"])
-            assert images.shape[0] == stage.batch_size and images.shape[1] >= 32
-        after, loss = trace(setup, stage, seen)
+            assert images.shape[0] == phase.batch_size and images.shape[1] >= 32
+        after, loss = trace(setup, phase, seen)
         assert loss.shape == ()
         assert {k: v.shape for k, v in after.params.items()} == {
-            k: v.shape for k, v in setup.params.items()
+            k: v.shape for k, v in setup.outline.params.items()
         }
 
 
@@ -111,13 +111,13 @@ def test_the_embedding_network_of_bestfitting_can_be_traced_with_all_antibodies(
     config = recipe("configs.bestfitting")
     ids, names = np.array([f"i{k}" for k in range(ROWS)]), [f"a{k}" for k in range(ANTIBODIES)]
     labels = OneClass(np.arange(ROWS), ANTIBODIES)
-    data = setups.Data(None, ids, labels, ids, labels)
+    examples = Examples(None, ids, labels, ids, labels)
     model = config.retrieval.model
-    setup = setups.build(model, config.train, distributed.layout(), data, names, config.seed)
-    (stage,) = setup.stages
-    after, loss = jax.eval_shape(setup.step_function(stage), *setup.step_shapes(stage))
+    setup = setups.build(model, config.train, distributed.layout(), examples, names, config.seed)
+    (phase,) = setup.phases
+    after, loss = jax.eval_shape(setup.jitted_step(phase), *setup.step_shapes(phase))
     assert loss.shape == () and after.params["head.weight"].shape == (512, ANTIBODIES)
-    assert setup.step_shapes(stage)[1]["image"].shape == (32, 768, 768, 4)
+    assert setup.step_shapes(phase)[1]["image"].shape == (32, 768, 768, 4)
     assert (model.optimizer.name, model.optimizer.b2, model.optimizer.clip_norm) == (
         "adam", 0.999, 1.0,
     )  # fmt: skip

@@ -3,20 +3,21 @@
 import pytest
 
 from hpa_jax.core import provenance
-from hpa_jax.pipeline import decide, finish, networks, retrieval
+from hpa_jax.pipeline.steps import STEPS
 
 
 @pytest.fixture
 def package(tmp_path, monkeypatch):
-    """A small package: data/threshold.py imports classes.py, stages are not followed."""
+    """A small package: data/threshold.py imports classes.py, steps are not followed."""
     monkeypatch.setattr(provenance, "PACKAGE", tmp_path / "hpa_jax")
     sources = {
         "data/threshold.py": "def f():\n    from hpa_jax.classes import NAMES\n    return NAMES\n",
-        "classes.py": "import numpy\nfrom hpa_jax import errors\nfrom hpa_jax.models import net\n",
+        "classes.py": "import numpy\n"
+        "from hpa_jax.core import errors\nfrom hpa_jax.models import net\n",
         "models/__init__.py": "",
         "models/net.py": "import hpa_jax.data.threshold\n",
-        "errors.py": "",
-        "stages/work.py": "from hpa_jax.report import page\n",
+        "core/errors.py": "",
+        "pipeline/work.py": "from hpa_jax.report import page\n",
         "report/page.py": "",
     }
     for name, text in sources.items():
@@ -33,9 +34,9 @@ def forget() -> None:
         getattr(provenance, name).cache_clear()
 
 
-def test_code_is_what_the_files_import_but_not_what_a_stage_does(package):
+def test_code_is_what_the_files_import_but_not_what_a_step_does(package):
     expected = ("classes.py", "data/threshold.py", "models/__init__.py", "models/net.py")
-    assert provenance.closure(("data", "stages/work.py")) == (*expected, "stages/work.py")
+    assert provenance.closure(("data", "pipeline/work.py")) == (*expected, "pipeline/work.py")
 
 
 def test_an_edit_is_told_and_an_explanation_is_not(package):
@@ -66,11 +67,11 @@ def test_a_library_counts_where_it_is_imported(package, monkeypatch):
 
 
 def test_every_file_that_a_task_names_is_there():
-    code = {*decide.ROOMS, *finish.ROOMS, *networks.TRAIN_ROOMS, *retrieval.ROOMS}
+    code = {name for step in STEPS.values() for name in step.code}
     assert all((provenance.PACKAGE / name).exists() for name in code)
-    closure = provenance.closure(networks.TRAIN_ROOMS)
+    closure = provenance.closure(STEPS["train"].code)
     assert {"data/reader.py", "data/encodings.py", "models/registry.py"} <= set(closure)
     assert not any(name.startswith(("report", "decision")) for name in closure)
-    made_by = provenance.of(networks.TRAIN_ROOMS)
+    made_by = provenance.of(STEPS["train"].code)
     assert {"jax", "optax", "flax"} <= set(made_by["libraries"])
     assert "imagehash" not in made_by["libraries"]  # not imported

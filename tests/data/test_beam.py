@@ -17,7 +17,7 @@ def pack(table, out, **options):
 def test_without_beam_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "apache_beam", None)
     with pytest.raises(InputError, match=r"requirements-beam\.txt"):
-        beam.runner(())
+        beam.runner((), records.write_shard)
 
 
 def test_direct_runner_writes_the_same_shards(tmp_path):

@@ -100,7 +100,7 @@ def test_match_refuses_what_is_no_hash():
 
 def test_match_refuses_to_list_everything(monkeypatch):
     monkeypatch.setattr(duplicates, "MAX_PAIRS", 1000)
-    with pytest.raises(InputError, match="same picture"):
+    with pytest.raises(InputError, match="same image"):
         duplicates.match(np.zeros((100, 3), np.uint64))
 
 
@@ -202,7 +202,7 @@ def test_rotated_copies_are_an_option(tmp_path):
 
 
 def test_an_unreadable_file_is_named(catalog, tmp_path):
-    (tmp_path / "b_green.png").write_bytes(b"no picture")
+    (tmp_path / "b_green.png").write_bytes(b"no image")
     with pytest.raises(InputError, match="b_green"):
         duplicates.hash_catalog(catalog, progress=False)
 
@@ -212,7 +212,7 @@ def test_every_unreadable_file_is_named_or_left_out(catalog, tmp_path, monkeypat
     from hpa_jax.data import hashes
 
     monkeypatch.setattr(hashes, "_POOL_FROM", 2)
-    (tmp_path / "b_green.png").write_bytes(b"no picture")
+    (tmp_path / "b_green.png").write_bytes(b"no image")
     (tmp_path / "a_red.png").unlink()
     with pytest.raises(
         InputError, match=r"2 problems: .*\(id a\): no such file; .*\(id b\): no pic"
@@ -233,7 +233,7 @@ def test_images_that_were_not_decoded_are_looked_at_as_a_whole(catalog, tmp_path
         plane = np.zeros_like(yellow) if id == "black1" else yellow
         Image.fromarray(plane).save(tmp_path / f"{id}_yellow.png")
     catalog["yellow"] = [str(tmp_path / f"{id}_yellow.png") for id in catalog["id"]]
-    (tmp_path / "b_yellow.png").write_bytes(b"no picture")
+    (tmp_path / "b_yellow.png").write_bytes(b"no image")
     problems = Problems()
     duplicates.hash_catalog(catalog, progress=False, problems=problems)
     assert problems.found == []

@@ -90,7 +90,7 @@ def assert_copies_are_found_and_strangers_are_not(originals):
 
 @pytest.mark.skipif(not IMAGES.is_dir(), reason="the real images are not here")
 @pytest.mark.parametrize(
-    "step", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["all pictures", "every fourth"]
+    "step", [pytest.param(1, marks=pytest.mark.slow), 4], ids=["all images", "every fourth"]
 )
 def test_copies_of_real_images_are_found_and_strangers_are_not(step):
     originals = [*dictionary(), *competition()][::step]

@@ -72,7 +72,7 @@ def test_names_every_kind_of_damage(tmp_path):
         "cut.png": (whole[:-40], "truncated"),
         "half.png": (whole[: len(whole) // 2], "truncated"),
         "empty.png": (b"", "0 bytes"),
-        "text.png": (b"not a picture", "no picture"),
+        "text.png": (b"not an image", "no image"),
     }
     for name, (content, reason) in cases.items():
         (tmp_path / name).write_bytes(content)

@@ -125,7 +125,7 @@ def test_a_killed_run_keeps_its_finished_shards(root, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         pack(table_of(root), tmp_path / "records", workers=1)
     folder = tmp_path / "records" / "16-png"
-    with pytest.raises(InputError, match="run the stage that writes it"):
+    with pytest.raises(InputError, match="run the step that writes it"):
         Records(folder)
     stamp = done[0].stat().st_mtime_ns
     (folder / ".partial-1-hpa-train-00009.array_record").write_bytes(b"half")
@@ -193,7 +193,7 @@ def test_sigkill_while_packing_keeps_finished_shards_and_the_result(tmp_path):
         now = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record.json")}
         assert count <= len(now) < 17 and finished.items() <= now.items()
         finished = now
-        with pytest.raises(InputError, match="run the stage that writes it"):
+        with pytest.raises(InputError, match="run the step that writes it"):
             Records(folder)
     pack(table_of(root), folder.parent, shard_images=3)
     assert all((folder / name).stat().st_mtime_ns == mark for name, mark in finished.items())

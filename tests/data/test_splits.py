@@ -107,7 +107,7 @@ def test_only_copies_of_test_are_copies_whatever_else_stays_together(scheme):
     assert not (result["split"][same & ~copies] == "excluded").any()
     result = sides(catalog, groups, matches_test="valid", **options)
     assert (result["split"][same] == "valid").all()
-    assert set(result["reason"][same & ~copies]) == {"group of a copy of a test picture"}
+    assert set(result["reason"][same & ~copies]) == {"group of a copy of a test image"}
 
 
 def test_external_images_can_all_train():
@@ -124,7 +124,7 @@ def test_external_images_can_stay_out():
     result = sides(catalog, groups, external="excluded", fraction=0.3)
     external = catalog["source"] == "external"
     assert (result["split"][external] == "excluded").all()
-    assert (result["reason"][external] == "external pictures").all()
+    assert (result["reason"][external] == "external images").all()
     assert set(result["split"][catalog["source"] == "train"]) == {"train", "valid"}
 
 
@@ -190,7 +190,7 @@ def test_images_that_cannot_be_used_are_left_out():
     groups["bad"] = groups["id"].isin(["i3", "i110", "i239"])  # one of each source
     result = splits.assign(catalog, groups, NO_PAIRS).set_index("id")
     assert (result["split"][["i3", "i110", "i239"]] == "excluded").all()
-    assert (result["reason"] == "bad picture").sum() == 3
+    assert (result["reason"] == "bad image").sum() == 3
 
 
 def test_audit_is_apart_and_typical():

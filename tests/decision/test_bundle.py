@@ -7,7 +7,7 @@ import pytest
 from hpa_jax.config import defaults as config
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, bundle, unlike
-from hpa_jax.decision.stack import stacking
+from hpa_jax.decision.stack import inputs, stacking
 from hpa_jax.inference import predict
 from hpa_jax.training import network
 from tests.training import tiny
@@ -91,7 +91,7 @@ def test_the_stack_gets_its_columns_by_name(tmp_path):
     names = ["meta/green_mean", "tiny/p00", "tiny/p01", "tiny/p02"]
     # Without boosters a stack votes by the mean of the models' logits: enough to see the columns.
     stack = stacking.Stack(
-        protocol=stacking.resolve("quick"), names=tuple(names), columns=4, num_classes=3,
+        protocol=stacking.resolve("quick"), columns=inputs.named(names, 3),
         oof=rng.random((6, 3)), thresholds=np.full(3, 0.5), scores={},
         nested_decisions=np.zeros((6, 3), bool),
     )  # fmt: skip

@@ -75,9 +75,9 @@ def test_table_keeps_order_and_names_bad_images(picture):
     assert table["size"].isna().tolist() == [False, True, False, False, True, False]
     with pytest.raises(InputError, match="image1"):
         features.metafeature_table([picture, picture.astype(float)], ids[:2])
-    with pytest.raises(InputError, match="pictures for"):
+    with pytest.raises(InputError, match="images for"):
         features.metafeature_table(pictures, ids[:4])
-    with pytest.raises(InputError, match="pictures for"):
+    with pytest.raises(InputError, match="images for"):
         features.metafeature_table(pictures[:2], ids)
 
 

@@ -237,7 +237,7 @@ def test_folds_are_drawn_once_for_methods_on_the_same_rows(monkeypatch):
         return stratified(*arguments)
 
     monkeypatch.setattr(thresholds.folding, "stratified", counted)
-    fits = [thresholds.fitter("cross_validated", drawn=drawn) for _ in probs]
+    fits = [thresholds.fitter("cross_validated", fold_cache=drawn) for _ in probs]
     found = [fit(labels, p, groups) for fit, p in zip(fits, probs)]
     np.testing.assert_array_equal(found, plain)
     assert len(calls) == 1

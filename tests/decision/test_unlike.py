@@ -18,7 +18,7 @@ def test_few_ordinary_images_and_all_far_ones_are_flagged(embeddings, tmp_path):
     ordinary, _ = reference.judge(embeddings[400:])
     assert ordinary.mean() < 0.06
     far, reasons = reference.judge(embeddings[400:] * 4)
-    assert far.mean() > 0.95 and "no similar picture" in reasons[int(far.argmax())]
+    assert far.mean() > 0.95 and "no similar image" in reasons[int(far.argmax())]
     reference.save(tmp_path / "r.npz")
     again = unlike.load(tmp_path / "r.npz")
     np.testing.assert_array_equal(again.distances(embeddings), reference.distances(embeddings))

@@ -102,7 +102,7 @@ def test_a_image_replaced_under_its_id_is_looked_at_again(packed, tmp_path):
     run(packed, ids, directory=tmp_path / "parts")
     manifest = json.loads((folder / "manifest.json").read_text())
     name = next(iter(manifest["shards"]))
-    manifest["shards"][name]["sha256"] = "of another picture"
+    manifest["shards"][name]["sha256"] = "of another image"
     (folder / "manifest.json").write_text(json.dumps(manifest))
     replaced = input.Records(folder)
     assert sweep.content(replaced) != before

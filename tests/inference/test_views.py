@@ -1,4 +1,4 @@
-"""Views: how many, what they show, and that a picture's views are its own."""
+"""Views: how many, what they show, and that an image's views are its own."""
 
 import jax
 import jax.numpy as jnp

@@ -34,8 +34,8 @@ for groups, strides, side, padding in [(1, 2, 1, 0), (1, 1, 3, 1), (8, 2, 3, 1),
         return convolution.convolve(x, kernel, (strides, strides), edges, groups).astype("f4").sum()
 
     gradient = jax.value_and_grad(loss, (0, 1))
-    shardings = dict(in_shardings=(layout.rows, layout.whole))
-    jitted = jax.jit(layout.traced(gradient), **shardings)
+    shardings = dict(in_shardings=(layout.rows, layout.replicated))
+    jitted = jax.jit(distributed.in_mesh(layout.mesh, gradient), **shardings)
     program = jitted.lower(x, kernel).compile().as_text()
     assert "all-gather" not in program and "all-to-all" not in program, groups
     reduced = [line for line in program.splitlines() if " all-reduce(" in line]
@@ -45,7 +45,7 @@ for groups, strides, side, padding in [(1, 2, 1, 0), (1, 1, 3, 1), (8, 2, 3, 1),
     for a, b in zip(jax.tree.leaves(want), jax.tree.leaves(got)):
         np.testing.assert_allclose(np.asarray(a, "f4"), np.asarray(b, "f4"), rtol=2e-2, atol=2e-1)
 odd = jnp.ones((3, 6, 6, 16))  # rows that 4 devices can't share evenly
-assert np.isfinite(layout.traced(gradient)(odd, kernel)[0])
+assert np.isfinite(distributed.in_mesh(layout.mesh, gradient)(odd, kernel)[0])
 """
 
 
@@ -67,14 +67,14 @@ def run(x):
     norm.per_device = True
     return norm(x), norm.mean[...], norm.var[...]
 
-jitted = jax.jit(layout.traced(run), in_shardings=layout.rows)
+jitted = jax.jit(distributed.in_mesh(layout.mesh, run), in_shardings=layout.rows)
 got = jitted(x)
 parts = [run(part) for part in np.split(np.asarray(x), 4)]  # no mesh in context: one device
 np.testing.assert_allclose(got[0], np.concatenate([part[0] for part in parts]), atol=1e-5)
 for number in (1, 2):
     want = np.mean([part[number] for part in parts], 0)
     np.testing.assert_allclose(got[number], want, rtol=1e-5)
-forward = jax.jit(layout.traced(lambda x: run(x)[0]), in_shardings=layout.rows)
+forward = jax.jit(distributed.in_mesh(layout.mesh, lambda x: run(x)[0]), in_shardings=layout.rows)
 assert "all-reduce" not in forward.lower(x).compile().as_text()
 """
 

@@ -8,6 +8,7 @@ import pytest
 from hpa_jax.models import convolution
 from hpa_jax.training import distributed
 from hpa_jax.training import setup as setups
+from hpa_jax.training.examples import Examples
 from tests.training import tiny
 
 SMALL = {
@@ -21,17 +22,19 @@ def lowered(backbone, platform):
     config = tiny.model(backbone=backbone, dtype="bfloat16", **SMALL[backbone])
     records = tiny.Records(16, side=config.image_size)
     half = len(records.ids) // 2
-    data = setups.Data(
+    examples = Examples(
         records,
         train_ids=records.ids[:half],
         train_labels=records.labels[:half],
         valid_ids=records.ids[half:],
         valid_labels=records.labels[half:],
     )
-    setup = setups.build(config, tiny.settings(), distributed.layout(), data, tiny.CLASSES, seed=0)
-    stage = setup.stages[0]
-    step = jax.jit(setup.step_function(stage), donate_argnums=0)
-    exported = jax.export.export(step, platforms=[platform])(*setup.step_shapes(stage))
+    setup = setups.build(
+        config, tiny.settings(), distributed.layout(), examples, tiny.CLASSES, seed=0
+    )
+    phase = setup.phases[0]
+    step = jax.jit(setup.jitted_step(phase), donate_argnums=0)
+    exported = jax.export.export(step, platforms=[platform])(*setup.step_shapes(phase))
     return exported.mlir_module()
 
 

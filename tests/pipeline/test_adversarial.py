@@ -11,7 +11,7 @@ from hpa_jax.config import defaults
 from hpa_jax.core import artifacts, classes
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import catalog, records
-from hpa_jax.pipeline import adversarial, networks
+from hpa_jax.pipeline import adversarial, predict
 from hpa_jax.training import network
 from tests.data.layouts import picture, save
 from tests.small_run import CONFIG
@@ -113,7 +113,7 @@ def test_sources_are_scored_apart(tmp_path, capsys):
     }
     assert (table["source"] == "external").sum() == 5 and "external: " in capsys.readouterr().out
     config.adversarial.sources = ("own",)
-    with pytest.raises(InputError, match="no labelled picture"):
+    with pytest.raises(InputError, match="no labelled image"):
         run(work, config)
 
 
@@ -133,7 +133,7 @@ def test_a_killed_call_goes_on_and_another_model_begins_anew(tmp_path, monkeypat
 
     killed = []
     monkeypatch.setattr(adversarial, "_train", train)
-    monkeypatch.setattr(networks, "seen", lambda *a: Seen(a[3]))
+    monkeypatch.setattr(predict, "seen", lambda *a: Seen(a[3]))
     config = settings("network")
     with pytest.raises(SystemExit):
         run(work, config)

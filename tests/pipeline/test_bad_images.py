@@ -9,7 +9,7 @@ from hpa_jax.__main__ import main
 from hpa_jax.config import defaults
 from hpa_jax.core import artifacts
 from hpa_jax.data.batches import Records
-from hpa_jax.pipeline import finish, tables
+from hpa_jax.pipeline import submit, tables
 from hpa_jax.pipeline.context import Context
 from tests.data.layouts import competition, picture, save
 from tests.small_run import ROOT
@@ -116,7 +116,7 @@ def test_what_is_left_out_is_in_no_later_stage(root, tmp_path):
     test = tables.split_rows(context, "test").ids
     decided = np.zeros((3, 28), bool)
     order = [f"x{i}" for i in range(4)]
-    ids, filled, count = finish._with_left_out(context, order, test, decided)
+    ids, filled, count = submit._with_left_out(context, order, test, decided)
     assert count == 1 and ids[-1] == "x3" and np.flatnonzero(filled[-1]).tolist() == [25]
 
 

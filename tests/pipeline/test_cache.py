@@ -24,7 +24,8 @@ def step(tmp_path, capsys):
     (workdir / "in.txt").write_text("a")
 
     def run(dropout=0.5, force=False, **changes) -> str:
-        context = Context(configs.default(), run.workdir)
+        flags = {"force": "all" if force else None}
+        context = Context(configs.default(), run.workdir, flags)
         source, target = context.path("in.txt"), context.path("models", "tiny", "out.txt")
 
         def work() -> str:
@@ -32,9 +33,10 @@ def step(tmp_path, capsys):
             return "copied"
 
         options = {"models.tiny": configs.model(dropout=dropout)}
-        one = cache.Task("train", "train-tiny", work, options, (source,), (target,), CODE,
-                          fitted=True)  # fmt: skip
-        runner.do(context, dataclasses.replace(one, **changes), force)
+        one = cache.Task(
+            "train", "train-tiny", work, options, (source,), (target,), fitted=True, code=CODE
+        )
+        runner.do(context, dataclasses.replace(one, **changes))
         return capsys.readouterr().out
 
     run.workdir, run.salt = workdir, ""
@@ -103,7 +105,7 @@ def test_an_option_that_was_added_or_has_moved_reruns_nothing(step, monkeypatch)
     assert options.pop("models.tiny.width") == 1.0  # as if a program had not known it
     options["models.tiny.drop"] = options.pop("models.tiny.dropout")
     file.write_text(json.dumps(stamp))
-    monkeypatch.setattr(cache.settings, "MOVED", {"models.*.drop": "models.*.dropout"})
+    monkeypatch.setattr(cache.settings.configs, "RENAMED", {"models.*.drop": "models.*.dropout"})
     assert step() == "[train-tiny] done before, unchanged\n"
     assert "models.tiny.dropout: 0.5 -> 0.1" in step(dropout=0.1)
 
@@ -160,7 +162,7 @@ def test_a_workdir_of_the_program_before_is_refused_and_stays_as_it_is(tmp_path)
     artifacts.write_json(cache.path(tmp_path, "train-tiny"), stamp)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     with pytest.raises(InputError, match=r"stamps don't tell its settings.*nothing was changed"):
-        runner.work(["train"], configs.default(), {"workdir": str(tmp_path)})
+        runner.run(configs.default(), {"workdir": str(tmp_path)}, ["train"])
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before
 

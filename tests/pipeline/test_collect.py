@@ -9,7 +9,7 @@ from filelock import FileLock
 from hpa_jax.config import defaults as configs
 from hpa_jax.config import validation
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import collect, retrieval, runner
+from hpa_jax.pipeline import checks, collect, retrieve, runner, steps
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
@@ -70,15 +70,17 @@ def test_metric_learning_is_taken_where_it_is_there_and_named_where_it_is_not(tm
     (tmp_path / "retrieval" / "embeddings").mkdir()
     found, missing = collect.present(Context(config, tmp_path))
     assert found.retrieval.mode == "replace" and missing == {}
-    tasks = retrieval.retrieve(Context(found, tmp_path, {"collect": True}))
+    tasks = retrieve.retrieve(Context(found, tmp_path, {"collect": True}))
     assert [task.name for task in tasks] == ["retrieve"]  # nothing is trained
 
 
 def test_metric_learning_can_be_trained_alone(tmp_path, monkeypatch):
     config, seen = recipe(), []
-    monkeypatch.setattr(runner, "work", lambda names, *rest: seen.append(names) or 0)
+    monkeypatch.setattr(checks, "before", lambda context, names: None)
+    monkeypatch.setattr(checks, "disk", lambda context: None)
+    monkeypatch.setattr(steps.Step, "tasks", lambda step, context: seen.append(step) or [])
     runner.run(config, {"workdir": str(tmp_path), "only": "retrieval"})
-    assert seen[0] == [*runner.PREPARING, "retrieve"]
+    assert seen == [steps.STEPS[name] for name in (*runner.PREPARING, "retrieve")]
     with pytest.raises(InputError, match="no such model"):
         Context(config, tmp_path, {"only": "retrieval"}).models()
     config.retrieval.mode = "boost"
@@ -108,23 +110,23 @@ def stages(monkeypatch, tmp_path):
     def train(context):
         return [
             Task("train", f"train-{name}", lambda name=name: done.append(name) or "", {}, (),
-                 (context.path("models", name, "checkpoints"),), ())
+                 (context.path("models", name, "checkpoints"),))
             for name in context.models()
         ]  # fmt: skip
 
-    monkeypatch.setitem(runner.STAGES, "train", train)
-    monkeypatch.setattr(runner, "_check_before", lambda context, names: None)
-    monkeypatch.setattr(runner, "_say_time_of_training", lambda context: None)
+    monkeypatch.setattr("hpa_jax.pipeline.train.train", train)
+    monkeypatch.setattr(checks, "before", lambda context, names: None)
+    monkeypatch.setattr(checks, "say_time_of_training", lambda context: None)
     return done
 
 
 def test_one_network_does_not_wait_for_the_workdir(stages, tmp_path):
     flags = {"workdir": str(tmp_path), "only": "a"}
     with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="another run is at work"):
-        runner.work(["train"], recipe(), {**flags, "only": None})
+        runner.run(recipe(), {**flags, "only": None}, ["train"])
     assert stages == []
     with FileLock(tmp_path / ".lock"):
-        assert runner.work(["train"], recipe(), flags) == 0
+        assert runner.run(recipe(), flags, ["train"]) == 0
     assert stages == ["a"]
 
 
@@ -133,7 +135,7 @@ def test_a_network_that_another_run_trains_is_waited_for_and_that_is_said(stages
     lock = FileLock(tmp_path / "models" / "a" / ".lock")
     lock.acquire()
     flags = {"workdir": str(tmp_path), "only": "a"}
-    thread = threading.Thread(target=runner.work, args=(["train"], recipe(), flags))
+    thread = threading.Thread(target=runner.run, args=(recipe(), flags, ["train"]))
     thread.start()
     thread.join(timeout=0.5)
     waited = thread.is_alive() and stages == []

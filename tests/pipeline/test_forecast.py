@@ -13,7 +13,7 @@ from hpa_jax.core import classes
 from hpa_jax.data import batches, catalog, records
 from hpa_jax.pipeline import forecast
 from hpa_jax.pipeline.context import Context
-from hpa_jax.training import device_memory, distributed, trial
+from hpa_jax.training import compilation, cost, distributed
 from tests.data.layouts import competition
 
 
@@ -92,7 +92,7 @@ def test_folds_left_out_parts_refit_and_metric_learning_count(tmp_path):
 
 
 def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "seconds_per_image", lambda model, **rest: 0.5)
+    monkeypatch.setattr(cost, "seconds_per_image", lambda model, **rest: 0.5)
     said = []
     two_epochs = context(tmp_path, epochs=2, train=100)
     assert forecast.measured_seconds(two_epochs, said.append) == 0.5 * 2 * 100
@@ -103,8 +103,8 @@ def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, mon
 
 
 def test_a_slow_host_sets_the_time_and_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(trial, "seconds_per_image", lambda model, **rest: 1 / 1200)
-    monkeypatch.setattr(trial, "seconds_per_read", lambda model, **rest: 1 / 300)
+    monkeypatch.setattr(cost, "seconds_per_image", lambda model, **rest: 1 / 1200)
+    monkeypatch.setattr(cost, "seconds_per_read", lambda model, **rest: 1 / 300)
     monkeypatch.setattr(batches, "Records", lambda folder: None)
     monkeypatch.setattr(distributed, "cores", lambda: 8)
     tiny = context(tmp_path, epochs=2, train=100)
@@ -125,7 +125,7 @@ def test_reading_is_measured_on_the_real_records(tmp_path):
     table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
     folder = records.write(table, tmp_path / "r", image_size=16, encoding="zstd")
     model = configs.model(batch_size=4, image_size=16)
-    found = trial.seconds_per_read(
+    found = cost.seconds_per_read(
         model, records=batches.Records(folder), settings=configs.default().train
     )
     assert 1e-6 < found < 1
@@ -135,23 +135,23 @@ def test_a_batch_is_recommended_where_its_figure_is_known(monkeypatch):
     device = SimpleNamespace(platform="tpu", device_kind="TPU v5 lite")
     monkeypatch.setattr(jax, "devices", lambda: [device] * 4)
     monkeypatch.setattr(jax, "device_count", lambda: 4)
-    monkeypatch.setattr(device_memory, "limit", lambda: 16 * 2**30)
+    monkeypatch.setattr(compilation, "memory_limit", lambda: 16 * 2**30)
     model = configs.model(image_size=512, batch_size=64)
     found = forecast._recommended(model, 28)
     assert found == (
         "recommended batch_size on 4 TPU v5 lite devices: 128 (at accumulate=1); configured: 64"
     )
-    monkeypatch.setattr(device_memory, "limit", lambda: 95 * 2**30)
+    monkeypatch.setattr(compilation, "memory_limit", lambda: 95 * 2**30)
     assert "1024 (at" in forecast._recommended(model, 28)
     assert forecast._recommended(configs.model(backbone="resnet34"), 28) == ""
-    monkeypatch.setattr(device_memory, "limit", lambda: None)
+    monkeypatch.setattr(compilation, "memory_limit", lambda: None)
     assert forecast._recommended(model, 28) == ""
 
 
 def test_a_step_is_measured(tmp_path):
     tiny = context(tmp_path)
     said = []
-    seconds = trial.seconds_per_image(
+    seconds = cost.seconds_per_image(
         tiny.config.models.m,
         directory=tmp_path,
         class_names=("a", "b"),

@@ -97,7 +97,7 @@ def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
     arguments += ["--config.data.source=folder", f"--workdir={tmp_path}"]
     assert main(["predict", *arguments]) == 0
     said = capsys.readouterr().out
-    assert "30 pictures" in said
+    assert "30 images" in said
     assert f"cuts: those of tiny in {workdir}/thresholds.json" in said
     ids, probs, _ = read_table(tmp_path / "predictions.parquet")
     np.testing.assert_allclose(probs, scores_of(workdir, "tiny", ids), atol=2e-3)
@@ -126,10 +126,10 @@ def test_strange_images_are_flagged_with_a_reason(exported, tmp_path, capsys):
     write_tiffs(tmp_path / "in", "dots", 255 * rng.integers(0, 2, (64, 64, 4)).astype(np.uint8))
     arguments = [f"--bundle={packed}", f"--config.data.root={tmp_path}/in"]
     assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
-    assert "2 images, 2 unlike the training pictures" in capsys.readouterr().out
+    assert "2 images, 2 unlike the training images" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "out" / "predictions.csv")
     assert found["unlike_training"].all()
-    assert found["why"].str.contains("above all reference|no similar picture").all()
+    assert found["why"].str.contains("above all reference|no similar image").all()
 
 
 def test_tiles_see_the_ends_of_a_long_image(exported, tmp_path):

@@ -26,7 +26,7 @@ def work(request, tmp_path, capsys):
         config = configs.default().unlock()
         config.data.update(source="kaggle", root=str(root), check=request.param)
         config.records.update(image_size=16, shard_images=2)
-        runner.work(STAGES, config.lock(), {"workdir": str(tmp_path / "run")})
+        runner.run(config.lock(), {"workdir": str(tmp_path / "run")}, STAGES)
         return capsys.readouterr().out
 
     run.root, run.workdir, run.check = root, tmp_path / "run", request.param

@@ -33,7 +33,9 @@ def trained(tmp_path):
             return "trained"
 
         options = {"models.tiny": configs.model(dropout=dropout)}
-        return Task("train", "train-tiny", work, options, (), outputs, CODE, "same", fitted=True)
+        return Task(
+            "train", "train-tiny", work, options, (), outputs, "same", fitted=True, code=CODE
+        )
 
     def run(dropout, force=False, finish=True):
         """Whether it held, and what was said."""
@@ -117,7 +119,7 @@ def test_what_is_only_computed_is_removed_but_not_what_nobody_made(trained):
     folder = trained.workdir / "data"
     folder.mkdir()
     (folder / "mine.png").write_text("mine")
-    one = Task("data", "data", lambda: "", {"data.synthetic.train": 1}, (), (folder,), CODE)
+    one = Task("data", "data", lambda: "", {"data.synthetic.train": 1}, (), (folder,), code=CODE)
     assert not replaced.holds_or_begins(trained.workdir, one, Contents(), False, print)
     assert (trained.workdir / "replaced" / "data-1" / "data" / "mine.png").read_text() == "mine"
 

@@ -14,7 +14,7 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 from hpa_jax.inference.predict import Seen
-from hpa_jax.pipeline import networks, runner, tables
+from hpa_jax.pipeline import checks, predict, runner, tables
 from hpa_jax.training import loop
 from tests.data.layouts import competition, picture, save
 
@@ -46,7 +46,7 @@ class Runner:
             node[leaf] = value
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            runner.work(STAGES, config.lock(), {"workdir": str(self.workdir), **self.flags})
+            runner.run(config.lock(), {"workdir": str(self.workdir), **self.flags}, STAGES)
         self.said = out.getvalue()
         return {line[1:].split("]")[0] for line in self.said.splitlines() if " reads " in line}
 
@@ -70,7 +70,7 @@ def no_arithmetic(monkeypatch):
         return Seen(probs, np.zeros((len(ids), 2), np.float32), probs)
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(networks, "seen", seen)
+    monkeypatch.setattr(predict, "seen", seen)
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +215,7 @@ def test_a_weight_file_counts_by_its_bytes(run, tmp_path):
 
     def again(path):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(networks, "check_weights", lambda context: None)
+            patch.setattr(checks, "check_weights", lambda context: None)
             return run(models__one__init_from=str(path))
 
     assert again(file) == {"train-one", "predict-one"}

@@ -10,7 +10,7 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.inference.tables import read_table, write_embeddings
-from hpa_jax.pipeline import networks, scores, tables
+from hpa_jax.pipeline import predict, scores, tables
 from hpa_jax.pipeline.context import Context
 
 IDS = np.array(["a", "b", "c", "d", "e"])
@@ -60,7 +60,7 @@ def test_folds_of_a_model_are_averaged_on_test_and_stand_side_by_side_on_validat
         tables.write_probabilities(folder / "valid.parquet", own, drawn[fold][:2])
         write_embeddings(folder / "valid_embeddings.parquet", own, drawn[fold][:2])
         write_embeddings(folder / "test_embeddings.parquet", IDS, drawn[fold])
-    networks._join_folds(context, "m").work()
+    predict._join_folds(context, "m").work()
     on_test = tables.probabilities(tables.predictions(context, "m", "test"), IDS, context)
     np.testing.assert_allclose(on_test, (drawn[0] + drawn[2]) / 2, atol=1e-6)
     ids, probs, _ = read_table(tables.predictions(context, "m", "valid"))

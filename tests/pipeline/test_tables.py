@@ -111,20 +111,21 @@ def test_an_unknown_size_becomes_the_median_of_the_fitted_rows(context):
         context, "valid", green_mean=[0.5] * 4, size=[512.0, np.nan, 2048.0, 1728.0]
     )
     test = write_features(context, "test", green_mean=[0.5] * 2, size=[np.nan, 9999.0])
-    found, names = tables.stack_features(context, "valid", valid)
-    assert names[:2] == ["meta/green_mean", "meta/size"] and len(names) == 5
-    np.testing.assert_array_equal(found[:, 1], [512, 1728, 2048, 1728])
-    found, others = tables.stack_features(context, "test", test)
-    assert others == names
-    np.testing.assert_array_equal(found[:, 1], [1728, 9999])
+    found = tables.stack_inputs(context, "valid", valid)
+    assert found.metafeatures == ("green_mean", "size") and len(found.names) == 5
+    np.testing.assert_array_equal(found.meta[:, 1], [512, 1728, 2048, 1728])
+    other = tables.stack_inputs(context, "test", test)
+    assert other.names == found.names
+    np.testing.assert_array_equal(other.meta[:, 1], [1728, 9999])
 
 
 def test_sizes_that_no_fitted_row_has_are_left_out_others_are_errors(context):
     ids = write_features(context, "valid", green_mean=[0.5], size=[np.nan])
     test = write_features(context, "test", green_mean=[0.5, np.nan], size=[512.0, 512.0])
-    assert tables.stack_features(context, "valid", ids)[1][:2] == ["meta/green_mean", "m/p00"]
+    found = tables.stack_inputs(context, "valid", ids)
+    assert found.names[:2] == ("meta/green_mean", "m/p00")
     with pytest.raises(InputError, match="row 1 of meta/green_mean"):
-        tables.stack_features(context, "test", test)
+        tables.stack_inputs(context, "test", test).filled({})  # as `fit` and `predict` do
 
 
 def test_truth_names_what_is_wrong(context):
@@ -183,7 +184,7 @@ BEST = "the epoch of m was chosen by the best loss on these rows"
         ("final", "chosen", "the weights of m are an average (chosen) of epochs, not chosen"),
         ("last", "none", "the weights of m are the last ones, not chosen"),
         ("last", "swa", "the weights of m are the last ones, not chosen"),
-        ("snapshots", "none", "the snapshots of m (ends of cycles and stages), not chosen"),
+        ("snapshots", "none", "the snapshots of m (ends of cycles and phases), not chosen"),
     ],
 )
 def test_how_weights_were_chosen_is_said(checkpoint, average, said):
@@ -209,7 +210,7 @@ def test_a_choice_in_the_middle_of_training_is_said():
     config.models.e.average.kind = "swa"  # d begins with an average that nobody chose
     text = scores.checkpoint_choice(Context(config, None))
     assert "the weights of b and c and d are the last ones" in text
-    assert "a stage of b began at the epoch of the best loss on these rows" in text
+    assert "a phase of b began at the epoch of the best loss on these rows" in text
     assert "c began with weights of a that were chosen on these rows" in text
     assert "d began" not in text and "stage of c" not in text
 

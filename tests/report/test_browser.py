@@ -1,47 +1,33 @@
 """The page in a real browser: every image loads, every link leads somewhere, no complaints."""
 
-import numpy as np
 import pytest
 
-from hpa_jax.report import (
-    classes,
-    cost,
-    curves,
-    importance,
-    mistakes,
-    mixups,
-    page,
-    reliability,
-    result,
-    steps,
-)
+from hpa_jax.pipeline import report
+from hpa_jax.report import page
+from hpa_jax.report.inputs import ChainStep
 from hpa_jax.report.page import Card, Figure, Section
 from tests.report import browser
-from tests.report.example import CLASSES, findings
+from tests.report.example import data, results
 
 pytestmark = pytest.mark.browser
 
 
 def test_every_section_opens_without_complaint(tmp_path):
-    found = findings(test=False)
-    chain = [steps.Step("alone", {"validation": found.valid.decided["tiny"]}, {})]
-    noise = np.random.default_rng(0)
-    sections = [
-        result.section(found, None, {}),
-        steps.section(found, chain, ""),
-        classes.section(found, np.ones(3, int)),
-        curves.section(found),
-        reliability.section(found),
-        mixups.section(found),
-        *mistakes.sections(
-            found, lambda ids: iter(noise.integers(0, 256, (len(ids), 9, 9, 4), np.uint8)), 3
-        ),
-        importance.section({0: {"own/mean": 1.0}}, CLASSES),
-        cost.section({"data": 1.0}, ("data",)),
-    ]
+    valid = results(test=False).valid
+    chain = [ChainStep("alone", {"validation": valid.decided["tiny"]}, {})]
+    plan = {"epoch": [0, 1], "lr": [1e-3, 1e-4], "stem": [1e-3, 1e-4], "beta1": [0.9, 0.9]}
+    log = [{"step": 1, "epoch": 1, "split": "train", "loss": 1.0, "lr": 1e-3}]
+    sections = report.sections(
+        data(
+            results(test=False, chain=chain),
+            gains={0: {"own/mean": 1.0}},
+            logs={"tiny": log},
+            schedules={"tiny": {**plan, "borders": []}},
+        )
+    )
     page.write(tmp_path / "index.html", "title", "subtitle", sections)
     seen, console = browser.opened(tmp_path / "index.html", tmp_path)
-    assert seen["images"] == sum(len(s.images) + len(s.cards) for s in sections) > 10
+    assert seen["images"] == sum(len(s.figures) + len(s.cards) for s in sections) > 10
     assert seen["links"] == len(sections)
     assert seen["broken"] == seen["lost"] == seen["hidden"] == seen["cut"] == []
     assert seen["wide"] == 0
@@ -53,7 +39,7 @@ def test_what_is_broken_is_seen(tmp_path):
     bad = Section(
         "bad",
         "Bad",
-        images=[Figure("data:image/svg+xml;base64,PHN2Zw==", "no figure")],
+        figures=[Figure("data:image/svg+xml;base64,PHN2Zw==", "no figure")],
         cards=[Card("data:image/png;base64,AA==", "no picture", [])],
         table=page.Table(["a column"] * 40, [["a cell of a table"] * 40]),
     )

@@ -5,7 +5,7 @@ import networkx as nx
 import numpy as np
 from PIL import Image
 
-from hpa_jax.report import canvas, figures, schedules
+from hpa_jax.report import dataset, figures, training
 
 
 def svg(uri: str) -> str:
@@ -23,22 +23,22 @@ LOG = [
 
 def test_curves_name_every_model():
     for uri in (
-        figures.training_curves({"one": LOG, "two": LOG}),
-        figures.learning_rates({"one": LOG}),
+        training.curves({"one": LOG, "two": LOG}),
+        training.learning_rates({"one": LOG}),
     ):
         assert "one" in svg(uri)
 
 
 def test_a_single_epoch_is_seen_and_networks_of_one_colour_are_told_apart(monkeypatch):
-    monkeypatch.setattr(figures, "svg", lambda figure: figure)
+    monkeypatch.setattr(training, "svg", lambda figure: figure)
     (valid,) = [line for line in LOG if line["split"] == "valid"][:1]
     short = {"once": [line for line in LOG if line["epoch"] == valid["epoch"]]}
-    for figure in (figures.training_curves(short), figures.learning_rates(short)):
+    for figure in (training.curves(short), training.learning_rates(short)):
         lines = [line for axis in figure.axes for line in axis.lines]
-        assert lines and all(line.get_marker() in canvas.MARKERS for line in lines)
+        assert lines and all(line.get_marker() in figures.MARKERS for line in lines)
     longer = LOG + [{**line, "epoch": line["epoch"] + 2} for line in LOG]
-    many = {f"n{i}": longer for i in range(2 * len(canvas.PALETTE) + 1)}
-    for axis in figures.training_curves(many).axes:
+    many = {f"n{i}": longer for i in range(2 * len(figures.PALETTE) + 1)}
+    for axis in training.curves(many).axes:
         looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axis.lines]
         assert len(set(looks)) == len(looks)
         assert axis.lines[0].get_marker() in ("", "None")
@@ -47,27 +47,27 @@ def test_a_single_epoch_is_seen_and_networks_of_one_colour_are_told_apart(monkey
 def test_image_is_stretched_and_of_the_asked_size():
     image = np.zeros((10, 10, 3), np.uint8)
     image[5:, :, 1] = 100
-    data = base64.b64decode(figures.picture(image, side=20).split(",")[1])
+    data = base64.b64decode(figures.thumbnail(image, side=20).split(",")[1])
     found = np.asarray(Image.open(io.BytesIO(data)))
     assert found.shape == (20, 20, 3)
     assert found[..., 1].max() >= 250 and found[..., 0].max() < 10
 
 
-def test_class_graph_draws_names_and_is_the_same_twice():
+def test_class_graph_shows_names_and_is_the_same_twice():
     graph = nx.Graph()
     graph.add_node(0, count=5)
     graph.add_node(1, count=2)
     graph.add_edge(0, 1, weight=2)
 
     def drawn():
-        figure, (axis,) = canvas.axes(1)
-        figures.draw_classes(axis, graph, nx.circular_layout(graph), ["Alpha", "Beta"])
-        return canvas.svg(figure)
+        figure, (axis,) = figures.axes(1)
+        dataset.plot_graph(axis, graph, nx.circular_layout(graph), ["Alpha", "Beta"])
+        return figures.svg(figure)
 
     assert "Alpha" in svg(drawn()) and drawn() == drawn()
 
 
-def test_planned_rates_of_every_model_and_stage_are_drawn():
+def test_planned_rates_of_every_model_and_phase_are_shown():
     from hpa_jax.config import defaults as configs
     from hpa_jax.training.phases import learning_rates
 
@@ -80,7 +80,7 @@ def test_planned_rates_of_every_model_and_stage_are_drawn():
             100,
         ),
     }
-    text = svg(schedules.planned(plans))
+    text = svg(training.planned(plans))
     for part in ("one", "two", "learning rate", "beta 1", "head", "stem"):
         assert part in text
-    assert schedules.planned(plans) == schedules.planned(plans)
+    assert training.planned(plans) == training.planned(plans)

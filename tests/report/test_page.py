@@ -7,7 +7,7 @@ from hpa_jax.report.page import Card, Figure, Line, Section, Table, number, span
 def test_page_is_one_file_and_escapes_names(tmp_path):
     sections = [
         Section("a", "A <b>", ["note & more"], Table(["x"], [["<script>1</script>"]], 0)),
-        Section("b", "B", images=[Figure("data:image/png;base64,AA==", "alt text")]),
+        Section("b", "B", figures=[Figure("data:image/png;base64,AA==", "alt text")]),
         Section("c", "C", cards=[Card("data:image/png;base64,AA==", "id", [Line("bad", "bad")])]),
     ]
     page.write(tmp_path / "report" / "index.html", "T", "S", sections)

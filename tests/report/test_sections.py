@@ -1,6 +1,7 @@
 """Each section tells what its arrays hold: texts are read back from the finished section."""
 
 import base64
+import dataclasses
 
 import numpy as np
 import pandas as pd
@@ -8,30 +9,20 @@ import pytest
 from sklearn.metrics import f1_score, precision_recall_curve
 
 from hpa_jax.decision import leak
-from hpa_jax.report import (
-    classes,
-    cost,
-    curves,
-    importance,
-    leaks,
-    mistakes,
-    mixups,
-    neighbours,
-    reliability,
-    result,
-    steps,
-)
+from hpa_jax.report import dataset, errors, training
+from hpa_jax.report import results as sections
+from hpa_jax.report.inputs import ChainStep, Leak, Neighbours
 from hpa_jax.report.page import span
-from tests.report.example import CLASSES, findings
+from tests.report.example import CLASSES, data, results
 
 
 def svg(section, number=0):
-    kind, data = section.images[number].uri.split(",")
+    kind, data = section.figures[number].uri.split(",")
     assert kind == "data:image/svg+xml;base64"
     return base64.b64decode(data).decode()
 
 
-def evaluation(found, submitted=0.9):
+def evaluation(submitted=0.9):
     score = {"macro_f1": submitted, "macro_f1_interval": [0.8, 0.95]}
     score["macro_f1_classes_present"] = submitted
     return {"submission": score, "leak_off": {"macro_f1": 0.7}, "leak_on": {"macro_f1": 0.9}}
@@ -42,9 +33,9 @@ def row_of(section, name):
 
 
 def test_result_shows_every_method_on_both_sets_of_rows():
-    found = findings()
     weights = {"weighted mean": {"tiny": 0.25, "wide": 0.75}}
-    section = result.section(found, evaluation(found), weights)
+    found = results(evaluation=evaluation(), blend_weights=weights)
+    section = sections.methods(found)
     assert "Weights of the weighted mean: tiny 0.25, wide 0.75." in section.feet
     assert [row[0] for row in section.table.rows] == ["tiny", "stack"]
     assert section.table.rows[section.table.chosen][0] == "stack"
@@ -59,25 +50,26 @@ def test_result_shows_every_method_on_both_sets_of_rows():
 
 @pytest.mark.parametrize(("stack", "word"), [(0.9, "beats"), (0.1, "does not beat")])
 def test_result_says_whether_the_stack_paid(stack, word):
-    found = findings()
+    found = results(evaluation=evaluation())
     found.test.scores["stack"]["macro_f1"] = stack
-    section = result.section(found, evaluation(found), {})
+    section = sections.methods(found)
     assert "scores 0.512 there, if each fold is decided by the method" in section.notes[0]
-    assert f"the stack ({stack:.3f}) {word} the best of the others, tiny" in section.notes[-1]
+    assert f"the stack ({stack:.3f}) {word} the best other method, tiny" in section.notes[-1]
 
 
 def test_without_truth_there_is_no_test_column():
-    found = findings(test=False)
-    section = result.section(found, None, {})
-    assert len(section.table.rows[0]) == 5 and "not known" in section.notes[1]
-    assert len(classes.section(found, np.ones(3, int)).table.rows[0]) == 9
-    for other in (curves.section(found), reliability.section(found), mixups.section(found)):
+    found = results(test=False)
+    section = sections.methods(found)
+    assert len(section.table.rows[0]) == 5 and "unknown" in section.notes[1]
+    assert len(sections.classes(data(found)).table.rows[0]) == 9
+    others = (sections.curves(found), sections.calibration(found), errors.confusions(found))
+    for other in others:
         assert "test" not in svg(other)
 
 
-def test_classes_state_support_scores_and_cuts():
-    found = findings()
-    section = classes.section(found, np.array([7, 1234, 0]))
+def test_classes_state_support_scores_and_thresholds():
+    found = results()
+    section = sections.classes(data(found))
     row = row_of(section, "Golgi apparatus")
     valid = found.valid
     f1 = f1_score(valid.labels[:, 1], valid.decided["stack"][:, 1])
@@ -93,69 +85,70 @@ def test_classes_state_support_scores_and_cuts():
 def test_curve_points_equal_scikit_learn():
     rng = np.random.default_rng(0)
     labels, scores = rng.random(200) < 0.3, np.round(rng.random(200), 1)
-    recall, precision = curves.points(labels, scores)
+    recall, precision = sections.curve_points(labels, scores)
     expected = precision_recall_curve(labels, scores)
     np.testing.assert_allclose(precision, expected[0][-2::-1])
     np.testing.assert_allclose(recall, expected[1][-2::-1])
 
 
 def test_every_class_has_a_panel():
-    text = svg(curves.section(findings()))
+    text = svg(sections.curves(results()))
     assert "Nucleoplasm" in text and "Rods &amp; rings" in text and "– | –" in text
 
 
 def test_calibration_error_is_that_of_the_rows():
-    found = findings()
+    found = results()
     sure = np.where(found.valid.labels, 1.0, 0.0)
     found.valid.probs["tiny"] = sure
     found.valid.probs["stack"] = np.where(found.valid.labels, 0.8, 0.2)
-    section = reliability.section(found)
+    section = sections.calibration(found)
     assert row_of(section, "tiny")[1:4] == ["0.0 %", "0.0 %", "+0.0 %"]
     assert row_of(section, "stack")[1] == "20.0 %"
 
 
-def test_mixups_name_pairs_and_counts():
-    found = findings(test=False)
+def test_confusions_name_pairs_and_counts():
+    found = results(test=False)
     labels, decided = found.valid.labels, found.valid.decided["stack"]
     labels[:], decided[:] = False, False
     labels[:6, 1] = True
     decided[:3, 0] = True  # Golgi was missed, Nucleoplasm predicted
-    section = mixups.section(found)
+    section = errors.confusions(found)
     assert section.table.rows == [["Golgi apparatus", "Nucleoplasm", "3", "50 %"]]
 
 
 def test_mistakes_show_the_worst_images_first():
-    found = findings(test=False)
+    found = results(test=False)
     valid = found.valid
     valid.labels[7], valid.decided["stack"][7] = [True, False, False], False
     valid.probs["stack"][7] = [1e-6, 0.1, 0.1]
     asked = []
 
-    def pictures(ids):
+    def images(ids):
         asked.append(list(ids))
         return iter(np.zeros((len(ids), 8, 8, 4), np.uint8))
 
-    missed, wrong = mistakes.sections(found, pictures, 5)
+    missed, wrong = errors.largest(data(found, images=images))
     assert len(missed.cards) == 5 and asked[0][0] == missed.cards[0].alt == "validation7"
     texts = [line.text for line in missed.cards[0].lines]
-    assert texts[0] == "missed: Nucleoplasm" and texts[3] == "predicted: nothing"
-    assert texts[1] == "score 0.000, cut 0.450, loss 13.8"
-    assert all(card.lines[0].text.startswith("wrong: ") for card in wrong.cards)
+    assert texts[0] == "missed: Nucleoplasm" and texts[3] == "predicted: none"
+    assert texts[1] == "score 0.000, threshold 0.450, loss 13.8"
+    assert all(card.lines[0].text.startswith("false positive: ") for card in wrong.cards)
     for card in wrong.cards:
         row = list(valid.ids).index(card.alt)
         assert (valid.decided["stack"][row] & ~valid.labels[row]).any()
 
 
 def test_steps_measure_change_on_paired_rows():
-    found = findings()
+    found = results()
     worse = {part.name: ~part.labels for part in found.parts}
     right = {part.name: part.labels for part in found.parts}
     chain = [
-        steps.Step("all wrong", worse, right),
-        steps.Step("all right", right, {}),
-        steps.Step("leak", {"test": right["test"]}, {}),
+        ChainStep("all wrong", worse, right),
+        ChainStep("all right", right, {}),
+        ChainStep("leak", {"test": right["test"]}, {}),
     ]
-    section = steps.section(found, chain, "a remark")
+    found = dataclasses.replace(found, chain=chain, chain_note="a remark")
+    section = sections.steps(found)
     first, second, third = section.table.rows
     present = f1_score(found.valid.labels, right["validation"], average="macro", zero_division=0)
     assert first[:5] == ["all wrong", "0.000", "0.00–0.00", "–", "–"]
@@ -166,16 +159,16 @@ def test_steps_measure_change_on_paired_rows():
 
 def test_importance_sums_gain_by_kind_and_names_columns():
     gains = {1: {"own/mean": 0.5, "meta/green_mean": 0.3, "mean/p00": 0.15, "tiny/p01": 0.05}}
-    section = importance.section(gains, CLASSES)
+    section = sections.importance(gains, CLASSES)
     (row,) = section.table.rows
-    assert row[1].startswith("own class (mean of networks) 50 %; green mean 30 %; Nucleoplasm (m")
-    assert [importance.kind(name) for name in gains[1]] == [0, 2, 1, 0]
+    assert row[1].startswith("same class (mean of networks) 50 %; green mean 30 %; Nucleoplasm (m")
+    assert [sections.feature_kind(name) for name in gains[1]] == [0, 2, 1, 0]
     assert "Nucleoplasm, Rods & rings" in section.notes[-1]
-    assert "No class got trees" in importance.section({}, CLASSES).notes[0]
+    assert "No class has trees" in sections.importance({}, CLASSES).notes[0]
 
 
-def test_cost_lists_tasks_in_order_with_their_share():
-    section = cost.section({"train-b": 30.0, "train-a": 60.0, "data": 10.0}, ("data", "train"))
+def test_cost_lists_tasks_with_their_share():
+    section = training.cost({"data": 10.0, "train-a": 60.0, "train-b": 30.0})
     assert section.table.rows == [
         ["data", "10 s", "10.0 %"],
         ["train-a", "1 min 0 s", "60.0 %"],
@@ -183,29 +176,31 @@ def test_cost_lists_tasks_in_order_with_their_share():
         ["all", "1 min 40 s", "100.0 %"],
     ]
     assert "1 min 30 s, 90.0 %" in svg(section)
-    assert cost.clock(0.44) == "0.4 s" and cost.clock(11_000) == "3 h 3 min"
+    assert training.duration(0.44) == "0.4 s" and training.duration(11_000) == "3 h 3 min"
 
 
-def test_leak_lists_lenders_that_disagree_with_the_one_that_won():
+def test_leak_lists_sources_that_disagree_with_the_one_used():
     rows = [("t1", [0], "a", 1.0, "matches"), ("t2", [1], "", 0.0, "known.csv")]
     overlay = pd.DataFrame(rows, columns=leak.COLUMNS)
     conflicts = pd.DataFrame([("t1", ["1"], "b", 5.0, "matches")], columns=leak.COLUMNS)
     tests = [f"t{number}" for number in range(10)]
     truth = {name: np.array([True, False, False]) for name in tests}
-    section = leaks.section(overlay, conflicts, CLASSES, tests, True, truth)
+    section = dataset.leak(Leak(overlay, conflicts, tests, True), CLASSES, truth)
     assert section.table.rows == [["t1", "a", "Nucleoplasm", "1", "b", "Golgi apparatus", "5"]]
-    assert "2 of 10 test images (20.0 %); they replace" in section.notes[0]
+    assert "2 of 10 (20.0 %); they replace" in section.notes[0]
     assert "for 1 of 2" in section.notes[1]
-    agree = leaks.section(overlay, conflicts.iloc[:0], CLASSES, tests, False, None)
+    agree = dataset.leak(Leak(overlay, conflicts.iloc[:0], tests, False), CLASSES, None)
     assert agree.table is None and "No conflicts" in agree.notes[-1] and "off" in agree.notes[0]
 
 
 def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
+    found = results()
+    x, y, z = (str(id) for id in found.test.ids[:3])
+    found.test.labels[:3] = [[1, 0, 0], [0, 0, 0], [1, 0, 0]]
     pairs = pd.DataFrame(
-        {"id": ["x", "y", "z"], "neighbour": ["a", "b", None], "similarity": [0.7, 0.9, -np.inf]}
+        {"id": [x, y, z], "neighbour": ["a", "b", None], "similarity": [0.7, 0.9, -np.inf]}
     )
-    lent = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
-    truth = {"x": lent[0], "y": lent[2], "z": lent[0]}
+    labels = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 0]], bool)
     scored = {
         "tau": 0.65,
         "recall_at_1": {"recall": 0.25, "queries": 8, "chance": 0.125},
@@ -213,16 +208,18 @@ def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
     }
     seen = []
 
-    def pictures(ids):
+    def images(ids):
         seen.extend(ids)
         return iter(np.zeros((len(ids), 4, 4, 4), np.uint8))
 
-    section = neighbours.section(pairs, lent, CLASSES, scored, pictures, 5, truth)
-    assert seen == ["y", "b", "x", "a"]
-    assert section.notes[0].startswith("For 2 of 3 test pictures")
-    assert "0.250 on 8 held-out images, by chance 0.125" in section.notes[1]
+    near = Neighbours(pairs, labels, scored)
+    section = dataset.neighbours(data(found, neighbours=near, images=images, shown=20))
+    assert seen == [y, "b", x, "a"]
+    assert section.notes[0].startswith("For 2 of 3 test images")
+    assert "0.250 on 8 hold-out images, by chance 0.125" in section.notes[1]
     assert section.notes[2].endswith("for 1 of 2.")
     assert section.table.rows == [["0.65", "50.0 %", "0.750", "–"]] and section.table.chosen == 0
-    first = [line.text for line in section.cards[0].lines]
-    assert first == ["pair 1, cosine 0.90", "truth: nothing", "y"]
-    assert section.cards[1].lines[0].text == f"lends: {CLASSES[1]}"
+    texts = [line.text for line in section.cards[0].lines]
+    wanted = ["pair 1, cosine 0.90", "truth: none", y, f"neighbour: {CLASSES[1]}", "b"]
+    assert texts == wanted and section.cards[0].other
+    assert dataset.neighbours(data(found)) is None

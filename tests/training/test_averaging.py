@@ -146,7 +146,7 @@ def test_the_auxiliary_heads_norms_are_estimated_too():
 
 
 def test_statistics_that_are_not_finite_are_no_network(tmp_path):
-    nothing = mock.patch.object(averaging, "_own", lambda old, zero, one: old * jnp.nan)
+    nothing = mock.patch.object(averaging, "_of_batch", lambda old, zero, one: old * jnp.nan)
     config = tiny.model(stages=(stage(),), average=dict(kind="last", count=1))
     with nothing, pytest.raises(FloatingPointError, match="not finite"):
         tiny.train(tmp_path, config)

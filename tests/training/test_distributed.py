@@ -18,7 +18,7 @@ from tests.data.layouts import CHANNELS, save
 from tests.training import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
-STEPS = (4, 8)  # of the trainee's stages of 1 and 2 epochs: 64 rows, 16 a batch
+STEPS = (4, 8)  # of the trainee's phases of 1 and 2 epochs: 64 rows, 16 a batch
 
 
 def start(folder, devices=1, **options):
@@ -43,11 +43,11 @@ def losses(folder):
     return [row["loss"] for row in logs.read(Path(folder) / "metrics.jsonl")]
 
 
-def pack(folder, pictures):
+def pack(folder, images):
     """The images in memory as packed records."""
-    raw = folder.parent / "pictures"
+    raw = folder.parent / "images"
     rows = []
-    for id, image in zip(pictures.ids, pictures.images, strict=True):
+    for id, image in zip(images.ids, images.images, strict=True):
         save(raw, id, image)
         paths = {channel: str(raw / f"{id}_{channel}.png") for channel in CHANNELS}
         size = dict(height=tiny.SIDE, width=tiny.SIDE, original_size=2048, files="")
@@ -59,8 +59,8 @@ def pack(folder, pictures):
 def steps_of(file):
     """(loss of each training step, [rows that the process read for each step])."""
     report = json.loads(Path(file).read_text())
-    stages = zip(report["rows"], STEPS, strict=True)
-    return report["losses"], [row for rows, count in stages for row in rows[:count]]
+    phases = zip(report["rows"], STEPS, strict=True)
+    return report["losses"], [row for rows, count in phases for row in rows[:count]]
 
 
 @pytest.mark.slow
@@ -107,21 +107,3 @@ def test_batches_that_devices_cannot_share_are_refused():
         distributed.check_divisible(12, 2, 4)
     with pytest.raises(InputError, match="at least 1"):
         distributed.check_divisible(0, 1, 1)
-
-
-def test_feeder_keeps_order_passes_errors_and_ends():
-    def numbers():
-        yield from ({"x": np.full(1, n)} for n in range(5))
-        raise ValueError("broken shard")
-
-    seen = []
-    with (
-        distributed.Feeder(numbers(), lambda b: int(b["x"][0])) as feeder,
-        pytest.raises(ValueError, match="broken shard"),
-    ):
-        seen.extend(feeder)
-    assert seen == list(range(5)) or seen == []
-    endless = ({"x": np.zeros(1)} for _ in iter(int, 1))
-    with distributed.Feeder(endless, lambda b: b) as feeder:
-        next(feeder)
-    assert not feeder._thread.is_alive()

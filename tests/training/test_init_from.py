@@ -10,6 +10,7 @@ from hpa_jax.data import batches as inputs
 from hpa_jax.models import pretrained
 from hpa_jax.training import checkpoint, distributed, loop, network
 from hpa_jax.training import setup as setups
+from hpa_jax.training.examples import Examples
 from tests.models import pinned
 from tests.training import tiny
 
@@ -48,9 +49,9 @@ def data(records):
 def test_the_imported_weights_are_those_that_training_starts_from(folder):
     setup = setups.build(
         config(folder), tiny.settings(), distributed.layout(),
-        setups.Data(**data(tiny.Records(32, side=32))), tiny.CLASSES, seed=0,
+        Examples(**data(tiny.Records(32, side=32))), tiny.CLASSES, seed=0,
     )  # fmt: skip
-    params, stats = setups.initial(setup)
+    params, stats, loaded = setups.initial(setup)
     published = pinned.tensors("resnet18")
     stem = published["conv1.weight"].transpose(2, 3, 1, 0)
     np.testing.assert_array_equal(params["conv1.kernel"][:, :, :3], stem)
@@ -58,9 +59,9 @@ def test_the_imported_weights_are_those_that_training_starts_from(folder):
     np.testing.assert_array_equal(stats["layer4.0.bn2.var"], published["layer4.0.bn2.running_var"])
     fresh = network.split(network.from_config(setup.config, 5, seed=setup.seed))[1]
     np.testing.assert_array_equal(params["head.fc.kernel"], fresh["head.fc.kernel"])
-    assert setup.loaded["from"] == str(folder)
-    assert setup.loaded["unused"] == ("head.fc.bias", "head.fc.kernel")
-    assert setup.loaded["mapped"]["bn1.scale"] == "bn1.scale"
+    assert loaded["from"] == str(folder)
+    assert loaded["unused"] == ("head.fc.bias", "head.fc.kernel")
+    assert loaded["mapped"]["bn1.scale"] == "bn1.scale"
 
 
 def test_training_tells_what_it_took_and_writes_it_down(folder, tmp_path, monkeypatch, capsys):
@@ -86,9 +87,9 @@ def test_a_network_begins_from_the_weights_that_the_other_predicts_with(which, t
     with tiny.in_place():
         setup = setups.build(
             tiny.model(init_from=str(tmp_path)), tiny.settings(), distributed.layout(),
-            setups.Data(**data(tiny.Records(32))), tiny.CLASSES, seed=1,
+            Examples(**data(tiny.Records(32))), tiny.CLASSES, seed=1,
         )  # fmt: skip
-        params, _ = setups.initial(setup)
+        params, *_ = setups.initial(setup)
         used, _, _ = checkpoint.load(tmp_path, "best" if which == "final" else which)
     for name, x in network.split(used)[1].items():
         np.testing.assert_array_equal(params[name], x)

@@ -1,9 +1,8 @@
-"""The loop: what it writes, restarts, stages, averages, and what it refuses to begin."""
+"""The loop: what it writes, restarts, phases, averages, and what it refuses to begin."""
 
 import json
 import re
 import shutil
-import sys
 import time
 import types
 from unittest import mock
@@ -16,16 +15,11 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.training import (
     checkpoint,
-    checksums,
     distributed,
     logs,
     loop,
     losses,
     network,
-    saving,
-)
-from hpa_jax.training import (
-    phases as stages,
 )
 from tests.training import tiny
 
@@ -120,14 +114,14 @@ def test_a_damaged_checkpoint_is_passed_over(trained, tmp_path):
         checkpoint.load(tmp_path / "run", "last")
     tiny.train(tmp_path / "run", config, keep=9)
     same_weights(tmp_path / "run", folder)
-    assert checksums.damage(tmp_path / "run" / "checkpoints", 12) == ""
+    assert checkpoint.damage(tmp_path / "run" / "checkpoints", 12) == ""
 
 
 def test_a_checkpoint_cut_short_before_its_checksums_is_passed_over(trained, tmp_path):
     folder, config = trained
     shutil.copytree(folder, tmp_path / "run")
     newest = tmp_path / "run" / "checkpoints" / "12"
-    (newest / checksums.FILE).unlink()
+    (newest / checkpoint.CHECKSUMS).unlink()
     (newest / "training" / "_METADATA").unlink()
     tiny.train(tmp_path / "run", config, keep=9)
     same_weights(tmp_path / "run", folder)
@@ -174,8 +168,8 @@ def test_restoring_another_architecture_is_refused(trained):
         )
 
 
-def test_stages_freeze_change_and_go_back(tmp_path, capsys):
-    """Head alone with still norms; all at layered rates; again from stage 0 with other settings."""
+def test_phases_freeze_change_and_go_back(tmp_path, capsys):
+    """Head alone with still norms; all at layered rates; again from phase 0 with other settings."""
     plan = (
         stage(epochs=1, lr=1e-2, freeze="backbone", freeze_bn=True, schedule="constant"),
         stage(epochs=1, lr=1e-2, lr_decay=16.0, dropout=0.2, augment="none", lr_noise=0.01),
@@ -189,7 +183,7 @@ def test_stages_freeze_change_and_go_back(tmp_path, capsys):
     low, _, high = rows[1]["lr_groups"]
     assert low / high == pytest.approx(1 / 16, rel=0.1) and low / high != pytest.approx(1 / 16)
     assert rows[2]["lr_groups"][0] / rows[2]["lr"] == pytest.approx(0.1)
-    assert "stage 3 starts from the weights of step 4" in capsys.readouterr().out
+    assert "phase 3 starts from the weights of step 4" in capsys.readouterr().out
     weights = {}
     with tiny.in_place():
         for step in (4, 8, 10):
@@ -203,8 +197,8 @@ def test_stages_freeze_change_and_go_back(tmp_path, capsys):
     def distance(a, b):
         return float(np.abs(weights[a]["fc.kernel"] - weights[b]["fc.kernel"]).max())
 
-    assert distance(4, 10) < 2 * 5e-3 * 1.5  # two Adam steps away from stage 0, not from stage 1
-    # a kill inside stage 2: the checkpoint of stage 1's end, then stage 2 from stage 0 again
+    assert distance(4, 10) < 2 * 5e-3 * 1.5  # two Adam steps away from phase 0, not from phase 1
+    # a kill inside phase 2: the checkpoint of phase 1's end, then phase 2 from phase 0 again
     before = tiny.final_weights(tmp_path)
     shutil.rmtree(tmp_path / "checkpoints" / "10")
     tiny.train(tmp_path, config, keep=9)
@@ -235,7 +229,7 @@ def test_named_epochs_are_kept_found_and_gone_back_to(tmp_path, capsys):
     assert found == [8, 16] and checkpoint.find(folder, "final") == 16
     assert [checkpoint.find(folder, f"stage:{number}") for number in (0, 1)] == [12, 20]
     assert checkpoint.snapshots(tmp_path) == [12, 20]  # a named epoch is no end of a cycle
-    assert "stage 2 starts from the weights of step 8" in capsys.readouterr().out
+    assert "phase 2 starts from the weights of step 8" in capsys.readouterr().out
     with pytest.raises(InputError, match="no checkpoint 'stage:2'"):
         checkpoint.find(folder, "stage:2")
 
@@ -247,9 +241,9 @@ def test_a_non_finite_loss_stops_with_the_batchs_ids(tmp_path):
     told = json.loads((tmp_path / "nonfinite.json").read_text())
     assert len(told["ids"]) == 16 and told["ids"][0].startswith("id")
     # the batch that is named is the one that was shown
-    from hpa_jax.training import sampling
+    from hpa_jax.training import examples
 
-    order = sampling.uniform(64, seed=_seed(0, 0))(0)
+    order = examples.uniform(64, seed=_seed(0, 0))(0)
     at = told["step"] * 16
     assert told["ids"] == [f"id{32 + row}" for row in order[at : at + 16]]
 
@@ -281,15 +275,15 @@ def test_no_state_is_saved_from_a_non_finite_step_on(tmp_path):
 
 
 @pytest.mark.parametrize(("hosts", "steps"), [(1, []), (2, [100, 200])])
-def test_several_hosts_look_for_non_finite_steps_after_the_same_steps(hosts, steps):
-    one = object.__new__(saving.Saving)
-    one.looked_at = time.monotonic()
+def test_several_hosts_check_for_non_finite_steps_after_the_same_steps(hosts, steps):
+    run = object.__new__(loop._Run)
+    run.checked_at = time.monotonic()
     with mock.patch.object(jax, "process_count", lambda: hosts):
-        assert [step for step in range(1, 201) if one._looks(step)] == steps
+        assert [step for step in range(1, 201) if run.check_is_due(step)] == steps
 
 
 def test_nothing_compiles_twice(tmp_path, capsys):
-    """Stages that differ in rates alone share the compiled step; the loop adds no compilation."""
+    """Phases that differ in rates alone share the compiled step; the loop adds no compilation."""
     config = tiny.model(stages=(stage(epochs=2, lr=1e-2), stage(epochs=2, lr=1e-3, lr_decay=4.0)))
     tiny.train(tmp_path, config)
     compiled = re.findall(r"(\w+) step.* compiled in", capsys.readouterr().out)
@@ -300,7 +294,7 @@ def test_nothing_compiles_twice(tmp_path, capsys):
     ("change", "settings", "message"),
     [
         (dict(stages=()), {}, "stages is empty"),
-        (dict(stages=(stage(), stage(lr=0.0))), {}, r"stages\[1\]: stage.lr: must be > 0, not 0"),
+        (dict(stages=(stage(), stage(lr=0.0))), {}, r"stages\[1\]: lr: must be > 0, not 0"),
         (dict(stages=(stage(epochs=0),)), {}, r"stages\[0\]: epochs: .* not 0"),
         (dict(stages=(stage(freeze="stem"),)), {}, "unknown group 'stem'"),
         (dict(stages=(stage(freeze=3),)), {}, "3 of 3 depth groups"),
@@ -343,73 +337,3 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_before_the_first_step(
 def test_empty_parts_are_refused(tmp_path, part):
     with pytest.raises(InputError, match="part is empty"):
         tiny.train(tmp_path, tiny.model(), held=96 if part == "train" else 0)
-
-
-def test_metrics_are_cut_back_and_half_lines_dropped(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 4}\n{"step": 8}\n{"step": 12}\n{"st')
-    logs.cut_back(path, 8)
-    assert path.read_text() == '{"step": 4}\n{"step": 8}\n'
-    logs.cut_back(path, -1)
-    assert path.read_text() == ""
-
-
-def test_durations_read_well():
-    texts = [logs.duration(s) for s in (5.2, 75, 7300, float("nan"))]
-    assert texts == ["5 s", "1 min 15 s", "2 h 1 min", "unknown time"]
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_bar_on_a_terminal_and_plain_lines_elsewhere(tmp_path, terminal, capsys):
-    speed = logs.Speed()
-    with (
-        mock.patch.object(sys.stderr, "isatty", lambda: terminal),
-        mock.patch.object(logs, "EVERY_SECONDS", -1.0),
-        logs.Log(tmp_path, "m", restored_step=-1, total_steps=40, tensorboard=False) as log,
-    ):
-        for step in range(1, 4):
-            speed.add(16, 0.0)
-            log.tick(step, speed)
-        log.say("epoch 1")
-    out, err = capsys.readouterr()
-    bar = re.search(r"m: .* 3/40 \[", err)
-    assert bool(bar) == terminal and "-1/40" not in err
-    assert ("[m] step 3 of 40 | " in out) != terminal
-    assert "[m] epoch 1" in out + err
-
-
-def test_tensorboard_gets_every_number_of_a_list(tmp_path):
-    """Rates of the depth groups, and the average precision of each class."""
-    row = {"step": 3, "epoch": 1, "split": "valid", "loss": 0.5, "ap": [0.25, None, 1.0]}
-    with logs.Log(tmp_path, "m", restored_step=-1, total_steps=4) as log:
-        log.write(row)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-    from tensorboard.util.tensor_util import make_ndarray
-
-    events = EventAccumulator(str(tmp_path)).Reload()
-    found = {tag: [float(make_ndarray(e.tensor_proto)) for e in events.Tensors(tag)]
-             for tag in events.Tags()["tensors"]}  # fmt: skip
-    assert found == {"valid/loss": [0.5], "valid/ap/0": [0.25], "valid/ap/2": [1.0]}
-
-
-def test_planned_curves_span_all_stages():
-    config = tiny.model(
-        stages=(stage(epochs=1, lr=1e-2), {"epochs": 2, "lr": 1e-3, "schedule": "constant"})
-    )
-    found = stages.learning_rates(config, 64)
-    assert found["epoch"][0] == 0 and found["epoch"][-1] == pytest.approx(2.75)
-    assert found["lr"].max() == pytest.approx(1e-2) and found["lr"][-1] == 1e-3
-    assert found["beta1"][0] == 0.95 and found["beta1"][-1] == 0.9
-    assert found["borders"].tolist() == [1.0]
-    layered = (
-        stage(lr=1e-2, freeze="backbone"),
-        stage(lr=1e-2, lr_decay=16.0, schedule="constant"),
-    )
-    found = stages.learning_rates(tiny.model(stages=layered), 64)
-    later = found["epoch"] >= 1
-    assert np.isnan(found["stem"][~later]).all()
-    np.testing.assert_allclose(found["stem"][later], 1e-2 / 16)
-
-
-def test_loop_is_public():
-    assert loop.train.__doc__

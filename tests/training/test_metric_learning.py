@@ -14,8 +14,8 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.inference import predict, retrieval
 from hpa_jax.models.heads import Embedding
-from hpa_jax.training import checkpoint, losses, metric_learning, network, sampling
-from hpa_jax.training import setup as setups
+from hpa_jax.training import checkpoint, losses, metric_learning, network
+from hpa_jax.training import examples as rows
 from tests.training import tiny
 
 TABLES = Path(__file__).resolve().parents[3] / "shared" / "data" / "real_tables"
@@ -88,10 +88,10 @@ def test_the_real_external_set_has_12815_antibodies_and_fits_into_little_memory(
     asked = {}
 
     def train(config, **given):
-        weights = sampling.class_weights(given["train_labels"], power=1.0)
-        sampler = sampling.build("balanced", given["train_labels"], seed=0)
+        weights = rows.class_weights(given["train_labels"], power=1.0)
+        sampler = rows.sampler("balanced", given["train_labels"], seed=0)
         asked.update(given, weights=weights, drawn=sampler(0))
-        setups.Data(None, given["train_ids"], given["train_labels"], given["valid_ids"],
+        rows.Examples(None, given["train_ids"], given["train_labels"], given["valid_ids"],
                     given["valid_labels"]).fingerprint()  # fmt: skip
 
     tracemalloc.start()

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.training import sampling, schedules
+from hpa_jax.training import examples, schedules
 
 
 def test_one_cycle_is_that_of_the_spec():
@@ -98,20 +98,20 @@ def test_group_factors_are_log_spaced_or_listed():
 
 
 def test_noise_is_drawn_per_group_and_stage_or_step():
-    one = schedules.noise_factors(1000, 0.01, seed=1, stage=0)
+    one = schedules.noise_factors(1000, 0.01, seed=1, phase=0)
     assert one.std() == pytest.approx(0.01, rel=0.1) and one.mean() == pytest.approx(1, abs=2e-3)
-    np.testing.assert_array_equal(one, schedules.noise_factors(1000, 0.01, seed=1, stage=0))
-    others = [dict(seed=2, stage=0), dict(seed=1, stage=1), dict(seed=1, stage=0, step=0),
-              dict(seed=1, stage=0, step=1)]  # fmt: skip
+    np.testing.assert_array_equal(one, schedules.noise_factors(1000, 0.01, seed=1, phase=0))
+    others = [dict(seed=2, phase=0), dict(seed=1, phase=1), dict(seed=1, phase=0, step=0),
+              dict(seed=1, phase=0, step=1)]  # fmt: skip
     for other in others:
         assert not np.array_equal(one, schedules.noise_factors(1000, 0.01, **other))
-    np.testing.assert_array_equal(schedules.noise_factors(3, 0.0, seed=1, stage=0), np.ones(3))
+    np.testing.assert_array_equal(schedules.noise_factors(3, 0.0, seed=1, phase=0), np.ones(3))
 
 
 def test_noise_and_the_order_of_an_epoch_share_no_draws():
     """Both come from (seed, a small number): the purpose keeps them apart."""
-    noise = schedules.noise_factors(4, 1.0, seed=5, stage=0) - 1.0
-    order = sampling._generator(5, 0).standard_normal(4)
+    noise = schedules.noise_factors(4, 1.0, seed=5, phase=0) - 1.0
+    order = examples._generator(5, 0).standard_normal(4)
     assert not np.allclose(np.maximum(1.0 + order, 0.0) - 1.0, noise)
 
 

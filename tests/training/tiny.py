@@ -57,7 +57,7 @@ def make(config, num_classes, *, seed=0, arrays=True):
 
 
 class Records:
-    """Pictures in memory: class c brightens one of the corners or channels."""
+    """Images in memory: class c brightens one of the corners or channels."""
 
     def __init__(self, count=96, side=SIDE, seed=0):
         draw = np.random.default_rng(seed)
@@ -74,7 +74,7 @@ def train_batches(
     records, ids, labels, *, batch_size, channels, image_size, sampler, start=0,
     process_index=0, process_count=1, workers=1, prefetch=1,
 ):  # fmt: skip
-    """As hpa_jax.data.input, from memory."""
+    """As hpa_jax.data.batches, from memory."""
     from hpa_jax.data.batches import positions
 
     where = {id: row for row, id in enumerate(records.ids)}
@@ -94,7 +94,7 @@ def eval_batches(
     records, ids, labels, *, batch_size, channels, image_size,
     process_index=0, process_count=1, workers=1, prefetch=1,
 ):  # fmt: skip
-    """As hpa_jax.data.input, from memory."""
+    """As hpa_jax.data.batches, from memory."""
     where = {id: row for row, id in enumerate(records.ids)}
     at = np.array([where[id] for id in ids])
     size = batch_size // process_count

@@ -56,20 +56,17 @@ def main(
     if watch:
         report = watched(tiny)
     if slow_compile:
-        compiled = preemption.Preemption.compiled
+        interruptible = preemption.Preemption.interruptible
 
-        class Slow:
-            def __init__(self, lowered):
-                self.lowered = lowered
-
-            def compile(self, options):
+        def slow(self, call):
+            def after_a_while():
                 Path(folder, "compiling").touch()
                 time.sleep(slow_compile)
-                return self.lowered.compile(options)
+                return call()
 
-        preemption.Preemption.compiled = lambda self, lowered, options: compiled(
-            self, Slow(lowered), options
-        )
+            return interruptible(self, after_a_while)
+
+        preemption.Preemption.interruptible = slow
 
     config = tiny.model(
         stages=(
@@ -104,7 +101,7 @@ def watched(tiny):
 
     def train_batches(*args, **options):
         ahead = []
-        report["rows"].append(ahead)  # of a stage; a few more than its steps, read in advance
+        report["rows"].append(ahead)  # of a phase; a few more than its steps, read in advance
         for batch in batches(*args, **options):
             ahead.append(batch["index"].tolist())
             yield batch

@@ -2,7 +2,7 @@
 
 To the device: JAX's transfer guard logs every transfer with its thread (on standard error, which
 goes to a file here).  To the host: on the CPU no guard sees it, so the loop's reads of arrays'
-values are counted (threads that write checkpoints read when they like; the look for a non-finite
+values are counted (threads that write checkpoints read when they like; the check for a non-finite
 step, a number every five seconds by the clock, is switched off).  Compilations: JAX's own events.
 """
 
@@ -20,7 +20,7 @@ import jax.monitoring
 import jax.numpy as jnp
 
 from hpa_jax.config.defaults import stage
-from hpa_jax.training import saving
+from hpa_jax.training import loop
 from hpa_jax.training.setup import Setup
 from tests.training import tiny
 
@@ -76,7 +76,7 @@ def main(folder: Path) -> None:
     with (
         mock.patch.object(array, "_value", property(counted)),
         mock.patch.object(Setup, "train_step", train_step),
-        mock.patch.object(saving, "LOOK_SECONDS", math.inf),
+        mock.patch.object(loop, "CHECK_SECONDS", math.inf),
     ):
         compiled = []
         for number, epochs in enumerate((1, 1, 3)):  # the first fills the cache of small programs

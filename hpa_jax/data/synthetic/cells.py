@@ -1,6 +1,6 @@
 """A field of drawn cells: who owns which pixel, where nuclei, nucleoli and microtubules lie.
 
-In: a random generator, the picture's side in pixels and what kind of cells must be seen.  Out: a
+In: a random generator, the image's side in pixels and what kind of cells must be seen.  Out: a
 `Field`, the maps and cell positions that `stains` and the protein patterns are drawn on.
 Sizes are in micrometres, as in the atlas' confocal images of human cell lines: nuclei 12-19 um,
 cells 20-40 um; one image shows 26-64 um, so that magnification varies.
@@ -50,7 +50,7 @@ class Field:
 
     @property
     def side(self) -> int:
-        """Pixels of the picture's side."""
+        """Pixels of the image's side."""
         return self.owner.shape[0]
 
     @property
@@ -88,7 +88,7 @@ def draw_field(
     """Places cells and computes every map of a `Field`.
 
     Args:
-        rng: all randomness of the picture's geometry.
+        rng: all randomness of the image's geometry.
         side: pixels of the square image.
         width: least and greatest micrometres that the image shows.
         mitosis: at least one cell in metaphase lies in the middle region.

@@ -1,4 +1,4 @@
-"""The stack on disk: one archive a unit (class and repeat), so a killed fit goes on where it was.
+"""The stack on disk: one archive a unit (class and repeat), so that a killed fit resumes.
 
 `units/c07_r0.zip` holds `meta.json` (stamp, kinds, rounds, thresholds, gains), `arrays.npz` (votes,
 folds, weights, scale) and `000.ubj`, `001.ubj`, ... (XGBoost's own format); boosters that several
@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from hpa_jax.core import artifacts
-from hpa_jax.decision.stack.learners import Fitted
-from hpa_jax.decision.stack.unit import Unit
+from hpa_jax.decision.stack.learners import StackModel
+from hpa_jax.decision.stack.units import StackUnit
 
 
 def path(directory: str | Path, c: int, repeat: int) -> Path:
@@ -23,7 +23,7 @@ def path(directory: str | Path, c: int, repeat: int) -> Path:
     return Path(directory) / "units" / f"c{c:02d}_r{repeat}.zip"
 
 
-def _name(number: int, model: Fitted) -> str:
+def _name(number: int, model: StackModel) -> str:
     """Name of a model's booster: a member of the archive, or a file of its own if it is shared."""
     if model.booster is None:
         return ""
@@ -32,7 +32,7 @@ def _name(number: int, model: Fitted) -> str:
     return f"{number:03d}.ubj"
 
 
-def holds(directory: str | Path, unit: Unit) -> bool:
+def holds(directory: str | Path, unit: StackUnit) -> bool:
     """Whether the folder already has this very unit (same class, repeat and stamp)."""
     try:
         with zipfile.ZipFile(path(directory, unit.c, unit.repeat)) as archive:
@@ -42,7 +42,7 @@ def holds(directory: str | Path, unit: Unit) -> bool:
     return stored == unit.stamp
 
 
-def write(directory: str | Path, unit: Unit) -> None:
+def write(directory: str | Path, unit: StackUnit) -> None:
     """Writes one unit, whole or not at all."""
     arrays = {"votes": unit.votes, "fold": unit.fold}
     if unit.models:
@@ -84,7 +84,7 @@ def write(directory: str | Path, unit: Unit) -> None:
                 archive.writestr(_name(number, model), model.booster)
 
 
-def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -> Unit | None:
+def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -> StackUnit | None:
     """The unit of a class and repeat; None if it is not there or carries another stamp.
 
     Raises:
@@ -100,7 +100,7 @@ def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -
                 return None
             arrays = dict(np.load(io.BytesIO(archive.read("arrays.npz")), allow_pickle=False))
             models = [
-                Fitted(
+                StackModel(
                     stored["kind"],
                     arrays["weights"][number],
                     None,
@@ -116,7 +116,7 @@ def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -
                 elif stored["booster"]:
                     model.booster = archive.read(stored["booster"])
         scale = tuple(arrays[f"scale{i}"] for i in range(3) if f"scale{i}" in arrays)
-        return Unit(
+        return StackUnit(
             c,
             repeat,
             arrays["votes"],

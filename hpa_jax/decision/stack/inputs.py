@@ -1,196 +1,206 @@
-"""What the stack looks at: one table of metafeatures and of all models' probabilities.
+"""Inputs of the stack: metafeatures [N, F] and the probabilities [M, N, C] of all models.
 
-In: prediction tables (id, p00..) by model name and a metafeature table (id, ...), joined on id.
-Out: features [N, F] float32 with column names "meta/NAME" and "MODEL/pCC"; and, for each class, the
-columns that matter for it: its own probability by every model, metafeatures, and the other classes'
-mean over models.  Choosing these (about 55 of 323 columns) is what makes a fit cheap: trees need
-not search 28 x 11 columns of which most repeat each other.
+Each class gets the columns that matter for it: its own probability by every model, the
+metafeatures, and the other classes' mean over models.  Choosing these (about 55 of 323 columns) is
+what makes a fit cheap: trees need not search 28 x 11 columns of which most repeat each other.
 
-Rules: an id that a table lacks, or has twice, is an error that names it; NaN or infinity is an
-error that names the column, except in `size`, whose unknown values become the known ones' median.
+Rules: NaN or infinity is an error that names row and column, except in `size`, whose unknown values
+become the median of the known ones.
 """
 
 import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision.features import NAMES as METAFEATURES
+from hpa_jax.decision.stack.protocols import Protocol
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-_PROBABILITY = re.compile(r"^(?P<model>.+)/p(?P<number>\d+)$")
-_COLUMN = re.compile(r"^p\d{2,}$")
-UNKNOWN_ALLOWED = ("size", "original_size")
+META = "meta/"  # before the name of a metafeature, where columns are written
+SIZES = ("size", "original_size")  # metafeatures that may be unknown
 LIMIT = 1e-5  # probabilities are kept this far from 0 and 1 before the logit
 
 
-def assemble(
-    predictions: Mapping[str, "pd.DataFrame"],
-    metafeatures: "pd.DataFrame | None",
-    ids: Sequence[str],
-) -> tuple[np.ndarray, list[str]]:
-    """features [N, F] float32 in the order of `ids`, and their F names.
+@dataclass(frozen=True)
+class StackInputs:
+    """Inputs of N rows.
 
-    predictions: model name -> table `id, p00..` (a class that the model lacks is an absent column);
-    metafeatures: table `id` + numbers, or None.
-
-    Raises:
-        InputError: a missing or doubled id, NaN, no column at all.
+    probs: float32 [M, N, C]; known: bool[M, C], False (and NaN in probs) where a model lacks the
+    class; meta: float32 [N, F]; models, metafeatures: their M and F names.
     """
-    blocks, names = [], []
-    if metafeatures is not None:
-        columns = [name for name in metafeatures.columns if name != "id"]
-        blocks.append(aligned(metafeatures, ids, "metafeatures", columns))
-        names += [f"meta/{name}" for name in columns]
-    for model, table in predictions.items():
-        columns = sorted(name for name in table.columns if _COLUMN.match(name))
-        if not columns:
-            raise InputError(f"predictions of {model}: no column p00, p01, ...")
-        blocks.append(aligned(table, ids, f"predictions of {model}", columns))
-        names += [f"{model}/{name}" for name in columns]
-    if not blocks:
-        raise InputError("the stack has neither predictions nor metafeatures to look at")
-    features = np.concatenate(blocks, axis=1).astype(np.float32)
-    return checked(features, names), names
 
+    probs: np.ndarray
+    known: np.ndarray
+    meta: np.ndarray
+    models: tuple[str, ...]
+    metafeatures: tuple[str, ...]
 
-def aligned(
-    table: "pd.DataFrame", ids: Sequence[str], what: str, columns: Sequence[str]
-) -> np.ndarray:
-    """float64 [N, len(columns)]: the rows of `ids`, in their order. Extra rows are left out.
+    def __len__(self) -> int:
+        return len(self.meta)
 
-    Raises:
-        InputError: an id is missing or there twice.
-    """
-    own = table["id"].astype(str)
-    doubled = own[own.duplicated()]
-    if len(doubled):
-        raise InputError(f"{what}: id {doubled.iloc[0]!r} is there more than once")
-    lookup = dict(zip(own, range(len(own))))
-    missing = [name for name in ids if name not in lookup]
-    if missing:
-        raise InputError(
-            f"{what}: {len(missing)} of {len(ids)} ids are missing, first {missing[0]!r}; "
-            "predict these images too, or leave this table out"
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.probs.shape[2]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The columns as they are written: meta/NAME, then MODEL/pCC of each model."""
+        known = zip(*np.nonzero(self.known))
+        return (
+            *(META + name for name in self.metafeatures),
+            *(f"{self.models[m]}/p{c:02d}" for m, c in known),
         )
-    rows = [lookup[name] for name in ids]
-    return table[list(columns)].to_numpy(np.float64)[rows]
 
+    def means(self) -> np.ndarray:
+        """float[N, C]: the mean logit over models of every class, 0 for a class no model has."""
+        means = np.zeros(self.probs.shape[1:])
+        for c in np.flatnonzero(self.known.any(axis=0)):
+            means[:, c] = self.logits(c).mean(axis=1)
+        return means
 
-def checked(
-    features: np.ndarray,
-    names: Sequence[str] | None,
-    usual: Mapping[str, float] | None = None,
-) -> np.ndarray:
-    """features as float32 [N, F] without NaN: unknown `size` filled, everything else an error.
+    def logits(self, c: int) -> np.ndarray:
+        """float[N, M']: logits of class c by the M' models that have it."""
+        return logit(self.probs[self.known[:, c], :, c]).T
 
-    usual: column -> what fills it; the median of its known values where it is not named.
+    def filled(self, sizes: Mapping[str, float]) -> "StackInputs":
+        """These inputs with unknown sizes filled in: by `sizes`, or the median of the known ones.
 
-    Raises:
-        InputError: another shape, or a column that is not finite, by name.
-    """
-    array = np.array(features, np.float32)
-    if array.ndim != 2 or (names is not None and array.shape[1] != len(names)):
-        count = "" if names is None else f" for {len(names)} names"
-        raise InputError(f"features of shape {array.shape}{count}; rows x columns are needed")
-    for column in np.flatnonzero(~np.isfinite(array).all(axis=0)):
-        name = names[column] if names is not None else f"column {column}"
-        if name.rpartition("/")[2] in UNKNOWN_ALLOWED and not np.isinf(array[:, column]).any():
-            known = array[np.isfinite(array[:, column]), column]
-            median = float(np.median(known)) if len(known) else 0.0
-            array[np.isnan(array[:, column]), column] = (usual or {}).get(name, median)
-            continue
-        row = np.flatnonzero(~np.isfinite(array[:, column]))[0]
-        raise InputError(
-            f"features: {array[row, column]} in row {row} of {name}; "
-            "predict (or measure) that image again, or leave the column out"
-        )
-    return array
+        Raises:
+            InputError: any other value is not finite.
+        """
+        meta = np.array(self.meta)
+        for column, name in enumerate(self.metafeatures):
+            values = meta[:, column]
+            if name in SIZES and not np.isinf(values).any():
+                unknown = np.isnan(values)
+                median = np.median(values[~unknown]) if not unknown.all() else 0.0
+                values[unknown] = sizes.get(name, median)
+            _check_finite(values, META + name)
+        for m, c in zip(*np.nonzero(self.known)):
+            _check_finite(self.probs[m, :, c], f"{self.models[m]}/p{c:02d}")
+        return dataclasses.replace(self, meta=meta)
 
-
-def usual_sizes(features: np.ndarray, names: Sequence[str] | None) -> dict[str, float]:
-    """Medians of the columns that may be unknown, by name: what fills them in new rows."""
-    return {
-        name: float(np.median(features[:, column]))
-        for column, name in enumerate(names or ())
-        if name.rpartition("/")[2] in UNKNOWN_ALLOWED
-    }
+    def sizes(self) -> dict[str, float]:
+        """Medians of the metafeatures that may be unknown: what fills them in new rows."""
+        return {
+            name: float(np.median(self.meta[:, column]))
+            for column, name in enumerate(self.metafeatures)
+            if name in SIZES
+        }
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Which column is what. `own[c]`: columns of class c by every model; `meta`: the others."""
+class StackData:
+    """All that the units of a stack share.
 
-    columns: int
-    own: tuple[tuple[int, ...], ...]
-    meta: tuple[int, ...]
+    labels: bool[N, C]; groups: int[N] or None; prior: share of each class in training, or None;
+    test: inputs of rows to vote on, or None; device: as XGBoost's.
+    """
 
-    @property
-    def named(self) -> bool:
-        """Whether any column is known to be a model's probability of a class."""
-        return any(self.own)
+    inputs: StackInputs
+    labels: np.ndarray
+    groups: np.ndarray | None
+    prior: tuple[float, ...] | None
+    test: StackInputs | None
+    protocol: Protocol
+    device: str = "cpu"
 
 
-def layout(names: Sequence[str] | None, columns: int, num_classes: int) -> Layout:
-    """The layout that column names tell; without names every column is as good as another.
+def of_tables(
+    probs: np.ndarray, models: Sequence[str], meta: np.ndarray, metafeatures: Sequence[str]
+) -> StackInputs:
+    """The inputs of probabilities [M, N, C] and metafeatures [N, F], with their names.
 
     Raises:
-        InputError: another number of names than columns, a doubled name, a class beyond C.
+        InputError: shapes or numbers of names do not fit, or there is no column at all.
     """
-    if names is None:
-        return Layout(columns, tuple(() for _ in range(num_classes)), tuple(range(columns)))
-    if len(names) != columns:
-        raise InputError(f"{len(names)} feature names for {columns} columns")
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if list(names).count(name) > 1)
-        raise InputError(f"feature name {twice!r} is there more than once")
-    own: list[list[int]] = [[] for _ in range(num_classes)]
-    meta = []
+    probs, meta = np.asarray(probs, np.float32), np.asarray(meta, np.float32)
+    fits = probs.ndim == 3 and meta.ndim == 2 and probs.shape[1] == len(meta)
+    if not fits or (len(models), len(metafeatures)) != (len(probs), meta.shape[1]):
+        raise InputError(
+            f"stack: probabilities {probs.shape} of {len(models)} models, metafeatures "
+            f"{meta.shape} with {len(metafeatures)} names; [M, N, C] and [N, F] are needed"
+        )
+    known = ~np.isnan(probs).all(axis=1)
+    return StackInputs(probs, known, meta, tuple(models), tuple(metafeatures))
+
+
+@dataclass(frozen=True)
+class StackColumns:
+    """Which column of a plain table [N, F] is what; `named` and `unnamed` make it.
+
+    probs: int[M, C], the column of a model's class, -1 where it lacks the class; meta: int[F].
+    """
+
+    names: tuple[str, ...]
+    models: tuple[str, ...]
+    probs: np.ndarray
+    metafeatures: tuple[str, ...]
+    meta: tuple[int, ...]
+
+    def split(self, table: np.ndarray) -> StackInputs:
+        """The inputs that a table [N, F] of these columns holds.
+
+        Raises:
+            InputError: another number of columns.
+        """
+        table = np.asarray(table, np.float32)
+        if table.ndim != 2 or table.shape[1] != len(self.names):
+            raise InputError(
+                f"features of shape {table.shape}; this stack was fitted on {len(self.names)} "
+                "columns"
+            )
+        probs = np.full((len(self.models), len(table), self.probs.shape[1]), np.nan, np.float32)
+        known = self.probs >= 0
+        for m, c in zip(*np.nonzero(known)):
+            probs[m, :, c] = table[:, self.probs[m, c]]
+        return StackInputs(probs, known, table[:, self.meta], self.models, self.metafeatures)
+
+
+def named(names: Sequence[str], num_classes: int) -> StackColumns:
+    """The columns of a table by their names: MODEL/pNN a probability, all others metafeatures.
+
+    Raises:
+        InputError: a doubled name, or a class beyond C.
+    """
+    places: dict[str, dict[int, int]] = {}
+    meta: dict[str, int] = {}
     for position, name in enumerate(names):
-        found = _PROBABILITY.match(name)
-        if found is None:
-            meta.append(position)
-        elif int(found["number"]) < num_classes:
-            own[int(found["number"])].append(position)
-        else:
+        model, _, column = name.rpartition("/")
+        is_probability = model and column[:1] == "p" and column[1:].isdecimal()
+        if is_probability and int(column[1:]) >= num_classes:
             raise InputError(f"feature {name!r}: there are only {num_classes} classes")
-    return Layout(columns, tuple(tuple(c) for c in own), tuple(meta))
+        kind, key = (
+            (places.setdefault(model, {}), int(column[1:]))
+            if is_probability
+            else (meta, name.removeprefix(META))
+        )
+        if key in kind:
+            raise InputError(f"feature name {name!r} occurs more than once")
+        kind[key] = position
+    probs = np.full((len(places), num_classes), -1)
+    for m, of_model in enumerate(places.values()):
+        probs[m, list(of_model)] = list(of_model.values())
+    return StackColumns(tuple(names), tuple(places), probs, tuple(meta), tuple(meta.values()))
 
 
-def by_model(features: np.ndarray, names: Sequence[str], num_classes: int) -> np.ndarray:
-    """Probabilities [M, N, C] of the columns "MODEL/pNN", models as they first come.
+def unnamed(table: np.ndarray, num_classes: int) -> StackColumns:
+    """The columns of a table [N, F] that came without names.
 
-    NaN: the model lacks the class.
-    """
-    found = [_PROBABILITY.match(name) for name in names]
-    models = list(dict.fromkeys(match["model"] for match in found if match))
-    probs = np.full((len(models), len(features), num_classes), np.nan)
-    for column, match in enumerate(found):
-        if match:
-            probs[models.index(match["model"]), :, int(match["number"])] = features[:, column]
-    return probs
-
-
-def conventional_names(features: np.ndarray, num_classes: int) -> tuple[str, ...] | None:
-    """Names for a table that came without: the team's layout, if the table can be that.
-
-    The layout: 15 metafeatures (or none), then C probabilities a model.  None if the number of
-    columns does not fit it or the supposed probabilities leave [0, 1].
+    15 metafeatures (or none), then C probabilities a model, if that fits the number of columns and
+    the supposed probabilities lie in [0, 1]; else all are metafeatures.
     """
     for meta in (METAFEATURES, ()):
-        models, rest = divmod(features.shape[1] - len(meta), num_classes)
-        body = features[:, len(meta) :]
+        models, rest = divmod(table.shape[1] - len(meta), num_classes)
+        body = table[:, len(meta) :]
         if rest == 0 and models >= 1 and len(body) and body.min() >= 0 and body.max() <= 1:
-            names = [f"meta/{name}" for name in meta]
+            names = [META + name for name in meta]
             names += [f"model_{m:02d}/p{c:02d}" for m in range(models) for c in range(num_classes)]
-            return tuple(names)
-    return None
+            return named(names, num_classes)
+    return named([f"{META}column_{k:02d}" for k in range(table.shape[1])], num_classes)
 
 
 def logit(probs: np.ndarray) -> np.ndarray:
@@ -201,12 +211,11 @@ def logit(probs: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ClassInputs:
-    """Inputs of one class. linear [N, D] with column 0 = 1 and column 1 = mean own logit.
+    """Inputs of one class. linear [N, D] with column 0 = 1 and column 1 = its mean logit.
 
     `trees` [N, T] float32 for boosters; `penalty`, `centre` [D]: relative strength and target of
     each linear weight (the centre is the plain mean of the models); `names` of the T columns;
-    `named`: whether names tell which columns matter (else learners preselect); `kinds`: of the D
-    and of the T columns (stack_protocols.KINDS, "" the constant), () where names don't tell.
+    `kinds`: of the D and of the T columns (protocols.KINDS, "" the constant).
     """
 
     linear: np.ndarray
@@ -214,12 +223,11 @@ class ClassInputs:
     penalty: np.ndarray
     centre: np.ndarray
     names: tuple[str, ...]
-    named: bool = True
     kinds: tuple[tuple[str, ...], ...] = ((), ())
 
     def of_kinds(self, wanted: Sequence[str]) -> "ClassInputs":
         """These inputs with the columns of other kinds zero, so that no learner can use them."""
-        if not self.named or set(wanted) >= {kind for side in self.kinds for kind in side}:
+        if set(wanted) >= {kind for side in self.kinds for kind in side}:
             return self
         linear, trees = (np.isin(side, ("", *wanted)) for side in self.kinds)
         return dataclasses.replace(
@@ -227,84 +235,67 @@ class ClassInputs:
         )
 
 
-def class_means(features: np.ndarray, where: Layout) -> np.ndarray:
-    """Mean logit over models of every class: [N, C], 0 for a class that no model knows."""
-    means = np.zeros((len(features), len(where.own)))
-    for c, columns in enumerate(where.own):
-        if columns:
-            means[:, c] = logit(features[:, columns]).mean(axis=1)
-    return means
-
-
 def class_inputs(
-    features: np.ndarray,
-    where: Layout,
+    inputs: StackInputs,
     c: int,
-    scale: tuple[np.ndarray, np.ndarray] | None = None,
-    names: Sequence[str] | None = None,
+    scale: tuple[np.ndarray, ...] | None = None,
     means: np.ndarray | None = None,
-) -> tuple[ClassInputs, tuple[np.ndarray, np.ndarray]]:
+) -> tuple[ClassInputs, tuple[np.ndarray, ...]]:
     """Inputs of class c and the (mean, deviation) that standardise its linear columns.
 
-    scale: the pair found on the fitting rows, to transform other rows; None finds it here;
-    means: `class_means`, if already computed.
+    scale: the pair of the fitting rows, to transform other rows; None: of these rows; means:
+    `inputs.means()`, if already computed.
     """
-    meta = features[:, where.meta].astype(np.float64)
-    if where.named:
-        means = class_means(features, where) if means is None else means
-        own = logit(features[:, where.own[c]]) if where.own[c] else np.zeros((len(features), 0))
-        mean = means[:, [c]]
-        known = [k for k, columns in enumerate(where.own) if columns and k != c]
-        blocks = [own - mean, meta, means[:, known]]
-        trees = np.concatenate([mean, own, meta, means[:, known]], axis=1)
-        labels = ["own/mean", *_labels(where.own[c], names), *_labels(where.meta, names)]
-        labels += [f"mean/p{k:02d}" for k in known]
-        kinds = ["own"] * (1 + len(where.own[c])) + _kinds(where.meta, names)
-        kinds += ["others"] * len(known)
-    else:
-        kinds = []
-        shares = (meta.min(axis=0) >= 0) & (meta.max(axis=0) <= 1) if len(meta) else False
-        mean = np.zeros((len(features), 1))
-        blocks = [np.where(_shares(scale, shares), logit(meta), meta)]
-        trees, labels = meta, _labels(where.meta, names)
+    means = inputs.means() if means is None else means
+    # Fortran order here and in `learners`: sums depend on it in the last bit.
+    meta = inputs.meta.astype(np.float64, order="F")
+    own, mean = inputs.logits(c), means[:, [c]]
+    others = [k for k in np.flatnonzero(inputs.known.any(axis=0)) if k != c]
+    blocks = [own - mean, meta, means[:, others]]
     body = np.concatenate(blocks, axis=1)
     if scale is None:
         deviation = body.std(axis=0)
         scale = (body.mean(axis=0), np.where(deviation > 1e-9, deviation, np.inf))
-        if not where.named:
-            scale = (*scale, shares)
     body = (body - scale[0]) / scale[1]
-    linear = np.concatenate([np.ones((len(features), 1)), mean, body], axis=1)
-    width = [block.shape[1] for block in blocks]
-    penalty = np.repeat([1.0, 1.0, 3.0][: len(width)], width)
-    penalty = np.concatenate([[0.0, 0.05], penalty])
-    centre = np.zeros(len(penalty))
+    linear = np.concatenate([np.ones((len(inputs), 1)), mean, body], axis=1)
+    trees = np.concatenate([mean, own, meta, means[:, others]], axis=1).astype(np.float32)
+    strengths = np.repeat([1.0, 1.0, 3.0], [block.shape[1] for block in blocks])
+    centre = np.zeros(linear.shape[1])
     centre[1] = 1.0
-    trees = trees.astype(np.float32)
-    by_kind = (("", *kinds), tuple(kinds)) if kinds else ((), ())
-    return ClassInputs(linear, trees, penalty, centre, tuple(labels), where.named, by_kind), scale
+    models = [f"{inputs.models[m]}/p{c:02d}" for m in np.flatnonzero(inputs.known[:, c])]
+    names = ["own/mean", *models, *(META + name for name in inputs.metafeatures)]
+    names += [f"mean/p{k:02d}" for k in others]
+    # An image's side and the weight of its files tell where it was taken.
+    of_source = (*SIZES, "file_bytes")
+    kinds = ["own"] * (1 + len(models))
+    kinds += ["size" if name in of_source else "meta" for name in inputs.metafeatures]
+    kinds += ["others"] * len(others)
+    return (
+        ClassInputs(
+            linear,
+            trees,
+            np.concatenate([[0.0, 0.05], strengths]),
+            centre,
+            tuple(names),
+            (("", *kinds), tuple(kinds)),
+        ),
+        scale,
+    )
 
 
-def joint_columns(
-    features: np.ndarray, where: Layout, means: np.ndarray, names: Sequence[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Columns [N, T] float32 for boosters of all classes, and their names: all that is no
-    probability, and every class's mean over models."""
-    known = [k for k, columns in enumerate(where.own) if columns]
-    table = np.concatenate([features[:, where.meta], means[:, known]], axis=1)
-    labels = (*_labels(where.meta, names), *(f"mean/p{k:02d}" for k in known))
-    return table.astype(np.float32), labels
+def joint_columns(inputs: StackInputs, means: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Columns [N, T] float32 for boosters of all classes, and their names: the metafeatures, and
+    every class's mean over models."""
+    known = np.flatnonzero(inputs.known.any(axis=0))
+    table = np.concatenate([np.asfortranarray(inputs.meta), means[:, known]], axis=1)
+    names = (*(META + name for name in inputs.metafeatures), *(f"mean/p{k:02d}" for k in known))
+    return table.astype(np.float32), names
 
 
-def _kinds(columns: Sequence[int], names: Sequence[str] | None) -> list[str]:
-    """Metafeatures, and those of them that tell a picture's side, or its files' size."""
-    sides = [f"meta/{name}" for name in (*UNKNOWN_ALLOWED, "file_bytes")]
-    return ["size" if label in sides else "meta" for label in _labels(columns, names)]
-
-
-def _labels(columns: Sequence[int], names: Sequence[str] | None) -> list[str]:
-    return [f"column {i}" if names is None else names[i] for i in columns]
-
-
-def _shares(scale: tuple | None, found: np.ndarray) -> np.ndarray:
-    return found if scale is None or len(scale) < 3 else scale[2].astype(bool)
+def _check_finite(values: np.ndarray, name: str) -> None:
+    rows = np.flatnonzero(~np.isfinite(values))
+    if len(rows):
+        raise InputError(
+            f"features: {values[rows[0]]} in row {rows[0]} of {name}; "
+            "predict (or measure) that image again, or leave the column out"
+        )

@@ -1,7 +1,7 @@
-"""The three learners of the stack: logistic regression drawn to the mean, ridge, boosted trees.
+"""The learners of the stack: logistic regression shrunk to the mean, ridge, boosted trees.
 
-In: inputs of one class (stack_inputs.ClassInputs), 0/1 targets, fitting rows and stopping rows.
-Out: weights (and a booster), and a score for every row.
+In: inputs of one class (inputs.ClassInputs), 0/1 targets, fitting rows and stopping rows.  Out:
+weights (and a booster), and a score for every row.
 
 The logistic regression is penalised towards the plain mean of the models, not towards zero: with
 few positives it falls back to that mean, which is hard to beat.  Boosters start from its margin
@@ -18,11 +18,10 @@ from hpa_jax.decision.stack.inputs import ClassInputs
 from hpa_jax.decision.stack.protocols import Protocol
 
 MARGIN_LIMIT = 30.0
-SELECTED = 40  # columns of the linear part where names do not say which matter
 
 
 @dataclass
-class Fitted:
+class StackModel:
     """One model of the stack. weights [D]; booster: .ubj bytes or None; rounds: trees used.
 
     score = sigmoid(linear @ weights + trees), or linear @ weights itself for ridge.
@@ -57,15 +56,11 @@ def logistic(
 ) -> np.ndarray:
     """weights [D] that minimise sum log loss + strength/2 * sum penalty * (w - centre)^2.
 
-    Newton's method on the rows given; y: [N] float.  Columns that names do not explain are
-    preselected on these rows alone (the strongest correlations), so nothing leaks.
+    Newton's method on the rows given; y: [N] float.
     """
-    x, target = inputs.linear[rows], y[rows]
-    columns = _selected(x, target, inputs)
-    x = x[:, columns]
-    centre = inputs.centre[columns]
-    penalty = strength * inputs.penalty[columns] + 1e-6
-    w = centre.copy() if start is None else start[columns].copy()
+    x, target, centre = np.asfortranarray(inputs.linear[rows]), y[rows], inputs.centre
+    penalty = strength * inputs.penalty + 1e-6
+    w = centre.copy() if start is None else start.copy()
     for _ in range(iterations):
         p = sigmoid(x @ w)
         gradient = x.T @ (p - target) + penalty * (w - centre)
@@ -75,18 +70,7 @@ def logistic(
         w -= step * min(1.0, 3.0 / max(np.abs(step).max(), 1e-12))
         if np.abs(step).max() < 1e-4:
             break
-    weights = np.zeros(len(inputs.centre))
-    weights[columns] = w
-    return weights
-
-
-def _selected(x: np.ndarray, y: np.ndarray, inputs: ClassInputs) -> np.ndarray:
-    if inputs.named or x.shape[1] <= SELECTED + 2:
-        return np.arange(x.shape[1])
-    deviation = x.std(axis=0)
-    covariance = np.abs((x - x.mean(axis=0)).T @ (y - y.mean()))
-    strength = np.divide(covariance, deviation, out=np.zeros(len(deviation)), where=deviation > 0)
-    return np.concatenate([[0, 1], 2 + np.sort(np.argsort(-strength[2:])[:SELECTED])])
+    return w
 
 
 def ridge(inputs: ClassInputs, y: np.ndarray, rows: np.ndarray, alpha: float) -> np.ndarray:
@@ -94,25 +78,21 @@ def ridge(inputs: ClassInputs, y: np.ndarray, rows: np.ndarray, alpha: float) ->
 
     Equals scikit-learn's Ridge(alpha) on the columns from 1 on (a test proves it).
     """
-    x, target = inputs.linear[rows], y[rows]
-    columns = _selected(x, target, inputs)
-    x = x[:, columns]
+    x, target = np.asfortranarray(inputs.linear[rows]), y[rows]
     centre = x[:, 1:].mean(axis=0)
     body = x[:, 1:] - centre
     gram = body.T @ body
     gram[np.diag_indices(len(gram))] += alpha
     slope = np.linalg.solve(gram, body.T @ (target - target.mean()))
-    weights = np.zeros(len(inputs.centre))
-    weights[columns] = np.concatenate([[target.mean() - centre @ slope], slope])
-    return weights
+    return np.concatenate([[target.mean() - centre @ slope], slope])
 
 
 class Booster:
-    """Boosted trees of one class (or of K together): bin edges once, then many fits by row weights.
+    """Boosted trees of one class (or of K jointly): bin edges once, then many fits by row weights.
 
-    All rows of a class share one QuantileDMatrix; a fit gives weight 0 to the rows it may not see.
-    Their margins come from the training cache for nothing, so early stopping and the votes of
-    held-out rows need no prediction pass.
+    All rows of a class share one QuantileDMatrix; a fit gives weight 0 to the rows it may not use.
+    Their margins come free from the training cache, so early stopping and the votes of held-out
+    rows need no prediction pass.
     """
 
     def __init__(
@@ -156,11 +136,14 @@ class Booster:
     ) -> tuple[np.ndarray, bytes | None, int, dict[str, float]]:
         """(margins of all rows, .ubj bytes, rounds, total gain by column).
 
-        margin: [N] (or [N, K]) where the trees start; rows: bool[N] to fit; stop: row numbers whose
-        log loss stops the fit.  No tree is kept if none lowers that loss (then bytes is None).
+        margin: [N] (or [N, K]) where the trees start; rows: row numbers to fit; stop: row numbers
+        whose log loss stops the fit.  No tree is kept if none lowers that loss (then bytes is
+        None).
         """
         matrix, patience = self._matrix, self._protocol.patience
-        matrix.set_weight(rows.astype(np.float32))
+        weight = np.zeros(len(self._y), np.float32)
+        weight[rows] = 1
+        matrix.set_weight(weight)
         matrix.set_base_margin(margin.astype(np.float32))
         booster = self._xgboost.Booster({**self._settings, "seed": seed}, [matrix])
         best, best_round, best_margin = log_loss(self._y[stop], margin[stop]), 0, margin
@@ -205,7 +188,7 @@ class JointTrees:
         return self._margins[key][:, output]
 
 
-def score(model: Fitted, inputs: ClassInputs, joint: JointTrees | None = None) -> np.ndarray:
+def score(model: StackModel, inputs: ClassInputs, joint: JointTrees | None = None) -> np.ndarray:
     """Scores [N] of a fitted model: probabilities, or the regression value of ridge."""
     margin = inputs.linear @ model.weights
     if model.kind == "ridge":

@@ -105,7 +105,7 @@ PROTOCOLS: dict[str, Protocol] = {
 _OF_ALL = ("protocol", "of_class", "seed", "device", "cut_repeats", "shrink", "min_positives")
 OF_CLASS = tuple(f.name for f in dataclasses.fields(Protocol) if f.name not in _OF_ALL)
 
-_CHOICES = dict(
+CHOICES = dict(
     vote=("soft", "binary"),
     learner=("boosted", "logistic", "ridge", "multi_output_tree"),
     rare_learner=("boosted", "logistic", "ridge"),
@@ -166,7 +166,7 @@ def _checked(protocol: Protocol) -> Protocol:
         if "multi_output_tree" in (protocol.learner, own.get("learner")):
             raise InputError("stack.of_class: trees of all classes (multi_output_tree) know none")
         _checked(protocol.of(c))
-    for key, known in _CHOICES.items():
+    for key, known in CHOICES.items():
         value = getattr(protocol, key)
         if value not in known:
             raise InputError(f"stack.{key} {value!r}{near(str(value), known)}; known: {[*known]}")

@@ -1,8 +1,8 @@
 """Runs the units of the stack: here, in a pool of processes, on GPUs, or on a Dask cluster.
 
-In: the data that all units share, and the list of jobs.  Out: finished units, in any order.  A unit
-is written to `directory` as soon as it is there and read back by the next run if everything it
-depends on is the same, so a killed fit goes on where it was.
+In: the data that all units share, and the list of jobs.  Out: finished units.  A unit is written to
+`directory` as soon as it is finished and read back by the next run if everything it depends on is
+the same, so a killed fit resumes.
 """
 
 import contextlib
@@ -22,61 +22,45 @@ import numpy as np
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision.stack import files
-from hpa_jax.decision.stack.inputs import Layout
-from hpa_jax.decision.stack.joint import fit_joint
+from hpa_jax.decision.stack.inputs import StackData
 from hpa_jax.decision.stack.protocols import Protocol
-from hpa_jax.decision.stack.unit import Unit, fit_unit
+from hpa_jax.decision.stack.units import StackUnit, fit_joint, fit_unit
 
-FORMAT = 3
+VERSION = 4
 _NOT_OF_A_UNIT = ("repeats", "cut_repeats", "shrink", "min_positives", "device")
 
 
 @dataclasses.dataclass(frozen=True)
-class Data:
-    """What all units share. features [N, F], labels bool[N, C], prior [C] or None, test [T, F]."""
-
-    features: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray | None
-    where: Layout
-    names: tuple[str, ...] | None
-    prior: tuple[float, ...] | None
-    test: np.ndarray | None
-    protocol: Protocol
-    device: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One repeat of one class; of all these classes together where `joint`."""
+class StackJob:
+    """One repeat of one class; of all these classes in one booster where `joint`."""
 
     classes: tuple[int, ...]
     repeat: int
     joint: bool = False
 
 
-def jobs(labels: np.ndarray, protocol: Protocol) -> list[Job]:
+def jobs(labels: np.ndarray, protocol: Protocol) -> list[StackJob]:
     """All jobs of a protocol, the longest first, so that no worker ends late."""
     positives = labels.sum(axis=0)
     enough = np.minimum(positives, len(labels) - positives) >= protocol.min_positives
     fitted = [int(c) for c in np.flatnonzero(enough)]
     if protocol.learner == "multi_output_tree":
-        return [Job(tuple(fitted), k, True) for k in range(protocol.repeats if fitted else 0)]
+        return [StackJob(tuple(fitted), k, True) for k in range(protocol.repeats if fitted else 0)]
     fitted.sort(key=lambda c: -int(positives[c]) * protocol.of(c).models(int(positives[c])))
     repeats = {c: protocol.of(c).counts(int(positives[c]))[0] for c in fitted}
-    return [Job((c,), k) for c in fitted for k in range(repeats[c])]
+    return [StackJob((c,), k) for c in fitted for k in range(repeats[c])]
 
 
 def run(
-    data: Data,
-    todo: Sequence[Job],
+    data: StackData,
+    todo: Sequence[StackJob],
     *,
     directory: str | Path | None = None,
     workers: int = 1,
     distributed: str = "",
     devices: Sequence[str] = ("cpu",),
     progress: bool = False,
-) -> list[Unit]:
+) -> list[StackUnit]:
     """Units of all jobs, sorted by class and repeat; see the module's docstring.
 
     devices: ("cpu",): `workers` processes; GPUs of this machine ("cuda:0", "cuda:1"): each fits
@@ -85,7 +69,7 @@ def run(
     """
     from tqdm import tqdm
 
-    units, missing, stamps = [], [], _stamps(data, todo)
+    units, missing, stamps = [], [], stamps_of(data, todo)
     bar = tqdm(total=len(todo), desc="stack", unit="unit", disable=not progress)
     for job in todo:
         stored = _stored(directory, job, stamps[job])
@@ -103,56 +87,28 @@ def run(
     else:
         results = (do(data, job) for job in missing)
     with contextlib.closing(bar), contextlib.closing(results):
-        for found in results:
-            for unit in found:
-                job = next(
-                    job for job in missing if unit.c in job.classes and job.repeat == unit.repeat
-                )
-                unit.stamp = stamps[job]
+        job_of = {(c, job.repeat): job for job in missing for c in job.classes}
+        for finished in results:
+            for unit in finished:
+                unit.stamp = stamps[job_of[unit.c, unit.repeat]]
                 if directory is not None:
                     files.write(directory, unit)
-            units += found
+            units += finished
             bar.update()
     return sorted(units, key=lambda unit: (unit.c, unit.repeat))
 
 
-def do(data: Data, job: Job) -> list[Unit]:
+def do(data: StackData, job: StackJob) -> list[StackUnit]:
     """The units of one job."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):  # one process a core; threads inside would only wait for each other
         if job.joint:
-            return fit_joint(
-                data.features,
-                data.labels,
-                job.classes,
-                data.groups,
-                data.where,
-                data.names,
-                job.repeat,
-                data.protocol,
-                data.test,
-                data.device,
-            )
-        c = job.classes[0]
-        return [
-            fit_unit(
-                data.features,
-                data.labels[:, c],
-                data.groups,
-                data.where,
-                data.names,
-                c,
-                job.repeat,
-                data.protocol,
-                None if data.prior is None else data.prior[c],
-                data.test,
-                data.device,
-            )
-        ]
+            return fit_joint(data, job.classes, job.repeat)
+        return [fit_unit(data, job.classes[0], job.repeat)]
 
 
-def _processes(data: Data, todo: list[Job], workers: int) -> Generator[list[Unit]]:
+def _processes(data: StackData, todo: list[StackJob], workers: int) -> Generator[list[StackUnit]]:
     import joblib
 
     # loky starts fresh interpreters (jax in this process forbids fork) and maps the large arrays.
@@ -160,11 +116,13 @@ def _processes(data: Data, todo: list[Job], workers: int) -> Generator[list[Unit
     yield from parallel(joblib.delayed(do)(data, job) for job in todo)
 
 
-_shared: list[Data] = []  # of a process of `_worker`: sent once, not with every job
+_shared: list[StackData] = []  # of a process of `_worker`: sent once, not with every job
 
 
-def _on_devices(data: Data, todo: list[Job], devices: Sequence[str]) -> Generator[list[Unit]]:
-    """Each device has a process of its own; whichever is free fits the next job.
+def _on_devices(
+    data: StackData, todo: list[StackJob], devices: Sequence[str]
+) -> Generator[list[StackUnit]]:
+    """Each device has a process of its own; the first free one fits the next job.
 
     The processes are fresh interpreters without jax: the first use of JAX on a GPU takes 75 % of
     the memory of all cards for good (docs.jax.dev, "GPU memory allocation"), and this process may
@@ -184,7 +142,7 @@ def _on_devices(data: Data, todo: list[Job], devices: Sequence[str]) -> Generato
                 device = running.pop(future)
                 kept = f"{finished} of {len(todo)} units are finished and kept"
                 try:
-                    found = future.result()
+                    units = future.result()
                 except XGBoostError as error:
                     raise InputError(
                         f"stack: XGBoost failed on {device} ({_line(error)[:300]}); {kept}; if its "
@@ -199,20 +157,20 @@ def _on_devices(data: Data, todo: list[Job], devices: Sequence[str]) -> Generato
                 for job in itertools.islice(waiting, 1):
                     running[pools[device].submit(_do_shared, job)] = device
                 finished += 1
-                yield found
+                yield units
     finally:
         for pool in pools.values():
             pool.shutdown(wait=True, kill_workers=True)
 
 
-def _worker(data: Data) -> Any:
+def _worker(data: StackData) -> Any:
     """An executor of one process, which has `data`."""
     from joblib.externals.loky import ProcessPoolExecutor  # as in `_processes`: no fork
 
     return ProcessPoolExecutor(max_workers=1, initializer=_share, initargs=(data,))
 
 
-def _share(data: Data) -> None:
+def _share(data: StackData) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _shared[:] = [data]
@@ -225,11 +183,13 @@ def _end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _do_shared(job: Job) -> list[Unit]:
+def _do_shared(job: StackJob) -> list[StackUnit]:
     return do(_shared[0], job)
 
 
-def _dask(data: Data, todo: list[Job], address: str, workers: int) -> Generator[list[Unit]]:
+def _dask(
+    data: StackData, todo: list[StackJob], address: str, workers: int
+) -> Generator[list[StackUnit]]:
     try:
         from distributed import Client, LocalCluster, as_completed
     except ImportError:
@@ -272,40 +232,38 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def _stored(directory: str | Path | None, job: Job, stamp: str) -> list[Unit] | None:
+def _stored(directory: str | Path | None, job: StackJob, stamp: str) -> list[StackUnit] | None:
     if directory is None:
         return None
     units = [files.read(directory, c, job.repeat, stamp) for c in job.classes]
     return None if any(unit is None for unit in units) else units
 
 
-def _stamps(data: Data, todo: Sequence[Job]) -> dict[Job, str]:
+def stamps_of(data: StackData, todo: Sequence[StackJob]) -> dict[StackJob, str]:
     """Hash of everything that a job's units depend on, and of nothing else.
 
-    Of the settings only what differs from the defaults: a new one changes no stamp.  FORMAT is the
-    version, raised when units of the same stamp come out otherwise.
+    Of the settings only what differs from the defaults: a new one changes no stamp.  VERSION is
+    raised when units of the same stamp get other results.
     """
-    shared = hashlib.sha256(f"{FORMAT} {data.device}".encode())
-    shared.update(repr((data.where, data.names)).encode())
-    for array in (data.features, data.groups, data.test):
+    shared = hashlib.sha256(f"{VERSION} {data.device} {data.inputs.names!r}".encode())
+    tables = [table for table in (data.inputs, data.test) if table is not None]
+    for array in (data.groups, *(array for table in tables for array in (table.meta, table.probs))):
         if array is not None:
             shared.update(f"{array.dtype}{array.shape}".encode())
             shared.update(np.ascontiguousarray(array))
-    stamps = {}
+    stamps, defaults = {}, dataclasses.asdict(Protocol())
     for job in todo:
-        own = shared.copy()
-        settings = dataclasses.asdict(data.protocol.of(job.classes[0]))
-        usual = dataclasses.asdict(Protocol())
+        digest = shared.copy()
         settings = {
             key: value
-            for key, value in settings.items()
-            if key not in _NOT_OF_A_UNIT and value != usual[key]
+            for key, value in dataclasses.asdict(data.protocol.of(job.classes[0])).items()
+            if key not in _NOT_OF_A_UNIT and value != defaults[key]
         }
-        own.update(repr((job, sorted(settings.items()))).encode())
+        digest.update(repr((job, sorted(settings.items()))).encode())
         for c in job.classes:
-            own.update(np.ascontiguousarray(data.labels[:, c]))
-            own.update(repr(None if data.prior is None else data.prior[c]).encode())
-        stamps[job] = own.hexdigest()[:16]
+            digest.update(np.ascontiguousarray(data.labels[:, c]))
+            digest.update(repr(None if data.prior is None else data.prior[c]).encode())
+        stamps[job] = digest.hexdigest()[:16]
     return stamps
 
 

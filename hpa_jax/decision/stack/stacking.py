@@ -1,15 +1,15 @@
 """The stack: from metafeatures and all models' probabilities to one vote per image and class.
 
-In: features [N, F] and labels [N, C] of the validation part.  Out: a `Stack` with out-of-fold votes
-[N, C] in [0, 1], thresholds [C], honest scores beside the baselines', and `predict` for new rows.
+In: inputs and labels [N, C] of the validation part.  Out: a `Stack` with out-of-fold votes in
+[0, 1] [N, C], thresholds [C], nested scores beside the baselines', and `predict` for new rows.
 Follows One More Layer (outer folds, inner folds, repeats, votes of all models averaged);
-deviations, with their reason: boosters start from a logistic regression that is drawn to the mean
-of the models (small parts then never lose much to that mean, and trees are few); each class sees
+deviations, with their reason: boosters start from a logistic regression that is shrunk to the mean
+of the models (small parts then never lose much to that mean, and trees are few); each class gets
 its own columns; rare classes get no trees.
 
 Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, the mean of
 the models' logits decides; a class without positives is never predicted; a class that no model
-knows and has no positives gets the vote 0.
+knows and that has no positives gets the vote 0.
 """
 
 import os
@@ -25,9 +25,9 @@ from hpa_jax.core.errors import InputError
 from hpa_jax.core.metrics import checked_labels
 from hpa_jax.decision import blends, confidence, nested, thresholds
 from hpa_jax.decision.stack import files, inputs, learners, runner
+from hpa_jax.decision.stack.inputs import StackColumns, StackData, StackInputs
 from hpa_jax.decision.stack.protocols import Protocol, resolve
-from hpa_jax.decision.stack.runner import Data
-from hpa_jax.decision.stack.unit import Unit
+from hpa_jax.decision.stack.units import StackUnit, joint_trees
 from hpa_jax.inference import ensemble
 
 FORMAT = 4
@@ -38,23 +38,26 @@ BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
 class Stack:
     """A fitted stack. oof: votes [N, C]; thresholds [C]; test_votes [T, C] if `test` was given.
 
-    scores: macro-F1 and more, nested (each row decided by cuts fitted without it), of "stack" and,
-    if names tell the models, of "mean", "weighted_mean" and "logistic_regression";
-    nested_decisions: bool[N, C] behind the first; usual: what fills unknown sizes of new rows;
-    gains: class -> column -> total gain of its trees.
+    columns: of the table it was fitted on; scores: macro-F1 and more, nested (each row decided by
+    thresholds fitted without it), of "stack" and, where there are models' probabilities, of "mean",
+    "weighted_mean" and "logistic_regression"; nested_decisions: bool[N, C] behind the first; sizes:
+    what fills unknown sizes of new rows.
     """
 
     protocol: Protocol
-    names: tuple[str, ...] | None
-    columns: int
-    num_classes: int
+    columns: StackColumns
     oof: np.ndarray
     thresholds: np.ndarray
     scores: dict[str, dict[str, Any]]
     nested_decisions: np.ndarray
-    units: list[Unit] = field(default_factory=list)
-    usual: dict[str, float] = field(default_factory=dict)
+    units: list[StackUnit] = field(default_factory=list)
+    sizes: dict[str, float] = field(default_factory=dict)
     test_votes: np.ndarray | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the columns that it was fitted on."""
+        return self.columns.names
 
     @property
     def gains(self) -> dict[int, dict[str, float]]:
@@ -73,45 +76,40 @@ class Stack:
             if gains
         }
 
-    def predict(self, features: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+    def predict(
+        self, features: np.ndarray | StackInputs, names: Sequence[str] | None = None
+    ) -> np.ndarray:
         """Votes [N, C] in [0, 1] of all models for new rows.
 
-        features: [N, F] with the columns of the fit (`names`, if given, are compared).
+        features: StackInputs, or [N, F] with the columns of the fit (`names`, if given, are
+        compared).
 
         Raises:
             InputError: another feature set, NaN.
         """
-        features = self._checked(features, names)
-        where = inputs.layout(self.names, self.columns, self.num_classes)
-        means = inputs.class_means(features, where)
-        joint = learners.JointTrees(inputs.joint_columns(features, where, means, self.names)[0])
-        votes = learners.sigmoid(means) * np.array([bool(own) for own in where.own])
-        parts: dict[int, list[np.ndarray]] = {}
-        for unit in self.units:
-            found = unit.predict(
-                features, where, self.names, self.protocol, means=means, joint=joint
-            )
-            parts.setdefault(unit.c, []).append(found)
-        for c, values in parts.items():
-            votes[:, c] = np.mean(values, axis=0)
-        return votes
-
-    def decide(self, features: np.ndarray, argmax: str = "off") -> np.ndarray:
-        """bool[N, C]: `predict` cut at the thresholds."""
-        return thresholds.decide(self.predict(features), self.thresholds, argmax=argmax)
-
-    def _checked(self, features: np.ndarray, names: Sequence[str] | None) -> np.ndarray:
-        if names is not None and self.names is not None and tuple(names) != self.names:
+        if isinstance(features, StackInputs):
+            table, names = features, features.names
+        if names is not None and tuple(names) != self.names:
             different = sorted(set(names) ^ set(self.names)) or ["(another order)"]
             raise InputError(
                 f"the stack was fitted on another feature set; first difference: {different[0]!r}"
             )
-        if np.ndim(features) != 2 or np.shape(features)[1] != self.columns:
-            raise InputError(
-                f"features of shape {np.shape(features)}; this stack was fitted on "
-                f"{self.columns} columns"
-            )
-        return inputs.checked(features, self.names, self.usual)
+        if not isinstance(features, StackInputs):
+            table = self.columns.split(features)
+        table = table.filled(self.sizes)
+        means = table.means()
+        joint, votes = joint_trees(table, means), _start(table, means)
+        of_class: dict[int, list[np.ndarray]] = {}
+        for unit in self.units:
+            found = unit.predict(table, self.protocol, means, joint)
+            of_class.setdefault(unit.c, []).append(found)
+        for c, values in of_class.items():
+            votes[:, c] = np.mean(values, axis=0)
+        return votes
+
+    def decide(self, features: np.ndarray | StackInputs, argmax: str = "off") -> np.ndarray:
+        """bool[N, C]: whether `predict` reaches the thresholds."""
+        return thresholds.decide(self.predict(features), self.thresholds, argmax=argmax)
 
     def save(self, directory: str | Path) -> None:
         """Writes the stack: `stack.json` last, so that a folder with it is complete."""
@@ -136,113 +134,112 @@ class Stack:
                 "format": FORMAT,
                 "protocol": asdict(self.protocol),
                 "names": self.names,
-                "columns": self.columns,
-                "classes": self.num_classes,
+                "columns": len(self.names),
+                "classes": self.oof.shape[1],
                 "thresholds": self.thresholds,
                 "scores": self.scores,
                 "gains": self.gains,
-                "usual": self.usual,
+                "usual": {inputs.META + name: size for name, size in self.sizes.items()},
                 "units": [[unit.c, unit.repeat, unit.stamp] for unit in self.units],
             },
         )
 
 
 def load(directory: str | Path) -> Stack:
-    """The stack that `save` wrote.
+    """Load the stack that `save` wrote.
 
     Raises:
-        InputError: nothing there, a damaged file, or a stack of a newer format.
+        InputError: nothing there, a damaged file, or a stack of another format.
     """
-    directory = Path(directory)
-    stored = artifacts.read_json(directory / "stack.json")
-    with artifacts.parsing(directory / "stack.json", "fit the stack again"):
-        return _load(directory, stored)
+    return _load(Path(directory), models=True)
 
 
-def _load(directory: Path, stored: Mapping[str, Any]) -> Stack:
-    if stored.get("format") != FORMAT:
-        raise InputError(f"{directory}: stack of format {stored.get('format')}, not {FORMAT}")
-    units = []
-    for c, repeat, stamp in stored["units"]:
-        unit = files.read(directory, c, repeat, stamp)
-        if unit is None:
-            file = files.path(directory, c, repeat)
-            state = "of another stack" if file.exists() else "missing"
-            raise InputError(f"{file}: {state}; fit again")
-        units.append(unit)
-    arrays = np.load(directory / "votes.npz", allow_pickle=False)
-    return Stack(
-        protocol=resolve(stored["protocol"]),
-        names=None if stored["names"] is None else tuple(stored["names"]),
-        columns=stored["columns"],
-        num_classes=stored["classes"],
-        oof=arrays["oof"],
-        thresholds=np.array(stored["thresholds"], float),
-        scores=stored["scores"],
-        nested_decisions=arrays["nested"],
-        units=units,
-        usual=stored["usual"],
-        test_votes=arrays.get("test_votes"),
-    )
+def load_votes(directory: str | Path) -> tuple[Protocol, np.ndarray]:
+    """The protocol and the out-of-fold votes [N, C] of a saved stack, without reading its models.
+
+    Raises:
+        InputError: as `load`.
+    """
+    stack = _load(Path(directory), models=False)
+    return stack.protocol, stack.oof
+
+
+def _load(directory: Path, models: bool) -> Stack:
+    path = directory / "stack.json"
+    stored = artifacts.read_json(path)
+    with artifacts.parsing(path, "fit the stack again"):
+        if stored.get("format") != FORMAT:
+            raise InputError(f"{directory}: stack of format {stored.get('format')}, not {FORMAT}")
+        if stored["names"] is None:
+            raise InputError(f"{directory}: fitted on columns without names; fit it again")
+        arrays = np.load(directory / "votes.npz", allow_pickle=False)
+        return Stack(
+            protocol=resolve(stored["protocol"]),
+            columns=inputs.named(stored["names"], stored["classes"]),
+            oof=arrays["oof"],
+            thresholds=np.array(stored["thresholds"], float),
+            scores=stored["scores"],
+            nested_decisions=arrays["nested"],
+            units=[_unit(directory, *unit) for unit in stored["units"]] if models else [],
+            sizes={k.removeprefix(inputs.META): size for k, size in stored["usual"].items()},
+            test_votes=arrays.get("test_votes"),
+        )
+
+
+def _unit(directory: Path, c: int, repeat: int, stamp: str) -> StackUnit:
+    unit = files.read(directory, c, repeat, stamp)
+    if unit is None:
+        file = files.path(directory, c, repeat)
+        state = "of another stack" if file.exists() else "missing"
+        raise InputError(f"{file}: {state}; fit again")
+    return unit
 
 
 def fit(
-    features: np.ndarray,
+    features: np.ndarray | StackInputs,
     labels: np.ndarray,
     groups: np.ndarray | None = None,
     config: str | Mapping[str, Any] | Protocol = "quick",
     *,
     names: Sequence[str] | None = None,
     prior: np.ndarray | None = None,
-    test: np.ndarray | None = None,
+    test: np.ndarray | StackInputs | None = None,
     directory: str | Path | None = None,
     workers: int | None = None,
     distributed: str = "",
     progress: bool = False,
 ) -> Stack:
-    """Fits the stack and scores it on rows that its models and cuts never saw.
+    """Fit the stack, and score it on rows that its models and thresholds were not fitted on.
 
-    features: [N, F] float, no NaN; labels: [N, C] in {0, 1}; groups: [N], duplicates share a number
-    and a fold; config: protocol name or mapping; names: of the columns ("MODEL/p07", "meta/size"),
-    which tell the stack each class's own columns (much better than without; a table of exactly
-    15 metafeatures + C probabilities in [0, 1] a model is taken for that); prior: [C], shares in
-    the training part (for `negatives="prior"`); test: [T, F], rows to vote on during the fit;
-    directory: units are kept there, a killed fit goes on; workers: processes (default: cores; with
-    GPUs one a GPU); distributed: address of a Dask scheduler, or "local", in place of these.
+    features: StackInputs, or [N, F] float; labels: [N, C] in {0, 1}; groups: [N], duplicates share
+    a number and a fold; config: protocol name or mapping; names: of the F columns ("MODEL/p07",
+    "meta/size"), without which a table of 15 (or no) metafeatures and C probabilities in [0, 1] a
+    model is read as such, and any other as metafeatures alone; prior: [C], shares in the training
+    part (for `negatives="prior"`); test: rows to vote on during the fit, as `features`; directory:
+    units are kept there, a killed fit resumes; workers: processes (default: cores; with GPUs one a
+    GPU); distributed: address of a Dask scheduler, or "local", in place of these.
 
     Raises:
         InputError: NaN, shapes that do not fit, unknown protocol, too few rows, device "cuda"
             without a GPU.
     """
-    protocol = resolve(config)
-    labels = checked_labels(labels)
-    names = None if names is None else tuple(names)
-    features = inputs.checked(features, names)
-    if names is None:
-        names = inputs.conventional_names(features, labels.shape[1])
+    protocol, labels = resolve(config), checked_labels(labels)
     if len(features) != len(labels):
         raise InputError(f"{len(features)} rows of features, {len(labels)} of labels")
     if groups is not None:
         groups = np.unique(np.asarray(groups), return_inverse=True)[1]
         if groups.shape != (len(labels),):
             raise InputError(f"{groups.size} groups for {len(labels)} rows")
-    usual = inputs.usual_sizes(features, names)
-    test = None if test is None else inputs.checked(test, names, usual)
-    if test is not None and test.shape[1] != features.shape[1]:
-        raise InputError(f"test features have {test.shape[1]} columns, not {features.shape[1]}")
-    where = inputs.layout(names, features.shape[1], labels.shape[1])
+    columns, table = _table(features, names, labels.shape[1])
+    table = table.filled({})
+    sizes = table.sizes()
+    if test is not None:
+        test = test if isinstance(test, StackInputs) else columns.split(test)
+        test = test.filled(sizes)
     devices = runner.pick_devices(protocol.device, distributed)
-    data = Data(
-        features,
-        labels,
-        groups,
-        where,
-        names,
-        None if prior is None else tuple(float(value) for value in prior),
-        test,
-        protocol,
-        devices[0].partition(":")[0],  # which of them makes no difference
-    )
+    prior = None if prior is None else tuple(float(share) for share in prior)
+    device = devices[0].partition(":")[0]  # which GPU makes no difference
+    data = StackData(table, labels, groups, prior, test, protocol, device)
     units = runner.run(
         data,
         runner.jobs(labels, protocol),
@@ -252,57 +249,63 @@ def fit(
         devices=devices,
         progress=progress,
     )
-    oof = _votes(features, where, labels, units, "votes")
-    test_votes = None if test is None else _votes(test, where, labels, units, "test_votes")
-    cut = cutter(protocol)
-    decided = nested.predictions(labels, oof, cut, seed=protocol.seed, groups=groups)
+    oof = _votes(table, units, "votes")
+    fit_thresholds = threshold_fitter(protocol)
+    decided = nested.predictions(labels, oof, fit_thresholds, seed=protocol.seed, groups=groups)
     weights = confidence.resamples(len(labels), BOOTSTRAP, groups=groups)
-    scores = {"stack": nested.summary(labels, oof, decided, weights)}
-    if names is not None:
-        probs = inputs.by_model(features, names, labels.shape[1])
-        scores.update(_baselines(probs, labels, groups, cut, protocol.seed, weights))
     return Stack(
         protocol,
-        names,
-        features.shape[1],
-        labels.shape[1],
+        columns,
         oof,
-        cut(labels, oof, groups),
-        scores,
+        fit_thresholds(labels, oof, groups),
+        {"stack": nested.summary(labels, oof, decided, weights)}
+        | _baselines(table.probs, labels, groups, protocol, weights),
         decided,
         units,
-        usual,
-        test_votes,
+        sizes,
+        None if test is None else _votes(test, units, "test_votes"),
     )
 
 
-def cutter(
-    protocol: Protocol, repeats: int | None = None, drawn: dict[str, np.ndarray] | None = None
-) -> nested.Fitter:
-    """The function that fits the final cuts: 5 folds x repeats, exact search, rare ones shrunk.
+def _table(
+    features: np.ndarray | StackInputs, names: Sequence[str] | None, num_classes: int
+) -> tuple[StackColumns, StackInputs]:
+    if isinstance(features, StackInputs):
+        return inputs.named(features.names, num_classes), features
+    if names is None:
+        columns = inputs.unnamed(np.asarray(features), num_classes)
+    else:
+        columns = inputs.named(names, num_classes)
+    return columns, columns.split(features)
 
-    repeats: at most so many; drawn: as thresholds.fitter.
+
+def threshold_fitter(
+    protocol: Protocol,
+    repeats: int | None = None,
+    fold_cache: dict[str, np.ndarray] | None = None,
+) -> nested.Fitter:
+    """The final thresholds: 5 folds x repeats, exact search, those of rare classes shrunk.
+
+    repeats: at most so many; fold_cache: as thresholds.fitter.
     """
     return thresholds.fitter(
         "cross_validated",
         repeats=min(protocol.cut_repeats, repeats or protocol.cut_repeats),
-        drawn=drawn,
+        fold_cache=fold_cache,
         seed=protocol.seed,
         shrink=protocol.shrink,
         search="exact",
     )
 
 
-def _votes(
-    features: np.ndarray,
-    where: inputs.Layout,
-    labels: np.ndarray,
-    units: list[Unit],
-    attribute: str,
-) -> np.ndarray:
-    """[rows, C]: mean over repeats; the models' mean for classes without a unit."""
-    votes = learners.sigmoid(inputs.class_means(features, where))
-    votes *= np.array([bool(own) for own in where.own])
+def _start(table: StackInputs, means: np.ndarray) -> np.ndarray:
+    """[N, C]: the models' mean, which stays for classes without a unit; 0 where no model has it."""
+    return learners.sigmoid(means) * table.known.any(axis=0)
+
+
+def _votes(table: StackInputs, units: list[StackUnit], attribute: str) -> np.ndarray:
+    """[N, C]: mean over repeats."""
+    votes = _start(table, table.means())
     for c in {unit.c for unit in units}:
         votes[:, c] = np.mean([getattr(u, attribute) for u in units if u.c == c], axis=0)
     return votes
@@ -312,26 +315,22 @@ def _baselines(
     probs: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
-    cut: nested.Fitter,
-    seed: int,
+    protocol: Protocol,
     weights: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
     """Nested scores of what the stack must beat. probs: [M, N, C], NaN where unknown."""
     if not len(probs):
         return {}
-    found = {"mean": ensemble.mean(probs)}
-    for name, fit in (
+    probs, seed, fit = probs.astype(np.float64), protocol.seed, threshold_fitter(protocol)
+    scores = {"mean": ensemble.mean(probs)}
+    for name, blend in (
         ("weighted_mean", blends.likelihood),
         ("logistic_regression", blends.logistic),
     ):
-        found[name] = blends.out_of_fold(fit, probs, labels, groups, seed=seed)
-    found = {name: np.nan_to_num(scores) for name, scores in found.items()}
-    return {
-        name: nested.summary(
-            labels,
-            scores,
-            nested.predictions(labels, scores, cut, seed=seed, groups=groups),
-            weights,
-        )
-        for name, scores in found.items()
-    }
+        scores[name] = blends.out_of_fold(blend, probs, labels, groups, seed=seed)
+    summaries = {}
+    for name, of_blend in scores.items():
+        of_blend = np.nan_to_num(of_blend)
+        decided = nested.predictions(labels, of_blend, fit, seed=seed, groups=groups)
+        summaries[name] = nested.summary(labels, of_blend, decided, weights)
+    return summaries

@@ -6,7 +6,7 @@
 images: [N, H, W, K] uint8, or float in [0, 1], before normalisation; out come floats in [0, 1].
 labels: [N, C], returned as float32.
 All geometry is composed per image into one map and read once (warp.py); pixel values follow
-(lighting.py), then what mixes images (mixing.py).  Each image has its own key, folded from the
+(pixels.py), last of several images.  Each image has its own key, folded from the
 step's key and its place in the batch.
 """
 
@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.training.augment import lighting, mixing, policies, warp
+from hpa_jax.training.augment import pixels, policies, warp
 
 Augmentation = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
-# Every option, switched off.  "U(a, b)" is uniform; "share" is a share of the picture's side.
+# Every option, switched off.  "U(a, b)" is uniform; "share" is a share of the image's side.
 OPTIONS: dict[str, Any] = dict(
     # geometry
     d4="none",  # none | uniform (each 1/8) | fastai (k of 0..8: the identity has 2/9)
@@ -65,7 +65,7 @@ PRESETS: dict[str, dict[str, Any]] = dict(
     none=dict(),
     d4=dict(d4="uniform"),
     # fastai's get_transforms as One More Layer called it (spec one_more_layer 4.6); its recipes
-    # change zoom, lighting, warp and p_lighting from stage to stage.
+    # change zoom, lighting, warp and p_lighting from phase to phase.
     oml=dict(
         d4="fastai",
         p_affine=0.9,
@@ -340,14 +340,14 @@ def _values(
         factor = jnp.ones((count, channels))
         place = _channel(names, "green")
         factor = factor.at[:, place].add(options["protein_gain"] * (2.0 * rest[:, 0] - 1.0))
-        images = lighting.gain(images, factor)
+        images = pixels.gain(images, factor)
     if options["noise"]:
         noise_keys = jax.vmap(lambda one: jax.random.fold_in(one, 1))(keys)
-        images = lighting.noise(images, noise_keys, options["noise"])
+        images = pixels.noise(images, noise_keys, options["noise"])
     if options["cutout"]:
         # A hole centred outside the image is no hole.
         row = jnp.where(rest[:, 3] < options["p_cutout"], rest[:, 1], -9.0)
-        images = lighting.cutout(images, row, rest[:, 2], options["cutout"])
+        images = pixels.cutout(images, row, rest[:, 2], options["cutout"])
     for channel, chance in options["drop"]:
         if channel in names:
             place = _channel(names, channel)
@@ -370,11 +370,11 @@ def light(keys: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax.Ar
     if options["lighting"] == "linear":
         add = jnp.where(bright, b * (2.0 * first - 1.0), 0.0)
         multiply = jnp.where(contrasted, 1.0 + c * (2.0 * second - 1.0), 1.0)
-        return lighting.linear_shift(images, add, multiply)
+        return pixels.linear_shift(images, add, multiply)
     share = 0.5 * (1.0 - b) + b * first
     add = jnp.where(bright, jnp.log(share) - jnp.log1p(-share), 0.0)
     multiply = jnp.where(contrasted, jnp.exp(jnp.log1p(-c) * (1.0 - 2.0 * second)), 1.0)
-    return lighting.logit_shift(images, add, multiply)
+    return pixels.logit_shift(images, add, multiply)
 
 
 def _channel(names: tuple[str, ...], name: str) -> int:
@@ -396,11 +396,11 @@ def _mix(
     blank_key, pair_key, mixup_key = jax.random.split(key, 3)
     if options["blank_protein"]:
         place = _channel(names, "green")
-        images, labels = mixing.blank_protein(
+        images, labels = pixels.blank_protein(
             blank_key, images, labels, options["blank_protein"], place
         )
     if options["sample_pairing"]:
-        images, labels = mixing.sample_pairing(pair_key, images, labels, options["sample_pairing"])
+        images, labels = pixels.sample_pairing(pair_key, images, labels, options["sample_pairing"])
     if options["mixup"]:
-        images, labels = mixing.mixup(mixup_key, images, labels, options["mixup"])
+        images, labels = pixels.mixup(mixup_key, images, labels, options["mixup"])
     return images, labels

@@ -6,7 +6,7 @@ composed reading, one blur (skipped when no image of the batch wants it) and two
 serve all images.  Brightness before geometry (policy 3) commutes with the reading.
 
 Operations follow albumentations 0.1, with these readings of it:
-  - RandomScale changes the picture's size and the resize to the network's input undoes it, so no
+  - RandomScale changes the image's size and the resize to the network's input undoes it, so no
     zoom remains; `scale_zooms` makes it a zoom.
   - ElasticTransform's alpha 1 with sigma 33..67 moves pixels by about .005 px; what is left is its
     random affine map, and that alone is done.

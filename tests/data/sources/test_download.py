@@ -250,7 +250,7 @@ def test_a_long_wait_ends_the_asking(server, tmp_path):
 def test_a_damaged_file_in_place_is_fetched_again(server, tmp_path):
     def is_body(file):
         if file.read_bytes() != BODY:
-            raise InputError("no picture")
+            raise InputError("no image")
 
     for name in ("good1.jpg", "good2.jpg"):
         (tmp_path / name).write_bytes(BODY[:10])
@@ -271,7 +271,7 @@ def test_size_checksum_and_content_are_checked(server, tmp_path):
 
     def is_body(file):
         if file.read_bytes() != BODY:
-            raise InputError("no picture")
+            raise InputError("no image")
 
     assert fetch(server, tmp_path, "other.jpg", check=is_body) == {}
     assert server.seen["/other.jpg"] == 2

@@ -145,7 +145,7 @@ def test_labels_by_name_and_by_number(tmp_path):
     }
     assert len(problems) == 3
     assert any("row 5" in p and "did you mean 'Golgi" in p for p in problems)
-    assert any("(id zz): has no pictures" in p for p in problems)
+    assert any("(id zz): has no images" in p for p in problems)
     assert any("row 7 (id a): the id is there twice" in p for p in problems)
 
 
@@ -157,7 +157,7 @@ def test_labels_by_name_and_by_number(tmp_path):
         ("c,Cytosol", 2, False),
         ("c,0 25", 2, False),
         ("elsewhere,7", 2, False),  # labels that are classes are no column's name
-        ("c,Cytosool", 2, False),  # a picture's id is none either
+        ("c,Cytosool", 2, False),  # an image's id is none either
     ],
 )
 def test_the_first_row_counts_if_it_is_no_header(tmp_path, first, rows, is_header):

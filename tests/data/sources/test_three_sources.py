@@ -124,10 +124,8 @@ def test_from_three_sources_to_a_trained_network(tmp_path, server):
     config.lock()
     flags = {"workdir": str(tmp_path / "work")}
     assert download(config, flags) == 0
-    for verb in (runner.catalog, runner.duplicates, runner.split):
-        assert verb(config, flags) == 0
-    assert runner.records(config, flags) == 0
-    assert runner.train(config, flags) == 0
+    names = ["catalog", "duplicates", "split", "records", "train"]
+    assert runner.run(config, flags, names) == 0
     table = read_table(tmp_path / "work" / "catalog.parquet")
     kept = EXTERNAL - sum(i % 28 in (0, 25) for i in range(EXTERNAL))
     counts = dict(train=TRAIN, external=kept, own=OWN, test=TEST)

@@ -6,7 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision.stack import inputs as stack_inputs
-from hpa_jax.decision.stack import learners, protocols, unit
+from hpa_jax.decision.stack import learners, protocols, units
 from hpa_jax.decision.stack.inputs import ClassInputs
 
 
@@ -41,8 +41,7 @@ def test_a_strong_penalty_gives_the_mean_of_the_models():
     rng = np.random.default_rng(0)
     probs = rng.random((400, 3))
     names = [f"m{m}/p00" for m in range(3)]
-    where = stack_inputs.layout(names, 3, 1)
-    own, _ = stack_inputs.class_inputs(probs, where, 0, names=names)
+    own, _ = stack_inputs.class_inputs(stack_inputs.named(names, 1).split(probs), 0)
     y = (rng.random(400) < probs.mean(axis=1)).astype(float)
     weights = learners.logistic(own, y, np.arange(400), strength=1e7)
     assert weights[1] == pytest.approx(1, abs=0.02) and np.abs(weights[2:]).max() < 1e-3
@@ -53,9 +52,7 @@ def test_booster_learns_what_is_left_and_stops():
     y = (np.sin(3 * own.linear[:, 1]) > 0.3).astype(float)
     protocol = protocols.resolve({"rounds": 80})
     booster = learners.Booster(own.trees, own.names, y, protocol, "cpu")
-    rows = np.zeros(2000, bool)
-    rows[:1200] = True
-    stop, new = np.arange(1200, 1600), np.arange(1600, 2000)
+    rows, stop, new = np.arange(1200), np.arange(1200, 1600), np.arange(1600, 2000)
     margin = np.full(2000, -0.5)
     after, raw, rounds, gains = booster.fit(margin, rows, stop, 0)
     assert raw is not None and 0 < rounds <= 80
@@ -65,10 +62,9 @@ def test_booster_learns_what_is_left_and_stops():
     np.testing.assert_allclose(again, after, atol=1e-5)  # cached margins are those of the file
 
 
-def test_rows_that_may_not_be_seen_change_nothing():
+def test_rows_of_weight_zero_change_nothing():
     own, y = inputs(600)
-    rows = np.zeros(600, bool)
-    rows[:400] = True
+    rows = np.arange(400)
     protocol = protocols.resolve({"rounds": 10, "patience": 10})
     results = []
     for flip in (False, True):
@@ -85,29 +81,28 @@ def test_noise_gets_no_trees():
     y = (np.random.default_rng(1).random(400) < 0.3).astype(float)
     protocol = protocols.resolve({"rounds": 40})
     booster = learners.Booster(own.trees, own.names, y, protocol, "cpu")
-    rows = np.arange(400) < 250
+    rows = np.arange(250)
     margin = np.full(400, np.log(0.3 / 0.7))
     _, _, rounds, _ = booster.fit(margin, rows, np.arange(250, 400), 0)
     assert rounds <= 3
 
 
-def test_a_rare_class_looks_at_the_kinds_of_columns_that_are_asked_for():
+def test_a_rare_class_uses_the_configured_kinds_of_columns():
     rng = np.random.default_rng(0)
     names = ["meta/green_mean", "meta/size", *(f"{m}/p0{c}" for m in "ab" for c in (0, 1))]
-    features = rng.random((200, 6))
-    where = stack_inputs.layout(names, 6, 2)
-    own, _ = stack_inputs.class_inputs(features, where, 0, names=names)
+    table = stack_inputs.named(names, 2).split(rng.random((200, 6)))
+    own, _ = stack_inputs.class_inputs(table, 0)
     assert own.kinds[1] == ("own", "own", "own", "meta", "size", "others")
     y = (np.arange(200) < 12).astype(float)
     protocol = protocols.resolve(
         {"protocol": "talk", "rare_features": ("own", "meta"), "ridge_alpha": 0.1}
     )
-    fitter = unit.Fitter(own, y, protocol, "cpu", None)
+    fitter = units.UnitFitter(own, y, protocol, "cpu", None)
     (weights,) = fitter.linear([(np.arange(0, 200, 2), np.arange(1, 200, 2))])
     left = np.isin(own.kinds[0], ("size", "others"))
     assert (weights[left] == 0).all() and (weights[~left] != 0).all() and left.sum() == 2
     assert (fitter.inputs.trees[:, 4:] == 0).all() and (fitter.inputs.trees[:, :4] != 0).any()
-    common = unit.Fitter(own, (np.arange(200) < 50).astype(float), protocol, "cpu", None)
+    common = units.UnitFitter(own, (np.arange(200) < 50).astype(float), protocol, "cpu", None)
     assert common.inputs is own
 
 

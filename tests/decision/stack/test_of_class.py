@@ -7,8 +7,8 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.config import validation
 from hpa_jax.core import classes
 from hpa_jax.core.errors import InputError
-from hpa_jax.decision.stack import protocols, runner, stacking
-from hpa_jax.decision.stack.unit import vote
+from hpa_jax.decision.stack import inputs, protocols, runner, stacking
+from hpa_jax.decision.stack.units import vote
 
 FAST = dict(outer=3, inner=2, learner="logistic", vote="binary", strengths=(20.0,))
 NEVER = dict(vote_factor=1e9)
@@ -44,12 +44,12 @@ def test_only_the_named_class_changes(data, tmp_path):
 
 def test_finished_units_of_other_classes_are_kept(data):
     features, labels, names = data
-    where = stacking.stack_inputs.layout(names, 3, 2)
+    table = inputs.named(names, 2).split(features)
 
     def stamps(of_class):
         protocol = protocols.resolve({**FAST, "of_class": of_class})
-        shared = runner.Data(features, labels, None, where, names, None, None, protocol, "cpu")
-        return list(runner._stamps(shared, runner.jobs(labels, protocol)).items())
+        shared = inputs.StackData(table, labels, None, None, None, protocol)
+        return list(runner.stamps_of(shared, runner.jobs(labels, protocol)).items())
 
     before, after = (dict(stamps(own)) for own in ({}, {1: NEVER}))
     assert [before[job] == after[job] for job in sorted(before, key=str)] == [True, False]

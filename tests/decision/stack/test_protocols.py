@@ -6,23 +6,22 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import f1_score
 from sklearn.model_selection import StratifiedKFold
 
-from hpa_jax.decision.stack import inputs, protocols, stacking
-from hpa_jax.decision.stack import unit as stack_class
+from hpa_jax.decision.stack import inputs, protocols, stacking, units
 
 LEARNERS = ("boosted", "logistic", "ridge", "multi_output_tree")
 
 
-def drawn_rows(positive, prior, **settings):
+def used_rows(positive, prior, **settings):
     """The union of the fitting and stopping rows of every outer fold, and the plan."""
     protocol = protocols.resolve({"outer": 4, "inner": 3, **settings})
-    _, plan = stack_class.splits(positive, None, 0, 0, protocol, prior)
+    _, plan = units.splits(positive, None, 0, 0, protocol, prior)
     return [np.unique(np.concatenate([np.r_[pair] for pair in pairs])) for _, pairs in plan], plan
 
 
-def test_negatives_are_drawn_to_the_training_share_and_all_rows_are_asked():
+def test_negatives_are_subsampled_to_the_training_share_and_all_rows_get_votes():
     positive = np.arange(600) % 20 == 0  # 30 of 600
     for prior in (0.1, 0.25):
-        used, plan = drawn_rows(positive, prior, negatives="prior")
+        used, plan = used_rows(positive, prior, negatives="prior")
         seen = np.unique(np.concatenate(used))
         assert positive[seen].sum() == 30
         assert positive[seen].mean() == pytest.approx(prior, abs=0.005)
@@ -30,13 +29,13 @@ def test_negatives_are_drawn_to_the_training_share_and_all_rows_are_asked():
             assert positive[rows].mean() == pytest.approx(prior, abs=0.02)
         held = np.concatenate([rows for rows, _ in plan])
         assert sorted(held) == list(range(600))  # rows that were not drawn get votes too
-    for rows, (held, _) in zip(*drawn_rows(positive, 0.1, negatives="all")):
+    for rows, (held, _) in zip(*used_rows(positive, 0.1, negatives="all")):
         assert len(rows) + len(held) == 600
 
 
 def test_a_share_below_that_of_the_rows_keeps_all_negatives():
     positive = np.arange(300) % 3 == 0
-    used, _ = drawn_rows(positive, 0.05, negatives="prior")
+    used, _ = used_rows(positive, 0.05, negatives="prior")
     assert len(np.unique(np.concatenate(used))) == 300
 
 
@@ -44,7 +43,7 @@ def test_inner_folds_keep_groups():
     rng = np.random.default_rng(0)
     positive, groups = rng.random(240) < 0.3, np.repeat(np.arange(120), 2)
     protocol = protocols.resolve({"outer": 3, "inner": 3, "inner_repeats": 2})
-    _, plan = stack_class.splits(positive, groups, 0, 0, protocol)
+    _, plan = units.splits(positive, groups, 0, 0, protocol)
     for held, pairs in plan:
         assert len(pairs) == 6
         for fit, stop in pairs:
@@ -53,8 +52,8 @@ def test_inner_folds_keep_groups():
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_labels_shuffled_by_pairs_of_twins_give_chance(learner):
-    """Twins share image and label, and the models learn by heart: fitted on one twin, they know
+def test_labels_shuffled_by_pairs_of_duplicates_give_chance(learner):
+    """Duplicates share image and label, and the models learn by heart: fitted on one, they know
     the other, so a pair that spans folds shows."""
     rng = np.random.default_rng(1)
     pairs, num_classes, models = 130, 2, 30
@@ -82,7 +81,7 @@ def _area(positive, scores):
     return roc_auc_score(positive, scores)
 
 
-def _best_cut(positive, scores):
+def _best_threshold(positive, scores):
     """Each score tried as a cut; of equal F1 the highest, moved half-way to the next one below."""
     cuts = np.unique(scores)
     f1 = np.array([f1_score(positive, scores >= cut) for cut in cuts])
@@ -101,20 +100,18 @@ def test_votes_are_those_of_a_plain_loop():
         1,
     )
     names = tuple(f"m{m}/p00" for m in range(3))
-    where = inputs.layout(names, 3, 1)
+    columns = inputs.named(names, 1)
+    table, new_table = columns.split(probs[:rows]), columns.split(probs[rows:])
     protocol = protocols.resolve(
         {"protocol": "talk", "learner": "ridge", "outer": 3, "inner": 2, "inner_repeats": 2,
          "negatives": "all", "seed": 7}
     )  # fmt: skip
     repeat = 1
-    unit = stack_class.fit_unit(
-        probs[:rows], positive, None, where, names, 0, repeat, protocol, test=probs[rows:]
-    )
+    data = inputs.StackData(table, positive[:, None], None, None, new_table, protocol)
+    unit = units.fit_unit(data, 0, repeat)
 
-    own, scale = inputs.class_inputs(probs[:rows], where, 0, names=names)
-    x = np.concatenate(
-        [own.linear, inputs.class_inputs(probs[rows:], where, 0, scale, names)[0].linear]
-    )[:, 1:]
+    own, scale = inputs.class_inputs(table, 0)
+    x = np.concatenate([own.linear, inputs.class_inputs(new_table, 0, scale)[0].linear])[:, 1:]
     votes, on_new, models = np.zeros(rows), np.zeros(new), 0
     seed = 7 + 57 * repeat
     for rest, held in StratifiedKFold(3, shuffle=True, random_state=seed).split(x[:rows], positive):
@@ -125,7 +122,9 @@ def test_votes_are_those_of_a_plain_loop():
                 model = Ridge(protocol.ridge_alpha).fit(x[fit], positive[fit].astype(float))
                 scores = model.predict(x)
                 ours = unit.models[models].threshold
-                assert ours == pytest.approx(_best_cut(positive[stop], scores[stop]), abs=1e-9)
+                assert ours == pytest.approx(
+                    _best_threshold(positive[stop], scores[stop]), abs=1e-9
+                )
                 votes[held] += (scores[held] >= ours) / 4
                 on_new += scores[rows:] >= ours
                 models += 1

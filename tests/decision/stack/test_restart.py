@@ -1,4 +1,4 @@
-"""A stack that is killed for real goes on where it was; a damaged file is named."""
+"""A stack that is killed for real resumes; a damaged file is named."""
 
 import os
 import signal
@@ -14,10 +14,11 @@ from hpa_jax.decision.stack import files, stacking
 
 FIT = """
 import sys, numpy as np
-from hpa_jax.decision import simulation, stack_runner, stacking
+from hpa_jax.decision.stack import runner, stacking
+from scripts import simulation
 count = int(sys.argv[3])
 if count:  # without a GPU XGBoost takes the CPU for it
-    stack_runner.pick_devices = lambda *wanted: tuple(f"cuda:{k}" for k in range(count))
+    runner.pick_devices = lambda *wanted: tuple(f"cuda:{k}" for k in range(count))
 data = simulation.simulate(300, 2, seed=5)
 try:
     stack = stacking.fit(data.features, data.labels, names=data.names, workers=1,

@@ -12,7 +12,7 @@ import pytest
 
 from hpa_jax.core import metrics
 from hpa_jax.core.errors import InputError
-from hpa_jax.decision.stack import protocols, runner, stacking
+from hpa_jax.decision.stack import inputs, protocols, runner, stacking
 from scripts import simulation
 
 FAST = {"protocol": "quick", "outer": 3, "inner": 2, "rounds": 15, "strengths": (20.0,)}
@@ -154,19 +154,20 @@ def test_stamps_tell_what_matters(data):
 
     def stamps(config, labels=labels[:260], features=features[:260]):
         protocol = protocols.resolve(config)
-        where = stacking.stack_inputs.layout(names, features.shape[1], 3)
-        shared = runner.Data(
-            features, labels, None, where, tuple(names), None, None, protocol, "cpu"
-        )
-        return runner._stamps(shared, runner.jobs(labels, protocol))
+        table = inputs.named(names, 3).split(features)
+        shared = inputs.StackData(table, labels, None, None, None, protocol)
+        return runner.stamps_of(shared, runner.jobs(labels, protocol))
 
-    job = runner.Job((1,), 0)
+    job = runner.StackJob((1,), 0)
     assert stamps(FAST)[job] == stamps(FAST | {"shrink": 3.0, "repeats": 4})[job]
     assert stamps(FAST)[job] != stamps(FAST | {"eta": 0.3})[job]
     other = labels[:260].copy()
     other[0, 1] ^= True
     assert stamps(FAST)[job] != stamps(FAST, labels=other)[job]
-    assert stamps(FAST)[runner.Job((0,), 0)] == stamps(FAST, labels=other)[runner.Job((0,), 0)]
+    assert (
+        stamps(FAST)[runner.StackJob((0,), 0)]
+        == stamps(FAST, labels=other)[runner.StackJob((0,), 0)]
+    )
 
 
 @pytest.mark.parametrize(
@@ -240,7 +241,7 @@ def test_auto_takes_the_gpus_that_xgboost_can_use(monkeypatch, wanted, built, dr
 
 def test_looking_for_gpus_starts_no_jax():
     """Its first use would take three quarters of all cards."""
-    look = "import sys; from hpa_jax.decision import stacking, stack_runner as s; "
+    look = "import sys; from hpa_jax.decision.stack import stacking, runner as s; "
     look += "s.pick_devices('auto'); s.gpus(); sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", look]).returncode == 0
 
@@ -248,8 +249,9 @@ def test_looking_for_gpus_starts_no_jax():
 def shared_data(data, **settings):
     features, labels, names = (data[0][:260], data[1][:260], data[2])
     protocol = protocols.resolve(FAST | settings)
-    where = stacking.stack_inputs.layout(names, features.shape[1], 3)
-    return runner.Data(features, labels, None, where, tuple(names), None, None, protocol, "cpu")
+    return inputs.StackData(
+        inputs.named(names, 3).split(features), labels, None, None, None, protocol
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -310,7 +312,7 @@ def test_the_device_that_is_free_gets_the_next_job(data, monkeypatch):
             super().shutdown(wait)
 
     monkeypatch.setattr(runner, "_worker", Slow)
-    jobs = [runner.Job((c,), 0) for c in range(12)]
+    jobs = [runner.StackJob((c,), 0) for c in range(12)]
     list(runner._on_devices(shared_data(data), jobs, ("cuda:0", "cuda:1", "cuda:2")))
     assert sorted(job.classes for own in did.values() for job in own) == [(c,) for c in range(12)]
     assert did["cuda:0"] == jobs[:1] and did["cuda:1"][0] == jobs[1] and did["cuda:2"][0] == jobs[2]
@@ -326,7 +328,7 @@ def test_a_device_is_worked_on_by_a_process_without_jax(data):
 
     pool = runner._worker(shared_data(data))
     try:
-        pool.submit(runner._do_shared, runner.Job((0,), 0)).result()
+        pool.submit(runner._do_shared, runner.StackJob((0,), 0)).result()
         there = pool.submit(modules).result()
     finally:
         pool.shutdown(kill_workers=True)

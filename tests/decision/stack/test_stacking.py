@@ -98,7 +98,7 @@ def test_groups_never_span_folds(data):
             assert len(set(unit.fold[groups == group])) == 1
 
 
-def test_a_killed_fit_goes_on(data, tmp_path, monkeypatch):
+def test_a_killed_fit_resumes(data, tmp_path, monkeypatch):
     features, labels, names = data
     arguments = (features[:300], labels[:300, :3])
     few = [i for i, name in enumerate(names) if not name.endswith(("/p03", "/p04"))]
@@ -108,7 +108,7 @@ def test_a_killed_fit_goes_on(data, tmp_path, monkeypatch):
     real, calls = runner.fit_unit, []
 
     def killed(*args, **kwargs):
-        calls.append(args[5])
+        calls.append(args[1])
         if len(calls) == 3:
             raise KeyboardInterrupt
         return real(*args, **kwargs)
@@ -156,7 +156,9 @@ def test_names_are_not_needed(data):
     features, labels, _ = data
     odd = features[:300, :22]  # 22 columns are no known layout of 5 classes
     found = stacking.fit(odd, labels[:300], workers=1)
-    assert found.names is None and set(found.scores) == {"stack"}
+    assert found.names[0] == "meta/column_00" and set(found.scores) == {"stack"}
+    again = stacking.fit(odd, labels[:300], names=found.names, workers=1)
+    np.testing.assert_array_equal(again.oof, found.oof)
 
 
 def test_a_constant_column_changes_nothing(data):
@@ -174,7 +176,7 @@ def test_a_constant_column_changes_nothing(data):
 
 
 def test_a_part_without_positives_does_not_vote(data):
-    """All positives in two groups of twins: some outer and inner parts can have none."""
+    """All positives in two groups of duplicates: some outer and inner parts can have none."""
     features, labels, names = data
     few, groups = labels[:300].copy(), np.arange(300)
     few[:, 3] = False

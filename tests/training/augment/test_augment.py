@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.training import augment
-from hpa_jax.training.augment import lighting
+from hpa_jax.training.augment import pixels
 
 N, SIZE, C = 6, 16, 3
 
@@ -159,7 +159,7 @@ def test_fastai_lighting_formula(batch):
     x = np.clip(np.asarray(batch[0], np.float64), 1e-7, 1 - 1e-7)
     add, multiply = np.linspace(-0.4, 0.4, N), np.linspace(0.8, 1.25, N)
     logits = (np.log(x / (1 - x)) + add[:, None, None, None]) * multiply[:, None, None, None]
-    got = lighting.logit_shift(batch[0], jnp.asarray(add), jnp.asarray(multiply))
+    got = pixels.logit_shift(batch[0], jnp.asarray(add), jnp.asarray(multiply))
     np.testing.assert_allclose(got, 1 / (1 + np.exp(-logits)), atol=1e-5)
 
 
@@ -182,7 +182,7 @@ def test_linear_lighting_equals_dm_pix(batch):
     import dm_pix
 
     add, multiply = jnp.linspace(-0.1, 0.1, N), jnp.linspace(0.8, 1.2, N)
-    got = lighting.linear_shift(batch[0], add, multiply)
+    got = pixels.linear_shift(batch[0], add, multiply)
     for n in range(N):
         want = dm_pix.adjust_brightness(dm_pix.adjust_contrast(batch[0][n], multiply[n]), add[n])
         np.testing.assert_allclose(got[n], jnp.clip(want, 0, 1), atol=1e-5)

@@ -1,0 +1,63 @@
+"""Rows by id: how tables are joined everywhere, whatever the order of their rows.
+
+An id that is missing or occurs twice is an error that names it: a join never drops, doubles or
+invents a row.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpa_jax.core.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def rows_by_id(
+    ids: Iterable[str], wanted: Sequence[str], what: str, remedy: str = ""
+) -> np.ndarray:
+    """Return int[N]: for each of the N wanted ids, the row of `ids` that holds it.
+
+    what: names the table in messages ("predictions of resnet18"); remedy: what to do about missing
+    ids, added to the message.
+
+    Raises:
+        InputError: an id of the table occurs twice, or a wanted id is missing.
+    """
+    place = positions(ids, what)
+    missing = [str(name) for name in wanted if str(name) not in place]
+    if missing:
+        raise InputError(
+            f"{what}: {len(missing)} of {len(wanted)} ids are missing, first {missing[0]!r}"
+            + (f"; {remedy}" if remedy else "")
+        )
+    return np.array([place[str(name)] for name in wanted], np.int64)
+
+
+def positions(ids: Iterable[str], what: str) -> dict[str, int]:
+    """Return id -> row.
+
+    Raises:
+        InputError: an id occurs twice.
+    """
+    place: dict[str, int] = {}
+    for row, name in enumerate(map(str, ids)):
+        if name in place:
+            raise InputError(f"{what}: id {name!r} occurs more than once")
+        place[name] = row
+    return place
+
+
+def by_id(
+    table: "pd.DataFrame", wanted: Sequence[str], what: str, remedy: str = ""
+) -> "pd.DataFrame":
+    """Return the rows of the wanted ids, in their order; a table with the column `id`.
+
+    Raises:
+        InputError: no column id, an id of the table occurs twice, or a wanted id is missing.
+    """
+    if "id" not in table.columns:
+        raise InputError(f"{what}: has no column id, only {list(table.columns)[:5]}")
+    return table.iloc[rows_by_id(table["id"], wanted, what, remedy)]

@@ -1,0 +1,336 @@
+"""The step `retrieve`: metric learning, then each image's nearest labelled neighbour.
+
+An embedding network learns to tell antibodies apart; an image whose nearest labelled neighbour is
+nearer than tau shows the same protein, and may take its labels (bestfitting A).  Neighbours of
+validation rows are training rows, so that their effect on the score can be measured; those of test
+rows are all labelled rows.  Near-duplicates do not count as neighbours: the leak table covers them.
+With folds, the one network was trained on the antibodies, not the labels, of every labelled row:
+scores of neighbours on validation are then slightly optimistic, on test they are not.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpa_jax.config import settings as options
+from hpa_jax.core import artifacts
+from hpa_jax.core.contents import digest
+from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import inputs as inputs_of
+from hpa_jax.pipeline import tables
+from hpa_jax.pipeline.cache import Part, Task
+from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.tables import Rows
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def retrieve(context: Context) -> list[Task]:
+    """Training and embeddings of the network, neighbours -> retrieval/; nothing if it is off.
+
+    With --collect the network was trained elsewhere, and the neighbours alone are looked for.
+    """
+    if context.config.retrieval.mode == "off":
+        return []
+    if context.flags.get("collect"):
+        return [_neighbours(context)]
+    return [_train(context), _embed(context), _neighbours(context)]
+
+
+def _train(context: Context) -> Task:
+    config, folder = context.config, context.path("retrieval", "network")
+    settings = config.retrieval
+
+    def work() -> str:
+        from hpa_jax.data.batches import Records
+        from hpa_jax.training import metric_learning
+
+        rows = tables.split_rows(context, "train")
+        _, held = metric_learning.train(
+            settings.model,
+            name="retrieval",
+            directory=folder,
+            records=Records(context.records_of(settings.model)),
+            ids=rows.ids,
+            antibodies=antibodies(context, rows.ids),
+            groups=rows.groups,
+            settings=config.train,
+            seed=config.seed,
+            share=settings.holdout,
+            pictures=settings.pictures,
+        )
+        artifacts.write_json(folder / "held_out.json", list(rows.ids[held]))
+        return f"antibodies of {len(rows.ids):,} images, {held.sum():,} held out"
+
+    how = {k: v for k, v in config.train.to_dict().items() if k not in options.WITHOUT_RESULT}
+    stamped = {
+        "retrieval.model": inputs_of.stamped(settings.model),
+        "train": how,
+        **inputs_of.stored(context, settings.model),
+        "retrieval.holdout": settings.holdout,
+        "retrieval.pictures": settings.pictures,
+        "seed": config.seed,
+    }
+
+    def learnt() -> str:
+        rows = tables.split_rows(context, "train")
+        return digest(rows.ids, antibodies(context, rows.ids))
+
+    def rows() -> list[Rows]:
+        return [tables.split_rows(context, "train")]
+
+    inputs = (
+        inputs_of.rows_read(
+            context, "training rows", rows, images=context.records_of(settings.model), groups=True
+        ),
+        Part("antibodies", context.paths(*tables.SPLIT_TABLES), learnt),
+        *inputs_of.started_with(settings.model),
+    )
+    names = ("checkpoints", "metrics.jsonl", "held_out.json")
+    outputs = tuple(folder / name for name in names)
+    name = "train-retrieval"
+    return Task("train", name, work, stamped, inputs, outputs, "same", fitted=True)
+
+
+def to_learn(context: Context) -> tuple[list[str], int]:
+    """The antibodies that the network learns to tell apart, and of how many images.
+
+    Raises:
+        InputError: fewer than two.
+    """
+    from hpa_jax.training import metric_learning
+
+    settings = context.config.retrieval
+    known = antibodies(context, tables.split_rows(context, "train").ids)
+    names, numbers = metric_learning.classes_of(known, settings.pictures)
+    return names, round((numbers >= 0).sum() * (1 - settings.holdout))
+
+
+def _embed(context: Context) -> Task:
+    folder, output = context.path("retrieval", "network"), context.path("retrieval", "embeddings")
+    views = context.config.retrieval.model.views
+    settings = {"retrieval.model.views": views}
+    settings |= inputs_of.stored(context, context.config.retrieval.model)
+    stored = context.records_of(context.config.retrieval.model)
+
+    def work() -> str:
+        import jax
+
+        from hpa_jax.data.batches import Records
+        from hpa_jax.inference import sweep
+        from hpa_jax.inference.tables import write_embeddings
+        from hpa_jax.training import metric_learning
+
+        network, trained = metric_learning.load(folder)
+        found = {}
+        for part, ids in _ids(context).items():
+            found[part] = sweep.predict_records(
+                network,
+                trained,
+                Records(stored),
+                ids,
+                batch_size=context.config.predict.batch_size,
+                views=views,
+                directory=folder / "predict_parts" / part,
+                title=f"retrieval, {part}",
+            ).embeddings
+        if jax.process_index() == 0:
+            with artifacts.atomic(output) as temporary:
+                temporary.mkdir()
+                for part, ids in _ids(context).items():
+                    write_embeddings(temporary / f"{part}.parquet", ids, found[part])
+        artifacts.remove(folder / "predict_parts")
+        return ", ".join(f"{len(rows):,} {part}" for part, rows in found.items())
+
+    def rows() -> list[Rows]:
+        return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in _ids(context).values()]
+
+    inputs = (folder / "checkpoints", inputs_of.rows_read(context, "rows", rows, images=stored))
+    name = "predict-retrieval"
+    return Task("predict", name, work, settings, inputs, (output,), fitted=True)
+
+
+def _neighbours(context: Context) -> Task:
+    """Neighbours of validation, test and audit -> retrieval/PART.parquet, scores.json there."""
+    parts = ("valid", *tables.unseen_parts(context))
+    names = (*(f"{part}.parquet" for part in parts), "scores.json")
+    outputs = tuple(context.path("retrieval", name) for name in names)
+    settings = context.config.retrieval
+
+    def work() -> str:
+        from hpa_jax.inference import retrieval
+
+        found = {part: _nearest(context, part) for part in parts}
+        for part, output in zip(found, outputs):
+            artifacts.write_table(output, found[part])
+        rows = tables.split_rows(context, "valid")
+        other = labels_of(context, found["valid"])
+        scores = {
+            "recall_at_1": _recall(context),
+            "validation": retrieval.agreement(
+                rows.labels,
+                other,
+                found["valid"]["similarity"].to_numpy(),
+                sorted({*retrieval.CUTS, settings.tau}),
+            ).to_dict("records"),
+            "tau": settings.tau,
+            "taken": {part: float((t["similarity"] >= settings.tau).mean())
+                      for part, t in found.items()},
+        }  # fmt: skip
+        artifacts.write_json(outputs[-1], scores)
+        recall, taken = scores["recall_at_1"], scores["taken"]["test"]
+        return (
+            f"recall@1 {recall['recall']:.3f} (chance {recall['chance']:.3f}, "
+            f"{recall['queries']:,} held-out images); {taken:.1%} of test within tau"
+        )
+
+    said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
+    inputs = (context.path("retrieval", "embeddings"), *context.paths(*tables.SPLIT_TABLES))
+    inputs += (context.path("retrieval", "network", "held_out.json"),)
+    return Task("retrieve", "retrieve", work, said, inputs, outputs)
+
+
+def replaced(
+    context: Context, split: str, ids: np.ndarray, decided: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """bool[N, C] with the labels of near neighbours in mode "replace", and how many rows took them.
+
+    Raises:
+        InputError: an id without a row among the neighbours.
+    """
+    from hpa_jax.inference import retrieval
+
+    if context.config.retrieval.mode != "replace":
+        return decided, 0
+    table = _table(context, split, ids)
+    labels = labels_of(context, table)
+    found, taken = retrieval.transfer(
+        decided, labels, table["similarity"].to_numpy(), tau=context.config.retrieval.tau
+    )
+    return found, int(taken.sum())
+
+
+def boosted(context: Context, split: str, ids: np.ndarray, probs: np.ndarray) -> np.ndarray:
+    """float[N, C] moved towards near neighbours' labels in mode "boost"; NaN classes stay NaN."""
+    from hpa_jax.inference import retrieval
+
+    if context.config.retrieval.mode != "boost":
+        return probs
+    table = _table(context, split, ids)
+    labels = labels_of(context, table).astype(probs.dtype)
+    similarity = table["similarity"].to_numpy()
+    tau = context.config.retrieval.tau
+    return retrieval.transfer(probs, labels, similarity, tau=tau, mode="boost")[0]
+
+
+def files(context: Context) -> tuple[Path, ...]:
+    """The neighbours' tables, where later steps read them."""
+    if context.config.retrieval.mode == "off":
+        return ()
+    parts = ("valid", *tables.unseen_parts(context))
+    return context.paths(*(f"retrieval/{part}.parquet" for part in parts))
+
+
+def settings(context: Context) -> dict[str, Any]:
+    """What later steps depend on."""
+    return {
+        "retrieval.mode": context.config.retrieval.mode,
+        "retrieval.tau": context.config.retrieval.tau,
+    }
+
+
+def labels_of(context: Context, table: "pd.DataFrame") -> np.ndarray:
+    """bool[N, C]: the labels of each row's neighbour; none where it has no neighbour."""
+    catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["labels"]
+    labels = np.zeros((len(table), context.num_classes), bool)
+    for row, neighbour in enumerate(table["neighbour"]):
+        if isinstance(neighbour, str):  # pandas reads a missing one as None or NaN
+            labels[row, np.asarray(catalog[neighbour], int)] = True
+    return labels
+
+
+def antibodies(context: Context, ids: np.ndarray) -> list[str | None]:
+    """The antibody of each id, None where the catalog knows none."""
+    table = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["antibody"]
+    return [None if name is None or name != name else str(name) for name in table.loc[ids]]
+
+
+def _ids(context: Context) -> dict[str, np.ndarray]:
+    """Ids by part; with folds, where each labelled row is both, the parts are labelled and test."""
+    names = ("train", "valid", *tables.unseen_parts(context))
+    parts = {part: tables.split_rows(context, part).ids for part in names}
+    if context.folds() != [None]:
+        parts["valid"] = parts["valid"][~np.isin(parts["valid"], parts["train"])]
+    return {part: ids for part, ids in parts.items() if len(ids)}
+
+
+def _nearest(context: Context, part: str) -> "pd.DataFrame":
+    """Table id, neighbour, similarity of one part's rows, in their order."""
+    import pandas as pd
+
+    from hpa_jax.inference import retrieval
+
+    queries = tables.split_rows(context, part)
+    gallery = [tables.split_rows(context, "train")]
+    own, others = queries.groups, gallery[0].groups
+    if part == "valid" and context.folds() != [None]:
+        # A row's neighbours are those of the other folds, as its predictions are.
+        own, others = _folds(context, queries), _folds(context, gallery[0])
+    elif part != "valid" and context.folds() == [None]:
+        gallery.append(tables.split_rows(context, "valid"))
+        others = np.concatenate([others, gallery[1].groups])
+    ids = np.concatenate([rows.ids for rows in gallery])
+    pairs = retrieval.nearest(
+        retrieval.standardised(_embeddings(context, queries.ids)),
+        retrieval.standardised(_embeddings(context, ids)),
+        query_codes=own,
+        gallery_codes=others,
+        backend=context.config.retrieval.backend,
+    )
+    first = pairs.rows[:, 0]
+    neighbours = np.where(first >= 0, ids[first].astype(object), None)
+    return pd.DataFrame(
+        {"id": queries.ids, "neighbour": neighbours, "similarity": pairs.similarity[:, 0]}
+    )
+
+
+def _folds(context: Context, rows: Rows) -> np.ndarray:
+    table = artifacts.read_table(context.path("splits.parquet")).set_index("id")["fold"]
+    return table.loc[rows.ids].to_numpy(int)
+
+
+def _embeddings(context: Context, ids: np.ndarray) -> np.ndarray:
+    """float32[N, E] in the order of `ids`, which may lie in several parts."""
+    from hpa_jax.inference.tables import read_embeddings
+
+    known, values = [], []
+    for part in _ids(context):
+        found = read_embeddings(context.path("retrieval", "embeddings", f"{part}.parquet"))
+        known += list(found[0])
+        values.append(found[1])
+    place = {id: row for row, id in enumerate(known)}
+    return np.concatenate(values)[[place[id] for id in ids]]
+
+
+def _recall(context: Context) -> dict[str, float]:
+    """Recall@1 of the images that the network was not trained on, among all of the part."""
+    from hpa_jax.inference import retrieval
+
+    rows = tables.split_rows(context, "train")
+    held = artifacts.read_json(context.path("retrieval", "network", "held_out.json"))
+    return retrieval.recall_at_1(
+        _embeddings(context, rows.ids),
+        antibodies(context, rows.ids),
+        rows.groups,
+        asked=np.isin(rows.ids, held),
+    )
+
+
+def _table(context: Context, split: str, ids: np.ndarray) -> "pd.DataFrame":
+    table = artifacts.read_table(context.path("retrieval", f"{split}.parquet")).set_index("id")
+    absent = [id for id in ids if id not in table.index]
+    if absent:
+        raise InputError(f"retrieval/{split}.parquet: no row for id {absent[0]!r}; retrieve again")
+    return table.loc[ids]

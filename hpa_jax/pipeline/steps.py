@@ -1,0 +1,204 @@
+"""The table of steps: what `run` does, in order.
+
+The command line, the runner, the cache, the report's costs and `ablate` read it.  It is data: a
+step's function is an import string, so that `--help` imports no part of the package.
+
+A new step is a row here and a module of its name, whose function turns the context into tasks.
+"""
+
+import dataclasses
+import importlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hpa_jax.pipeline.cache import Task
+    from hpa_jax.pipeline.context import Context
+
+Flags = dict[str, tuple[str | bool | None, str]]  # name -> (default, help)
+FORCE: Flags = {
+    "force": (None, "[=STEP,...] do all or these steps anew; what was trained is set aside")
+}
+ONLY: Flags = {"only": (None, "this model alone (a name of config.models)")}
+CLUSTER: Flags = {
+    "distributed": (None, "fit the stack on Dask: a scheduler's address, or local (all cores here)")
+}
+# Files and folders of the package: what trains, and what decides.
+TRAINING = ("models", "training", "data/batches.py", "pipeline/train.py", "pipeline/tables.py")
+DECISION = ("decision", "inference/ensemble.py", "pipeline")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of `run`, and the verb of its name."""
+
+    function: str  # "module:function" from the context to the step's tasks
+    summary: str
+    reads: str
+    writes: str
+    options: tuple[str, ...]  # config paths, of single options or sections, in its tasks' keys
+    code: tuple[str, ...]  # files and folders of the package that it computes with
+    version: int = 1  # raised by whoever makes it give other results for the same key
+    on_all_hosts: bool = False  # else the first host does it
+    of_networks: bool = False  # works on the one network of --only, beside other runs
+    flags: Flags = field(default_factory=lambda: FORCE)
+    verb: str = ""  # "module:function" where the verb does more than the step
+    off: str = ""  # why it has nothing to do, where it can be switched off
+
+    def tasks(self, context: "Context") -> "list[Task]":
+        """The step's units of work, with the step's version and code."""
+        module, function = self.function.split(":")
+        tasks = getattr(importlib.import_module(module), function)(context)
+        return [dataclasses.replace(task, version=self.version, code=self.code) for task in tasks]
+
+
+STEPS: dict[str, Step] = {
+    "data": Step(
+        "hpa_jax.pipeline.prepare:data",
+        "makes the synthetic competition, if that is the source",
+        "nothing",
+        "data/, data_truth.csv",
+        ("data.synthetic",),
+        ("data",),
+    ),
+    "catalog": Step(
+        "hpa_jax.pipeline.prepare:catalog",
+        "one table of every image; makes the synthetic data first if that is the source",
+        "config.data.root: train.csv, sample_submission.csv, image headers",
+        "catalog.parquet, bad_images.csv",
+        ("data", "classes", "largest"),
+        ("data",),
+    ),
+    "duplicates": Step(
+        "hpa_jax.pipeline.prepare:duplicates",
+        "perceptual hashes, pairs and groups of near-duplicates, the leak table",
+        "catalog.parquet, the images",
+        "duplicates.parquet, groups.parquet, leak.parquet, bad_duplicates.csv",
+        ("duplicates", "data.check", "data.on_bad_image"),
+        ("data",),
+    ),
+    "split": Step(
+        "hpa_jax.pipeline.prepare:split",
+        "multilabel-stratified hold-out or folds; duplicate groups stay on one side",
+        "catalog.parquet, duplicates.parquet, groups.parquet",
+        "splits.parquet",
+        ("split",),
+        ("data",),
+    ),
+    "records": Step(
+        "hpa_jax.pipeline.prepare:records",
+        "packs the images, all channels in one record",
+        "catalog.parquet, the images",
+        "records/ (a TFDS dataset)",
+        ("records", "data.on_bad_image"),
+        ("data/records.py", "data/reader.py"),
+        flags={
+            **FORCE,
+            "beam": (False, "with Apache Beam: config.records.beam, or its DirectRunner"),
+            "verify": (False, "compare every byte of the shards with their checksums afterwards"),
+        },
+        verb="hpa_jax.pipeline.prepare:pack",
+    ),
+    "train": Step(
+        "hpa_jax.pipeline.train:train",
+        "trains every model of the recipe; a killed run goes on where it was",
+        "records/, splits.parquet, catalog.parquet",
+        "models/NAME/checkpoints/, models/NAME/metrics.jsonl",
+        ("models", "train", "records", "classes", "seed", "fold", "refit"),
+        TRAINING,
+        on_all_hosts=True,
+        of_networks=True,
+        flags={**ONLY, **FORCE},
+    ),
+    "predict": Step(
+        "hpa_jax.pipeline.predict:predict",
+        "probabilities and embeddings of the validation and test images, or of a folder of images",
+        "models/NAME/checkpoints/, records/",
+        "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
+        "…_embeddings.parquet; with --bundle or "
+        "--checkpoint: predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        ("models", "records"),
+        (*TRAINING, "inference"),
+        on_all_hosts=True,
+        of_networks=True,
+        flags={
+            **ONLY,
+            **FORCE,
+            "bundle": (None, "what `export` wrote: label the images of config.data with it"),
+            "checkpoint": (None, "WORKDIR/models/NAME, or several with commas: their mean"),
+        },
+        verb="hpa_jax.pipeline.own:verb",
+    ),
+    "retrieve": Step(
+        "hpa_jax.pipeline.retrieve:retrieve",
+        "metric learning on antibodies, and each image's nearest labelled neighbour",
+        "records/, splits.parquet, catalog.parquet (antibodies)",
+        "retrieval/ (network, embeddings, neighbours, recall)",
+        ("retrieval", "train", "records", "seed"),
+        (*TRAINING, "inference", "pipeline/retrieve.py"),
+        off="config.retrieval.mode=off; replace or boost switch it on",
+    ),
+    "features": Step(
+        "hpa_jax.pipeline.features:features",
+        "the 15 metafeatures of every validation and test image",
+        "records/, catalog.parquet",
+        "features/{valid,test}.parquet (audit.parquet, too, with config.split.audit)",
+        ("features", "records"),
+        (*DECISION, "data/batches.py"),
+    ),
+    "stack": Step(
+        "hpa_jax.pipeline.stack:stack",
+        "boosted models per class on probabilities and metafeatures",
+        "models/*/predictions/, features/, splits.parquet, groups.parquet",
+        "stack/ (models, votes)",
+        ("stack",),
+        DECISION,
+        flags={**FORCE, **CLUSTER},
+    ),
+    "thresholds": Step(
+        "hpa_jax.pipeline.thresholds:thresholds",
+        "blends of the models; per-class thresholds of every model, blend and the stack, scored",
+        "models/*/predictions/, stack/, splits.parquet",
+        "ensemble/ (the blends), thresholds.json, metrics.json, decisions.parquet",
+        ("ensemble", "thresholds", "submission.argmax", "retrieval", "weights"),
+        DECISION,
+    ),
+    "refit": Step(
+        "hpa_jax.pipeline.refit:refit",
+        "the networks again, on all labelled images; validation's thresholds and stack decide",
+        "records/, splits.parquet, stack/, ensemble/, thresholds.json",
+        "models/NAME/refit/, refit/ (every method's scores of the test images)",
+        ("models", "train", "records", "classes", "seed", "refit"),
+        (*TRAINING, "inference", *DECISION),
+        of_networks=True,
+        flags={**ONLY, **FORCE},
+        off="config.refit=False; --config.refit=True switches it on",
+    ),
+    "submit": Step(
+        "hpa_jax.pipeline.submit:submit",
+        "decides the labels of the test images",
+        "predictions, stack/, ensemble/, thresholds.json, leak.parquet, sample_submission.csv",
+        "leak_overlay.parquet, leak_conflicts.csv, submission.csv",
+        ("submission", "leak", "ensemble.average_duplicates", "retrieval"),
+        DECISION,
+    ),
+    "evaluate": Step(
+        "hpa_jax.pipeline.evaluate:evaluate",
+        "scores every method and the submission on the audit part and on the test truth, if known",
+        "the truth table (config.data.truth), predictions, thresholds.json, submission.csv",
+        "audit.json (with config.split.audit), evaluation.json",
+        ("submission", "ensemble.average_duplicates", "retrieval", "refit"),
+        DECISION,
+    ),
+    "report": Step(
+        "hpa_jax.pipeline.report:report",
+        "one HTML page of everything above, opens offline",
+        "all of the workdir",
+        "report/index.html",
+        ("report",),
+        (
+            *("report", "report/page.html.j2", *DECISION, "data/statistics.py", "data/batches.py"),
+            *("core/classes.py", "training/phases.py", "training/schedules.py"),
+        ),
+    ),
+}

@@ -1,0 +1,119 @@
+"""The step `submit`: the leak tables joined, the submission."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax.core import artifacts
+from hpa_jax.pipeline import retrieve, scores, tables
+from hpa_jax.pipeline.cache import Task
+from hpa_jax.pipeline.context import Context
+
+MATCHES = "matches"  # in submission.leak_tables: near-duplicates found by the step duplicates
+
+
+def submit(context: Context) -> list[Task]:
+    """Labels of the test images -> submission.csv.
+
+    Rows in the order of sample_submission.csv; without a competition among the sources, in the
+    catalog's.
+    """
+    return [_leak(context), _submit(context)]
+
+
+def _leak(context: Context) -> Task:
+    """Known labels of test images -> leak_overlay.parquet, leak_conflicts.csv."""
+    named = tuple(context.config.submission.leak_tables)
+    files = tuple(Path(name).expanduser() for name in named if name != MATCHES)
+    outputs = (context.path("leak_overlay.parquet"), context.path("leak_conflicts.csv"))
+
+    def work() -> str:
+        from hpa_jax.decision import leak
+
+        own = leak.of_matches(artifacts.read_table(context.path("leak.parquet")))
+        found = {name: own if name == MATCHES else leak.read(name) for name in named}
+        overlay, conflicts = leak.combine(found)
+        artifacts.write_table(outputs[0], overlay)
+        with artifacts.atomic(outputs[1]) as temporary:
+            texts = [" ".join(map(str, numbers)) for numbers in conflicts["labels"]]
+            conflicts.assign(labels=texts).to_csv(temporary, index=False)
+        trust = " < ".join(named) or "none"
+        return (
+            f"labels of {len(overlay):,} test images, {len(conflicts):,} conflicts "
+            f"(trust: {trust}; nearest match first)"
+        )
+
+    inputs = (*context.paths("leak.parquet"), *files)
+    settings = {"submission.leak_tables": _leak_tables(context)}
+    return Task("submit", "leak", work, settings, inputs, outputs)
+
+
+def _leak_tables(context: Context) -> list[str]:
+    """Their order without their places; the files are inputs."""
+    named = context.config.submission.leak_tables
+    return [name if name == MATCHES else "file" for name in named]
+
+
+def _submit(context: Context) -> Task:
+    settings = {"leak": context.config.leak, **options(context)}
+    sample = context.sample_submission
+    output = context.path("submission.csv")
+
+    def work() -> str:
+        from hpa_jax.decision import submission
+
+        test = tables.split_rows(context, "test")
+        name = scores.chosen_method(context)
+        off = scores.decisions(context, test.ids)[name]
+        off, near = retrieve.replaced(context, "test", test.ids, off)
+        on, changed = overlay_leak(context, test.ids, off)
+        used = context.config.leak == "on"
+        order = submission.sample_ids(sample) if sample else list(test.ids)
+        allowed = context.config.submission.argmax == "off"
+        ids, final, filled = _with_left_out(context, order, test.ids, on if used else off)
+        submission.write(output, ids, final, order, allow_empty=allowed)
+        would = "changes" if used else "is off, would change"
+        by = f"model {name}" if name in context.config.models else f"the {name}"
+        by += f", {near} by their neighbours" if near else ""
+        rest = f"; {filled} bad images take the most frequent class" if filled else ""
+        return f"{len(test.ids):,} rows by {by}; the leak table {would} {changed} of them{rest}"
+
+    inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
+    inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
+    inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
+    inputs += retrieve.files(context) + scores.refitted_files(context)
+    return Task("submit", "submit", work, settings, inputs, (output,))
+
+
+def options(context: Context) -> dict[str, Any]:
+    """What of the config the submission depends on, beside the switch of the leak table."""
+    submission = context.config.submission.to_dict() | {"leak_tables": _leak_tables(context)}
+    return {
+        "submission": submission,
+        "ensemble.average_duplicates": context.config.ensemble.average_duplicates,
+        **retrieve.settings(context),
+    }
+
+
+def _with_left_out(
+    context: Context, order: list[str], ids: np.ndarray, decided: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, int]:
+    """ids [N], decided bool[N, C] and how many were added: images of the sample that
+    on_bad_image="skip" left out must have a row, and get the most frequent class of training."""
+    known = set(ids.tolist())
+    absent = [name for name in order if name not in known]
+    if not absent or context.config.data.on_bad_image != "skip":
+        return ids, decided, 0
+    guess = np.zeros((len(absent), decided.shape[1]), bool)
+    guess[:, tables.split_rows(context, "train").labels.sum(axis=0).argmax()] = True
+    return np.concatenate([ids, absent]), np.concatenate([decided, guess]), len(absent)
+
+
+def overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
+    """The decision overlaid with the known labels of near-duplicates, and how many rows changed."""
+    from hpa_jax.decision import leak
+
+    table = artifacts.read_table(context.path("leak_overlay.parquet"))
+    overlaid, changed = leak.overlay(decided, ids, table)
+    return overlaid, len(changed)

@@ -1,0 +1,118 @@
+"""Cuts of a method by its own rule: on resampled rows, and the choice of a method itself nested."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.core import metrics
+from hpa_jax.decision import thresholds
+from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import thresholds as steps
+from hpa_jax.pipeline.context import Context
+
+
+def rows_of(count=200, groups=None, seed=0):
+    rng = np.random.default_rng(seed)
+    labels = rng.random((count, 3)) < [0.4, 0.2, 0.0]
+    probs = np.clip(0.4 * labels + 0.6 * rng.random((count, 3)), 0, 1)
+    groups = np.arange(count) if groups is None else groups
+    return tables.Rows(np.arange(count).astype(str), labels, groups, np.ones(count)), probs
+
+
+def context(tmp_path, **thresholds):
+    config = configs.default().unlock()
+    config.models = {"m": configs.model()}
+    config.thresholds.update(thresholds)
+    return Context(config.lock(), tmp_path)
+
+
+def around(context, rows, probs, matched=None):
+    return steps.around(context, "m", probs, rows, matched, steps.Drawn())
+
+
+def test_scale_and_fixed_cuts_are_respected(tmp_path):
+    rows, probs = rows_of()
+    fixed = around(context(tmp_path, method="fixed", value=0.3), rows, probs)
+    np.testing.assert_allclose(fixed["low"][:2], 0.3)
+    np.testing.assert_allclose(fixed["spread"][:2], 0, atol=1e-12)
+    plain = around(context(tmp_path, repeats=2), rows, probs)
+    halved = around(context(tmp_path, repeats=2, scale=(0.5,)), rows, probs)
+    np.testing.assert_allclose(halved["low"], 0.5 * plain["low"])
+    assert (plain["low"] < plain["high"])[:2].all() and np.isnan(plain["low"][2])
+    cut = thresholds.cross_validated(rows.labels, probs)[:2]
+    assert (plain["low"][:2] <= cut).all() and (cut <= plain["high"][:2]).all()
+
+
+def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
+    rows, probs = rows_of()
+    options = dict(method="match_proportions", match_on="test")
+    found = around(context(tmp_path, **options), rows, probs, matched=probs[:50])
+    assert (found["spread"][:2] > 0).all()
+    options["proportions"] = (0.4, 0.2, 0.1)  # given: nothing of the rows is left to move them
+    found = around(context(tmp_path, **options), rows, probs, matched=probs[:50])
+    np.testing.assert_allclose(found["spread"][:2], 0, atol=1e-12)
+
+
+def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path, monkeypatch):
+    rows, probs = rows_of()
+    protocol = SimpleNamespace(cut_repeats=1, seed=0, shrink=0.0)
+    stack = SimpleNamespace(oof=probs, protocol=protocol)
+    monkeypatch.setattr("hpa_jax.decision.stack.stacking.load", lambda folder: stack)
+    here = context(tmp_path, method="match_proportions", match_on="test")
+    matched = steps.fit_and_nest(here, "stack", probs, rows, probs[:50])
+    alone = steps.fit_and_nest(here, "stack", probs, rows, None)
+    for with_test, without in zip(matched, alone):
+        np.testing.assert_array_equal(with_test, without)
+
+
+def test_folds_of_resamples_are_drawn_once_for_all_methods(tmp_path):
+    rows, probs = rows_of(groups=np.arange(200) // 2)
+    drawn, here = steps.Drawn(), context(tmp_path)
+    one = steps.around(here, "m", probs, rows, None, drawn)
+    count = len(drawn.resampled)
+    two = steps.around(here, "m", probs, rows, None, drawn)
+    assert count == len(drawn.resampled) == 100
+    np.testing.assert_array_equal(one["low"], two["low"])
+
+
+def test_the_best_of_many_equal_methods_is_not_flattered():
+    """Forty methods that guess: the best on these rows looks good, choosing it is worth nothing."""
+    gaps = []
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        labels = rng.random((120, 3)) < 0.3
+        decided = {f"m{n}": rng.random((120, 3)) < 0.3 for n in range(40)}
+        scores = [metrics.macro_f1(labels, own) for own in decided.values()]
+        found, methods = steps.chosen_fold_by_fold(labels, decided, np.arange(120))
+        assert len(methods) == 5 and set(methods) <= set(decided)
+        gaps.append((max(scores) - np.mean(scores), metrics.macro_f1(labels, found) - max(scores)))
+    flattery, nested = np.mean(gaps, axis=0)
+    assert flattery > 0.06 and nested < -0.04
+
+
+def test_a_method_that_is_best_everywhere_is_chosen_everywhere():
+    rng = np.random.default_rng(0)
+    labels = rng.random((200, 3)) < 0.3
+    decided = {"poor": labels ^ (rng.random((200, 3)) < 0.3), "good": labels}
+    found, methods = steps.chosen_fold_by_fold(labels, decided, None)
+    assert methods == ["good"] * 5 and (found == labels).all()
+
+
+@pytest.mark.parametrize("method", ["tiny", "mean of models", "stack"])
+def test_every_method_has_intervals_of_cuts_and_f1(done, method):
+    workdir, _ = done
+    table = json.loads((workdir / "thresholds.json").read_text())
+    scored = json.loads((workdir / "metrics.json").read_text())
+    cut = table["thresholds"][method]
+    own = table["intervals"][method]
+    for low, value, high, spread in zip(own["low"], cut, own["high"], own["spread"]):
+        assert value is not None or low is None
+        assert low is None or (low <= high and spread >= 0)
+    assert sum(low is not None for low in own["low"]) >= 20
+    score = scored["scores"][method]
+    for (low, high), value in zip(score["class_f1_interval"], score["class_f1"]):
+        assert low - 1e-9 <= value <= high + 1e-9
+    assert scored["auto"]["macro_f1"] <= 1 and len(scored["auto"]["chosen"]) == 5
