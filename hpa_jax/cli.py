@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 import sys
+import warnings
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
@@ -186,9 +187,16 @@ def _quiet() -> None:
     """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    warnings.formatwarning = _in_one_line
     logger = logging.getLogger("absl")
     logger.setLevel(logging.ERROR)
     logger.addFilter(_not_raised_again)
+
+
+def _in_one_line(message: Warning | str, *_: object) -> str:
+    """A warning as users read it, without the line of the program that raised it."""
+    text = " ".join(str(message).split())
+    return f"{text if text.startswith('note: ') else f'warning: {text}'}\n"
 
 
 def _leave_room_on_gpus() -> None:

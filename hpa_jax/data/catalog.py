@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,16 +21,20 @@ from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS
+from hpa_jax.data.reader import CHANNELS, NeedsScaling
 from hpa_jax.data.sources import atlas, competition, folder
+from hpa_jax.data.sources import imported as conversion
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# µm a pixel; black and white points of the scaling to 8 bits, a number a channel.
+POINTS = ("black", "white")
+CONVERTED = ("pixel_size", *POINTS)
 COLUMNS = (
     *("id", "source", "labels", "root", *CHANNELS, "height", "width"),
     *("original_size", "antibody", "plate", "sample", "weight", "files"),
-    *("pixel_size", "black", "white"),  # µm; points of the scaling to 8 bits, a number a channel
+    *CONVERTED,
 )
 IMPORTED = -1  # in the column root: the folder of converted copies
 FOR_ANY = ("weight", "not_only", "parts")
@@ -83,6 +88,7 @@ def build(
         for i, source in enumerate(sources)
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    table = table.reindex(columns=table.columns.union(CONVERTED, sort=False)).astype(object)
     table = _without_repeats(table, problems)
     convert = functools.partial(_converted, imported and Path(imported), largest, content)
     table = _look_at_images(table, problems, check == "decode", workers, content, convert)
@@ -188,27 +194,34 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
 
 
 def _converted(
-    into: Path | None, largest: int, content: Callable[[str], str], table: "pd.DataFrame",
+    into: Path | None,
+    largest: int,
+    content: Callable[[str], str],
+    table: "pd.DataFrame",
     problems: Problems,
 ) -> "pd.DataFrame":
-    """Rows of a competition's files of more than 8 bits, as rows of converted copies."""
+    """Rows of a competition's files of more than 8 bits -> those that could be converted, with the
+    paths of the copies."""  # fmt: skip
     if into is None:
         raise InputError("images of more than 8 bits are converted and need a folder for it")
-    parts = []
+    table = table.copy()
     for root, part in table.groupby("root", sort=False):
-        files = {
-            row["id"]: imports.Files({c: row[c] for c in CHANNELS if isinstance(row[c], str)})
+        images = {
+            row["id"]: conversion.Files({c: row[c] for c in CHANNELS if isinstance(row[c], str)})
             for row in part.to_dict("records")
         }
-        absent = {channel: "zeros" for channel in CHANNELS}  # `scan` has said what must be there
-        conversion = imports.Conversion(largest=largest, missing=absent)
-        folder = into / f"{root}_deep"
-        ready = imports.rows(files, folder, conversion, problems, content=content)
-        part = part[part["id"].isin(ready)].copy()
-        for name in (*CHANNELS, *imports.COLUMNS[-3:]):
-            part[name] = pd_object([ready[id][name] for id in part["id"]])
-        parts.append(part)
-    return parts
+        # What must be there the source has checked already.
+        how = conversion.Conversion(largest=largest, missing=dict.fromkeys(CHANNELS, "zeros"))
+        ready = conversion.rows(images, into / f"{root}_deep", how, problems, content=content)
+        for index, id in part["id"].items():
+            if id not in ready:
+                table = table.drop(index)
+                continue
+            for name in (*CHANNELS, *CONVERTED):
+                table.at[index, name] = ready[id][name]
+            if part.at[index, "full_size"] and table.at[index, "original_size"] is None:
+                table.at[index, "original_size"] = ready[id]["original_size"]
+    return table
 
 
 def _look_at_images(
@@ -220,56 +233,80 @@ def _look_at_images(
     convert: Callable[["pd.DataFrame", Problems], "pd.DataFrame"],
 ) -> "pd.DataFrame":
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
-    drops rows whose images can't be used.
+    drops rows whose images can't be used.  Files of more than 8 bits are converted first.
 
-    files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the stages
+    files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the steps
     below see that an image was replaced by another under the same name.
     """
-    rows = table[list(CHANNELS)].to_dict("records")
-    threads = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        look = _decoded_size if decode else functools.partial(_header_size, content=content)
-        findings = list(pool.map(look, rows, chunksize=64))
-    keep = np.array([bad is None for _, _, bad in findings], bool)
-    for id, (_, _, bad) in zip(table["id"], findings, strict=True):
-        if bad is not None:
-            problems.add(bad.path, id, bad.what)
-    table["labels"] = [None if x is None else np.array(x, np.int16) for x in table["labels"]]
-    sizes = np.array([finding[0] for finding in findings], np.int64).reshape(-1, 2)
-    marks = [finding[1] for finding in findings]
-    own = table["original_size"].isna() & table["full_size"].astype(bool)
-    original = table["original_size"].mask(own, sizes.max(axis=1))
-    table = table.assign(height=sizes[:, 0], width=sizes[:, 1], original_size=original)
-    table = table.assign(files=marks)[keep]
+    look = _decoded if decode else functools.partial(_header, content=content)
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+
+        def looked(rows: "pd.DataFrame") -> dict[int, Finding]:
+            paths = rows[list(CHANNELS)].to_dict("records")
+            return dict(zip(rows.index, pool.map(look, paths, chunksize=64), strict=True))
+
+        findings = looked(table)
+        deep = [at for at, finding in findings.items() if isinstance(finding.bad, NeedsScaling)]
+        if deep:
+            copies = convert(table.loc[deep], problems)
+            table = table.drop(set(deep) - set(copies.index))
+            table.loc[copies.index] = copies
+            findings |= looked(copies)
+    for at, id in table["id"].items():
+        finding = findings[at]
+        if finding.bad is not None:
+            problems.add(finding.bad.path, id, finding.bad.what)
+        for note in finding.notes:
+            problems.note(note, id)
+    table = table[np.array([findings[at].bad is None for at in table.index], bool)]
+    sizes = np.array([findings[at].size for at in table.index], np.int64).reshape(-1, 2)
+    originals = table["original_size"].isna() & table["full_size"].astype(bool)
+    table = table.assign(
+        labels=[None if x is None else np.array(x, np.int16) for x in table["labels"]],
+        height=sizes[:, 0],
+        width=sizes[:, 1],
+        original_size=table["original_size"].mask(originals, sizes.max(axis=1, initial=0)),
+        files=[findings[at].mark for at in table.index],
+        pixel_size=table["pixel_size"].astype("float64"),
+        **{name: [x if isinstance(x, list) else None for x in table[name]] for name in POINTS},
+    )
     table = table.astype({"height": "int32", "width": "int32", "root": "int16"})
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 
 
-Finding = tuple[tuple[int, int], str, reader.BadImage | None]  # size, mark of the files, bad
+@dataclass(frozen=True)
+class Finding:
+    """What the catalog learnt of an image's files. size: (height, width); mark: `files`."""
+
+    size: tuple[int, int] = (0, 0)
+    mark: str = ""
+    bad: reader.BadImage | None = None
+    notes: Sequence[str] = ()
 
 
-def _header_size(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
+def _header(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
     try:
-        files = [p for p in paths.values() if p is not None]
+        files = [p for p in paths.values() if isinstance(p, str)]
         sizes = [reader.size(path) for path in files]
     except reader.BadImage as bad:
-        return (0, 0), "", bad
+        return Finding(bad=bad)
     for path, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            bad = reader.BadImage(path, reader.sizes_differ(size, sizes[0]))
-            return (0, 0), "", bad
-    return sizes[0], _mark(repr([content(path) for path in files]).encode()), None
+            return Finding(bad=reader.BadImage(path, reader.sizes_differ(size, sizes[0])))
+    return Finding(sizes[0], _mark(repr([content(path) for path in files]).encode()))
 
 
-def _decoded_size(paths: Mapping[str, str | None]) -> Finding:
+def _decoded(paths: Mapping[str, str | None]) -> Finding:
     try:
         image = reader.read(paths)
     except reader.BadImage as bad:
-        return (0, 0), "", bad
+        return Finding(bad=bad)
     if not image.any():
-        first = next(p for p in paths.values() if p is not None)
-        return (0, 0), "", reader.BadImage(first, "all channels are black")
-    return (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image)), None
+        first = next(p for p in paths.values() if isinstance(p, str))
+        return Finding(bad=reader.BadImage(first, "all channels are black"))
+    present = [k for k, channel in enumerate(CHANNELS) if isinstance(paths[channel], str)]
+    size, mark = (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image))
+    return Finding(size, mark, notes=reader.looks(image, present))
 
 
 def _mark(data: bytes | np.ndarray) -> str:

@@ -50,9 +50,8 @@ class Problems:
     def tell(self) -> None:
         """Says the notes: one line a kind, with the number of images and three names."""
         for what, names in self.notes.items():
-            kind = "note" if what.startswith(_HARMLESS) else "warning"
-            text = f"{kind}: {what}: {len(names):,} ({examples(names)})"
-            warnings.warn(text, stacklevel=2)
+            kind = "note: " if what.startswith(_HARMLESS) else ""
+            warnings.warn(f"{kind}{what}: {len(names):,} ({examples(names)})", stacklevel=2)
         self.notes.clear()
 
     def write(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Any image file -> its planes in their true values; planes -> 8 bits: formats and scaling, all here.
+"""Any image file -> its planes in their true values, and these -> 8 bits.
 
 Every source reads by one chain: decode -> orient -> select planes -> scale intensity -> rescale to
 the field -> pad or crop.  The first three are `planes` and `one_plane`, the fourth is `scale`, the
@@ -138,7 +138,9 @@ def size(path: str | Path) -> tuple[int, int]:
         if _deep(image):
             raise NeedsScaling(path, "more than 8 bits")
         height, width = image.height, image.width
-        turned = image.format != "TIFF" and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        # A PNG that has it at its end would be decoded to ask.
+        asked = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        turned = asked and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
         return (width, height) if turned else (height, width)
 
 
@@ -377,7 +379,7 @@ def _true_values(
     kind, notes = pixels.dtype, []
     if kind in (np.uint8, np.uint16):
         return pixels, bits, notes
-    if kind == bool:
+    if kind.kind == "b":
         return pixels.astype(np.uint8) * 255, None, notes
     if kind.kind not in "iuf":
         raise BadImage(path, f"{kind} pixels; whole numbers and floats are read")
@@ -389,7 +391,7 @@ def _true_values(
             black, white = value_range
             levels = (pixels.astype(np.float64) - black) * (65535.0 / (white - black))
             return np.clip(np.rint(levels), 0, 65535).astype(np.uint16), 16, notes
-        if 0 <= low and high <= 1:
+        if low >= 0 and high <= 1:
             return np.rint(pixels.astype(np.float64) * 65535).astype(np.uint16), 16, notes
         if (pixels != np.rint(pixels)).any():
             raise BadImage(
@@ -435,9 +437,7 @@ def _read_by_pillow(path: str | Path) -> Planes:
     if pixels.ndim == 2:
         return Planes(pixels[None])
     samples = pixels.shape[2]
-    return Planes(
-        np.moveaxis(pixels, -1, 0), colour=True, alpha=samples in (2, 4), lossy=lossy
-    )
+    return Planes(np.moveaxis(pixels, -1, 0), colour=True, alpha=samples in (2, 4), lossy=lossy)
 
 
 def _deep(image: "Image.Image") -> bool:
@@ -741,9 +741,9 @@ def _check_whole(path: Path, file: "TiffFile", series: "TiffPageSeries") -> None
             raise BadImage(path, "empty strips or tiles (a write that was interrupted); refused")
         if max(at + count for at, count in zip(offsets, counts)) > length:
             raise BadImage(path, "truncated TIFF (its end is missing); fetch it again")
-    if len(pages) == 1 and series.dataoffset is not None:
-        if series.dataoffset + series.size * series.dtype.itemsize > length:
-            raise BadImage(path, "truncated TIFF (its end is missing); fetch it again")
+    contiguous = len(pages) == 1 and series.dataoffset is not None
+    if contiguous and series.dataoffset + series.size * series.dtype.itemsize > length:
+        raise BadImage(path, "truncated TIFF (its end is missing); fetch it again")
 
 
 def _by_pillow(path: Path, series: "TiffPageSeries") -> np.ndarray:
@@ -848,8 +848,10 @@ def _projected(path: Path, pixels: np.ndarray, axis: int, project: str) -> np.nd
     if project == "middle":
         return pixels.take(pixels.shape[axis] // 2, axis=axis)
     mean = pixels.mean(axis=axis)
-    return mean.astype(pixels.dtype) if pixels.dtype.kind == "f" else np.rint(mean).astype(
-        pixels.dtype
+    return (
+        mean.astype(pixels.dtype)
+        if pixels.dtype.kind == "f"
+        else np.rint(mean).astype(pixels.dtype)
     )
 
 

@@ -80,7 +80,7 @@ def class_numbers(text: str, class_names: Sequence[str]) -> tuple[list[int], str
         return [numbers[text.casefold()]], ""
     if text[:1] + text[-1:] in ("[]", "()", "{}"):
         text = text[1:-1]
-    labels = set()
+    labels: set[int] = set()
     for token in re.split(r"[;|,]", text):
         token = token.strip().strip("'\"").strip()
         parts = [token] if token.casefold() in numbers else token.split()

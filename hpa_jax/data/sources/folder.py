@@ -16,7 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError
@@ -255,7 +255,9 @@ def _gathered(
         elif len(id.encode()) > LONGEST_ID:
             problems.add(path, id[:40], f"an id of over {LONGEST_ID} bytes; rename the files")
         elif spelt.setdefault(id, fields.get("id", id)) != fields.get("id", id):
-            problems.add(path, id, "two names are equal but for the form of their letters (Unicode)")
+            problems.add(
+                path, id, "two names are equal but for the form of their letters (Unicode)"
+            )
         elif channel in (match := matches.setdefault(id, Match())).paths:
             other = match.paths[channel]
             problems.add(
@@ -270,9 +272,7 @@ def _gathered(
     return {id: match for id, match in matches.items() if match.paths}, aside
 
 
-def _files(
-    root: Path, problems: Problems, links: bool, besides: Sequence[Path]
-) -> Iterator[str]:
+def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path]) -> Iterator[str]:
     """Names of the files below the root; linked folders are entered once, if they may be."""
     left_out = {os.path.realpath(path) for path in besides}
     for path in besides:  # a workdir below the root
@@ -363,9 +363,7 @@ def _bare(name: str) -> str:
     return match[1] if match else name
 
 
-def _recognised(
-    root: Path, images: Sequence[str], names: Mapping[str, str]
-) -> tuple[str, str]:
+def _recognised(root: Path, images: Sequence[str], names: Mapping[str, str]) -> tuple[str, str]:
     """Name and pattern of the known layout that fits most files (of equals the first).
 
     Raises:

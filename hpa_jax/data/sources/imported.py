@@ -70,7 +70,7 @@ class Conversion:
 
     planes: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    scaling: Scaling = Scaling()
+    scaling: Scaling = field(default_factory=Scaling)
     missing: Mapping[str, str] = field(default_factory=dict)
     field_um: float = 0.0
     pixel_size: float = 0.0
@@ -302,9 +302,7 @@ def _named(
     return planes, []
 
 
-def _missing(
-    planes: Mapping[str, np.ndarray], path: str, rules: Mapping[str, str]
-) -> list[str]:
+def _missing(planes: Mapping[str, np.ndarray], path: str, rules: Mapping[str, str]) -> list[str]:
     """Channels to fill with the mean of the others.
 
     Raises:
