@@ -5,6 +5,7 @@ traceback).  Nothing heavy is imported before a verb is known, so `--help` answe
 """
 
 import importlib
+import io
 import logging
 import os
 import signal
@@ -188,6 +189,11 @@ def _quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     warnings.formatwarning = _in_one_line
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ or … gets an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # What it logs about a file is found by the reader, too, and told in one line with its name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     logger = logging.getLogger("absl")
     logger.setLevel(logging.ERROR)
     logger.addFilter(_not_raised_again)

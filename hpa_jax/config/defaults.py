@@ -97,6 +97,11 @@ FOLDER: Statement = dict(
         "path of the files without suffix, of {id}, {channel}, {plate}, {well}, {site}, * and **; "
         '"": a known layout is recognised',
     ),
+    table=option(
+        "",
+        "CSV or Parquet of paths in the root, in place of a pattern: id, red, green, blue, yellow "
+        "(or image), labels",
+    ),
     channels=option(
         "", 'names of channels in file names and files: "DAPI:blue,GFP:green"', kinds=(str, dict)
     ),

@@ -257,7 +257,7 @@ def _look_at_images(
         if finding.bad is not None:
             problems.add(finding.bad.path, id, finding.bad.what)
         for note in finding.notes:
-            problems.note(note, id)
+            problems.warn(note, id)
     table = table[np.array([findings[at].bad is None for at in table.index], bool)]
     sizes = np.array([findings[at].size for at in table.index], np.int64).reshape(-1, 2)
     originals = table["original_size"].isna() & table["full_size"].astype(bool)

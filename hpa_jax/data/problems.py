@@ -16,8 +16,6 @@ from hpa_jax.core.errors import InputError
 SHOWN = 10
 NAMED = 3  # examples of what is counted
 LEAVE_OUT = 'mend them, or leave them out with data.on_bad_image="skip"'  # a remedy
-# Notes on how images were read that need nothing done; the others are warnings.
-_HARMLESS = ("Z stack", "the files don't state their depth", "three planes without names")
 
 
 @dataclass(frozen=True)
@@ -38,21 +36,26 @@ class Problems:
 
     found: list[Problem] = field(default_factory=list)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, place: object, id: str, what: str) -> None:
         """Notes one problem. Names that are not UTF-8 are shown with escapes."""
         self.found.append(Problem(shown(place), shown(id), what))
 
     def note(self, what: str, name: str) -> None:
-        """Notes what was decided or looks odd about an image (or file), by its name."""
+        """Notes what was decided about an image (or file), by its name; nothing needs doing."""
         self.notes.setdefault(what, []).append(shown(name))
 
+    def warn(self, what: str, name: str) -> None:
+        """Notes what looks odd about an image (or file) and may make its answer wrong."""
+        self.warnings.setdefault(what, []).append(shown(name))
+
     def tell(self) -> None:
-        """Says the notes: one line a kind, with the number of images and three names."""
-        for what, names in self.notes.items():
-            kind = "note: " if what.startswith(_HARMLESS) else ""
-            warnings.warn(f"{kind}{what}: {len(names):,} ({examples(names)})", stacklevel=2)
-        self.notes.clear()
+        """Says them: one line a kind, with the number of images and three names."""
+        for kind, told in (("note: ", self.notes), ("", self.warnings)):
+            for what, names in told.items():
+                warnings.warn(f"{kind}{what}: {len(names):,} ({examples(names)})", stacklevel=2)
+            told.clear()
 
     def write(self, path: Path) -> None:
         """Writes the problems as CSV (id, place, problem); without any, removes an old file."""

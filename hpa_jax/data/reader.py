@@ -13,7 +13,6 @@ import math
 import os
 import re
 import struct
-import warnings
 import xml.etree.ElementTree as xml
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -497,9 +496,7 @@ def _open(path: str | Path) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's own bomb warning; the check below is stricter
-            image = Image.open(path)
+        image = Image.open(path)
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
     except UnidentifiedImageError:
@@ -637,8 +634,8 @@ def _read_tiff(
         _check_whole(path, file, series)
         try:
             pixels = series.asarray()
-        except ValueError as error:
-            if "imagecodecs" not in str(error):
+        except (ValueError, ImportError) as error:  # a codec that needs a package
+            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
                 raise
             pixels = _by_pillow(path, series)
         pixels = _photometric(pixels, page)

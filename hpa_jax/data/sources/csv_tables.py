@@ -12,6 +12,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data.problems import Problems
 
@@ -42,6 +43,19 @@ def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
     if len(doubled):
         raise InputError(f"{path}: has two columns {doubled[0]!r}")
     return table
+
+
+def read_any(path: str | Path, remedy: str = "") -> "pd.DataFrame":
+    """As `read`, of a Parquet file too.
+
+    Raises:
+        InputError: as `read`, or no readable Parquet.
+    """
+    if Path(path).suffix.lower() != ".parquet":
+        return read(path, remedy)
+    table = artifacts.read_table(path)
+    table.columns = [str(name).lower() for name in table.columns]
+    return table.astype(object).where(table.notna(), "").astype(str)
 
 
 def rows(path: str | Path) -> "pd.DataFrame":

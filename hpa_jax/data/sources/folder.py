@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpa_jax.core.contents import sha256
-from hpa_jax.core.errors import InputError
+from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems, examples, shown
 from hpa_jax.data.reader import CHANNELS, BadImage, Scaling, inside
@@ -48,6 +48,8 @@ _FIELD = re.compile(r"\{(id|channel|plate|well|site)\}|(\*\*/)|(\*)")
 _IGNORED = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|$)", re.IGNORECASE)
 _COMPOSITE = re.compile(r".*(?:_(?:red|green|blue|yellow)){2,}", re.IGNORECASE)
+WHOLES = ("image", "path", "file")  # columns of files of all channels in a table of paths
+NOT_PATHS = ("id", "plate", "well", *csv_tables.LABELS)
 LONGEST_ID = 180  # bytes; a converted copy's name adds some 25 of the disk's 255
 
 
@@ -67,6 +69,7 @@ def scan(
     *,
     into: str | Path,
     pattern: str = "",
+    table: str = "",
     tokens: Mapping[str, str] | None = None,
     channels: str | Mapping[str, str] = "",
     planes: Sequence[str] = (),
@@ -90,6 +93,7 @@ def scan(
     """Rows of every image of the folder.
 
     into: folder for converted copies.  pattern: as above; "" recognises a known layout.
+    table: file of paths in place of a pattern: `listed`.
     channels: names of channels in file names and files, "DAPI:blue,GFP:green", beside stains'.
     tokens: the same the other way round, channel -> how file names write it.
     planes: channels of a file of all in order; () takes the names in the file.
@@ -124,8 +128,11 @@ def scan(
         value_range=tuple(value_range),
     )
     _check_options(pattern, conversion)
-    matches = find(root, pattern, names, problems, links=links, besides=(root / labels, into))
-    known_labels = csv_tables.read_labels(root / labels, class_names, problems, matches)
+    if table:
+        matches, known_labels = listed(root, table, names, class_names, problems, links=links)
+    else:
+        matches = find(root, pattern, names, problems, links=links, besides=(root / labels, into))
+        known_labels = csv_tables.read_labels(root / labels, class_names, problems, matches)
     for id in sorted(set(known_labels) - set(matches)):
         problems.add(root / labels, id, "has no images in the folder")
     common = set(not_only)
@@ -206,15 +213,16 @@ def find(
     images = [name for name in files if name.lower().endswith(SUFFIXES)]
     thumbnails = {name for name in images if _THUMBNAIL.search(_stem(name).rsplit("/", 1)[-1])}
     images = [name for name in images if name not in thumbnails]
-    layout = "the pattern"
+    layout = ""
     if not pattern:
         layout, pattern = _recognised(root, images, names)
-        problems.note(f"{root}: read as {layout}, pattern {pattern!r}; images", "")
     fits = _Pattern(pattern, names)
     matches, aside = _gathered(root, images, fits, problems, links)
     aside += [name for name in files if name not in set(images) and name not in thumbnails]
     for name in thumbnails:
-        problems.note(f"{root}: thumbnails were left out", name)
+        problems.warn(f"{root}: thumbnails were left out", name)
+    if not matches and problems.found:
+        raise problems.error("nothing is left without them")
     if not matches:
         example = f"; {shown(aside[0])} does not" if aside else ""
         raise InputError(
@@ -222,13 +230,66 @@ def find(
             f"{example}: --config.data.folder.pattern says how ({{id}} alone: one file with all "
             "channels)"
         )
-    for note in [note for note in problems.notes if note.startswith(f"{root}: read as")]:
-        problems.notes[note] = list(matches)
+    for id in matches if layout else ():
+        problems.note(f"{root}: read as {layout} (pattern {pattern!r}); images", id)
     for name in aside:
         composite = _COMPOSITE.fullmatch(_stem(name)) and name.lower().endswith(SUFFIXES)
         what = "composites of several channels were left out" if composite else None
-        problems.note(f"{root}: {what or 'files that fit no pattern were left out'}", name)
+        problems.warn(f"{root}: {what or 'files that fit no pattern were left out'}", name)
     return matches
+
+
+def listed(
+    root: Path,
+    table: str,
+    names: Mapping[str, str],
+    class_names: Sequence[str],
+    problems: Problems,
+    *,
+    links: bool = False,
+) -> tuple[dict[str, Match], dict[str, list[int]]]:
+    """(id -> its files, id -> class numbers) of a CSV or Parquet file of paths.
+
+    Its columns: id; a path a channel (red or a stain's name), or image for a file of all channels;
+    if known labels, plate and well. Others don't matter.  Paths are absolute or below the root.
+
+    Raises:
+        InputError: no such file, or it lacks these columns.
+    """
+    place, matches, labels = root / table, {}, {}
+    cells = csv_tables.read_any(place)
+    columns = {name: imported.channel_named(name, names) for name in cells if name not in NOT_PATHS}
+    columns = {name: channel for name, channel in columns.items() if channel}
+    columns |= {name: "" for name in cells if name in WHOLES}
+    if "id" not in cells or not columns or ("" in columns.values() and len(columns) > 1):
+        raise InputError(
+            f"{place}: needs the columns id and red, green, blue, yellow (or image, for files of "
+            f"all channels); it has {', '.join(cells.columns)}"
+        )
+    label = next((name for name in csv_tables.LABELS if name in cells), None)
+    for number, row in enumerate(cells.to_dict("records"), start=2):
+        where, id = f"{place} row {number}", csv_tables.composed(row["id"])
+        paths = {
+            c: str(root / Path(row[name]).expanduser()) for name, c in columns.items() if row[name]
+        }
+        outside = [path for path in paths.values() if not inside(root, path) and not links]
+        if id in matches:
+            problems.add(where, id, "the id is there twice")
+        elif not competition.safe_id(id) or len(id.encode()) > LONGEST_ID:
+            problems.add(where, id, "an id must be a plain name")
+        elif outside:
+            problems.add(
+                where, id, f"{outside[0]} is outside of data.root; data.folder.links=True allows it"
+            )
+        else:
+            matches[id] = Match(paths, row.get("plate", ""), row.get("well", ""))
+            found, wrong = csv_tables.class_numbers(row[label], class_names) if label else ([], "")
+            if wrong:
+                hint = near(wrong, class_names)
+                problems.add(where, id, f"{wrong!r} is no class name or number{hint}")
+            elif found:
+                labels[id] = found
+    return matches, labels
 
 
 def _gathered(
