@@ -129,7 +129,7 @@ FOLDER: Statement = dict(
         blue=option("error", "an image without the nuclei's channel", **_RULE),
         yellow=option("error", "an image without the ER's channel; mean: of the others", **_RULE),
     ),
-    project=option("max", "a Z stack becomes", choices="hpa_jax.data.reader:PROJECTIONS"),
+    project=option("max", "a Z stack becomes", choices="hpa_jax.data.planes:PROJECTIONS"),
     frame=option(
         None, "of a time series the one to take; None refuses it", kinds=(int, type(None))
     ),

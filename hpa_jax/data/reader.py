@@ -5,124 +5,87 @@ the field -> pad or crop.  The first three are `planes` and `one_plane`, the fou
 last two are `resize` and `sources.imported`.  What can't be read with certainty is a BadImage that
 says in one line what is wrong; what was decided about an image is in `Planes.notes`.
 
-PNG (8 and 16 bits, palettes) and JPEG are decoded by Pillow, TIFF by tifffile.  Without the package
-imagecodecs, LZW, JPEG and zstd inside TIFF are decoded by Pillow where it loses nothing.
+PNG (8 and 16 bits, palettes) and JPEG are decoded here, by Pillow; other formats have a module.
 """
 
 import math
 import os
 import re
 import struct
-import xml.etree.ElementTree as xml
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpa_jax.core.errors import InputError
+from hpa_jax.data import microscopes, ome_zarr, tiff
+from hpa_jax.data.planes import (
+    MAX_PIXELS,
+    PROJECTIONS,
+    BadImage,
+    Planes,
+    Reading,
+    is_ramp,
+    without_alpha,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
-    from tifffile import TiffFile, TiffPage, TiffPageSeries
+
+__all__ = ["PROJECTIONS", "BadImage", "Planes", "Reading", "without_alpha"]
 
 CHANNELS: tuple[str, ...] = ("red", "green", "blue", "yellow")
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
-TIFF = (".tif", ".tiff")
-PROJECTIONS = ("max", "mean", "middle", "refuse")
-# A PNG of a few kB can claim gigapixels; the competition's largest has 4096².
-MAX_PIXELS = 100_000_000
-MAX_BYTES = 8 * MAX_PIXELS  # of all planes: four of 100 megapixels in 16 bits
-# Sets of several files (OME, Micro-Manager) name the others; following names would leave the root.
-ALONE = {"_multifile": False, "is_mmstack": False, "is_ndtiff": False}
-SMALLEST, LARGEST = 0.01, 5.0  # µm a pixel of a light microscope
+PLAIN = (".png", ".jpg", ".jpeg")  # by Pillow
+# A suffix that is the end of another comes after it.
+SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *microscopes.SUFFIXES)
 DARK = 16  # the darkest pixel of an image that was 8 bits; a camera's offset is above
-_MICROMETRES = {"µm": 1.0, "um": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "inch": 25400.0}
-_MICROMETRES |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
 # Planes (of RGB) that carry a channel where a file shows it in its colour.
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
-_PREVIEW = re.compile("thumb|label|macro|overview|preview", re.IGNORECASE)
 _MODES = ("L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L")
 _DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error)
-
-
-class BadImage(InputError):
-    """An image file that can't be used. `what` is the reason without the path."""
-
-    def __init__(self, path: str | Path, what: str) -> None:
-        super().__init__(f"{path}: {what}")
-        self.path, self.what = str(path), what
-
-    def __reduce__(self) -> tuple:
-        return type(self), (self.path, self.what)  # so that it can come from another process
 
 
 class NeedsScaling(BadImage):
     """A file of more than 8 bits: its values mean nothing without those of its other channels."""
 
 
-@dataclass(frozen=True)
-class Planes:
-    """The planes of one image in a file, upright, in their true values.
-
-    pixels: [P, H, W] uint8 or uint16.  names: of the planes, "" where unknown.
-    pixel_size: µm a pixel, None where the file doesn't say or says what can't be.
-    bits: significant bits, where the file states them.  colour: the planes are the red, green and
-    blue (and alpha, if `alpha`) samples of one image.  notes: decisions a person should know.
-    """
-
-    pixels: np.ndarray
-    names: tuple[str, ...] = ()
-    pixel_size: float | None = None
-    bits: int | None = None
-    colour: bool = False
-    alpha: bool = False
-    lossy: bool = False
-    notes: tuple[str, ...] = ()
-
-
-def planes(
-    path: str | Path,
-    *,
-    scene: int = 0,
-    single: bool = False,
-    project: str = "max",
-    frame: int | None = None,
-    value_range: Sequence[float] = (),
-) -> Planes:
+def planes(path: str | Path, how: Reading = Reading(), scene: int = 0) -> Planes:  # noqa: B008
     """All planes of one image of a file.
 
     scene: number of the image, of a file that holds several (`scenes`).
-    single: the file holds one channel; its pages are a Z stack then, else they are channels.
-    project: of a Z stack: max, mean, middle, or refuse.
-    frame: of a time series the one to take; None refuses it.
-    value_range: (black, white) of float pixels that are not within 0..1; () where unknown.
 
     Raises:
         BadImage: unreadable, too large, cut off, a time series, values of unknown meaning, or
             planes that the file promises and does not hold.
     """
-    if Path(path).suffix.lower() in TIFF:
-        image = _read_tiff(Path(path), scene, single, project, frame, value_range)
+    suffix, limits = Path(path).suffix.lower(), how.value_range
+    if suffix in tiff.SUFFIXES:
+        image, stated = tiff.read(Path(path), scene, how)
+        limits = limits or stated
+    elif suffix in ome_zarr.SUFFIXES:
+        image = ome_zarr.read(Path(path), scene, how)
+    elif suffix in microscopes.SUFFIXES:
+        image = microscopes.read(Path(path), scene, how)
     else:
         image = _read_by_pillow(path)
-    pixels, bits, notes = _true_values(path, image.pixels, image.bits, value_range)
+    pixels, bits, notes = _true_values(path, image.pixels, image.bits, limits)
     names = image.names or ("",) * len(pixels)
     return replace(image, pixels=pixels, bits=bits, names=names, notes=(*image.notes, *notes))
 
 
-def scenes(path: str | Path) -> int:
-    """Number of images in a file (OME series, positions), from its headers; previews don't count.
+def scenes(path: str | Path) -> list[str]:
+    """Names of the images in a file (OME series, wells); [""] for the one of most files.
 
     Raises:
-        BadImage: no readable TIFF.
+        BadImage: it can't be read.
     """
-    if Path(path).suffix.lower() not in TIFF:
-        return 1
-    with _opened_tiff(Path(path)) as file:
-        return len(_scenes(file))
+    formats = (tiff, ome_zarr, microscopes)
+    for module in formats:
+        if Path(path).suffix.lower() in module.SUFFIXES:
+            return module.scenes(Path(path))
+    return [""]
 
 
 def size(path: str | Path) -> tuple[int, int]:
@@ -152,7 +115,7 @@ def read_channel(path: str | Path, channel: str) -> np.ndarray:
         BadImage: unreadable, or not convertible without loss of meaning.
         NeedsScaling: more than 8 bits.
     """
-    plane = one_plane(planes(path, single=True), channel, path)
+    plane = one_plane(planes(path, Reading(single=True)), channel, path)
     eight = as_eight_bits([plane])
     if eight is None:
         raise NeedsScaling(path, "16-bit values that don't fit 8 bits")
@@ -215,19 +178,6 @@ def one_plane(image: Planes, channel: str, path: str | Path) -> np.ndarray:
     if all(np.abs(p - s * brightest).max() <= 1.0 for p, s in zip(pixels, shares, strict=True)):
         return brightest
     raise BadImage(path, "a colour image whose planes differ; save the channel as grey")
-
-
-def without_alpha(image: Planes, path: str | Path) -> np.ndarray:
-    """[P, H, W] without a plane of transparency.
-
-    Raises:
-        BadImage: it is partly transparent.
-    """
-    if not image.alpha:
-        return image.pixels
-    if (image.pixels[-1] != np.iinfo(image.pixels.dtype).max).any():
-        raise BadImage(path, "partly transparent; save it without transparency")
-    return image.pixels[:-1]
 
 
 # --- scaling of intensity ---
@@ -477,19 +427,11 @@ def _of_palette(image: "Image.Image") -> "Image.Image":
         return image.convert("RGBA")
     colours = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
     indices = np.asarray(image)
-    if int(indices.max(initial=0)) < len(colours) and _is_ramp(colours):
+    if int(indices.max(initial=0)) < len(colours) and is_ramp(colours):
         from PIL import Image
 
         return Image.fromarray(indices)
     return image.convert("RGB")
-
-
-def _is_ramp(colours: np.ndarray) -> bool:
-    """Whether a palette int[N, 3] is a look-up table that shows intensity in colour: it gets
-    brighter with the index all the way, from black."""
-    grey = (colours == colours[:, :1]).all()
-    light = colours.astype(np.int64) @ (299, 587, 114)
-    return bool(not grey and len(colours) > 16 and light[0] == 0 and (np.diff(light) > 0).all())
 
 
 def _open(path: str | Path) -> "Image.Image":
@@ -582,360 +524,3 @@ def _last_byte(tiff: "Image.Image") -> float:
         except (TypeError, ValueError):
             return np.inf
     return last
-
-
-# --- TIFF: tifffile ---
-
-
-@contextmanager
-def _opened_tiff(path: Path) -> Iterator["TiffFile"]:
-    """An open TIFF, read without the other files of its set.
-
-    Raises:
-        BadImage: what tifffile or its decoders raise, in one line.
-    """
-    import tifffile
-
-    if not path.is_file():
-        raise BadImage(path, "no such file")
-    try:
-        with tifffile.TiffFile(path, **ALONE) as file:
-            about = file.ome_metadata
-            if about is None or not _names_others(path, about):
-                yield file
-                return
-        # Which of the set's channels lie in this file is not asked: its pages as they are.
-        with tifffile.TiffFile(path, is_ome=False, **ALONE) as file:
-            yield file
-    except BadImage:
-        raise
-    except Exception as error:  # tifffile raises what its decoders raise
-        empty = path.stat().st_size == 0
-        reason = "empty file (0 bytes)" if empty else " ".join(str(error).split())
-        raise BadImage(path, f"no readable TIFF ({reason})") from None
-
-
-def _read_tiff(
-    path: Path,
-    scene: int,
-    single: bool,
-    project: str,
-    frame: int | None,
-    value_range: Sequence[float],
-) -> Planes:
-    with _opened_tiff(path) as file:
-        about = file.ome_metadata if file.is_ome else None
-        candidates = _scenes(file)
-        if scene >= len(candidates):
-            raise BadImage(path, f"has no image {scene}: it holds {len(candidates)}")
-        series = candidates[scene]
-        page = series.keyframe
-        _check_claim(path, series)
-        _check_whole(path, file, series)
-        try:
-            pixels = series.asarray()
-        except (ValueError, ImportError) as error:  # a codec that needs a package
-            if isinstance(error, ValueError) and "imagecodecs" not in str(error):
-                raise
-            pixels = _by_pillow(path, series)
-        pixels = _photometric(pixels, page)
-        image = _ordered(path, pixels, series, single, project, frame)
-        if not single and about is None and page.photometric == 2 and page.samplesperpixel >= 3:
-            image = replace(image, colour=True)
-        names, size, bits = ((), None, None)
-        if about:
-            names, size, bits = _ome(path, about, series, len(image.pixels))
-        size = size or _resolution(page, file.imagej_metadata or {})
-        declared = _declared_bits(page) or bits
-        if page.dtype.kind == "f" and not value_range:
-            value_range = _declared_range(page)
-    if value_range and image.pixels.dtype.kind == "f":
-        pixels, declared, _ = _true_values(path, image.pixels, None, value_range)
-        image = replace(image, pixels=pixels)
-    orientation = page.tags["Orientation"].value if "Orientation" in page.tags else 1
-    return replace(
-        image,
-        pixels=_upright(image.pixels, int(orientation)),
-        names=names or ("",) * len(image.pixels),
-        pixel_size=_plausible(size),
-        bits=declared,
-        lossy=page.compression == 7,
-    )
-
-
-def _scenes(file: "TiffFile") -> list["TiffPageSeries"]:
-    """The images of a file: its series without previews, labels and reduced copies."""
-    every = [s for s in file.series if {"Y", "X"} <= set(s.axes)] or list(file.series)
-    full = [s for s in every if not s.keyframe.is_reduced] or every
-    named = [s for s in full if not _PREVIEW.search(s.name or "")] or full
-    if file.is_ome:
-        return named
-    largest = max(_side(s) for s in named)
-    shape = {s for s in named if _side(s) == largest}
-    first = next(s for s in named if s in shape)
-    return [s for s in named if not _is_copy_of(s, first)]
-
-
-def _side(series: "TiffPageSeries") -> tuple[int, int]:
-    lengths = dict(zip(series.axes, series.shape))
-    return lengths.get("Y", 0), lengths.get("X", 0)
-
-
-def _is_copy_of(series: "TiffPageSeries", full: "TiffPageSeries") -> bool:
-    """Whether it has the same form and at most half the side."""
-    (height, width), (whole_height, whole_width) = _side(series), _side(full)
-    same_form = abs(height * whole_width - width * whole_height) <= max(whole_height, whole_width)
-    return same_form and 2 * max(height, width) <= max(whole_height, whole_width)
-
-
-def _names_others(path: Path, about: str) -> bool:
-    """Whether the OME-XML spreads the image over several files.
-
-    Raises:
-        BadImage: one of them is named with a path.
-    """
-    try:
-        nodes = [node for node in xml.fromstring(about).iter() if node.tag.endswith("}UUID")]
-    except xml.ParseError:
-        return False
-    names = {node.get("FileName", "") for node in nodes}
-    for name in sorted(names):
-        if set(name) & set("/\\") or name == "..":
-            raise BadImage(path, f"its OME-XML names a file elsewhere ({name!r}); refused")
-    # A file that was renamed still names itself by the old name: what differs are the UUIDs.
-    return len({node.text for node in nodes}) > 1
-
-
-def _check_claim(path: Path, series: "TiffPageSeries") -> None:
-    """What decoding would allocate, from the header alone: a few kB can claim gigabytes.
-
-    Raises:
-        BadImage: too large, or no numbers.
-    """
-    shape, dtype = series.shape, series.dtype
-    if dtype is None or dtype.kind not in "uifb" or dtype.itemsize > 8:
-        raise BadImage(path, f"{dtype} pixels; whole numbers and floats are read")
-    plane = math.prod(length for length, letter in zip(shape, series.axes) if letter in "YX")
-    if plane > MAX_PIXELS or math.prod(shape) * dtype.itemsize > MAX_BYTES:
-        raise BadImage(path, f"claims {' x '.join(map(str, shape))} {dtype} values; refused")
-
-
-def _check_whole(path: Path, file: "TiffFile", series: "TiffPageSeries") -> None:
-    """tifffile fills what is absent with zeros; an image with invented zeros is refused.
-
-    Raises:
-        BadImage: planes, strips or tiles are absent, or lie beyond the end of the file.
-    """
-    length, pages = file.filehandle.size, list(series.pages)
-    absent = sum(page is None for page in pages)
-    if absent:
-        raise BadImage(
-            path, f"{absent} of {len(pages)} planes that its metadata promise are not in the file"
-        )
-    for page in pages:
-        counts, offsets = page.databytecounts, page.dataoffsets
-        if not counts or any(not count for count in counts) or any(not at for at in offsets):
-            raise BadImage(path, "empty strips or tiles (a write that was interrupted); refused")
-        if max(at + count for at, count in zip(offsets, counts)) > length:
-            raise BadImage(path, "truncated TIFF (its end is missing); fetch it again")
-    contiguous = len(pages) == 1 and series.dataoffset is not None
-    if contiguous and series.dataoffset + series.size * series.dtype.itemsize > length:
-        raise BadImage(path, "truncated TIFF (its end is missing); fetch it again")
-
-
-def _by_pillow(path: Path, series: "TiffPageSeries") -> np.ndarray:
-    """The pixels of a series by Pillow, without imagecodecs: 8-bit samples and 16-bit grey.
-
-    Raises:
-        BadImage: Pillow would lose bits or planes.
-    """
-    from PIL import Image
-
-    parts = []
-    with Image.open(path) as image:
-        for page in series.pages:
-            if not isinstance(page.index, int):
-                break
-            image.seek(page.index)
-            pixels = np.asarray(image)
-            if pixels.shape != page.keyframe.shape or pixels.dtype != page.keyframe.dtype:
-                break
-            if image.mode == "L" and page.keyframe.photometric == 0:
-                pixels = 255 - pixels  # Pillow has turned it already, `_photometric` does it again
-            parts.append(pixels)
-    if len(parts) != len(series.pages):
-        name = series.keyframe.compression.name
-        raise BadImage(path, f"{name} of these pixels needs the package imagecodecs: install it")
-    return np.stack(parts).reshape(series.shape)
-
-
-def _photometric(pixels: np.ndarray, page: "TiffPage") -> np.ndarray:
-    """Values whose 0 is black: of MinIsWhite turned round, of a palette looked up."""
-    if page.photometric == 0 and pixels.dtype.kind in "ub":
-        return ~pixels if pixels.dtype == bool else np.iinfo(pixels.dtype).max - pixels
-    if page.photometric == 3 and page.colormap is not None:
-        colours = np.asarray(page.colormap).T
-        colours = (colours if colours.max(initial=0) <= 255 else colours >> 8).astype(np.uint8)
-        if _is_ramp(colours):
-            return pixels
-        looked_up = colours[pixels]
-        return looked_up[..., 0] if (colours == colours[:, :1]).all() else looked_up
-    return pixels
-
-
-def _ordered(
-    path: Path,
-    pixels: np.ndarray,
-    series: "TiffPageSeries",
-    single: bool,
-    project: str,
-    frame: int | None,
-) -> Planes:
-    """[P, H, W] of an array with tifffile's axis letters, and how its samples are meant.
-
-    Raises:
-        BadImage: a time series, or more axes than one image has.
-    """
-    axes, page, notes = series.axes, series.keyframe, []
-    colour = page.photometric in (2, 6) and "S" in axes
-    if pixels.ndim == len(axes) + 1:  # looked up in a palette of colours
-        axes, colour = axes + "S", True
-    for letter in axes:
-        at, length = axes.index(letter), pixels.shape[axes.index(letter)]
-        if letter in "YX":
-            continue
-        if length == 1:
-            pixels = pixels.squeeze(axis=at)
-        elif letter == "Z" or (single and letter in "QI"):
-            pixels = _projected(path, pixels, at, project)
-            notes.append(f"Z stacks became one plane ({project})")
-        elif letter == "T" and frame is not None:
-            if not -length <= frame < length:
-                raise BadImage(path, f"has {length} of axis T, data.folder.frame={frame}")
-            pixels = pixels.take(frame, axis=at)
-            notes.append(f"of time series frame {frame} was taken")
-        elif letter in "CSQI":  # channel, sample, unnamed, page: each can hold the channels
-            continue
-        else:
-            name = "T: a time series (data.folder.frame=0 takes its first)" if letter == "T" else ""
-            raise BadImage(path, f"has {length} of axis {name or letter}; one image a file")
-        axes = axes.replace(letter, "", 1)
-    if len(axes) > 3 or not {"Y", "X"} <= set(axes):
-        raise BadImage(path, f"axes {axes}: one channel axis beside Y and X is read")
-    if len(axes) == 2:
-        return Planes(pixels[None], notes=tuple(notes))
-    rest = next(letter for letter in axes if letter not in "YX")
-    pixels = np.moveaxis(pixels, axes.index(rest), 0)
-    samples = rest == "S"
-    alpha = samples and bool(page.extrasamples) and page.extrasamples[-1] in (1, 2)
-    grey_alpha = samples and alpha and len(pixels) == 2
-    return Planes(pixels, colour=colour or grey_alpha, alpha=alpha, notes=tuple(notes))
-
-
-def _projected(path: Path, pixels: np.ndarray, axis: int, project: str) -> np.ndarray:
-    """One plane of a Z stack.
-
-    Raises:
-        BadImage: stacks are to be refused.
-    """
-    if project == "refuse":
-        raise BadImage(path, f"a Z stack of {pixels.shape[axis]} planes (data.folder.project)")
-    if project == "max":
-        return pixels.max(axis=axis)
-    if project == "middle":
-        return pixels.take(pixels.shape[axis] // 2, axis=axis)
-    mean = pixels.mean(axis=axis)
-    return (
-        mean.astype(pixels.dtype)
-        if pixels.dtype.kind == "f"
-        else np.rint(mean).astype(pixels.dtype)
-    )
-
-
-def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """[P, H, W] as TIFF's tag Orientation (1 to 8) means it."""
-    if orientation in (5, 6, 7, 8):
-        pixels = pixels.swapaxes(1, 2)
-    if orientation in (3, 4, 7, 8):
-        pixels = pixels[:, ::-1]
-    if orientation in (2, 3, 6, 7):
-        pixels = pixels[:, :, ::-1]
-    return pixels
-
-
-def _declared_bits(page: "TiffPage") -> int | None:
-    """Significant bits by the tags BitsPerSample and MaxSampleValue, where they say anything."""
-    bits = page.bitspersample
-    if page.dtype is None or page.dtype.kind not in "u":
-        return None
-    if isinstance(bits, int) and 8 < bits < 16:
-        return bits
-    if "MaxSampleValue" in page.tags:
-        top = int(np.max(page.tags["MaxSampleValue"].value))
-        if 255 < top < 65535 and (top + 1).bit_count() == 1:
-            return top.bit_length()
-    return None
-
-
-def _declared_range(page: "TiffPage") -> tuple[float, ...]:
-    """Black and white of float pixels by the tags SMinSampleValue and SMaxSampleValue."""
-    if not {"SMinSampleValue", "SMaxSampleValue"} <= {tag.name for tag in page.tags}:
-        return ()
-    names = ("SMinSampleValue", "SMaxSampleValue")
-    low, high = (float(np.max(page.tags[name].value)) for name in names)
-    return (low, high) if low < high else ()
-
-
-def _ome(
-    path: Path, about: str, series: "TiffPageSeries", count: int
-) -> tuple[tuple[str, ...], float | None, int | None]:
-    """Channel names, µm a pixel and significant bits by OME-XML.
-
-    Raises:
-        BadImage: it promises other channels than were read.
-    """
-    try:
-        root = xml.fromstring(about)
-    except xml.ParseError:
-        return (), None, None
-    every = [node for node in root.iter() if node.tag.endswith("}Pixels")]
-    number = series.index if isinstance(getattr(series, "index", None), int) else 0
-    if not every:
-        return (), None, None
-    pixels = every[number] if number < len(every) else every[0]
-    nodes = [node for node in pixels if node.tag.endswith("}Channel")]
-    names: list[str] = []
-    for node in nodes:
-        names += [node.get("Name", "")] * int(node.get("SamplesPerPixel") or 1)
-    promised = pixels.get("SizeC", "")
-    if promised.isdecimal() and int(promised) != count:
-        raise BadImage(path, f"its OME-XML promises {promised} channels, {count} are there")
-    names = (names + [""] * count)[:count]
-    unit = _MICROMETRES.get(pixels.get("PhysicalSizeXUnit", "µm"))
-    try:
-        size = float(pixels.get("PhysicalSizeX", "")) * unit if unit else None
-    except ValueError:
-        size = None
-    significant = pixels.get("SignificantBits", "")
-    bits = int(significant) if significant.isdecimal() and 8 < int(significant) < 16 else None
-    return tuple(names), size if size and size > 0 else None, bits
-
-
-def _plausible(size: float | None) -> float | None:
-    """µm a pixel; None outside of what light microscopes give (72 dpi would be 353 µm)."""
-    return size if size is not None and SMALLEST <= size <= LARGEST else None
-
-
-def _resolution(page: Any, imagej: Mapping[str, object]) -> float | None:
-    """µm a pixel of ImageJ's and plain TIFF's resolution tags; None where they have no unit.
-
-    ImageJ writes pixels a unit into the tag and the unit's name into its description.
-    """
-    tags = getattr(page, "tags", {})
-    if "XResolution" not in tags:
-        return None
-    number, per = tags["XResolution"].value
-    unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 1
-    named = str(imagej.get("unit", "")).replace("\\u00B5", "µ").strip()
-    micrometres = _MICROMETRES.get(named) or {2: 25400.0, 3: 10000.0}.get(int(unit))
-    return micrometres * per / number if micrometres and number else None

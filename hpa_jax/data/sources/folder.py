@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING
 
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.data import reader
+from hpa_jax.data import ome_zarr, reader
+from hpa_jax.data.planes import BadImage, Reading
 from hpa_jax.data.problems import Problems, examples, shown
-from hpa_jax.data.reader import CHANNELS, BadImage, Scaling, inside
+from hpa_jax.data.reader import CHANNELS, Scaling, inside
 from hpa_jax.data.sources import competition, csv_tables, imported
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".ome.tif", ".ome.tiff", *reader.SUFFIXES)
+SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *reader.SUFFIXES)
 # Layouts that are recognised, the first that fits most files: name, pattern.
 LAYOUTS = (
     ("a file a channel", "{id}_{channel}"),
@@ -123,9 +124,7 @@ def scan(
         field_um=field_um,
         pixel_size=pixel_size,
         largest=largest,
-        project=project,
-        frame=frame,
-        value_range=tuple(value_range),
+        reading=Reading(project=project, frame=frame, value_range=tuple(value_range)),
     )
     _check_options(pattern, conversion)
     if table:
@@ -136,20 +135,19 @@ def scan(
     for id in sorted(set(known_labels) - set(matches)):
         problems.add(root / labels, id, "has no images in the folder")
     common = set(not_only)
-    images = {
-        name: imported.Files(match.paths, scene, match.plate)
-        for id, match in sorted(matches.items())
-        if not common or not set(known_labels.get(id, ())) <= common
-        for name, scene in _scenes(id, match, problems)
-    }
+    images, whose = {}, {}
+    for id, match in sorted(matches.items()):
+        if not common or not set(known_labels.get(id, ())) <= common:
+            for name, scene in _scenes(id, match, problems):
+                images[name] = imported.Files(match.paths, scene, match.plate)
+                whose[name] = id
     ready = imported.rows(images, into, conversion, problems, content=content, title="folder")
     rows = []
     for id, row in ready.items():
-        origin = id if id in matches else id.rpartition("_s")[0]
-        match = matches[origin]
+        match = matches[whose[id]]
         sample = "_".join(part for part in (match.plate, match.well) if match.well and part)
         specimen = {"antibody": None, "plate": match.plate or None, "sample": sample or None}
-        known = known_labels.get(origin)
+        known = known_labels.get(whose[id])
         rows.append({"id": id, "source": part, "labels": known, **specimen, **row})
     _tell_sizes(root, [row["pixel_size"] for row in rows], field_um)
     return pd.DataFrame(rows, columns=list(imported.COLUMNS)).astype(object)
@@ -158,17 +156,17 @@ def scan(
 def _scenes(id: str, match: Match, problems: Problems) -> list[tuple[str, int]]:
     """(id, number) of each image that the files hold: more than one where they hold a series."""
     try:
-        counts = {reader.scenes(path) for path in match.paths.values()}
-    except BadImage:  # said by who reads it
+        held = {tuple(reader.scenes(path)) for path in match.paths.values()}
+    except BadImage:  # told by who reads it
         return [(id, 0)]
-    if len(counts) > 1:
+    if len(held) > 1:
         path = next(iter(match.paths.values()))
         problems.add(path, id, "the channels' files hold different numbers of images")
         return []
-    (count,) = counts
-    if count > 1:
-        problems.note("files of several images (ids ID_s0, ID_s1, …)", id)
-    return [(f"{id}_s{n}", n) for n in range(count)] if count > 1 else [(id, 0)]
+    (names,) = held
+    if len(names) > 1:
+        problems.note("files of several images (ids with _s0, _s1 or the well)", id)
+    return [(f"{id}_{name}" if name else id, number) for number, name in enumerate(names)]
 
 
 def _tell_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -> None:
@@ -351,6 +349,9 @@ def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path])
             path = os.path.join(folder, name)
             if os.path.realpath(path) in left_out or name == "__MACOSX":
                 continue
+            if name.lower().endswith(ome_zarr.SUFFIXES):  # a folder that is one image
+                yield os.path.relpath(path, root).replace(os.sep, "/")
+                continue
             if os.path.islink(path) and not inside(root, path) and not links:
                 problems.add(
                     path, "", "a link that leaves data.root; move it, or data.folder.links=True"
@@ -476,10 +477,9 @@ def _check_options(pattern: str, conversion: imported.Conversion) -> None:
         raise InputError(
             f"data.folder.scale_over={scaling.over!r}: one of {', '.join(reader.SCALED_OVER)}"
         )
-    if conversion.project not in reader.PROJECTIONS:
-        raise InputError(
-            f"data.folder.project={conversion.project!r}: one of {', '.join(reader.PROJECTIONS)}"
-        )
-    limits = conversion.value_range
+    if (project := conversion.reading.project) not in reader.PROJECTIONS:
+        names = ", ".join(reader.PROJECTIONS)
+        raise InputError(f"data.folder.project={project!r}: one of {names}")
+    limits = conversion.reading.value_range
     if limits and not (len(limits) == 2 and limits[0] < limits[1]):
         raise InputError(f"data.folder.value_range={limits}: (black, white) with black < white")

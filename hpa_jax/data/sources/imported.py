@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import reader
+from hpa_jax.data.planes import BadImage, Planes, Reading
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, BadImage, Planes, Scaling
+from hpa_jax.data.reader import CHANNELS, Scaling
 
 BYTES_PER_VALUE = 0.6  # of an 8-bit PNG; the competition's have 0.44 (docs/data.md)
 # Of the rows that sources give; who converts nothing leaves the last three out.
@@ -64,7 +65,7 @@ class Conversion:
     missing: channel -> error, zeros or mean (of the others); green has no rule, it must be there.
     field_um: side of a training image in µm; 0 leaves the size.  pixel_size: µm a pixel where
     the files don't say (0: unknown).  largest: side to which larger images are reduced; 0: none.
-    project, frame, value_range: as `reader.planes` has them.
+    reading: projection, frame and range of values; `single` is told by the files.
     keep: whether 8-bit channel files are used where they lie (TIFF never: it is slow to read).
     """
 
@@ -75,9 +76,7 @@ class Conversion:
     field_um: float = 0.0
     pixel_size: float = 0.0
     largest: int = 0
-    project: str = "max"
-    frame: int | None = None
-    value_range: tuple[float, ...] = ()
+    reading: Reading = field(default_factory=Reading)
     keep: bool = True
 
 
@@ -127,7 +126,7 @@ def rows(
     def sign(id: str) -> str:
         files = images[id]
         for path in files.paths.values():
-            if not os.path.isfile(path):
+            if not os.path.exists(path):
                 raise BadImage(path, "no such file")
         options = (LAYOUT, _json(conversion), files.scene)
         return signature(files.paths.values(), options, content)
@@ -199,7 +198,7 @@ def convert(
         "notes": [*dict.fromkeys((*read.notes, *notes))],
     }
     cropped = bool(conversion.field_um and micrometres)
-    plain = all(Path(file).suffix.lower() not in reader.TIFF for file in files.paths.values())
+    plain = all(Path(file).suffix.lower() in reader.PLAIN for file in files.paths.values())
     kept = all(planes[c].dtype == np.uint8 for c in planes) and "" not in files.paths
     if conversion.keep and plain and kept and not cropped and not filled and blacks is None:
         return {**{c: files.paths.get(c) for c in CHANNELS}, **about}
@@ -223,14 +222,8 @@ def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray],
     planes: dict[str, np.ndarray] = {}
     sizes, bits, notes = [], [], []
     for channel, path in files.paths.items():
-        image = reader.planes(
-            path,
-            scene=files.scene,
-            single=bool(channel),
-            project=conversion.project,
-            frame=conversion.frame,
-            value_range=conversion.value_range,
-        )
+        how = replace(conversion.reading, single=bool(channel))
+        image = reader.planes(path, how, files.scene)
         sizes.append(image.pixel_size)
         bits.append(image.bits)
         notes += image.notes
@@ -422,7 +415,15 @@ def signature(
 
     content: file -> digest of its bytes.
     """
-    return digest([(Path(file).name, content(str(file))) for file in files], options)[:8]
+    whole = [path for file in files for path in (files_of(file) if os.path.isdir(file) else [file])]
+    return digest([(Path(file).name, content(str(file))) for file in whole], options)[:8]
+
+
+def files_of(folder: str | Path) -> list[str]:
+    """The files of an image that is a folder (Zarr), sorted."""
+    return sorted(
+        os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
+    )
 
 
 def known(folder: Path, id: str, mark: str) -> dict[str, Any] | None:
