@@ -121,6 +121,8 @@ def _decide(
     found, labels = packed.decide(probs, features)
     odd, why = packed.judge(embeddings, features)
     result = bundle.table(packed, ids, found, labels, odd if knows else None, why)
+    if (unknown := _scale_unknown(packed, table)).any():
+        result.insert(3, "scale_unknown", unknown)
     with artifacts.atomic(context.path("predictions.csv")) as temporary:
         result.to_csv(temporary, index=False, float_format="%.5f")
     tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
@@ -146,8 +148,13 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
     if config.source == "synthetic" and not config.sources:  # no source was named
         sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
     for source in sources:
-        if source.get("missing_yellow") == "error":
-            source["missing_yellow"] = packed.picture.get("missing_yellow", "error")
+        if source["source"] != "folder":
+            continue
+        rules = source.get("missing", {})
+        if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.picture:
+            source["missing"] = {**rules, "yellow": packed.picture["missing_yellow"]}
+        # Model and file both know their scale: the image gets the training's.
+        source["field_um"] = source.get("field_um") or packed.picture.get("field_um") or 0.0
     try:
         return catalog.build(
             sources,
@@ -221,6 +228,8 @@ def _summary(context: Context, packed: "Bundle", table: "pd.DataFrame", odd: np.
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
     if odd.any():
         parts.append(f"{int(odd.sum())} unlike the training images")
+    if unknown := int(_scale_unknown(packed, table).sum()):
+        parts.append(f"{unknown:,} of unknown scale")
     reads_yellow = any("yellow" in member.config.channels for member in packed.members)
     if reads_yellow and (without := int(table["yellow"].isna().sum())):
         parts.append(f"{without:,} without a yellow channel (0 in its place)")
@@ -233,13 +242,13 @@ def _summary(context: Context, packed: "Bundle", table: "pd.DataFrame", odd: np.
         text += "\nthis model was trained on images of single cells; whole fields are unlike them"
     if left_out := packed.picture.get("left_out"):
         text += f"\nnot in the bundle: {left_out}"
-    field = packed.picture.get("field_um")
-    if field and not context.config.data.folder.field_um:
-        text += (
-            f"\nthe training images show {field:g} µm a side; if yours show another field and "
-            f"their files know the pixel size, add --config.data.folder.field_um={field:g}"
-        )
     return text
+
+
+def _scale_unknown(packed: "Bundle", table: "pd.DataFrame") -> np.ndarray:
+    """bool[N]: own images whose scale may not be the training's, as nothing tells it."""
+    own = (table["source"] == "own") & table["pixel_size"].isna()
+    return own.to_numpy(bool) & bool(packed.picture.get("field_um"))
 
 
 def _metafeatures(
