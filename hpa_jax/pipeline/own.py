@@ -1,11 +1,12 @@
 """`export` and `predict` on one's own images: what a user takes away, and its use.
 
 export: workdir -> bundle/.  predict --model=MODEL: a folder of images -> predictions.csv,
-predictions.parquet, embeddings/NAME.parquet.  Images are packed once for each side that a network
-or the metafeatures read, as a run does (config.records.also).
+predictions.parquet, embeddings/NAME.parquet, predictions/index.html.  Images are packed once for
+each side that a network or the metafeatures read, as a run does (config.records.also).
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
+from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import members, prepare, scores, tables
+from hpa_jax.pipeline import galleries, members, prepare, scores, tables
 from hpa_jax.pipeline.context import Context, opened, side_for
+from hpa_jax.report.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +57,11 @@ def export(context: Context) -> Path:
         features=context.config.features.to_dict(),
         picture=members.picture(context, method) | {"left_out": left_out(context)},
     )
-    return bundle.write(context.path("bundle"), packed)
+    written = bundle.write(context.path("bundle"), packed)
+    gallery = galleries.of_run(context, members.strongest(packed), packed.class_names)
+    if gallery is not None and context.flags.get("gallery", True):
+        galleries.write(written / "gallery", gallery)
+    return written
 
 
 def left_out(context: Context) -> str:
@@ -68,16 +75,66 @@ def left_out(context: Context) -> str:
     return said
 
 
-def predict(context: Context, packed: "Bundle") -> str:
-    """Labels, scores and embeddings of every image of the config's sources by a bundle.
+@dataclass(frozen=True)
+class Labelled:
+    """Own images and what a bundle says of them. records: side in pixels -> the packed images."""
+
+    found: Predictions
+    catalog: "pd.DataFrame"
+    records: "Mapping[int, Records]"
+
+
+def predict(context: Context, packed: "Bundle", given: str = "") -> str:
+    """Write labels, scores, embeddings and the page of every image of the config's sources.
+
+    given: what --model names, where a gallery of labelled images may lie.
+
+    Raises:
+        InputError: no folder of images, or unusable images.
+    """
+    from hpa_jax.decision import bundle
+    from hpa_jax.inference.tables import write_embeddings
+    from hpa_jax.pipeline import predictions_page
+
+    labelled = label(context, packed)
+    found = labelled.found
+    result = bundle.table(packed, found.ids, found.scores, found.labels, found.unlike, found.why)
+    for name in ("id", "labels", "why"):
+        result[name] = result[name].map(cell)
+    with artifacts.atomic(context.path("predictions.csv")) as temporary:
+        result.to_csv(temporary, index=False, float_format="%.5f")
+    scored = found.scores.astype(np.float32)
+    tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
+    for name, values in found.embeddings.items():
+        write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
+    about = [summary(context, found), *notes(context, packed)]
+    page = predictions_page.write(
+        *(context, packed, found, labelled.catalog, labelled.records, given, about)
+    )
+    artifacts.remove(context.path("predict_parts"))
+    about[0] += f" -> {context.path('predictions.csv')}, {page}"
+    return "\n".join(about)
+
+
+def summary(context: Context, found: Predictions) -> str:
+    """Return how many images there are, and how many of them are left out or flagged."""
+    parts = [f"{len(found.ids):,} images"]
+    bad = context.path("bad_images.csv")
+    if bad.is_file():
+        parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
+    if found.unlike.any():
+        parts.append(f"{int(found.unlike.sum())} unlike the training images")
+    return ", ".join(parts)
+
+
+def label(context: Context, packed: "Bundle") -> Labelled:
+    """Read, pack and label every image of the config's sources.
 
     Raises:
         InputError: no folder of images, or unusable images.
     """
     from hpa_jax.data import records as packing
     from hpa_jax.data.batches import Records
-    from hpa_jax.decision import bundle
-    from hpa_jax.inference.tables import write_embeddings
 
     table = _catalog(context, packed)
     ids = table["id"].to_numpy(str)
@@ -90,25 +147,33 @@ def predict(context: Context, packed: "Bundle") -> str:
                 encoding="raw",
             )
         )
-        for side in _sides(packed)
+        for side in sides(packed)
     }
     probs, embeddings = {}, {}
     for member in packed.members:
         probs[member.name], embeddings[member.name] = _look(context, member, table, sets)
     features = _metafeatures(next(iter(sets.values())), ids, table, packed)
-    found, labels = packed.decide(probs, features)
-    odd, why = packed.judge(embeddings, features)
-    result = bundle.table(packed, ids, found, labels, odd, why)
-    with artifacts.atomic(context.path("predictions.csv")) as temporary:
-        result.to_csv(temporary, index=False, float_format="%.5f")
-    tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
-    for name, values in embeddings.items():
-        write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
-    artifacts.remove(context.path("predict_parts"))
-    return _said(context, packed, ids, odd)
+    return Labelled(decide(packed, ids, probs, embeddings, features), table, sets)
 
 
-def _sides(packed: "Bundle") -> list[int]:
+def decide(
+    packed: "Bundle",
+    ids: np.ndarray,
+    probs: Mapping[str, np.ndarray],
+    embeddings: Mapping[str, np.ndarray],
+    features: "pd.DataFrame",
+) -> Predictions:
+    """Return a bundle's labels from the probabilities and embeddings of each of its networks."""
+    scored, labels = packed.decide(probs, features)
+    unlike, why = packed.judge(embeddings, features)
+    strongest = members.strongest(packed).name
+    return Predictions(
+        *(ids, packed.class_names, scored, labels, packed.cuts, unlike, why),
+        *(embeddings, strongest),
+    )
+
+
+def sides(packed: "Bundle") -> list[int]:
     """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
     wanted = [member.config.image_size for member in packed.members]
     base = packed.picture.get("image_size") or max(wanted)
@@ -176,26 +241,19 @@ def _look(
     return seen.probs, seen.embeddings
 
 
-def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) -> str:
-    """The summary: how many, which are odd, where it lies."""
-    parts = [f"{len(ids):,} images"]
-    bad = context.path("bad_images.csv")
-    if bad.is_file():
-        parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
-    if odd.any():
-        parts.append(f"{int(odd.sum())} unlike the training images")
-    text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
+def notes(context: Context, packed: "Bundle") -> list[str]:
+    """Return what a reader of the labels must know: whose thresholds, what a bundle lacks."""
     whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
-    text += f"\ncuts: {whose}"
+    lines = [f"thresholds: {whose}"]
     if left_out := packed.picture.get("left_out"):
-        text += f"\nnot in the bundle: {left_out}"
+        lines.append(f"not in the bundle: {left_out}")
     field = packed.picture.get("field_um")
     if field and not context.config.data.folder.field_um:
-        text += (
-            f"\nthe training images show {field:g} µm a side; if yours show another field and "
+        lines.append(
+            f"the training images show {field:g} µm a side; if yours show another field and "
             f"their files know the pixel size, add --config.data.folder.field_um={field:g}"
         )
-    return text
+    return lines
 
 
 def _metafeatures(
@@ -237,7 +295,7 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     if not flags.get("workdir"):
         flags = {**flags, "workdir": _workdir(config, given)}
         print(f"workdir: {flags['workdir']} (another one: --workdir)")
-    print(f"[predict] {predict(opened(config, flags), packed)}")
+    print(f"[predict] {predict(opened(config, flags), packed, given)}")
     return 0
 
 

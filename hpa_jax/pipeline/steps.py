@@ -116,7 +116,7 @@ STEPS: dict[str, Step] = {
         "models/NAME/checkpoints/, records/",
         "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
         "…_embeddings.parquet; with --model: "
-        "predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        "predictions/index.html, predictions.csv, predictions.parquet, embeddings/NAME.parquet",
         ("models", "records"),
         (*TRAINING, "inference"),
         on_all_hosts=True,
@@ -129,6 +129,7 @@ STEPS: dict[str, Step] = {
                 "label the images of config.data by it: a bundle of `export`, WORKDIR/models/NAME, "
                 "or several of these with commas (their mean)",
             ),
+            "maps": ("300", "with --model: images of the page that get class activation maps"),
         },
         verb="hpa_jax.pipeline.own:verb",
     ),

@@ -1,5 +1,6 @@
 """Chromium without a window: what a page holds once it is open, and what it complained about."""
 
+import html
 import json
 import re
 import shutil
@@ -45,3 +46,30 @@ def opened(page: Path, folder: Path, width: int = 1366) -> tuple[dict, str]:
     probe = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout).group(1)
     console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
     return json.loads(probe), console
+
+
+def clicked(page: Path, folder: Path, script: str, width: int = 1366) -> tuple[list, str]:
+    """(what a script wrote into the title as JSON, chromium's console) after the page has loaded.
+
+    The page stands in a frame of the width, as chromium opens no window under 500 pixels; the
+    copy with the script lies beside the page, where its images are.
+    """
+    copy, frame = page.with_name("clicked.html"), page.with_name("frame.html")
+    start = f'<script>window.addEventListener("load", () => {{ {script} }});</script>'
+    copy.write_text(page.read_text("utf-8").replace("</body>", start + "</body>"), "utf-8")
+    frame.write_text(
+        f'<iframe src="clicked.html" style="width: {width}px; height: 800px; border: 0"></iframe>'
+        "<script>setInterval(() => { document.body.dataset.log = "
+        "frames[0].document.title; }, 100);</script>"
+    )
+    command = [
+        *(shutil.which("chromium"), "--headless", "--no-sandbox", "--disable-gpu"),
+        *("--allow-file-access-from-files", "--enable-logging=stderr"),
+        *(f"--user-data-dir={folder / 'profile'}", f"--window-size={width + 40},900"),
+        *("--virtual-time-budget=10000", "--dump-dom", frame.as_uri()),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    log = re.search(r'data-log="(.*?)"', done.stdout)
+    console = "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
+    assert log, done.stdout[-2000:] + console
+    return json.loads(html.unescape(log[1])), console
