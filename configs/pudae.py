@@ -37,7 +37,7 @@ def get_config(arg: str = ""):
                 head="gap",
                 normalize="half_range",  # (x - 127.5) / 255
                 left_out=(fold, FOLDS),  # a fifth of the training part for each of the five
-                seed=fold,
+                seed=fold,  # ours, as all seeds
             )
             for fold in range(FOLDS)
         },
@@ -75,7 +75,7 @@ def network(backbone, side, *, epochs, **differences):
             **dict(
                 backbone=backbone,
                 init_from=WEIGHTS[backbone],
-                extra_channels="copy_red",
+                extra_channels="copy_red",  # ours
                 head="attention",  # class-wise, over places
                 dropout=0.0,
                 image_size=512,

@@ -26,6 +26,8 @@ class Verb:
     flags: Flags = field(default_factory=dict)
     options: tuple[str, ...] = ()  # config paths that it depends on
     steps: tuple[str, ...] = ()  # of `run` that it does
+    forms: dict[str, tuple[str, ...]] = field(default_factory=dict)  # word -> what follows it
+    completes: bool = False  # the function adds models to the config, and validates it then
 
     @classmethod
     def of_step(cls, name: str, step: Step) -> "Verb":
@@ -69,6 +71,36 @@ VERBS: dict[str, Verb] = {
         "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
     ),
     **{name: Verb.of_step(name, step) for name, step in STEPS.items() if name != "data"},
+    "decide": Verb(
+        "hpa_jax.pipeline.decide:verb",
+        "labels by prediction tables of anyone's models: blends, stack, thresholds, submission",
+        "--predictions and --labels: the rows without a label are decided; no images",
+        "submission.csv, metrics.json, thresholds.json, report/index.html",
+        {
+            "predictions": (
+                None,
+                "tables, with commas: .csv, .parquet (id, p00 or class names), "
+                ".npz (ids, probs); out of fold where there is a label",
+            ),
+            "labels": (None, "table Id,Target with class numbers"),
+            "test": (None, "tables of the rows to decide, if they are apart, in the same order"),
+            "classes": (
+                None,
+                "names in order, with commas, or a file with one a line; else those of the columns",
+            ),
+            "groups": (None, "table Id,Group: duplicates, never on two sides"),
+            "folds": (None, "table Id,Fold of the labelled rows, for nested scores"),
+            "metafeatures": (None, "table of id and numbers, for the stack"),
+            "proportions": (
+                None,
+                "shares of the classes in training: numbers with commas, or a "
+                "table Id,Target; else those of --labels",
+            ),
+            "logits": (False, "the tables hold logits"),
+        },
+        ("ensemble", "thresholds", "stack", "submission"),
+        completes=True,
+    ),
     "export": Verb(
         "hpa_jax.pipeline.own:run_export",
         "networks, thresholds and stack in one folder for predict --model",
@@ -107,6 +139,18 @@ VERBS: dict[str, Verb] = {
             "low": ("1e-7", "first rate"),
             "high": ("10", "last rate"),
         },
+    ),
+    "models": Verb(
+        "hpa_jax.pipeline.models:models",
+        "published trained models: what there is, what each is for, and their files",
+        "the catalogue; fetch: the publisher's server, or --from",
+        "fetch: a folder with the files, LICENCE.txt and fetched.json",
+        {
+            "out": (None, "fetch: another folder than HPA_JAX_HOME/models/NAME"),
+            "from": (None, "fetch: a mirror (URL), or a file, wheel or folder that you have"),
+            "accept-licence": (None, "fetch: NAME again, where a licence must be accepted"),
+        },
+        forms={"list": (), "show": ("NAME",), "fetch": ("NAME",)},
     ),
     "import_weights": Verb(
         "hpa_jax.pipeline.tools:import_weights",
@@ -244,10 +288,33 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     except flags.Error as error:
         text = str(error).replace("\n", " ")
         raise InputError(f"{text} ({name} --help lists the flags)") from error
-    if rest:
-        raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
-    validation.validate(config)
-    return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
+    words = _words(name, verb, rest)
+    if not verb.completes:
+        validation.validate(config)
+    values = {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
+    return config, {**values, **words}
+
+
+def _words(name: str, verb: Verb, rest: list[str]) -> dict[str, object]:
+    """The words of a verb with forms: {"form": the first, and what follows it by name}.
+
+    Raises:
+        InputError: an unknown form, a word too few or too many.
+    """
+    if not verb.forms:
+        if rest:
+            raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
+        return {}
+    forms = ", ".join(" ".join((name, form, *names)) for form, names in verb.forms.items())
+    if not rest:
+        raise InputError(f"{name}: what? {forms}")
+    form, *given = rest
+    if form not in verb.forms:
+        raise InputError(f"{name} {form}: unknown{near(form, verb.forms)} ({forms})")
+    if len(given) != len(verb.forms[form]):
+        wanted = " ".join((name, form, *verb.forms[form]))
+        raise InputError(f"{' '.join((name, *rest))}: should read {wanted}")
+    return {"form": form, **dict(zip(verb.forms[form], given))}
 
 
 def overview() -> str:
@@ -261,6 +328,8 @@ def overview() -> str:
 def verb_help(name: str, verb: Verb) -> str:
     """The text of `VERB --help`."""
     lines = [f"python -m hpa_jax {name}: {verb.summary}", ""]
+    lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
+    lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
     lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]

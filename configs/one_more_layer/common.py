@@ -94,9 +94,11 @@ def augmented(zoom: float, lighting: float, warp: float, p_lighting: float, **mo
     )
 
 
-def _views(rounds: int, *, augment: dict, stages: tuple, **_) -> dict:
-    """0.4 of the plain image, 0.6 of 8 corners a round under the last stage's transforms."""
-    chosen = dict(stages[-1].augment or augment)
+def _views(rounds: int, *, augment: dict, stages: tuple, checkpoint: str = "last", **_) -> dict:
+    """0.4 of the plain image, 0.6 of 8 corners a round under the transforms of the stage whose
+    weights predict."""
+    number = int(checkpoint.removeprefix("stage:")) if ":" in checkpoint else -1
+    chosen = dict(stages[number].augment or augment)
     kept = {key: value for key, value in chosen.items() if key not in ("name", "zoom")}
     return dict(name="oml", rounds=rounds, **kept)
 

@@ -7,7 +7,8 @@ image and network; GPUs.  `run` measures a few steps and says what is to be expe
 Command: python -m hpa_jax run --config=configs/one_more_layer/solution.py --workdir=runs/oml
 One network at a time, on as many hosts as there are: the same command with --only=NAME.
 Variants: smoke (one network a backbone, LSEP, one-vs-rest; two stages each), as_run, talk (a stack
-of 375 models a class), no_full_size (13 networks, for those without the full-size images).
+of 375 models a class), talk_20 (one of the talk's 20 repeats of 5 x 3 folds, 300 models a class),
+no_full_size (13 networks, for those without the full-size images).
 """
 
 from configs.one_more_layer import (
@@ -59,7 +60,7 @@ SMOKE = (
 
 
 def get_config(arg: str = ""):
-    chosen = recipes.variants(arg, "as_run", "talk", "no_full_size")
+    chosen = recipes.variants(arg, "as_run", "talk", "talk_20", "no_full_size")
     as_run = "as_run" in chosen
     config = base.default().unlock()
     common.data(config)
@@ -78,12 +79,15 @@ def get_config(arg: str = ""):
     # 441 to 6,000 models a class by its positives, each with one vote; the talk's 375 for each are
     # 5 x 5 outer folds, in each 5 x 3 inner ones.  Classes of fewer than 15 positives: ridge, which
     # does not see the image's side (that tells where it came from).
-    config.stack.protocol = "talk" if "talk" in chosen else "by_frequency"
+    talk = {"talk", "talk_20"} & chosen
+    config.stack.protocol = "talk" if talk else "by_frequency"
+    if "talk_20" in chosen:  # 5 outer folds x 3 inner, "repeated 20 times"
+        config.stack.update(repeats=20, inner_repeats=1)
     config.stack.rare_features = ("own", "meta", "others")
     # Class 27: the networks' own probabilities alone, and a model says yes from 1.05 of its
     # threshold on; both loops are repeated 40 times.
     of_27 = dict(rare_features=("own",), vote_factor=1.05)
-    if "talk" not in chosen:
+    if not talk:
         of_27["rare_repeats"] = 40
     config.stack.of_class = {config.classes[27]: of_27}
     # Rows on which nothing passes stay empty; the leak table is written over all else.

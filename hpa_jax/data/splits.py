@@ -1,10 +1,11 @@
 """Leak-safe splits: a multilabel-stratified hold-out or folds that keep groups of copies whole.
 
-In: the catalog, its duplicate groups and pairs.  Out: one row an image: train, valid, test, audit
-or excluded, its fold, and the reason where a rule and not the draw decided.
+In: the catalog, its duplicate groups and pairs.  Out: one row an image: train, valid, valid_only,
+test, audit or excluded, its fold, and the reason where a rule and not the draw decided.
 
 The rules are One More Layer's (spec 2.2): a duplicate group is never on two sides, and every
-image that matches a test image goes to validation, or is excluded, with its whole group.
+image that matches a test image goes to validation, or is excluded, with its whole group; no
+network trains on it, whatever the scheme.
 """
 
 import logging
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMES = ("holdout", "folds", "listed")
+VALID_ONLY = "valid_only"  # with folds: validation in its fold, training in none
 _log = logging.getLogger(__name__)
 
 
@@ -64,7 +66,7 @@ def assign(
             one of `folds` folds, in which it is validation; "listed" validates exactly on
             force_valid and the matches of test.
         matches_test: "valid" or "excluded": labelled groups that hold a copy of a test image.
-            With folds, "valid" leaves them to the draw: each is validation once, as any row.
+            Neither trains on them; with folds, "valid" validates on each in the fold it is dealt.
         group_by: "antibody", "plate" or "sample": rows that share it stay together too.
         external: "split" deals external images as the others (their classes get their shares
             separately), "train" keeps all but matches of test in training and `fraction` is of
@@ -73,8 +75,9 @@ def assign(
         exclude, force_valid, force_train: ids, or a file that holds them (any column, any header).
 
     Returns:
-        id, split (train, valid, test, audit, excluded), fold (0..k-1 or null), reason (or null).
-        With folds, `split` shows the first: fold 0 is valid, the others train.
+        id, split (train, valid, valid_only, test, audit, excluded), fold (0..k-1 or null), reason
+        (or null).  With folds, `split` shows the first: fold 0 is valid, the others train, and
+        valid_only is what trains in no fold.
 
     Raises:
         InputError: unknown option, id without group, or rules that contradict each other.
@@ -85,7 +88,7 @@ def assign(
     if external == "excluded":
         rows.exclude(rows.external, "external images")
     rows.exclude_unlabelled()
-    rows.place_matches(matches_test, scheme)
+    rows.place_matches(matches_test)
     rows.force(_ids(force_valid, rows.ids), 1, "validation list")
     rows.force(_ids(force_train, rows.ids), -1, "training list")
     if external == "train":
@@ -105,6 +108,7 @@ def summary(
 ) -> "pd.DataFrame":
     """Rows of each class on each side: class, name, train, valid, audit, excluded, valid_share.
 
+    Rows that only validate (`VALID_ONLY`) count as valid.
     With folds also fold_min and fold_max, the fewest and most rows of the class in one fold.
     """
     import pandas as pd
@@ -112,6 +116,7 @@ def summary(
     table = catalog[["id", "labels"]].merge(splits, on="id")
     labels = _label_matrix(table["labels"], len(class_names))
     fold = table["fold"].to_numpy(float)
+    table["split"] = table["split"].replace(VALID_ONLY, "valid")
     result = pd.DataFrame({"class": range(len(class_names)), "name": list(class_names)})
     for side in ("train", "valid", "audit", "excluded"):
         result[side] = labels[(table["split"] == side).to_numpy()].sum(axis=0)
@@ -186,14 +191,14 @@ class _Rows:
     def exclude_unlabelled(self) -> None:
         self.exclude(~self.labelled, "no labels")
 
-    def place_matches(self, where: str, scheme: str) -> None:
+    def place_matches(self, where: str) -> None:
         """Copies of test images: out, or to validation with what stays with them (group_by)."""
         matched = np.array([twin is not None for twin in self.twin], bool) & self.free()
         reasons = [f"copy of test image {twin}" for twin in self.twin[matched]]
         self.reason[matched] = reasons
         if where == "excluded":
             self.split[matched] = "excluded"
-        elif scheme != "folds":
+        else:
             self.forced[matched] = 1
             with_them = np.isin(self.groups, self.groups[matched]) & self.free() & ~matched
             self.forced[with_them] = 1
@@ -245,7 +250,8 @@ class _Rows:
         )
 
     def draw_folds(self, k: int, seed: int) -> None:
-        """Rows forced to training have no fold; all others are validation in one."""
+        """Rows forced to training have no fold; all others are validation in one, those forced to
+        validation nothing else."""
         free = self.free()
         self.split[free] = "train"
         rows = np.flatnonzero(free & (self.forced != -1))
@@ -257,6 +263,7 @@ class _Rows:
             self.external[rows],
         )
         self.split[rows[self.fold[rows] == 0]] = "valid"  # who ignores folds sees the first
+        self.split[rows[self.forced[rows] == 1]] = VALID_ONLY
         self._name_missing(rows, self.fold[rows], k)
 
     def take_forced(self) -> None:

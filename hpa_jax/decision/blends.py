@@ -161,14 +161,16 @@ def made(
     labels: np.ndarray,
     groups: np.ndarray | None = None,
     weights: Sequence[float] | None = None,
+    fold: np.ndarray | None = None,
 ) -> tuple[Blend, np.ndarray]:
     """(blend, its scores [N, C] for these rows, out of fold if labels teach it).
 
-    method: of FITTED or of ensemble.METHODS; weights: one a model, for the latter.
+    method: of FITTED or of ensemble.METHODS; weights: one a model, for the latter; fold: int[N], in
+    place of folds that are drawn.
     """
     if method in FITTED:
         fit = FITTED[method]
-        return fit(probs, labels), out_of_fold(fit, probs, labels, groups)
+        return fit(probs, labels), out_of_fold(fit, probs, labels, groups, fold=fold)
     blend = Formula(method, None if weights is None else tuple(weights))
     return blend, blend(probs)
 
@@ -180,12 +182,13 @@ def out_of_fold(
     groups: np.ndarray | None = None,
     folds: int = 5,
     seed: int = 0,
+    fold: np.ndarray | None = None,
 ) -> np.ndarray:
     """Scores [N, C] of rows by blends that were fitted on the other folds; groups stay together."""
     labels = metrics.checked_labels(labels)
-    fold = folding.multilabel(labels, folds, seed, groups)
+    fold = folding.multilabel(labels, folds, seed, groups) if fold is None else fold
     result = np.empty(labels.shape)
-    for number in range(folds):
+    for number in np.unique(fold):
         rest = fold != number
         result[~rest] = fit(probs[:, rest], labels[rest])(probs[:, ~rest])
     return result

@@ -26,19 +26,21 @@ def predictions(
     *,
     argmax: str = "off",
     on_held: bool = False,
+    fold: np.ndarray | None = None,
 ) -> np.ndarray:
     """bool[N, C]: `scores >= fit(all rows but those of the fold)`, fold by fold.
 
     labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides;
     argmax: as thresholds.decide; on_held: `fit` gets the labels of the other folds and the scores
-    of the fold itself, as a rule does that matches its cuts to the rows it decides.
+    of the fold itself, as a rule does that matches its cuts to the rows it decides; fold: int[N],
+    in place of the folds drawn here.
     """
     labels = metrics.checked_labels(labels)
     scores = metrics.checked_scores(scores, labels.shape)
     groups = None if groups is None else np.asarray(groups)
-    fold = folding.multilabel(labels, folds, seed, groups)
+    fold = folding.multilabel(labels, folds, seed, groups) if fold is None else fold
     decided = np.zeros(labels.shape, bool)
-    for number in range(folds):
+    for number in np.unique(fold):
         rest = fold != number
         if on_held:
             cuts = fit(labels[rest], scores[~rest], None)

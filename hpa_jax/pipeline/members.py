@@ -75,16 +75,66 @@ def run_of(folder: str) -> Context | None:
 
 
 def named(given: str) -> "Bundle":
-    """What --model names: a bundle, or trained models as one.
+    """What --model names: a published model, a bundle, or trained models as one.
 
     Raises:
-        InputError: neither is there.
+        InputError: none of them is there.
     """
     from hpa_jax.decision import bundle
+    from hpa_jax.models import published, store
 
-    if (Path(given).expanduser() / "bundle.json").is_file():
-        return bundle.read(Path(given).expanduser())
+    folder = Path(given).expanduser()
+    if given in published.PUBLISHED:
+        return of_published(given)
+    if name := store.record(folder).get("model"):
+        return of_published(name, folder)
+    if (folder / "bundle.json").is_file():
+        return bundle.read(folder)
+    if not folder.exists() and "/" not in given and "," not in given:
+        published.find(given)  # raises, with near names
     return of_folders(given)
+
+
+def of_published(name: str, folder: Path | None = None) -> "Bundle":
+    """A published model as a bundle, decided as its own tool does: > .5, and the best class.
+
+    folder: of its files, if not the one it is fetched to.
+
+    Raises:
+        InputError: unknown, not fetched, or its files have changed.
+    """
+    from hpa_jax.decision import bundle
+    from hpa_jax.models import published, store
+
+    entry = published.find(name)
+    config = configs.model(
+        channels=entry.channels,
+        image_size=entry.image_size,
+        normalize=entry.normalize,
+        views="identity",
+        **entry.network,
+    )
+    count = len(entry.class_names)
+    member = bundle.Member(
+        name=name,
+        model=name,
+        config=config,
+        network=store.network(name, folder),
+        class_numbers=tuple(range(count)),
+        views="identity",
+    )
+    about = {
+        "image_size": entry.image_size,
+        "sides": [entry.image_size],
+        "field_um": entry.pixel_size * entry.image_size or None,
+        "cuts": "0.5 for every class, and always the most probable class",
+        "missing_yellow": "zeros" if "yellow" not in entry.channels else entry.yellow,
+        "without_yellow": entry.without_yellow,
+        "cells": entry.field == "cell",
+    }
+    return bundle.Bundle(
+        entry.class_names, [member], np.full(count, 0.5), argmax="always", picture=about
+    )
 
 
 def of_folders(given: str) -> "Bundle":

@@ -5,7 +5,7 @@ predictions.parquet, embeddings/NAME.parquet, predictions/index.html.  Images ar
 each side that a network or the metafeatures read, as a run does (config.records.also).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,33 +98,39 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
 
     labelled = label(context, packed)
     found = labelled.found
-    result = bundle.table(packed, found.ids, found.scores, found.labels, found.unlike, found.why)
-    for name in ("id", "labels", "why"):
-        result[name] = result[name].map(cell)
-    with artifacts.atomic(context.path("predictions.csv")) as temporary:
-        result.to_csv(temporary, index=False, float_format="%.5f")
-    scored = found.scores.astype(np.float32)
-    tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
+    if packed.class_names:
+        unlike = found.unlike if judges(packed) else None
+        result = bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
+        for name in {"id", "labels", "why"} & {*result}:
+            result[name] = result[name].map(cell)
+        with artifacts.atomic(context.path("predictions.csv")) as temporary:
+            result.to_csv(temporary, index=False, float_format="%.5f")
+        scored = found.scores.astype(np.float32)
+        tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
     for name, values in found.embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
-    about = [summary(context, found), *notes(context, packed)]
+    about = [summary(context, packed, labelled), *notes(context, packed)]
     page = predictions_page.write(
         *(context, packed, found, labelled.catalog, labelled.records, given, about)
     )
     artifacts.remove(context.path("predict_parts"))
-    about[0] += f" -> {context.path('predictions.csv')}, {page}"
+    answers = context.path("predictions.csv" if packed.class_names else "embeddings")
+    about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
 
 
-def summary(context: Context, found: Predictions) -> str:
-    """Return how many images there are, and how many of them are left out or flagged."""
-    parts = [f"{len(found.ids):,} images"]
+def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
+    """Return how many images there are, how many are left out, flagged or without yellow."""
+    parts = [f"{len(labelled.found.ids):,} images"]
     bad = context.path("bad_images.csv")
     if bad.is_file():
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
-    if found.unlike.any():
-        parts.append(f"{int(found.unlike.sum())} unlike the training images")
-    return ", ".join(parts)
+    if labelled.found.unlike.any():
+        parts.append(f"{int(labelled.found.unlike.sum())} unlike the training images")
+    reads_yellow = any("yellow" in member.config.channels for member in packed.members)
+    if reads_yellow and (without := int(labelled.catalog["yellow"].isna().sum())):
+        parts.append(f"{without:,} without a yellow channel (0 in its place)")
+    return ", ".join(parts) if packed.class_names else f"{', '.join(parts)}, features only"
 
 
 def label(context: Context, packed: "Bundle") -> Labelled:
@@ -152,25 +158,43 @@ def label(context: Context, packed: "Bundle") -> Labelled:
     probs, embeddings = {}, {}
     for member in packed.members:
         probs[member.name], embeddings[member.name] = _look(context, member, table, sets)
-    features = _metafeatures(next(iter(sets.values())), ids, table, packed)
-    return Labelled(decide(packed, ids, probs, embeddings, features), table, sets)
+    found = decide(
+        packed,
+        ids,
+        probs,
+        embeddings,
+        lambda: _metafeatures(next(iter(sets.values())), ids, table, packed),
+    )
+    return Labelled(found, table, sets)
 
 
 def decide(
     packed: "Bundle",
-    ids: np.ndarray,
+    ids: Sequence[str],
     probs: Mapping[str, np.ndarray],
     embeddings: Mapping[str, np.ndarray],
-    features: "pd.DataFrame",
+    metafeatures: "Callable[[], pd.DataFrame]",
 ) -> Predictions:
-    """Return a bundle's labels from the probabilities and embeddings of each of its networks."""
+    """Return a bundle's labels from the probabilities and embeddings of each of its networks.
+
+    metafeatures: computes them; called only if the stack or the flags need them.
+    """
+    strongest = members.strongest(packed).name
+    if not packed.class_names:  # features only
+        none = np.zeros((len(ids), 0))
+        unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
+        values = (none, none.astype(bool), packed.cuts, unlike, why)
+        return Predictions(ids, (), *values, embeddings, strongest)
+    features = metafeatures() if packed.stack is not None or judges(packed) else None
     scored, labels = packed.decide(probs, features)
     unlike, why = packed.judge(embeddings, features)
-    strongest = members.strongest(packed).name
-    return Predictions(
-        *(ids, packed.class_names, scored, labels, packed.cuts, unlike, why),
-        *(embeddings, strongest),
-    )
+    values = (scored, labels, packed.cuts, unlike, why)
+    return Predictions(ids, packed.class_names, *values, embeddings, strongest)
+
+
+def judges(packed: "Bundle") -> bool:
+    """Whether a bundle knows what ordinary images look like."""
+    return any(member.reference for member in packed.members)
 
 
 def sides(packed: "Bundle") -> list[int]:
@@ -191,14 +215,23 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
     sources = prepare.sources(context)
     if config.source == "synthetic" and not config.sources:  # no source was named
         sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
-    return catalog.build(
-        sources,
-        packed.class_names,
-        on_bad_image=config.on_bad_image,
-        bad_images=context.path("bad_images.csv"),
-        imported=context.path("imported"),
-        content=context.contents.file,
-    )
+    for source in sources:
+        if source.get("missing_yellow") == "error":
+            source["missing_yellow"] = packed.picture.get("missing_yellow", "error")
+    try:
+        return catalog.build(
+            sources,
+            packed.class_names,
+            on_bad_image=config.on_bad_image,
+            bad_images=context.path("bad_images.csv"),
+            imported=context.path("imported"),
+            content=context.contents.file,
+        )
+    except InputError as error:
+        other = packed.picture.get("without_yellow")
+        if other and "no yellow channel" in str(error):
+            raise InputError(f"{error}; or --model={other}, which reads no yellow") from None
+        raise
 
 
 def _look(
@@ -221,7 +254,7 @@ def _look(
             ids,
             tile=settings.tile,
             image_size=member.config.image_size,
-            batch_size=settings.batch_size,
+            batch_size=_batch_size(settings.batch_size, member),
             views=member.views,
             aggregate=settings.tile_aggregate,
             directory=parts,
@@ -233,7 +266,7 @@ def _look(
         member.config,
         records,
         ids,
-        batch_size=settings.batch_size,
+        batch_size=_batch_size(settings.batch_size, member),
         views=member.views,
         directory=parts,
         title=member.name,
@@ -241,10 +274,26 @@ def _look(
     return seen.probs, seen.embeddings
 
 
+def _batch_size(asked: int, member: "Member") -> int:
+    """As many images as config.predict says, on a CPU no more than four megapixels of them."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return asked
+    return min(asked, max(1, 4 * 1024**2 // member.config.image_size**2))
+
+
 def notes(context: Context, packed: "Bundle") -> list[str]:
     """Return what a reader of the labels must know: whose thresholds, what a bundle lacks."""
-    whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
-    lines = [f"thresholds: {whose}"]
+    lines = []
+    if packed.class_names:
+        whose = packed.picture.get("cuts")
+        whose = whose or f"those of the bundle ({packed.picture.get('method')})"
+        lines.append(f"thresholds: {whose}")
+    if packed.picture.get("cells"):
+        lines.append(
+            "this model was trained on images of single cells; whole fields are unlike them"
+        )
     if left_out := packed.picture.get("left_out"):
         lines.append(f"not in the bundle: {left_out}")
     field = packed.picture.get("field_um")

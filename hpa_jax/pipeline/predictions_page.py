@@ -49,7 +49,7 @@ def write(
 
     count = _number(context.flags.get("maps"))
     maps = None
-    if count and not context.config.predict.tile:
+    if count and packed.class_names and maps_of(member) and not context.config.predict.tile:
         side = side_for(records, member.config.image_size)
         maps = activation_maps(member, records[side], found, count)
     gallery = galleries.of_model(given, packed, member) if given else None
@@ -60,7 +60,7 @@ def write(
         images,
         title=f"Predictions: {len(found.ids):,} images",
         lines=[
-            f"{lines[0]}. Labelled by {_names(packed)}.",
+            f"{lines[0]}. {'Labelled' if packed.class_names else 'Read'} by {_names(packed)}.",
             "The number beside a label is its score; labels are in the order of score divided by "
             "threshold. A click on an image shows all scores and where a network sees a label.",
             *lines[1:],
@@ -98,6 +98,11 @@ def activation_maps(member: "Member", records: "Records", found: Predictions, co
             wanted = [k for k, c in enumerate(known[order[n]]) if found.labels[n, c]] or [0]
             planes[n] = {int(known[order[n, k]]): drawn[row, k] for k in wanted}
     return Maps(member.name, maps.method(member.network), planes)
+
+
+def maps_of(member: "Member") -> bool:
+    """Whether a network has what activation maps need: a last feature map and a head on it."""
+    return all(hasattr(member.network, name) for name in ("features", "head"))
 
 
 def _micrometres(context: Context, table: "pd.DataFrame") -> list[float | None]:

@@ -200,10 +200,10 @@ def replaced(
     Raises:
         InputError: an id without a row among the neighbours.
     """
-    from hpa_jax.inference import retrieval
-
     if context.config.retrieval.mode != "replace":
         return decided, 0
+    from hpa_jax.inference import retrieval
+
     table = _table(context, split, ids)
     labels = labels_of(context, table)
     found, taken = retrieval.transfer(
@@ -214,10 +214,10 @@ def replaced(
 
 def boosted(context: Context, split: str, ids: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """float[N, C] moved towards near neighbours' labels in mode "boost"; NaN classes stay NaN."""
-    from hpa_jax.inference import retrieval
-
     if context.config.retrieval.mode != "boost":
         return probs
+    from hpa_jax.inference import retrieval
+
     table = _table(context, split, ids)
     labels = labels_of(context, table).astype(probs.dtype)
     similarity = table["similarity"].to_numpy()

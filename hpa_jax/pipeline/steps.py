@@ -126,8 +126,8 @@ STEPS: dict[str, Step] = {
             **FORCE,
             "model": (
                 None,
-                "label the images of config.data by it: a bundle of `export`, WORKDIR/models/NAME, "
-                "or several of these with commas (their mean)",
+                "label the images of config.data by it: a published name (`models list`), a bundle "
+                "of `export`, WORKDIR/models/NAME, or several of these folders with commas (mean)",
             ),
             "maps": ("300", "with --model: images of the page that get class activation maps"),
         },

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 AUDIT = "audit"  # labelled rows on which nothing is fitted, by the networks of the submission
 FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
+GIVEN_FOLD = "given_fold"  # column of splits.parquet, by the verb decide: folds of nested scores
 PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the image as it is, no other views
 
 
@@ -65,6 +66,27 @@ def labelled_rows(context: Context) -> Rows:
     return joined(train, split_rows(context, "valid"))
 
 
+def given_folds(context: Context, ids: np.ndarray) -> np.ndarray | None:
+    """int[N]: folds of the labelled rows that were given to the verb decide; None: there are none,
+    and folds are drawn."""
+    if "given" not in context.flags:
+        return None
+    table = artifacts.read_table(context.path("splits.parquet"))
+    return table.set_index("id")[GIVEN_FOLD][ids].to_numpy(int) if GIVEN_FOLD in table else None
+
+
+def training_shares(context: Context) -> np.ndarray:
+    """float[C]: share of each class among the competition's training images (train.csv), external
+    and excluded ones apart; among all labelled images where no source is a competition; or what
+    the verb decide was given."""
+    if context.flags.get("given") is not None:
+        return np.asarray(context.flags["given"], float)
+    table = artifacts.read_table(context.path("catalog.parquet"))
+    table = table[[labels is not None for labels in table["labels"]]]
+    competition = table[table["source"] == "train"]
+    return _labels_of(table if competition.empty else competition, context.num_classes).mean(axis=0)
+
+
 def joined(*parts: Rows) -> Rows:
     """The rows of all parts, one after the other."""
     return Rows(*(np.concatenate([getattr(rows, f.name) for rows in parts]) for f in fields(Rows)))
@@ -74,7 +96,7 @@ def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
     """The rows of `split` ("train", "valid", "test" or "audit").
 
     With folds: valid is the given fold, or all that are trained; train is all that the given fold
-    trains on, or all labelled rows.
+    trains on, or all labelled rows but those that only validate (splits.VALID_ONLY).
     """
     table = artifacts.read_table(context.path("catalog.parquet"))
     table = table.merge(artifacts.read_table(context.path("splits.parquet")), on="id")
@@ -91,12 +113,17 @@ def _chosen(context: Context, table: "pd.DataFrame", split: str, fold: int | Non
 
 
 def _rows(table: "pd.DataFrame", num_classes: int) -> Rows:
+    labels = _labels_of(table, num_classes)
+    weights = table["weight"].to_numpy(float) if "weight" in table else np.ones(len(table))
+    return Rows(table["id"].to_numpy(str), labels, table["group"].to_numpy(int), weights)
+
+
+def _labels_of(table: "pd.DataFrame", num_classes: int) -> np.ndarray:
     labels = np.zeros((len(table), num_classes), bool)
     for row, numbers in enumerate(table["labels"]):
         if numbers is not None:
             labels[row, np.asarray(numbers, int)] = True
-    weights = table["weight"].to_numpy(float) if "weight" in table else np.ones(len(table))
-    return Rows(table["id"].to_numpy(str), labels, table["group"].to_numpy(int), weights)
+    return labels
 
 
 def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:

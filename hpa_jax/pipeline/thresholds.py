@@ -42,7 +42,8 @@ def _ensemble(context: Context) -> Task:
         stored = {}
         for name, method in scores.blends(context).items():
             own = weights if name == scores.ENSEMBLE else None
-            blend, found = blends.made(method, probs, rows.labels, rows.groups, own)
+            fold = tables.given_folds(context, rows.ids)
+            blend, found = blends.made(method, probs, rows.labels, rows.groups, own, fold)
             stored[name] = blend.as_json(models)
             for part, ids, value in (
                 ("valid", rows.ids, found),
@@ -88,7 +89,8 @@ def _thresholds(context: Context) -> Task:
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
         artifacts.write_json(outputs[0], table | {"intervals": intervals})
-        nested_choice = automatic(rows, nested, weights)
+        fold = tables.given_folds(context, rows.ids)
+        nested_choice = automatic(rows, nested, weights, fold)
         artifacts.write_json(
             outputs[1],
             {
@@ -171,6 +173,7 @@ def fit_and_nest(
         groups=rows.groups,
         argmax=context.config.submission.argmax,
         on_held=matched is not None,
+        fold=tables.given_folds(context, rows.ids),
     )
     if matched is None:
         return fit(rows.labels, probs, rows.groups), decided
@@ -231,18 +234,22 @@ def _fit(
 
 
 def chosen_fold_by_fold(
-    labels: np.ndarray, decided: Mapping[str, np.ndarray], groups: np.ndarray | None
+    labels: np.ndarray,
+    decided: Mapping[str, np.ndarray],
+    groups: np.ndarray | None,
+    fold: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[str]]:
     """bool[N, C] of "the best on validation", and the method that each fold got.
 
     Each fold is decided by the method with the highest macro-F1 on the other folds: a method that
-    is best by chance there gains nothing here.  decided: nested decisions of every method.
+    is best by chance there gains nothing here.  decided: nested decisions of every method; fold:
+    int[N], in place of the folds drawn here.
     """
     from hpa_jax.core import folds, metrics
 
-    fold = folds.multilabel(labels, 5, 0, groups)
+    fold = folds.multilabel(labels, 5, 0, groups) if fold is None else fold
     result, methods = np.zeros(labels.shape, bool), []
-    for number in range(5):
+    for number in np.unique(fold):
         held = fold == number
         scored = {
             name: metrics.macro_f1(labels[~held], own[~held]) for name, own in decided.items()
@@ -252,7 +259,12 @@ def chosen_fold_by_fold(
     return result, methods
 
 
-def automatic(rows: Rows, decided: Mapping[str, np.ndarray], weights: np.ndarray) -> dict[str, Any]:
+def automatic(
+    rows: Rows,
+    decided: Mapping[str, np.ndarray],
+    weights: np.ndarray,
+    fold: np.ndarray | None = None,
+) -> dict[str, Any]:
     """Score of `submission.method=auto` with the choice itself nested, and what was chosen."""
-    found, methods = chosen_fold_by_fold(rows.labels, decided, rows.groups)
+    found, methods = chosen_fold_by_fold(rows.labels, decided, rows.groups, fold)
     return scores.score(rows.labels, found, weights) | {"chosen": methods}

@@ -65,8 +65,9 @@ def lsep(logits: Array, labels: Array) -> Array:
     """Log-sum-exp pairwise ranking, [N]: log(1 + sum over (v not in Y, u in Y) of exp(f_v - f_u)).
 
     Li et al. 2017 (arXiv 1704.03135).  Stable form: softplus(LSE_v f_v + LSE_u(-f_u)).  A sample
-    without positives (or without negatives) has no pair and gives 0, with zero gradient.  The
-    values are ranks: thresholds have to be tuned anew.
+    without positives (or without negatives) has no pair and gives 0, with zero gradient; of a batch
+    `from_config` takes the mean over the samples with positives.  The values are ranks: thresholds
+    have to be tuned anew.
     """
     logits, labels = _float(logits, labels)
     positive = labels > 0.5
@@ -228,7 +229,8 @@ def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
         total = jnp.zeros((), jnp.float32)
         for name, weight, options in parts:
             if name in PER_SAMPLE:
-                value = masked_mean(PER_SAMPLE[name](logits, labels, **options), mask)
+                counted = mask & (labels > 0.5).any(-1) if name == "lsep" else mask
+                value = masked_mean(PER_SAMPLE[name](logits, labels, **options), counted)
             else:
                 value = PER_BATCH[name](logits, labels, mask)
             total += weight * value

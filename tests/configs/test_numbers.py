@@ -214,6 +214,8 @@ def test_bestfittings_numbers():
     assert config.submission.argmax == "always" and config.ensemble.average_duplicates
     assert config.train.monitor == "focal"
     assert config.split.folds == 5 and tuple(config.split.trained_folds) == (0, 1, 2)
+    assert config.split.scheme == "folds" and config.split.matches_test == "excluded"
+    assert config.retrieval.model.backbone == "resnet50"  # of metric learning alone
     assert config.retrieval.tau == 0.65
     metric = config.retrieval.model
     assert (metric.stages[0].epochs, metric.stages[0].lr, metric.image_size) == (50, 1e-4, 768)
@@ -228,7 +230,7 @@ def test_bestfittings_numbers():
         if model is not config.models.densenet121_large:
             assert (model.image_size, model.augment["output_size"]) == (768, 512)
     assert {model.backbone for model in config.models.values()} == {
-        "densenet121", "inception_v3", "resnet18", "resnet34", "resnet50"
+        "densenet121", "inception_v3", "resnet18", "resnet34"
     }  # fmt: skip
     large = config.models.densenet121_large
     assert (large.image_size, large.augment["output_size"], large.large_stem) == (1536, 1024, True)

@@ -75,6 +75,13 @@ def test_views_are_36_passes_or_9(full):
     assert full.models.xception.views["warp"] == 0.1  # the last stage's
 
 
+def test_views_are_those_of_the_stage_whose_weights_predict(full, as_run):
+    keys = ("warp", "brightness", "p_lighting")
+    found = [[c.models.se_resnext_v14.views[key] for key in keys] for c in (full, as_run)]
+    assert found == [[0.05, 0.25, 0.72], [0.0, 0.25, 0.7]]
+    assert as_run.models.bn_inception_v4.views["warp"] == 0.07
+
+
 def test_as_run_trains_on_cross_entropy_everywhere(full, as_run):
     for name, model in as_run.models.items():
         assert model.loss.to_dict() == {"bce_mean": 1.0}, name
@@ -110,6 +117,10 @@ def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(
     )
     assert [intended.models(n) for n in (14, 15, 110, 250, 1000)] == [6000, 2500, 1715, 1225, 441]
     assert [talk.models(n) for n in (14, 1000)] == [375, 375]
+    config = solution.get_config("talk_20")
+    repeated = protocols.of_config(config.stack.to_dict(), config.classes)
+    assert [repeated.counts(n) for n in (14, 1000)] == [(20, 5, 1, 3)] * 2
+    assert repeated.of(27).models(14) == 300 and repeated.vote == "binary"
     assert [script.models(n) for n in (14, 15)] == [6000, 225]
     assert (script.ridge_alpha, intended.ridge_alpha) == (0.1, 10.0)
     assert (script.colsample, intended.colsample) == (1.0, 0.6)

@@ -76,8 +76,8 @@ def test_no_group_is_on_two_sides(seed, scheme, matches_test, external, group_by
     matched = result["split"][with_test & (catalog["source"] != "test")]
     if matches_test == "excluded":
         assert (matched == "excluded").all()
-    elif scheme == "holdout":
-        assert (matched == "valid").all()
+    else:
+        assert (matched == ("valid" if scheme == "holdout" else splits.VALID_ONLY)).all()
     assert result["reason"][result["split"] == "excluded"].notna().all()
 
 
@@ -144,7 +144,32 @@ def test_folds_cover_every_labelled_image_once():
     expected = (catalog["source"] != "test") & ~forced
     assert result["fold"].notna().equals(expected)
     assert set(result["fold"].dropna()) == {0, 1, 2, 3}
-    assert ((result["fold"] == 0) == (result["split"] == "valid")).all()
+    free = result["reason"].isna()
+    assert ((result["fold"] == 0) == (result["split"] == "valid"))[free].all()
+
+
+@pytest.mark.parametrize("matches_test", ["valid", "excluded"])
+@pytest.mark.parametrize("external", ["split", "train"])
+def test_with_folds_no_network_trains_on_a_planted_copy_of_a_test_image(matches_test, external):
+    """Direct copies, copies of copies, and what a copy shares an antibody with."""
+    catalog, groups = table()
+    groups["group"] = np.arange(len(groups))
+    tests = catalog.index[catalog["source"] == "test"]
+    groups.loc[[7, 110], "group"] = groups["group"][tests[0]]
+    pairs = pd.DataFrame({"id_a": ["i120", "i8"], "id_b": [catalog["id"][tests[1]], "i120"]})
+    groups.loc[8, "group"] = groups["group"][120]
+    options = dict(scheme="folds", folds=3, matches_test=matches_test, external=external)
+    result = splits.assign(catalog, groups, pairs, **options).set_index("id")
+    planted = ["i7", "i110", "i120"]
+    assert result["reason"][planted].str.startswith("copy of test image").all()
+    if matches_test == "excluded":
+        assert (result["split"][planted] == "excluded").all()
+        assert result["fold"][planted].isna().all()
+    else:
+        assert (result["split"][[*planted, "i8"]] == splits.VALID_ONLY).all()
+        assert result["fold"][[*planted, "i8"]].notna().all()
+    others = result.index.difference([*planted, "i8", *catalog["id"][tests]])
+    assert set(result["split"][others]) == {"train", "valid"}
 
 
 def test_lists_from_messy_files(tmp_path):

@@ -6,7 +6,9 @@ import pytest
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import scores, tables
+from hpa_jax.data import splits
+from hpa_jax.decision.stack import stacking
+from hpa_jax.pipeline import scores, stack, tables
 from hpa_jax.pipeline.context import Context
 
 
@@ -24,9 +26,9 @@ def write_catalog(context, rows):
     pd.DataFrame({"id": ids, "labels": [row[1] for row in rows]}).to_parquet(
         context.path("catalog.parquet")
     )
-    splits = pd.DataFrame({"id": ids, "split": [row[2] for row in rows]})
-    splits["fold"] = pd.array([row[3] for row in rows], "Int64")
-    splits.sample(frac=1, random_state=0).to_parquet(context.path("splits.parquet"))
+    sides = pd.DataFrame({"id": ids, "split": [row[2] for row in rows]})
+    sides["fold"] = pd.array([row[3] for row in rows], "Int64")
+    sides.sample(frac=1, random_state=0).to_parquet(context.path("splits.parquet"))
     groups = pd.DataFrame({"id": ids, "group": [row[4] for row in rows]})
     groups.to_parquet(context.path("groups.parquet"))
 
@@ -52,16 +54,43 @@ def test_rows_of_folds(context):
     context.config.split.update(scheme="folds", folds=3)
     rows = [(f"i{n}", [n % 3], "train", n % 3, n) for n in range(6)]
     others = [("t", None, "test", None, 9), ("a", [0], "audit", None, 10)]
+    others.append(("copy", [1], splits.VALID_ONLY, 2, 11))  # of a test image: trains in no fold
     write_catalog(context, [*rows, *others])
     assert tables.split_rows(context, "valid", 0).ids.tolist() == ["i0", "i3"]
     assert tables.split_rows(context, "train", 0).ids.tolist() == ["i1", "i2", "i4", "i5"]
-    assert len(tables.split_rows(context, "valid").ids) == 6
+    assert tables.split_rows(context, "valid", 2).ids.tolist() == ["i2", "i5", "copy"]
+    assert len(tables.split_rows(context, "valid").ids) == 7
     assert tables.split_rows(context, "test").ids.tolist() == ["t"]
     assert tables.split_rows(context, tables.AUDIT).ids.tolist() == ["a"]
     context.config.split.trained_folds = (1, 0)  # the third is only ever trained on
     assert context.folds() == [0, 1]
     assert tables.split_rows(context, "valid").ids.tolist() == ["i0", "i1", "i3", "i4"]
     assert len(tables.split_rows(context, "train").ids) == 6
+
+
+def test_training_shares_are_those_of_train_csv(context):
+    rows = [("a", [0, 1], "train"), ("b", [1], "train"), ("x", [2], "external"),
+            ("y", [2], "external"), ("t", None, "test")]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["id", "labels", "source"])
+    table.to_parquet(context.path("catalog.parquet"))
+    assert tables.training_shares(context).tolist() == [0.5, 1.0, 0.0]
+    table.replace("train", "own").to_parquet(context.path("catalog.parquet"))
+    assert tables.training_shares(context).tolist() == [0.25, 0.5, 0.5]
+
+
+def test_the_stack_restores_these_shares(context, monkeypatch):
+    class Fitted(Exception):
+        pass
+
+    def fit(*arguments, prior, **options):
+        raise Fitted(prior)
+
+    monkeypatch.setattr(tables, "training_shares", lambda context: "of train.csv")
+    monkeypatch.setattr(tables, "stack_inputs", lambda *arguments: None)
+    monkeypatch.setattr(stacking, "fit", fit)
+    write_catalog(context, [("x", [0], "valid", None, 5), ("t", None, "test", None, 7)])
+    with pytest.raises(Fitted, match=r"of train\.csv"):
+        stack.stack(context)[0].work()
 
 
 def test_twins_of_test_images_by_their_own_matches(context):

@@ -59,8 +59,8 @@ def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
 def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path, monkeypatch):
     rows, probs = rows_of()
     protocol = SimpleNamespace(cut_repeats=1, seed=0, shrink=0.0)
-    stack = SimpleNamespace(oof=probs, protocol=protocol)
-    monkeypatch.setattr("hpa_jax.decision.stack.stacking.load", lambda folder: stack)
+    votes = "hpa_jax.decision.stack.stacking.load_votes"
+    monkeypatch.setattr(votes, lambda folder: (protocol, probs))
     here = context(tmp_path, method="match_proportions", match_on="test")
     matched = steps.fit_and_nest(here, "stack", probs, rows, probs[:50])
     alone = steps.fit_and_nest(here, "stack", probs, rows, None)

@@ -218,6 +218,14 @@ def test_padding_changes_nothing(terms):
     assert not np.asarray(gradient[7:]).any()
 
 
+def test_the_mean_of_lsep_leaves_out_rows_without_positives():
+    assert not LABELS[3].any() and LABELS.any(axis=1).sum() == 6
+    loss = losses.from_config({"lsep": 1.0})
+    expected = slow_lsep(LOGITS, LABELS).sum() / 6
+    assert float(loss(LOGITS, LABELS, np.ones(7, bool))) == pytest.approx(expected, rel=2e-5)
+    assert float(loss(LOGITS[3:4], LABELS[3:4], np.ones(1, bool))) == 0.0
+
+
 def test_weighted_sum_of_terms():
     mask = np.ones(7, bool)
     loss = losses.from_config({"focal": 0.5, "lovasz": 0.25, "bce": {"weight": 2.0}})

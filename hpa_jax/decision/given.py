@@ -1,0 +1,249 @@
+"""Prediction tables of anyone's models, whatever wrote them -> arrays by id, checked at the door.
+
+In: .csv, .parquet or .npz files, or pandas tables, with `id` and one column a class (`p00`, `p01`,
+... or the class's name); an .npz holds `ids` [N] and `probs` [N, C], and `classes` [C] where its
+columns are not all classes in order.  Out: ids and float32 probabilities [N, C], NaN in a class
+that the model lacks.  Capitals in column names don't matter, nor does the order of rows.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import numpy as np
+
+from hpa_jax.core import artifacts, classes
+from hpa_jax.core.errors import InputError, near
+from hpa_jax.core.tables import positions, rows_by_id
+from hpa_jax.data.sources import csv_tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Source = Union[str, Path, "pd.DataFrame"]
+SUFFIXES = (".csv", ".parquet", ".npz")
+_NUMBERED = re.compile(r"p(\d+)")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One model's table: ids [N], values float64 [N, K], the names of its K columns as written."""
+
+    name: str
+    ids: np.ndarray
+    values: np.ndarray
+    columns: tuple[str, ...]
+
+    def of_classes(self, names: Sequence[str]) -> np.ndarray:
+        """float32[N, C]: a column of each class of `names`, NaN where the table has none.
+
+        Raises:
+            InputError: a column that is none of them, or two of one class.
+        """
+        result = np.full((len(self.ids), len(names)), np.nan, np.float32)
+        place = {name.lower(): number for number, name in enumerate(names)}
+        for column, values in zip(self.columns, self.values.T):
+            numbered = _NUMBERED.fullmatch(column.lower())
+            c = place.get(column.lower(), int(numbered[1]) if numbered else -1)
+            if not 0 <= c < len(names):
+                hint = near(column, names) or f"; classes are p00 to p{len(names) - 1:02d} or names"
+                raise InputError(f"predictions of {self.name}: unknown column {column!r}{hint}")
+            if not np.isnan(result[:, c]).all():
+                raise InputError(f"predictions of {self.name}: two columns of class {names[c]!r}")
+            result[:, c] = values
+        return result
+
+
+def read(source: Source, name: str, logits: bool = False) -> Predictions:
+    """A model's table, as probabilities.
+
+    logits: the values are logits, of which the sigmoid is taken.
+
+    Raises:
+        InputError: no such file, another suffix, no column id, an id twice or empty, a value that
+            is no finite number, or (without `logits`) one outside [0, 1]; names table, id, column.
+    """
+    what = f"predictions of {name}"
+    if isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz":
+        ids, values, columns = _archive(Path(source))
+    else:
+        table = _table(source, what)
+        columns = tuple(str(column) for column in table.columns if column != "id")
+        values = np.empty((len(table), len(columns)))
+        for k, column in enumerate(columns):
+            values[:, k] = _numbers(table[column], table["id"], f"{what}, column {column!r}")
+        ids = table["id"].to_numpy(str)
+    if not len(ids) or not columns:
+        raise InputError(f"{what}: {len(ids)} rows, {len(columns)} columns of classes")
+    positions(ids, what)
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        raise InputError(
+            f"{what}: {values[row, column]} for id {str(ids[row])!r}, column {columns[column]!r} "
+            f"({len(bad)} such values); predict it again, or leave the model out"
+        )
+    if logits:
+        values = 1 / (1 + np.exp(-np.clip(values, -80, 80)))
+    outside = np.argwhere((values < 0) | (values > 1))
+    if len(outside):
+        row, column = outside[0]
+        raise InputError(
+            f"{what}: {values[row, column]:g} for id {str(ids[row])!r}, column "
+            f"{columns[column]!r} is no probability; --logits if the tables hold logits"
+        )
+    return Predictions(name, ids, values, columns)
+
+
+def class_names(tables: Sequence[Predictions]) -> tuple[str, ...]:
+    """The classes of tables that come without a list of them.
+
+    The competition's if the columns are its names, or p00 to the last of its numbers; else the
+    columns' own names in order of appearance, or p00, p01, ... up to the highest number.
+    """
+    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
+    numbers = [_NUMBERED.fullmatch(column.lower()) for column in columns]
+    if all(numbers):
+        count = max(int(found[1]) for found in numbers if found) + 1
+        if count == len(classes.NAMES):
+            return classes.NAMES
+        return tuple(f"p{number:02d}" for number in range(count))
+    known = {name.lower() for name in classes.NAMES}
+    if all(number or name.lower() in known for name, number in zip(columns, numbers)):
+        return classes.NAMES
+    return tuple(dict.fromkeys(name for name, number in zip(columns, numbers) if not number))
+
+
+def labels(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(ids [N], bool[N, C]) of a table Id,Target with class numbers as in the competition.
+
+    Raises:
+        InputError: no such table, other columns, an id twice, or a label that is no class number.
+    """
+    table = _table(source, "labels")
+    if "target" not in table:
+        raise InputError(f"labels: need the columns Id,Target; there are {', '.join(table)}")
+    ids, result = table["id"].to_numpy(str), np.zeros((len(table), num_classes), bool)
+    positions(ids, "labels")
+    for row, text in enumerate(table["target"]):
+        try:
+            result[row] = classes.encode(str(text), num_classes)
+        except ValueError as error:
+            raise InputError(f"labels, id {str(ids[row])!r}: {error}") from None
+    return ids, result
+
+
+def column(source: Source, name: str, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """(ids [N], texts [N]) of a table Id,NAME.
+
+    Raises:
+        InputError: no such table, another second column, or an id twice.
+    """
+    table = _table(source, what)
+    if name not in table:
+        raise InputError(f"{what}: needs the columns Id,{name.capitalize()}; has {[*table]}")
+    positions(table["id"].to_numpy(str), what)
+    return table["id"].to_numpy(str), table[name].astype(str).to_numpy()
+
+
+def features(
+    source: Source, ids: Sequence[str], what: str = "metafeatures"
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(float64[N, F], names) of a table `id` and numbers, rows in the order of `ids`.
+
+    Raises:
+        InputError: no such table, an id missing or twice, or a cell that is no number.
+    """
+    table = _table(source, what)
+    rows = rows_by_id(table["id"], ids, what)
+    names = tuple(str(name) for name in table.columns if name != "id")
+    found = [_numbers(table[name], table["id"], f"{what}, column {name!r}") for name in names]
+    return np.stack([values[rows] for values in found], axis=1), names
+
+
+def shares(given: str, num_classes: int) -> np.ndarray:
+    """float[C] of `.36,.04,...`, a share a class, or counted from a table Id,Target.
+
+    Raises:
+        InputError: another number of shares, one outside [0, 1], or no such table.
+    """
+    if Path(given).suffix.lower() in SUFFIXES:
+        return labels(given, num_classes)[1].mean(axis=0)
+    try:
+        found = np.array([float(part) for part in given.split(",")])
+    except ValueError:
+        raise InputError(
+            f"--proportions={given}: a share a class, with commas, or a table Id,Target (.csv)"
+        ) from None
+    if len(found) != num_classes or not ((found >= 0) & (found <= 1)).all():
+        raise InputError(f"--proportions: {len(found)} numbers for {num_classes} classes, of 0..1")
+    return found
+
+
+def sharpness(probs: np.ndarray, labelled: np.ndarray) -> tuple[float, float, float]:
+    """How often a labelled row's scores are sharper than an unlabelled one's: (AUC, low, high).
+
+    probs: [N, C], NaN where unknown; labelled: bool[N].  Sharpness of a row is its highest
+    probability.  Of rows out of fold and images of the same kind, .5 lies in the 95 % interval;
+    above it the model has probably been trained on the labelled rows.
+    """
+    from hpa_jax.decision.adversarial import auc_interval
+
+    return auc_interval(labelled, np.nanmax(probs, axis=1))
+
+
+def _table(source: Source, what: str) -> "pd.DataFrame":
+    """A table with lower-case `id` as text; the other names as they are (those of a CSV lower)."""
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        table = source.copy()
+    elif Path(source).suffix.lower() == ".csv":
+        table = csv_tables.read(Path(source).expanduser())
+    elif Path(source).suffix.lower() == ".parquet":
+        table = artifacts.read_table(Path(source).expanduser())
+    else:
+        raise InputError(f"{source}: one of {', '.join(SUFFIXES)} is needed")
+    table.columns = [
+        str(name).lower() if str(name).lower() in ("id", "target", "group", "fold") else str(name)
+        for name in table.columns
+    ]
+    if "id" not in table:
+        where = source if isinstance(source, str | Path) else what
+        raise InputError(f"{where}: has no column id, only {[*table.columns][:5]}")
+    table["id"] = table["id"].astype(str)
+    if (table["id"] == "").any():
+        raise InputError(f"{what}: row {int((table['id'] == '').argmax())} has an empty id")
+    return table
+
+
+def _archive(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    path = path.expanduser()
+    if not path.is_file():
+        raise InputError(f"{path}: not there")
+    with artifacts.parsing(path, "write it with numpy.savez(path, ids=..., probs=...)"):
+        with np.load(path, allow_pickle=False) as stored:
+            ids, values = stored["ids"].astype(str), np.asarray(stored["probs"], np.float64)
+            named = stored["classes"].astype(str).tolist() if "classes" in stored else None
+        if values.ndim != 2 or ids.shape != values.shape[:1]:
+            raise InputError(f"ids {ids.shape} and probs {values.shape}; [N] and [N, C] are needed")
+        columns = named or [f"p{number:02d}" for number in range(values.shape[1])]
+        if len(columns) != values.shape[1]:
+            raise InputError(f"{len(columns)} classes for {values.shape[1]} columns of probs")
+    return ids, values, tuple(columns)
+
+
+def _numbers(cells: "pd.Series", ids: "pd.Series", what: str) -> np.ndarray:
+    """float64[N] of a column; a cell that is empty is NaN."""
+    import pandas as pd
+
+    if cells.dtype.kind in "fiub":
+        return cells.to_numpy(np.float64)
+    numbers = pd.to_numeric(cells.replace("", None), errors="coerce").to_numpy(np.float64)
+    empty = (cells.isna() | cells.astype(str).str.lower().isin(["", "nan", "none"])).to_numpy()
+    wrong = np.flatnonzero(np.isnan(numbers) & ~empty)
+    if len(wrong):
+        raise InputError(f"{what}: {cells.iloc[wrong[0]]!r} for id {ids.iloc[wrong[0]]!r}")
+    return numbers
