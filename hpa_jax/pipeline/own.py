@@ -92,15 +92,13 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     Raises:
         InputError: no folder of images, or unusable images.
     """
-    from hpa_jax.decision import bundle
     from hpa_jax.inference.tables import write_embeddings
     from hpa_jax.pipeline import predictions_page
 
     labelled = label(context, packed)
     found = labelled.found
     if packed.class_names:
-        unlike = found.unlike if judges(packed) else None
-        result = bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
+        result = table(packed, found)
         for name in {"id", "labels", "why"} & {*result}:
             result[name] = result[name].map(cell)
         with artifacts.atomic(context.path("predictions.csv")) as temporary:
@@ -117,6 +115,14 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     answers = context.path("predictions.csv" if packed.class_names else "embeddings")
     about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
+
+
+def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
+    """Return one row an image: id, labels, flag and reason where they are known, scores."""
+    from hpa_jax.decision import bundle
+
+    unlike = found.unlike if judges(packed) else None
+    return bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
 
 
 def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
@@ -254,7 +260,7 @@ def _look(
             ids,
             tile=settings.tile,
             image_size=member.config.image_size,
-            batch_size=_batch_size(settings.batch_size, member),
+            batch_size=batch_size(settings.batch_size, member),
             views=member.views,
             aggregate=settings.tile_aggregate,
             directory=parts,
@@ -266,7 +272,7 @@ def _look(
         member.config,
         records,
         ids,
-        batch_size=_batch_size(settings.batch_size, member),
+        batch_size=batch_size(settings.batch_size, member),
         views=member.views,
         directory=parts,
         title=member.name,
@@ -274,8 +280,8 @@ def _look(
     return seen.probs, seen.embeddings
 
 
-def _batch_size(asked: int, member: "Member") -> int:
-    """As many images as config.predict says, on a CPU no more than four megapixels of them."""
+def batch_size(asked: int, member: "Member") -> int:
+    """Return how many images to read at a time: as asked, on a CPU at most four megapixels."""
     import jax
 
     if jax.default_backend() != "cpu":

@@ -73,6 +73,21 @@ class Predictions:
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
     strongest: str = ""
 
+    def first(self, count: int) -> "Predictions":
+        """Return the first `count` images."""
+        rows = slice(count)
+        return Predictions(
+            list(self.ids)[rows],
+            self.classes,
+            self.scores[rows],
+            self.labels[rows],
+            self.thresholds,
+            self.unlike[rows],
+            list(self.why)[rows],
+            {name: values[rows] for name, values in self.embeddings.items()},
+            self.strongest,
+        )
+
 
 def write(
     folder: Path,
