@@ -201,7 +201,15 @@ STEPS: dict[str, Step] = {
         "report/index.html",
         ("report",),
         (
-            *("report", "report/page.html.j2", *DECISION, "data/statistics.py", "data/batches.py"),
+            *(
+                "report",
+                "report/page.html.j2",
+                "report/page.js",
+                "report/components.js",
+                *DECISION,
+                "data/statistics.py",
+                "data/batches.py",
+            ),
             *("core/classes.py", "training/phases.py", "training/schedules.py"),
         ),
     ),

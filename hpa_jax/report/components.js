@@ -190,7 +190,7 @@ function viewer(fill) {
 /* Tables: a click on a column's name sorts; rows beyond data-fold are hidden until asked for. */
 function sortable(table) {
   const head = table.querySelector("tr:not(.groups)");
-  const rows = () => [...table.querySelectorAll("tr")].filter(row => row.querySelector("td"));
+  const rows = () => [...table.querySelectorAll("tr:not(.detail)")].filter(row => row.querySelector(":scope > td"));
   const value = (row, k) => {
     const text = row.cells[k]?.textContent.trim() ?? "";
     const number = parseFloat(text.replace(/,/g, "").replace("−", "-"));
@@ -208,13 +208,15 @@ function sortable(table) {
         const texts = (typeof a === "string") - (typeof b === "string");  // dashes and names last
         return texts || (down ? -1 : 1) * (a < b ? -1 : a > b ? 1 : 0);
       });
-      sorted[0]?.[1].parentNode.append(...sorted.map(([, row]) => row));
+      sorted[0]?.[1].parentNode.append(...sorted.flatMap(([, row]) => row.detail ? [row, row.detail] : [row]));
       fold();
     });
   });
   const most = Number(table.dataset.fold || 0);
   let all = !most || rows().length <= most + 3;
-  function fold() { rows().forEach((row, place) => row.classList.toggle("folded", !all && place >= most)); }
+  function fold() { rows().forEach((row, place) => {
+    for (const part of [row, row.detail]) part?.classList.toggle("folded", !all && place >= most);
+  }); }
   if (!all) {
     const more = element("button", {type: "button", onclick: () => { all = !all; more.textContent = text(); fold(); }});
     const text = () => all ? "show fewer rows" : `show all ${rows().length} rows`;

@@ -1,5 +1,5 @@
 """Figures of the pages as data URIs, so that a page is one file: axes, colours, dots with
-intervals, thumbnails.
+intervals, images.
 
 Colours: Okabe and Ito's palette, which colour-blind readers tell apart; cividis for heat maps.
 """
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 HEAT = "cividis_r"
-JPEG_QUALITY = 88
 Series = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, low, high of each row; NaN: none
 
 
@@ -124,19 +123,3 @@ def planes(encoded: bytes) -> np.ndarray:
     height, width = (size // 2 for size in sheet.shape)
     blocks = sheet.reshape(2, height, 2, width).transpose(1, 3, 0, 2)
     return np.ascontiguousarray(blocks.reshape(height, width, 4))
-
-
-def thumbnail(image: np.ndarray, side: int = 160) -> str:
-    """Return red, green, blue of uint8[H, W, >=3] as a JPEG of side x side pixels.
-
-    Each channel is stretched to its own 99.5th percentile.
-    """
-    from PIL import Image
-
-    image = image[..., :3]
-    top = np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 24)
-    stretched = np.clip(image.astype(np.float32) * (255.0 / top), 0, 255).astype(np.uint8)
-    buffer = io.BytesIO()
-    small = Image.fromarray(stretched).resize((side, side), Image.Resampling.BILINEAR)
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return uri(buffer.getvalue(), "image/jpeg")

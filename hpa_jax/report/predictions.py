@@ -9,22 +9,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.report.figures import mosaic, uri
-
-if TYPE_CHECKING:
-    import jinja2
+from hpa_jax.report.page import asset, environment
 
 INSIDE = 300  # images that are embedded in the page
 BYTES = 40_000_000  # of a page with its images
 SIDES = (512, 384, 256, 160)  # px of an image's longer side on the page, the largest that fits
 NEAR_SIDE = 160
 FEW = 50  # images below which the map of embeddings is always a PCA
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -240,8 +237,8 @@ def _page(title: str, lines: Sequence[str], data: Mapping[str, Any], found: Pred
         lines=lines,
         projection=_projection(found),
         data=markupsafe.Markup(script_json(data)),
-        styles=_asset("components.css", "predictions.css"),
-        script=_asset("components.js", "predictions.js"),
+        styles=asset("components.css", "predictions.css"),
+        script=asset("components.js", "predictions.js"),
     )  # fmt: skip
     return html.encode()
 
@@ -252,17 +249,3 @@ def script_json(value: Any) -> str:
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
-
-
-def _asset(*names: str) -> Any:
-    """The text of files beside this module, as it is."""
-    import markupsafe
-
-    return markupsafe.Markup("\n".join((HERE / name).read_text("utf-8") for name in names))
-
-
-def environment() -> "jinja2.Environment":
-    """Return the templates of both pages; names and ids from tables are escaped."""
-    import jinja2
-
-    return jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)

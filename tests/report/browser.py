@@ -10,19 +10,26 @@ from pathlib import Path
 PROBE = """
 <script>
 window.addEventListener("load", () => {
-  const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).map(i => i.alt);
+  const absent = [...document.images].filter(i => !i.complete || !i.naturalWidth);
+  const broken = absent.map(i => i.alt);
+  const cells = [...document.querySelectorAll("figure canvas.cells")];
+  cells.forEach(canvas => canvas.show());
   const lost = [...document.querySelectorAll('a[href^="#"]')]
     .filter(a => !document.getElementById(a.getAttribute("href").slice(1))).map(a => a.href);
   const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const cut = [...document.querySelectorAll(".scroll")].filter(s => s.scrollWidth > s.clientWidth)
     .map(s => s.closest("section").querySelector("h2").id);
   const hidden = [...document.querySelectorAll("h2")].filter(h => !h.offsetHeight).map(h => h.id);
-  const found = {images: document.images.length, broken, lost, wide, hidden, cut,
+  setTimeout(() => {
+  const lacking = cells.filter(c => c.dataset.broken);
+  broken.push(...lacking.map(c => c.closest("figure").dataset.name));
+  const found = {images: document.images.length, cells: cells.length, broken, lost, wide, hidden, cut,
     links: document.querySelectorAll("nav a").length};
   const out = document.createElement("pre");
   out.id = "probe";
   out.textContent = JSON.stringify(found);
   document.body.append(out);
+  }, 2000);
 });
 </script>
 """

@@ -136,7 +136,7 @@ def test_the_page_is_clicked_through(tmp_path):
     assert log[:3] == [4, 2, 2]
     assert log[3:6] == ["d (1 of 4)", 1, "10 µm"]
     assert log[6:9] == [True, True, "c (2 of 4)"]
-    assert log[9:] == ["CSV of 1 selected", "'=1+1,Nu", True, True, 0]
+    assert log[9:] == ["CSV of 1 selected", "'=1+1,Ne", True, True, 0]
 
 
 @pytest.mark.browser
