@@ -19,12 +19,13 @@ window.addEventListener("load", () => {
   const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
   const cut = [...document.querySelectorAll(".scroll")].filter(s => s.scrollWidth > s.clientWidth)
     .map(s => s.closest("section").querySelector("h2").id);
-  const hidden = [...document.querySelectorAll("h2")].filter(h => !h.offsetHeight).map(h => h.id);
+  const hidden = [...document.querySelectorAll("section h2")].filter(h => !h.offsetHeight)
+    .map(h => h.id);
   setTimeout(() => {
   const lacking = cells.filter(c => c.dataset.broken);
   broken.push(...lacking.map(c => c.closest("figure").dataset.name));
-  const found = {images: document.images.length, cells: cells.length, broken, lost, wide, hidden, cut,
-    links: document.querySelectorAll("nav a").length};
+  const found = {images: document.images.length, cells: cells.length,
+    broken, lost, wide, hidden, cut, links: document.querySelectorAll("nav a").length};
   const out = document.createElement("pre");
   out.id = "probe";
   out.textContent = JSON.stringify(found);
