@@ -99,6 +99,8 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     found = labelled.found
     if packed.class_names:
         result = table(packed, found)
+        if (unknown := _scale_unknown(packed, labelled.catalog)).any():
+            result.insert(3, "scale_unknown", unknown)
         for name in {"id", "labels", "why"} & {*result}:
             result[name] = result[name].map(cell)
         with artifacts.atomic(context.path("predictions.csv")) as temporary:
@@ -133,6 +135,8 @@ def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
     if labelled.found.unlike.any():
         parts.append(f"{int(labelled.found.unlike.sum())} unlike the training images")
+    if unknown := int(_scale_unknown(packed, labelled.catalog).sum()):
+        parts.append(f"{unknown:,} of unknown scale")
     reads_yellow = any("yellow" in member.config.channels for member in packed.members)
     if reads_yellow and (without := int(labelled.catalog["yellow"].isna().sum())):
         parts.append(f"{without:,} without a yellow channel (0 in its place)")
@@ -222,8 +226,13 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
     if config.source == "synthetic" and not config.sources:  # no source was named
         sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
     for source in sources:
-        if source.get("missing_yellow") == "error":
-            source["missing_yellow"] = packed.picture.get("missing_yellow", "error")
+        if source["source"] != "folder":
+            continue
+        rules = source.get("missing", {})
+        if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.picture:
+            source["missing"] = {**rules, "yellow": packed.picture["missing_yellow"]}
+        # Model and file both know their scale: the image gets the training's.
+        source["field_um"] = source.get("field_um") or packed.picture.get("field_um") or 0.0
     try:
         return catalog.build(
             sources,
@@ -302,13 +311,13 @@ def notes(context: Context, packed: "Bundle") -> list[str]:
         )
     if left_out := packed.picture.get("left_out"):
         lines.append(f"not in the bundle: {left_out}")
-    field = packed.picture.get("field_um")
-    if field and not context.config.data.folder.field_um:
-        lines.append(
-            f"the training images show {field:g} µm a side; if yours show another field and "
-            f"their files know the pixel size, add --config.data.folder.field_um={field:g}"
-        )
     return lines
+
+
+def _scale_unknown(packed: "Bundle", table: "pd.DataFrame") -> np.ndarray:
+    """bool[N]: own images whose scale may not be the training's, as nothing tells it."""
+    own = (table["source"] == "own") & table["pixel_size"].isna()
+    return own.to_numpy(bool) & bool(packed.picture.get("field_um"))
 
 
 def _metafeatures(
