@@ -108,6 +108,12 @@ VERBS: dict[str, Verb] = {
         "networks, thresholds and stack in one folder for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/",
+        {
+            "gallery": (
+                True,
+                "with small copies of up to 500 labelled images, to show the nearest of one's own",
+            ),
+        },
     ),
     "classes": Verb(
         "hpa_jax.pipeline.tools:classes",
