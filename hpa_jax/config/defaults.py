@@ -524,8 +524,9 @@ OPTIONS: Statement = dict(
     thresholds=dict(
         method=option(
             "cross_validated",
-            "how they are fitted; match_proportions: bestfitting's",
-            choices="hpa_jax.decision.thresholds:METHODS",
+            "how they are fitted; match_proportions: bestfitting's; auto: the simplest rule within "
+            "one standard error of the best, for every method and the stack",
+            choices=("auto", "hpa_jax.decision.thresholds:METHODS"),
         ),
         folds=option(5, "folds of cross_validated", low=2, high=127),
         repeats=option(20, "times that the folds are drawn", low=1),
@@ -642,7 +643,8 @@ OPTIONS: Statement = dict(
         method=option(
             "auto",
             "a model, a way to decide (mean of models, weighted mean, logistic regression, "
-            "ensemble, stack), or auto: the best by nested validation",
+            "ensemble, stack), or auto: the simplest within one standard error of the best by "
+            "nested validation",
         ),
         argmax=option(
             "empty",
