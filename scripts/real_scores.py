@@ -1,9 +1,10 @@
 """Scores of real networks on the competition's test images: loaded, halved, and drawn anew.
 
 In: a folder of tables NAME.parquet (`id, p00..p27` of all test images) and labels.csv (true labels
-of some of them, known because a near-duplicate lies in the external data).  Out: arrays, and simulated
-sets of any size: label sets of real images, and for each class the logits of real positives and
-negatives, resampled jointly over the networks, so that their residual correlations are kept.
+of some of them, known because a near-duplicate lies in the external data).  Out: arrays, and
+simulated sets of any size: label sets of real images, and for each class the logits of real
+positives and negatives, resampled jointly over the networks, so that their residual correlations
+are kept.
 
 Caution: the networks were trained on external data that hold the duplicates of the labelled images,
 so scores on them are optimistic.  What they are good for: real correlations between networks, real

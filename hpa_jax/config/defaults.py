@@ -523,7 +523,7 @@ OPTIONS: Statement = dict(
     ),
     thresholds=dict(
         method=option(
-            "cross_validated",
+            "auto",
             "how they are fitted; match_proportions: bestfitting's; auto: the simplest rule within "
             "one standard error of the best, for every method and the stack",
             choices=("auto", "hpa_jax.decision.thresholds:METHODS"),
@@ -607,8 +607,15 @@ OPTIONS: Statement = dict(
             "prior: as many as restore the training share of the class",
             choices=_stack_choices("negatives"),
         ),
-        cut_repeats=_of_protocol(int, "of the final threshold: folds x repeats", low=1),
-        shrink=_of_protocol(float, "of rare classes' thresholds towards the pooled one", low=0),
+        cut=_of_protocol(
+            str,
+            "final threshold, where thresholds.method is not auto; shrunk: to the matched one",
+            choices=_stack_choices("cut"),
+        ),
+        cut_repeats=_of_protocol(int, "of a cross-validated one: folds x repeats", low=1),
+        shrink=_of_protocol(
+            float, "positives at which a class's best threshold counts half", low=0
+        ),
         min_positives=_of_protocol(int, "with fewer the mean of the models decides", low=0),
         of_class=option({}, "name of a class -> dict of settings of its own"),
     ),

@@ -56,8 +56,10 @@ def rules(
     - cross_validated: One More Layer's.
 
     A class without positives among the labelled rows gets the best common cut of the others
-    (`thresholds.pooled`) in all of them: under macro-F1 never predicting it can't be better.
+    (`thresholds.pooled`) in all but match_test, since under macro-F1 never predicting it can't be
+    better; it is never predicted if training had none of it either.
     """
+    trained_on = None if shares is None else np.asarray(shares) > 0
 
     def matched(labels: np.ndarray, scores: np.ndarray, _: object) -> np.ndarray:
         return thresholds.match_proportions(scores, labels.mean(axis=0))
@@ -75,23 +77,31 @@ def rules(
         fold_cache=fold_cache,
     )
     found = {
-        "match_proportions": Rule(_seen(matched)),
-        "shrunk": Rule(lambda y, p, g: thresholds.shrunk_to_matched(y, p, STRENGTH)),
-        "exact": Rule(_seen(lambda y, p, g: thresholds.exact(y, p))),
+        "match_proportions": Rule(_seen(matched, trained_on)),
+        "shrunk": Rule(
+            _seen(lambda y, p, g: thresholds.shrunk_to_matched(y, p, STRENGTH), trained_on)
+        ),
+        "exact": Rule(_seen(lambda y, p, g: thresholds.exact(y, p), trained_on)),
     }
     if shares is not None:
-        found["match_training"] = Rule(_seen(trained))
+        found["match_training"] = Rule(_seen(trained, trained_on))
     if has_test:
         found["match_test"] = Rule(trained, on_test=True)
-    return found | {"cross_validated": Rule(_seen(cross_validated))}
+    return found | {"cross_validated": Rule(_seen(cross_validated, trained_on))}
 
 
-def _seen(fit: nested.Fitter) -> nested.Fitter:
-    """The rule for the classes that have positives, the pooled cut for the others."""
+def _seen(fit: nested.Fitter, trained_on: np.ndarray | None) -> nested.Fitter:
+    """The rule for the classes that have positives; for the others the pooled cut, and no
+    prediction where training had none either (trained_on: bool[C], None: not known)."""
 
     def fitted(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
         cuts, seen = fit(labels, scores, groups), labels.any(axis=0)
-        return cuts if seen.all() else np.where(seen, cuts, thresholds.pooled(labels, scores))
+        if seen.all():
+            return cuts
+        common = np.full(len(cuts), thresholds.pooled(labels, scores))
+        if trained_on is not None:
+            common[~trained_on] = thresholds.never(float(scores.max(initial=0.0)))
+        return np.where(seen, cuts, common)
 
     return fitted
 

@@ -208,7 +208,7 @@ def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
 
 
 def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
-    """Names of the classes without a positive among the rows: never predicted, scored 0."""
+    """Names of the classes without a positive among the rows: scored 0."""
     return [name for name, any_ in zip(context.config.classes, labels.any(axis=0)) if not any_]
 
 

@@ -86,6 +86,13 @@ def test_a_class_without_positives_gets_the_common_cut(rule):
         assert cut == thresholds.pooled(labels, probs)
 
 
+def test_a_class_that_training_did_not_have_is_never_predicted():
+    labels, probs = separated(200, 40, 2)
+    labels, probs = np.pad(labels, ((0, 0), (0, 1))), np.tile(probs, 2)
+    for rule in choice.rules(np.array([0.2, 0.0]), True, repeats=2).values():
+        assert not (probs[:, 1] >= rule.fit(labels, probs, None)[1]).any()
+
+
 def test_matching_uses_the_shares_of_labelled_rows_or_of_training():
     labels, probs = separated(200, 40, 2)
     rules = choice.rules(np.array([0.1]), True, repeats=2)

@@ -25,7 +25,7 @@ def rows_of(count=200, groups=None, seed=0):
 def context(tmp_path, **thresholds):
     config = configs.default().unlock()
     config.models = {"m": configs.model()}
-    config.thresholds.update(thresholds)
+    config.thresholds.update({"method": "cross_validated", **thresholds})
     return Context(config.lock(), tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
 
 def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path, monkeypatch):
     rows, probs = rows_of()
-    protocol = SimpleNamespace(cut_repeats=1, seed=0, shrink=0.0)
+    protocol = SimpleNamespace(cut="cross_validated", cut_repeats=1, seed=0, shrink=0.0)
     votes = "hpa_jax.decision.stack.stacking.load_votes"
     monkeypatch.setattr(votes, lambda folder: (protocol, probs))
     here = context(tmp_path, method="match_proportions", match_on="test")
