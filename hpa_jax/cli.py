@@ -5,10 +5,12 @@ traceback).  Nothing heavy is imported before a verb is known, so `--help` answe
 """
 
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
+import warnings
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
@@ -26,6 +28,7 @@ class Verb:
     flags: Flags = field(default_factory=dict)
     options: tuple[str, ...] = ()  # config paths that it depends on
     steps: tuple[str, ...] = ()  # of `run` that it does
+    forms: dict[str, tuple[str, ...]] = field(default_factory=dict)  # word -> what follows it
     completes: bool = False  # the function adds models to the config, and validates it then
 
     @classmethod
@@ -102,7 +105,7 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb(
         "hpa_jax.pipeline.own:run_export",
-        "networks, thresholds and stack in one folder for predict --bundle",
+        "networks, thresholds and stack in one folder for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/",
     ),
@@ -133,13 +136,25 @@ VERBS: dict[str, Verb] = {
             "high": ("10", "last rate"),
         },
     ),
+    "models": Verb(
+        "hpa_jax.pipeline.models:models",
+        "published trained models: what there is, what each is for, and their files",
+        "the catalogue; fetch: the publisher's server, or --from",
+        "fetch: a folder with the files, LICENCE.txt and fetched.json",
+        {
+            "out": (None, "fetch: another folder than HPA_JAX_HOME/models/NAME"),
+            "from": (None, "fetch: a mirror (URL), or a file, wheel or folder that you have"),
+            "accept-licence": (None, "fetch: NAME again, where a licence must be accepted"),
+        },
+        forms={"list": (), "show": ("NAME",), "fetch": ("NAME",)},
+    ),
     "import_weights": Verb(
         "hpa_jax.pipeline.tools:import_weights",
         "a published weight file (safetensors, torch) as a folder for init_from",
         "--weights",
         "--out (an Orbax folder)",
         {
-            "model": (None, "backbone, as in the config"),
+            "backbone": (None, "the network, as in the config"),
             "weights": (None, "file, or hf:OWNER/REPO/FILE"),
             "out": (None, "folder to write"),
         },
@@ -163,6 +178,11 @@ VERBS: dict[str, Verb] = {
         "config.ablate: seeds and variations (configs/ablation.py)",
         "ablation.json, ablation.md, ablate/NAME/seed_K/ (a workdir each)",
     ),
+}
+RENAMED_FLAGS = {
+    ("predict", "bundle"): "model",
+    ("predict", "checkpoint"): "model",
+    ("import_weights", "model"): "backbone",
 }
 USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
 
@@ -217,9 +237,21 @@ def _quiet() -> None:
     """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    warnings.formatwarning = _in_one_line
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ or … gets an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # What it logs about a file is found by the reader, too, and told in one line with its name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     logger = logging.getLogger("absl")
     logger.setLevel(logging.ERROR)
     logger.addFilter(_not_raised_again)
+
+
+def _in_one_line(message: Warning | str, *_: object) -> str:
+    """A warning as users read it, without the line of the program that raised it."""
+    text = " ".join(str(message).split())
+    return f"{text if text.startswith('note: ') else f'warning: {text}'}\n"
 
 
 def _leave_room_on_gpus() -> None:
@@ -253,6 +285,10 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
         define(flag, default, text, flag_values=known)
+    for argument in arguments:
+        flag = argument.partition("=")[0].removeprefix("--")
+        if argument.startswith("--") and (name, flag) in RENAMED_FLAGS:
+            raise InputError(f"--{flag} is now called --{RENAMED_FLAGS[name, flag]}")
     arguments = ["--force=all" if a == "--force" else a for a in arguments]
     config, arguments = overrides.configured(arguments)
     try:
@@ -260,11 +296,33 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     except flags.Error as error:
         text = str(error).replace("\n", " ")
         raise InputError(f"{text} ({name} --help lists the flags)") from error
-    if rest:
-        raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
+    words = _words(name, verb, rest)
     if not verb.completes:
         validation.validate(config)
-    return config, {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
+    values = {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
+    return config, {**values, **words}
+
+
+def _words(name: str, verb: Verb, rest: list[str]) -> dict[str, object]:
+    """The words of a verb with forms: {"form": the first, and what follows it by name}.
+
+    Raises:
+        InputError: an unknown form, a word too few or too many.
+    """
+    if not verb.forms:
+        if rest:
+            raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
+        return {}
+    forms = ", ".join(" ".join((name, form, *names)) for form, names in verb.forms.items())
+    if not rest:
+        raise InputError(f"{name}: what? {forms}")
+    form, *given = rest
+    if form not in verb.forms:
+        raise InputError(f"{name} {form}: unknown{near(form, verb.forms)} ({forms})")
+    if len(given) != len(verb.forms[form]):
+        wanted = " ".join((name, form, *verb.forms[form]))
+        raise InputError(f"{' '.join((name, *rest))}: should read {wanted}")
+    return {"form": form, **dict(zip(verb.forms[form], given))}
 
 
 def overview() -> str:
@@ -278,6 +336,8 @@ def overview() -> str:
 def verb_help(name: str, verb: Verb) -> str:
     """The text of `VERB --help`."""
     lines = [f"python -m hpa_jax {name}: {verb.summary}", ""]
+    lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
+    lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
     lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]

@@ -95,7 +95,7 @@ def test_five_classes_end_in_a_submission_of_the_new_folder(done):
 def test_the_bundle_labels_a_folder_by_the_own_names(done):
     root, options = done
     call(root, "export", *options)
-    call(root, "predict", f"--bundle={root / 'work' / 'bundle'}", "--workdir=more",
+    call(root, "predict", f"--model={root / 'work' / 'bundle'}", "--workdir=more",
          f"--config.data.root={root / 'new'}")  # fmt: skip
     told = pd.read_csv(root / "more" / "predictions.csv")
     assert set(NAMES) <= set(told.columns)

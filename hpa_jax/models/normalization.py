@@ -1,4 +1,4 @@
-"""Pictures in [0, 1] -> what a network's weights expect.  By name and channel, in one place.
+"""Images in [0, 1] -> what a network's weights expect.  By name and channel, in one place.
 
 - hpa: mean and standard deviation of the training images by stain (bestfitting).
 - imagenet: torchvision's; the fourth channel's are the mean of the three (One More Layer).
@@ -7,6 +7,8 @@
 - bn_inception_as_run: x minus (104, 117, 128) without scale and flip, as One More Layer ran it.
 - per_image: each image by its own mean and deviation, channel by channel (pudae).
 - half_range: (255 x - 127.5) / 255 (pudae's ResNet34).
+- lite: (255 x - 127) / 128 (EfficientNet-Lite, TensorFlow's).
+- min_max: each image to 0..1 by its least and largest value, all channels together (SubCell).
 """
 
 import functools
@@ -38,6 +40,8 @@ NAMES = (
     "bn_inception_as_run",
     "per_image",
     "half_range",
+    "lite",
+    "min_max",
 )
 
 
@@ -69,6 +73,10 @@ def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
         return _affine((0.5,) * count, (0.5,) * count)
     if name == "half_range":
         return _affine((0.5,) * count, (1.0,) * count)
+    if name == "lite":
+        return _affine((127 / 255,) * count, (128 / 255,) * count)
+    if name == "min_max":
+        return min_max
     if name == "bn_inception_as_run":
         return _affine(_extended(_CAFFE, count), (1.0,) * count)
     if name == "bn_inception":
@@ -81,6 +89,12 @@ def per_image(images: jax.Array) -> jax.Array:
     centred = images - images.mean((1, 2), keepdims=True)
     deviation = jnp.sqrt((centred * centred).mean((1, 2), keepdims=True))
     return centred / (deviation + _EPSILON)
+
+
+def min_max(images: jax.Array) -> jax.Array:
+    """(x - min) / (max - min + 1e-6) with the least and largest value of all of an image."""
+    low = images.min((1, 2, 3), keepdims=True)
+    return (images - low) / (images.max((1, 2, 3), keepdims=True) - low + 1e-6)
 
 
 def _affine(mean: Sequence[float], deviation: Sequence[float]) -> Normalizer:

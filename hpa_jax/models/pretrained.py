@@ -71,6 +71,7 @@ class Report:
     mapped: Mapping[str, str]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
+    of_other_classes: tuple[str, ...] = ()  # of the unused: a classifier of another number
 
     def __str__(self) -> str:
         return self.text(3)
@@ -124,6 +125,34 @@ def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> 
     return report
 
 
+def whole(model: nnx.Module, files: Mapping[str | Path, str], write: bool = True) -> Report:
+    """Fills a network, its head included, with the files of a published model.
+
+    Args:
+        model: as `load`'s; where `write` is False it may be one of `nnx.eval_shape`.
+        files: weight file -> prefix that the names of its tensors get.
+        write: whether the network is filled; otherwise the files are only checked.
+
+    Raises:
+        InputError: as `load`, or a tensor of the network is missing; the network is unchanged then.
+    """
+    path = next(iter(files))
+    tensors: dict[str, np.ndarray] = {}
+    for file, prefix in files.items():
+        read, _ = weight_files.read(file)
+        tensors |= {prefix + name: value for name, value in read.items()}
+    values, report = _fill(model, tensors, False, path, "zeros")
+    if report.missing:
+        why = f"it lacks {_some(report.missing)}"
+        if report.of_other_classes:
+            name = max(report.of_other_classes, key=lambda name: tensors[name].ndim)
+            why = f"its classifier {name} {tensors[name].shape} is for other classes"
+        raise InputError(f"{path}: is not this model's file, {why}")
+    if write:
+        _write(model, values)
+    return report
+
+
 def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Report:
     """Turns a published file into an Orbax folder that `load`, so a model's `init_from`, takes.
 
@@ -159,7 +188,17 @@ def _matched(
     model: nnx.Module, path: str | Path, extra_channels: str
 ) -> tuple[dict[str, np.ndarray], Report]:
     """({our path: value in our layout and shape}, report); nothing is written."""
-    tensors, ours = weight_files.read(path)
+    return _fill(model, *weight_files.read(path), path, extra_channels)
+
+
+def _fill(
+    model: nnx.Module,
+    tensors: Mapping[str, np.ndarray],
+    ours: bool,
+    path: str | Path,
+    extra_channels: str,
+) -> tuple[dict[str, np.ndarray], Report]:
+    """As `_matched`, of tensors. ours: whether they have our names and layout."""
     if not ours and any(_OTHER_SQUEEZE.search(name) for name in tensors):
         raise InputError(
             f"{path}: is timm's seresnet or seresnext, whose stem pools with other borders; take "
@@ -194,7 +233,7 @@ def _matched(
     used = set(mapped.values()) | aliases
     unused = tuple(name for name in tensors if name not in used and not _IGNORED.search(name))
     _check_whole(missing, unused, tuple(own), path)
-    return values, Report(mapped, unused, missing)
+    return values, Report(mapped, unused, missing, tuple(others.values()))
 
 
 def _parameters(model: nnx.Module) -> dict[str, tuple[int, ...]]:

@@ -156,7 +156,7 @@ def check_format(workdir: Path) -> None:
             raise InputError(
                 f"{workdir}: made by a program whose stamps don't tell its settings, so nothing "
                 "says whether its results are those of this config; nothing was changed. Name "
-                f"another --workdir; `predict --checkpoint={workdir}/models/NAME` and `export` "
+                f"another --workdir; `predict --model={workdir}/models/NAME` and `export` "
                 "still read this one, and init_from takes its networks"
             )
 

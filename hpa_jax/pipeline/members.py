@@ -1,9 +1,9 @@
-"""Trained networks as members of a bundle: those of a run, and those that --checkpoint names.
+"""Trained networks as members of a bundle: those of a run, and those that --model names.
 
---checkpoint is one folder or several with commas between: WORKDIR/models/NAME, one fold of it, or
-one that holds folds.  Folds of a model are averaged first, then models.  What run.json beside them
-says (views, which weights, classes) counts as in the run itself; the cuts are those that the run
-fitted for these models.
+--model is a bundle, or one folder or several with commas between: WORKDIR/models/NAME, one fold of
+it, or one that holds folds.  Folds of a model are averaged first, then models.  What run.json
+beside them says (views, which weights, classes) counts as in the run itself; the cuts are those
+that the run fitted for these models.
 """
 
 from collections.abc import Iterator
@@ -55,8 +55,73 @@ def picture(context: Context, method: str) -> dict:
     }
 
 
+def named(given: str) -> "Bundle":
+    """What --model names: a published model, a bundle, or trained models as one.
+
+    Raises:
+        InputError: none of them is there.
+    """
+    from hpa_jax.decision import bundle
+    from hpa_jax.models import published, store
+
+    folder = Path(given).expanduser()
+    if given in published.PUBLISHED:
+        return of_published(given)
+    if name := store.record(folder).get("model"):
+        return of_published(name, folder)
+    if (folder / "bundle.json").is_file():
+        return bundle.read(folder)
+    if not folder.exists() and "/" not in given and "," not in given:
+        published.find(given)  # raises, with near names
+    return of_folders(given)
+
+
+def of_published(name: str, folder: Path | None = None) -> "Bundle":
+    """A published model as a bundle, decided as its own tool does: > .5, and the best class.
+
+    folder: of its files, if not the one it is fetched to.
+
+    Raises:
+        InputError: unknown, not fetched, or its files have changed.
+    """
+    from hpa_jax.decision import bundle
+    from hpa_jax.models import published, store
+
+    entry = published.find(name)
+    config = configs.model(
+        channels=entry.channels,
+        image_size=entry.image_size,
+        normalize=entry.normalize,
+        views="identity",
+        **entry.network,
+    )
+    count = len(entry.class_names)
+    member = bundle.Member(
+        name=name,
+        model=name,
+        config=config,
+        network=store.network(name, folder),
+        class_numbers=tuple(range(count)),
+        views="identity",
+    )
+    about = {
+        "image_size": entry.image_size,
+        "sides": [entry.image_size],
+        "field_um": entry.pixel_size * entry.image_size or None,
+        "cuts": "0.5 for every class, and always the most probable class",
+        "missing_yellow": "zeros" if "yellow" not in entry.channels else entry.yellow,
+        "without_yellow": entry.without_yellow,
+        "cells": entry.field == "cell",
+    }
+    return bundle.Bundle(
+        entry.class_names, [member], np.full(count, 0.5), argmax="always", picture=about
+    )
+
+
 def of_folders(given: str) -> "Bundle":
-    """What --checkpoint names, as a bundle; its `image` says under "cuts" whose cuts it has.
+    """Folders of trained models, with commas between, as a bundle.
+
+    Its `picture` says under "cuts" whose thresholds it has.
 
     Raises:
         InputError: no trained model there, one named twice, models of different classes.
@@ -66,15 +131,15 @@ def of_folders(given: str) -> "Bundle":
     paths = [Path(text).expanduser().resolve() for text in given.split(",") if text]
     found = [_trained(path, given) for path in paths]
     if not found or len(set(paths)) != len(paths):
-        raise InputError(f"--checkpoint={given}: names no model, or one of them twice")
+        raise InputError(f"--model={given}: names no model, or one of them twice")
     lists = {one.run.config.classes for one in found if one.run is not None}
     if len(lists) > 1:
-        raise InputError(f"--checkpoint={given}: these models were trained with other classes")
+        raise InputError(f"--model={given}: these models were trained with other classes")
     classes = list(lists.pop()) if lists else []
     one_place = len({one.place for one in found}) == 1
     members = [member for one in found for member in one.members(classes, not one_place)]
     if len({member.name for member in members}) != len(members):
-        raise InputError(f"--checkpoint={given}: two networks of the same name and folder name")
+        raise InputError(f"--model={given}: two networks of the same name and folder name")
     known = sorted({number for member in members for number in member.class_numbers})
     for member in members:
         member.class_numbers = tuple(known.index(number) for number in member.class_numbers)
@@ -94,7 +159,7 @@ def of_folders(given: str) -> "Bundle":
 
 @dataclass(frozen=True)
 class _Trained:
-    """One model that --checkpoint names. place: the folder of its run; run: None where there is no
+    """One model that --model names. place: the folder of its run; run: None where there is no
     run.json; folders: of its networks; model: its config, None: what its checkpoints hold.
     """
 
@@ -132,7 +197,10 @@ def _trained(path: Path, given: str) -> _Trained:
         folds = path.glob("fold_*/checkpoints")
         folders = sorted((f.parent for f in folds), key=lambda f: int(f.name.removeprefix("fold_")))
     if not folders:
-        raise InputError(f"--checkpoint={given}: no trained model in {path} (WORKDIR/models/NAME)")
+        raise InputError(
+            f"--model={given}: {path} is no bundle (of the verb export) and holds no trained model "
+            "(WORKDIR/models/NAME)"
+        )
     home = next((p for p in (path, *path.parents) if p.parent.name == "models"), path)
     place = home.parent.parent if home.parent.name == "models" else home.parent
     run = _run(place)

@@ -1,8 +1,8 @@
 """`export` and `predict` on one's own images: what a user takes away, and its use.
 
-export: workdir -> bundle/.  predict --bundle=DIR (or --checkpoint=models/NAME): a folder of
-images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet.  Images are packed once
-for each side that a network or the metafeatures look at, as a run does (config.records.also).
+export: workdir -> bundle/.  predict --model=MODEL: a folder of images -> predictions.csv,
+predictions.parquet, embeddings/NAME.parquet.  Images are packed once for each side that a network
+or the metafeatures read, as a run does (config.records.also).
 """
 
 from collections.abc import Mapping
@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
+from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline import members, prepare, scores, tables
@@ -67,18 +68,16 @@ def left_out(context: Context) -> str:
     return said
 
 
-def predict(context: Context) -> str:
-    """Labels, scores and embeddings of every image of the config's sources.
+def predict(context: Context, packed: "Bundle") -> str:
+    """Labels, scores and embeddings of every image of the config's sources by a bundle.
 
     Raises:
-        InputError: no bundle or checkpoint there, or unusable images.
+        InputError: no folder of images, or unusable images.
     """
     from hpa_jax.data import records as packing
     from hpa_jax.data.batches import Records
-    from hpa_jax.decision import bundle
     from hpa_jax.inference.tables import write_embeddings
 
-    packed = _packed(context)
     table = _catalog(context, packed)
     ids = table["id"].to_numpy(str)
     sets = {
@@ -95,17 +94,39 @@ def predict(context: Context) -> str:
     probs, embeddings = {}, {}
     for member in packed.members:
         probs[member.name], embeddings[member.name] = _look(context, member, table, sets)
-    features = _metafeatures(next(iter(sets.values())), ids, table, packed)
+    for name, values in embeddings.items():
+        write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
+    odd = np.zeros(len(ids), bool)
+    if packed.class_names:
+        odd = _decide(context, packed, table, probs, embeddings, sets)
+    artifacts.remove(context.path("predict_parts"))
+    return _summary(context, packed, table, odd)
+
+
+def _decide(
+    context: Context,
+    packed: "Bundle",
+    table: "pd.DataFrame",
+    probs: Mapping[str, np.ndarray],
+    embeddings: Mapping[str, np.ndarray],
+    sets: "Mapping[int, Records]",
+) -> np.ndarray:
+    """Writes scores and labels; returns which images are unlike the training images, bool[N]."""
+    from hpa_jax.decision import bundle
+
+    ids, features = table["id"].to_numpy(str), None
+    knows = any(member.reference for member in packed.members)  # what ordinary images look like
+    if packed.stack is not None or knows:
+        features = _metafeatures(next(iter(sets.values())), ids, table, packed)
     found, labels = packed.decide(probs, features)
     odd, why = packed.judge(embeddings, features)
-    result = bundle.table(packed, ids, found, labels, odd, why)
+    result = bundle.table(packed, ids, found, labels, odd if knows else None, why)
+    if (unknown := _scale_unknown(packed, table)).any():
+        result.insert(3, "scale_unknown", unknown)
     with artifacts.atomic(context.path("predictions.csv")) as temporary:
         result.to_csv(temporary, index=False, float_format="%.5f")
     tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
-    for name, values in embeddings.items():
-        write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
-    artifacts.remove(context.path("predict_parts"))
-    return _said(context, packed, ids, odd)
+    return odd
 
 
 def _sides(packed: "Bundle") -> list[int]:
@@ -114,20 +135,6 @@ def _sides(packed: "Bundle") -> list[int]:
     base = packed.picture.get("image_size") or max(wanted)
     stored = packed.picture.get("sides") or [base]
     return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
-
-
-def _packed(context: Context) -> "Bundle":
-    """What --bundle or --checkpoint names."""
-    from hpa_jax.decision import bundle
-
-    given, trained = context.flags.get("bundle"), context.flags.get("checkpoint")
-    if given and trained:
-        raise InputError("--bundle and --checkpoint: give one of them")
-    if trained:
-        return members.of_folders(trained)
-    if not (Path(given).expanduser() / "bundle.json").is_file():
-        raise InputError(f"--bundle={given}: no bundle (a folder that the verb export wrote)")
-    return bundle.read(Path(given).expanduser())
 
 
 def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
@@ -140,14 +147,28 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
     sources = prepare.sources(context)
     if config.source == "synthetic" and not config.sources:  # no source was named
         sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
-    return catalog.build(
-        sources,
-        packed.class_names,
-        on_bad_image=config.on_bad_image,
-        bad_images=context.path("bad_images.csv"),
-        imported=context.path("imported"),
-        content=context.contents.file,
-    )
+    for source in sources:
+        if source["source"] != "folder":
+            continue
+        rules = source.get("missing", {})
+        if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.picture:
+            source["missing"] = {**rules, "yellow": packed.picture["missing_yellow"]}
+        # Model and file both know their scale: the image gets the training's.
+        source["field_um"] = source.get("field_um") or packed.picture.get("field_um") or 0.0
+    try:
+        return catalog.build(
+            sources,
+            packed.class_names,
+            on_bad_image=config.on_bad_image,
+            bad_images=context.path("bad_images.csv"),
+            imported=context.path("imported"),
+            content=context.contents.file,
+        )
+    except InputError as error:
+        other = packed.picture.get("without_yellow")
+        if other and "no yellow channel" in str(error):
+            raise InputError(f"{error}; or --model={other}, which reads no yellow") from None
+        raise
 
 
 def _look(
@@ -170,7 +191,7 @@ def _look(
             ids,
             tile=settings.tile,
             image_size=member.config.image_size,
-            batch_size=settings.batch_size,
+            batch_size=_batch_size(settings.batch_size, member),
             views=member.views,
             aggregate=settings.tile_aggregate,
             directory=parts,
@@ -182,7 +203,7 @@ def _look(
         member.config,
         records,
         ids,
-        batch_size=settings.batch_size,
+        batch_size=_batch_size(settings.batch_size, member),
         views=member.views,
         directory=parts,
         title=member.name,
@@ -190,26 +211,44 @@ def _look(
     return seen.probs, seen.embeddings
 
 
-def _said(context: Context, packed: "Bundle", ids: np.ndarray, odd: np.ndarray) -> str:
+def _batch_size(asked: int, member: "Member") -> int:
+    """As many images as config.predict says, on a CPU no more than four megapixels of them."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return asked
+    return min(asked, max(1, 4 * 1024**2 // member.config.image_size**2))
+
+
+def _summary(context: Context, packed: "Bundle", table: "pd.DataFrame", odd: np.ndarray) -> str:
     """The summary: how many, which are odd, where it lies."""
-    parts = [f"{len(ids):,} images"]
+    parts = [f"{len(table):,} images"]
     bad = context.path("bad_images.csv")
     if bad.is_file():
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
     if odd.any():
         parts.append(f"{int(odd.sum())} unlike the training images")
+    if unknown := int(_scale_unknown(packed, table).sum()):
+        parts.append(f"{unknown:,} of unknown scale")
+    reads_yellow = any("yellow" in member.config.channels for member in packed.members)
+    if reads_yellow and (without := int(table["yellow"].isna().sum())):
+        parts.append(f"{without:,} without a yellow channel (0 in its place)")
+    if not packed.class_names:
+        return f"{', '.join(parts)}, features only -> {context.path('embeddings')}"
     text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
     whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
     text += f"\ncuts: {whose}"
+    if packed.picture.get("cells"):
+        text += "\nthis model was trained on images of single cells; whole fields are unlike them"
     if left_out := packed.picture.get("left_out"):
         text += f"\nnot in the bundle: {left_out}"
-    field = packed.picture.get("field_um")
-    if field and not context.config.data.folder.field_um:
-        text += (
-            f"\nthe training images show {field:g} µm a side; if yours show another field and "
-            f"their files know the pixel size, add --config.data.folder.field_um={field:g}"
-        )
     return text
+
+
+def _scale_unknown(packed: "Bundle", table: "pd.DataFrame") -> np.ndarray:
+    """bool[N]: own images whose scale may not be the training's, as nothing tells it."""
+    own = (table["source"] == "own") & table["pixel_size"].isna()
+    return own.to_numpy(bool) & bool(packed.picture.get("field_um"))
 
 
 def _metafeatures(
@@ -241,12 +280,25 @@ def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `predict`: the recipe's networks on its rows, or those of --bundle or --checkpoint
-    on a folder of images.
-    """
+    """The verb `predict`: the recipe's networks on its rows, or --model on a folder of images."""
     from hpa_jax.pipeline import runner
 
-    if not flags.get("bundle") and not flags.get("checkpoint"):
+    given = flags.get("model")
+    if not given:
         return runner.run(config, flags, ["predict"])
-    print(f"[predict] {predict(opened(config, flags))}")
+    packed = members.named(given)
+    if not flags.get("workdir"):
+        flags = {**flags, "workdir": _workdir(config, given)}
+        print(f"workdir: {flags['workdir']} (another one: --workdir)")
+    print(f"[predict] {predict(opened(config, flags), packed)}")
     return 0
+
+
+def _workdir(config: ConfigDict, model: str) -> str:
+    """A folder for the answers where none is named: the same for the same model and images."""
+    roots = [config.data.root, *(source.get("root", "") for source in config.data.sources)]
+    places = [str(Path(root).expanduser().resolve()) for root in roots if root]
+    if not places:
+        raise InputError("config.data.root: the folder of images to label is missing")
+    last = [Path(text).name for text in (places[0], model.split(",")[0])]
+    return str(Path("runs") / "-".join([*last, digest(places, model)[:6]]))

@@ -115,8 +115,8 @@ STEPS: dict[str, Step] = {
         "probabilities and embeddings of the validation and test images, or of a folder of images",
         "models/NAME/checkpoints/, records/",
         "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
-        "…_embeddings.parquet; with --bundle or "
-        "--checkpoint: predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        "…_embeddings.parquet; with --model: "
+        "predictions.csv, predictions.parquet, embeddings/NAME.parquet",
         ("models", "records"),
         (*TRAINING, "inference"),
         on_all_hosts=True,
@@ -124,8 +124,11 @@ STEPS: dict[str, Step] = {
         flags={
             **ONLY,
             **FORCE,
-            "bundle": (None, "what `export` wrote: label the images of config.data with it"),
-            "checkpoint": (None, "WORKDIR/models/NAME, or several with commas: their mean"),
+            "model": (
+                None,
+                "label the images of config.data by it: a published name (`models list`), a bundle "
+                "of `export`, WORKDIR/models/NAME, or several of these folders with commas (mean)",
+            ),
         },
         verb="hpa_jax.pipeline.own:verb",
     ),

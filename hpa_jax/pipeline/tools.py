@@ -88,10 +88,10 @@ def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
     """
     from hpa_jax.models import pretrained
 
-    for name in ("model", "weights", "out"):
+    for name in ("backbone", "weights", "out"):
         if not flags.get(name):
             raise InputError(f"import_weights: --{name} is missing")
-    report = pretrained.import_weights(flags["model"], flags["weights"], flags["out"])
+    report = pretrained.import_weights(flags["backbone"], flags["weights"], flags["out"])
     print(f"{report.text()} -> {flags['out']}")
 
 

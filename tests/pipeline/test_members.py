@@ -1,4 +1,4 @@
-"""What --checkpoint names: which weights, views and cuts; averages; images of the right side."""
+"""What --model names: which weights, views and cuts; averages; images of the right side."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from hpa_jax.training import checkpoint
 
 @pytest.fixture
 def workdir(done, tmp_path):
-    """A copy of what predict --checkpoint reads of a run, to be changed."""
+    """A copy of what predict --model reads of a run, to be changed."""
     source, _ = done
     for name in ("run.json", "thresholds.json"):
         shutil.copy(source / name, tmp_path / name)

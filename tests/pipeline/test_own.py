@@ -23,7 +23,7 @@ def exported(done, tmp_path_factory):
     workdir, _ = done
     assert main(["export", *CONFIG, f"--workdir={workdir}"]) == 0
     own = tmp_path_factory.mktemp("own")
-    arguments = [f"--bundle={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
+    arguments = [f"--model={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
     assert main(["predict", *arguments, f"--workdir={own}"]) == 0
     return workdir, workdir / "bundle", own
 
@@ -93,7 +93,7 @@ def test_every_method_is_exported_with_its_weights(exported, tmp_path, method):
 
 def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
     workdir, _, _ = exported
-    arguments = [f"--checkpoint={workdir}/models/tiny", f"--config.data.root={workdir}/data/test"]
+    arguments = [f"--model={workdir}/models/tiny", f"--config.data.root={workdir}/data/test"]
     arguments += ["--config.data.source=folder", f"--workdir={tmp_path}"]
     assert main(["predict", *arguments]) == 0
     said = capsys.readouterr().out
@@ -124,7 +124,7 @@ def test_strange_images_are_flagged_with_a_reason(exported, tmp_path, capsys):
     rng = np.random.default_rng(0)
     write_tiffs(tmp_path / "in", "noise", rng.integers(0, 256, (90, 70, 4), np.uint8))
     write_tiffs(tmp_path / "in", "dots", 255 * rng.integers(0, 2, (64, 64, 4)).astype(np.uint8))
-    arguments = [f"--bundle={packed}", f"--config.data.root={tmp_path}/in"]
+    arguments = [f"--model={packed}", f"--config.data.root={tmp_path}/in"]
     assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
     assert "2 images, 2 unlike the training images" in capsys.readouterr().out
     found = pd.read_csv(tmp_path / "out" / "predictions.csv")
@@ -141,7 +141,7 @@ def test_tiles_see_the_ends_of_a_long_image(exported, tmp_path):
         pair = [np.asarray(Image.open(test / f"{name}_{channel}.png")) for name in ids]
         Image.fromarray(np.concatenate(pair, axis=1)).save(tmp_path / "in" / f"long_{channel}.png")
         Image.fromarray(pair[0]).save(tmp_path / "in" / f"one_{channel}.png")
-    arguments = [f"--checkpoint={workdir}/models/tiny", f"--config.data.root={tmp_path}/in"]
+    arguments = [f"--model={workdir}/models/tiny", f"--config.data.root={tmp_path}/in"]
     arguments += ["--config.predict.tile=64", f"--workdir={tmp_path}/out"]
     assert main(["predict", *arguments]) == 0
     names, probs, _ = read_table(tmp_path / "out" / "predictions.parquet")
@@ -161,21 +161,32 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
     (tmp_path / "cut" / "b_green.tif").write_bytes(whole[:2000])
     here = f"--config.data.root={tmp_path}"
     cases = [
-        ([f"--bundle={tmp_path}", here], "no bundle"),
-        ([f"--bundle={packed}"], "folder of images to label is missing"),
-        ([f"--bundle={packed}", f"{here}/nowhere"], "no such folder"),
-        ([f"--bundle={packed}", f"{here}/empty"], "no image fits"),
-        ([f"--bundle={packed}", f"{here}/cut"], "b_green.tif"),
-        ([f"--bundle={packed}", f"{here}/cut", f"--checkpoint={workdir}/models/tiny"], "one of"),
-        ([f"--checkpoint={workdir}/models/none", f"{here}/cut"], "no trained model"),
+        ([f"--model={tmp_path}", here], "is no bundle"),
+        ([f"--model={packed}"], "folder of images to label is missing"),
+        ([f"--model={packed}", f"{here}/nowhere"], "no such folder"),
+        ([f"--model={packed}", f"{here}/empty"], "no image fits"),
+        ([f"--model={packed}", f"{here}/cut"], "b_green.tif"),
+        ([f"--bundle={packed}", f"{here}/cut"], "--bundle is now called --model"),
+        ([f"--checkpoint={packed}", f"{here}/cut"], "--checkpoint is now called --model"),
+        ([f"--model={workdir}/models/none", f"{here}/cut"], "no trained model"),
     ]
     for arguments, words in cases:
         assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 2, words
         error = capsys.readouterr().err
         assert words in error and error.count("\n") == 1
-    arguments = [f"--bundle={packed}", f"{here}/cut", "--config.data.on_bad_image=skip"]
+    arguments = [f"--model={packed}", f"{here}/cut", "--config.data.on_bad_image=skip"]
     assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
     assert re.search(r"1 images, 1 left out \(.*bad_images\.csv\)", capsys.readouterr().out)
+
+
+def test_without_a_workdir_one_is_chosen_and_printed(exported, tmp_path, monkeypatch, capsys):
+    workdir, packed, _ = exported
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", f"--model={packed}"]) == 2  # nor a folder of images
+    assert "folder of images to label is missing" in capsys.readouterr().err
+    assert main(["predict", f"--model={packed}", f"--config.data.root={workdir}/data/test"]) == 0
+    chosen = re.search(r"workdir: (runs/test-bundle-\w{6}) ", capsys.readouterr().out)[1]
+    assert (tmp_path / chosen / "predictions.csv").is_file()
 
 
 def test_export_needs_a_finished_run(tmp_path, capsys):
@@ -189,7 +200,7 @@ def test_a_bundle_reads_images_of_the_sides_that_the_run_read(tmp_path):
     arguments = [*CONFIG, "--config.records.image_size=32", "--config.records.also=(64,)"]
     assert main(["run", *arguments, f"--workdir={tmp_path}/run"]) == 0
     assert main(["export", *arguments, f"--workdir={tmp_path}/run"]) == 0
-    given = [f"--bundle={tmp_path}/run/bundle", f"--config.data.root={tmp_path}/run/data/test"]
+    given = [f"--model={tmp_path}/run/bundle", f"--config.data.root={tmp_path}/run/data/test"]
     assert main(["predict", *given, f"--workdir={tmp_path}/own"]) == 0
     ids, probs, _ = read_table(tmp_path / "own" / "predictions.parquet")
     method = chosen(tmp_path / "run")

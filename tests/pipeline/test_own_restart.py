@@ -13,7 +13,7 @@ from tests.small_run import CONFIG, call
 def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     workdir, _ = done
     assert main(["export", *CONFIG, f"--workdir={workdir}"]) == 0
-    given = [f"--bundle={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
+    given = [f"--model={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
     given += ["--config.predict.batch_size=8"]
     assert main(["predict", *given, f"--workdir={tmp_path}/whole"]) == 0
     monkeypatch.setattr(sweep, "SAVE_SECONDS", 0.0)

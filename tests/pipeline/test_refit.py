@@ -158,7 +158,7 @@ def test_the_submission_is_that_of_the_refitted_networks(tmp_path):
     np.testing.assert_allclose(mean, expected, rtol=1e-5)
     assert len(mean) == len(test.ids)
     call("export", workdir, "--config.refit=True", "--config.submission.method=mean of models")
-    given = [f"--bundle={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
+    given = [f"--model={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
     call("predict", tmp_path / "own", *given)
     own = pd.read_parquet(tmp_path / "own" / "predictions.parquet").set_index("id")
     theirs = pd.read_parquet(workdir / "refit" / "mean_of_models.parquet").set_index("id")

@@ -80,18 +80,18 @@ def test_label_noise_lists_images_that_the_models_contradict(verb):
 
 def test_import_weights_names_what_is_missing(verb, done, tmp_path, capsys):
     arguments = ["import_weights", *CONFIG, f"--workdir={done[0]}", f"--out={tmp_path}/out"]
-    assert main([*arguments, "--model=resnet18"]) == 2
+    assert main([*arguments, "--backbone=resnet18"]) == 2
     assert "--weights is missing" in capsys.readouterr().err
-    assert main([*arguments, "--model=resnet18", f"--weights={tmp_path}/no.safetensors"]) == 2
+    assert main([*arguments, "--backbone=resnet18", f"--weights={tmp_path}/no.safetensors"]) == 2
     assert "no.safetensors" in capsys.readouterr().err
 
 
 def test_import_weights_makes_a_folder_for_init_from(verb, tmp_path, monkeypatch):
     small = pinned.network("resnet18")  # narrow, so that no gigabytes are written
-    monkeypatch.setattr(pretrained.factory, "create", lambda *a, **k: small)
+    monkeypatch.setattr(pretrained.registry, "create", lambda *a, **k: small)
     monkeypatch.setattr(pretrained.nnx, "eval_shape", lambda make: make())
     save_file(pinned.tensors("resnet18"), tmp_path / "w.safetensors")
-    arguments = ["--model=resnet18", f"--weights={tmp_path}/w.safetensors"]
+    arguments = ["--backbone=resnet18", f"--weights={tmp_path}/w.safetensors"]
     _, out = verb("import_weights", *arguments, f"--out={tmp_path}/out")
     tensors, ours = weight_files.read(tmp_path / "out")
     assert ours and "conv1.kernel" in tensors and out.strip()

@@ -92,6 +92,7 @@ def download(
     deadline: float = 600.0,
     first_pause: float = 1.0,
     check: Callable[[Path], None] | None = None,
+    on_bytes: Callable[[int, int | None], None] | None = None,
 ) -> dict[str, str]:
     """Fetches what is not there yet, or not as it should be; returns url -> reason of what could
     not be had.
@@ -101,6 +102,8 @@ def download(
     first_pause: seconds before the second try; doubles from try to try.
     check: looks at a complete file and raises InputError if it is not what it should be; the file
       is then fetched anew.
+    on_bytes: called with (bytes that are there, size of the file or None) as they come, in place of
+      the bar that counts files.
 
     Raises:
         OSError: the disk is full or not writable; what is finished stays.
@@ -119,11 +122,14 @@ def download(
         def fetch(wanted: Wanted) -> str | None:
             if _is_whole(wanted, check):
                 return None
-            return _with_retries(client, wanted, pace, retries, first_pause, deadline, check)
+            return _with_retries(
+                client, wanted, pace, retries, first_pause, deadline, check, on_bytes
+            )
 
         try:
             results = pool.map(fetch, files)
-            bar = tqdm(results, total=len(files), unit="files", desc="download", disable=None)
+            hidden = True if on_bytes else None
+            bar = tqdm(results, total=len(files), unit="files", desc="download", disable=hidden)
             for wanted, reason in zip(files, bar):
                 if reason is not None:
                     failed[wanted.url] = reason
@@ -145,6 +151,7 @@ def _with_retries(
     first_pause: float,
     deadline: float,
     check: Callable[[Path], None] | None,
+    on_bytes: Callable[[int, int | None], None] | None,
 ) -> str | None:
     """None when the file is there, else the last reason."""
     import httpx
@@ -154,7 +161,7 @@ def _with_retries(
         pause = None
         try:
             pace.wait()
-            _once(client, wanted, deadline, check)
+            _once(client, wanted, deadline, check, on_bytes)
             return None
         except Refused as error:
             return str(error)
@@ -178,6 +185,7 @@ def _once(
     wanted: Wanted,
     deadline: float,
     check: Callable[[Path], None] | None,
+    on_bytes: Callable[[int, int | None], None] | None,
 ) -> None:
     part = wanted.path.with_name(f".part-{wanted.path.name}")
     about = part.with_name(part.name + ".json")
@@ -207,6 +215,8 @@ def _once(
         with open(part, "ab" if start else "wb") as handle:
             for chunk in answer.iter_raw():
                 handle.write(chunk)
+                if on_bytes is not None:
+                    on_bytes(handle.tell(), whole)
                 if time.monotonic() > end:
                     raise Passing(f"too slow: {handle.tell()} bytes after {deadline:g} s")
     _accept(wanted, part, about, whole, check)
