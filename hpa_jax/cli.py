@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
-from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, STEPS, Flags, Step
+from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, SEEN, STEPS, Flags, Step
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
             "only": (None, "this model alone (a name of config.models, or retrieval)"),
             **FORCE,
             **CLUSTER,
+            **SEEN,
             "collect": (
                 False,
                 "train nothing: decide with the networks that are there",

@@ -282,7 +282,8 @@ MODEL: Statement = dict(
     ),
     init_from=option(
         "",
-        'weight file, folder of a trained model, or "model:NAME", another one of this recipe '
+        'weight file, folder of a trained model, "published:NAME" (`models list`), or '
+        '"model:NAME", another one of this recipe '
         "(trained first; its final weights, fold by fold); a head of other size starts afresh",
     ),
     extra_channels=option(
