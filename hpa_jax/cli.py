@@ -5,10 +5,12 @@ traceback).  Nothing heavy is imported before a verb is known, so `--help` answe
 """
 
 import importlib
+import io
 import logging
 import os
 import signal
 import sys
+import warnings
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
@@ -107,6 +109,12 @@ VERBS: dict[str, Verb] = {
         "networks, thresholds and stack in one folder for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/",
+        {
+            "gallery": (
+                True,
+                "with small copies of up to 500 labelled images, to show the nearest of one's own",
+            ),
+        },
     ),
     "classes": Verb(
         "hpa_jax.pipeline.tools:classes",
@@ -236,9 +244,21 @@ def _quiet() -> None:
     """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    warnings.formatwarning = _in_one_line
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ or … gets an escape
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    # What it logs about a file is found by the reader, too, and told in one line with its name.
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     logger = logging.getLogger("absl")
     logger.setLevel(logging.ERROR)
     logger.addFilter(_not_raised_again)
+
+
+def _in_one_line(message: Warning | str, *_: object) -> str:
+    """A warning as users read it, without the line of the program that raised it."""
+    text = " ".join(str(message).split())
+    return f"{text if text.startswith('note: ') else f'warning: {text}'}\n"
 
 
 def _leave_room_on_gpus() -> None:

@@ -90,24 +90,52 @@ def adversary_model(**differences: Any) -> ConfigDict:
 
 
 # Statements: `OPTIONS` is the whole, `MODEL` one of config.models, `PHASE` one of its stages.
+_RULE: dict[str, Any] = dict(choices="hpa_jax.data.sources.imported:MISSING")
 FOLDER: Statement = dict(
     pattern=option(
-        "{id}_{channel}", "names of the files; {id} alone: one multichannel file an image"
+        "",
+        "path of the files without suffix, of {id}, {channel}, {plate}, {well}, {site}, * and **; "
+        '"": a known layout is recognised',
+    ),
+    table=option(
+        "",
+        "CSV or Parquet of paths in the root, in place of a pattern: id, red, green, blue, yellow "
+        "(or image), labels",
+    ),
+    channels=option(
+        "", 'names of channels in file names and files: "DAPI:blue,GFP:green"', kinds=(str, dict)
     ),
     planes=option(
         (), "channels of a multichannel file in order; (): by its own names", items=(str,)
     ),
     labels=option("labels.csv", "table of labels in the folder"),
     percentiles=option(
-        (0.1, 99.9), "of 16-bit images: black and white", items=NUMBER, low=0, high=100
+        (0.001, 99.999), "of more than 8 bits: black and white", items=NUMBER, low=0, high=100
     ),
-    missing_yellow=option(
-        "error",
-        "an image without ER stain; mean: of the other three",
-        choices="hpa_jax.data.sources.folder:MISSING_YELLOW",
+    floor=option(
+        0.15, "white lies at least this share of the depth's range above black", above=0, high=1
+    ),
+    bits=option(
+        0, "depth of the camera; 0: as the files say, else by their values", low=0, high=16
+    ),
+    scale_over=option(
+        "image",
+        "which images share black and white points",
+        choices="hpa_jax.data.reader:SCALED_OVER",
+    ),
+    value_range=option((), "(black, white) of float images not within 0..1", items=NUMBER),
+    missing=dict(
+        red=option("error", "an image without the microtubules' channel", **_RULE),
+        blue=option("error", "an image without the nuclei's channel", **_RULE),
+        yellow=option("error", "an image without the ER's channel; mean: of the others", **_RULE),
+    ),
+    project=option("max", "a Z stack becomes", choices="hpa_jax.data.planes:PROJECTIONS"),
+    frame=option(
+        None, "of a time series the one to take; None refuses it", kinds=(int, type(None))
     ),
     field_um=option(0.0, "side of a training image in µm (competition: 163.84); 0: off", low=0),
     pixel_size=option(0.0, "µm a pixel where the files don't say", low=0),
+    links=option(False, "whether links out of the root are followed"),
 )
 ATLAS: Statement = dict(
     table=option("external.csv", "table of the images, in the root"),
@@ -527,9 +555,10 @@ OPTIONS: Statement = dict(
     ),
     thresholds=dict(
         method=option(
-            "cross_validated",
-            "how they are fitted; match_proportions: bestfitting's",
-            choices="hpa_jax.decision.thresholds:METHODS",
+            "auto",
+            "how they are fitted; match_proportions: bestfitting's; auto: the simplest rule within "
+            "one standard error of the best, for every method and the stack",
+            choices=("auto", "hpa_jax.decision.thresholds:METHODS"),
         ),
         folds=option(5, "folds of cross_validated", low=2, high=127),
         repeats=option(20, "times that the folds are drawn", low=1),
@@ -610,8 +639,15 @@ OPTIONS: Statement = dict(
             "prior: as many as restore the training share of the class",
             choices=_stack_choices("negatives"),
         ),
-        cut_repeats=_of_protocol(int, "of the final threshold: folds x repeats", low=1),
-        shrink=_of_protocol(float, "of rare classes' thresholds towards the pooled one", low=0),
+        cut=_of_protocol(
+            str,
+            "final threshold, where thresholds.method is not auto; shrunk: to the matched one",
+            choices=_stack_choices("cut"),
+        ),
+        cut_repeats=_of_protocol(int, "of a cross-validated one: folds x repeats", low=1),
+        shrink=_of_protocol(
+            float, "positives at which a class's best threshold counts half", low=0
+        ),
         min_positives=_of_protocol(int, "with fewer the mean of the models decides", low=0),
         of_class=option({}, "name of a class -> dict of settings of its own"),
     ),
@@ -646,7 +682,8 @@ OPTIONS: Statement = dict(
         method=option(
             "auto",
             "a model, a way to decide (mean of models, weighted mean, logistic regression, "
-            "ensemble, stack), or auto: the best by nested validation",
+            "ensemble, stack), or auto: the simplest within one standard error of the best by "
+            "nested validation",
         ),
         argmax=option(
             "empty",
@@ -677,7 +714,7 @@ OPTIONS: Statement = dict(
 # Options that got another name: old path -> new path, of an option or of all below it; * stands for
 # a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
 # by the new one; stored settings that hold it are read as if they held the new one.
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"data.folder.missing_yellow": "data.folder.missing.yellow"}
 # Values that got another name: path -> regular expression of the whole value -> what stands for it.
 RENAMED_VALUES: dict[str, dict[str, str]] = {}
 

@@ -18,7 +18,10 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 
 # Path -> the default that an option had before another one, or before it was removed.
-FORMER: dict[str, Any] = {}
+FORMER: dict[str, Any] = {
+    "data.folder.pattern": "{id}_{channel}",
+    "data.folder.percentiles": [0.1, 99.9],
+}
 # Options of `train` that change its speed, its log or its disk space, and no result.
 WITHOUT_RESULT = (
     *("workers", "prefetch", "keep", "checkpoint_minutes", "compilation_cache"),

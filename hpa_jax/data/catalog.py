@@ -1,7 +1,7 @@
 """The one table of every image: id, source, labels, channel files, sizes.
 
 In: one or more sources (folders).  Out: the catalog (columns `COLUMNS`), whose every row has been
-looked at: ids unique, labels in range, channels present, readable and of one size.  All findings
+looked at: ids unique, labels in range, channels present, readable and of one size.  All problems
 are gathered first; then they stop the program or, with on_bad_image="skip", only their images.
 """
 
@@ -11,6 +11,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,15 +21,20 @@ from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS
+from hpa_jax.data.reader import CHANNELS, NeedsScaling
 from hpa_jax.data.sources import atlas, competition, folder
+from hpa_jax.data.sources import imported as conversion
 
 if TYPE_CHECKING:
     import pandas as pd
 
+# µm a pixel; black and white points of the scaling to 8 bits, a number a channel.
+POINTS = ("black", "white")
+CONVERTED = ("pixel_size", *POINTS)
 COLUMNS = (
     *("id", "source", "labels", "root", *CHANNELS, "height", "width"),
     *("original_size", "antibody", "plate", "sample", "weight", "files"),
+    *CONVERTED,
 )
 IMPORTED = -1  # in the column root: the folder of converted copies
 FOR_ANY = ("weight", "not_only", "parts")
@@ -74,6 +80,7 @@ def build(
     import pandas as pd
 
     problems = Problems()
+    sources = [{**s, "root": str(Path(s["root"]).expanduser())} for s in sources]
     tables = [
         _scan(
             source, class_names, problems, imported and Path(imported) / str(i), largest, content
@@ -81,15 +88,18 @@ def build(
         for i, source in enumerate(sources)
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    table = table.reindex(columns=table.columns.union(CONVERTED, sort=False)).astype(object)
     table = _without_repeats(table, problems)
-    table = _look_at_images(table, problems, check == "decode", workers, content)
+    convert = functools.partial(_converted, imported and Path(imported), largest, content)
+    table = _look_at_images(table, problems, check == "decode", workers, content, convert)
+    problems.tell()
     if bad_images is not None:
         problems.write(Path(bad_images))
-    if problems.found and on_bad_image == "error":
+    if problems.found and on_bad_image == "error" and len(table):
         where = f" (all in {bad_images})" if bad_images is not None else ""
         raise problems.error(f'mend them{where}, or leave them out with data.on_bad_image="skip"')
     if not len(table):
-        remedy = "nothing is left without them; look at data.root"
+        remedy = "mend them: nothing is left without them"
         if problems.found:
             raise problems.error(remedy)
         raise InputError(f"no images in {', '.join(str(s['root']) for s in sources)}")
@@ -183,64 +193,120 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
     return table[~repeated].reset_index(drop=True)
 
 
+def _converted(
+    into: Path | None,
+    largest: int,
+    content: Callable[[str], str],
+    table: "pd.DataFrame",
+    problems: Problems,
+) -> "pd.DataFrame":
+    """Rows of a competition's files of more than 8 bits -> those that could be converted, with the
+    paths of the copies."""  # fmt: skip
+    if into is None:
+        raise InputError("images of more than 8 bits are converted and need a folder for it")
+    table = table.copy()
+    for root, part in table.groupby("root", sort=False):
+        images = {
+            row["id"]: conversion.Files({c: row[c] for c in CHANNELS if isinstance(row[c], str)})
+            for row in part.to_dict("records")
+        }
+        # What must be there the source has checked already.
+        how = conversion.Conversion(largest=largest, missing=dict.fromkeys(CHANNELS, "zeros"))
+        ready = conversion.rows(images, into / f"{root}_deep", how, problems, content=content)
+        for index, id in part["id"].items():
+            if id not in ready:
+                table = table.drop(index)
+                continue
+            for name in (*CHANNELS, *CONVERTED):
+                table.at[index, name] = ready[id][name]
+            if part.at[index, "full_size"] and table.at[index, "original_size"] is None:
+                table.at[index, "original_size"] = ready[id]["original_size"]
+    return table
+
+
 def _look_at_images(
     table: "pd.DataFrame",
     problems: Problems,
     decode: bool,
     workers: int | None,
     content: Callable[[str], str],
+    convert: Callable[["pd.DataFrame", Problems], "pd.DataFrame"],
 ) -> "pd.DataFrame":
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
-    drops rows whose images can't be used.
+    drops rows whose images can't be used.  Files of more than 8 bits are converted first.
 
-    files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the stages
+    files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the steps
     below see that an image was replaced by another under the same name.
     """
-    rows = table[list(CHANNELS)].to_dict("records")
-    threads = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(threads) as pool:
-        look = _decoded_size if decode else functools.partial(_header_size, content=content)
-        findings = list(pool.map(look, rows, chunksize=64))
-    keep = np.array([bad is None for _, _, bad in findings], bool)
-    for id, (_, _, bad) in zip(table["id"], findings, strict=True):
-        if bad is not None:
-            problems.add(bad.path, id, bad.what)
-    table["labels"] = [None if x is None else np.array(x, np.int16) for x in table["labels"]]
-    sizes = np.array([finding[0] for finding in findings], np.int64).reshape(-1, 2)
-    marks = [finding[1] for finding in findings]
-    own = table["original_size"].isna() & table["full_size"].astype(bool)
-    original = table["original_size"].mask(own, sizes.max(axis=1))
-    table = table.assign(height=sizes[:, 0], width=sizes[:, 1], original_size=original)
-    table = table.assign(files=marks)[keep]
+    look = _decoded if decode else functools.partial(_header, content=content)
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+
+        def looked(rows: "pd.DataFrame") -> dict[int, Finding]:
+            paths = rows[list(CHANNELS)].to_dict("records")
+            return dict(zip(rows.index, pool.map(look, paths, chunksize=64), strict=True))
+
+        findings = looked(table)
+        deep = [at for at, finding in findings.items() if isinstance(finding.bad, NeedsScaling)]
+        if deep:
+            copies = convert(table.loc[deep], problems)
+            table = table.drop(set(deep) - set(copies.index))
+            table.loc[copies.index] = copies
+            findings |= looked(copies)
+    for at, id in table["id"].items():
+        finding = findings[at]
+        if finding.bad is not None:
+            problems.add(finding.bad.path, id, finding.bad.what)
+        for note in finding.notes:
+            problems.warn(note, id)
+    table = table[np.array([findings[at].bad is None for at in table.index], bool)]
+    sizes = np.array([findings[at].size for at in table.index], np.int64).reshape(-1, 2)
+    originals = table["original_size"].isna() & table["full_size"].astype(bool)
+    table = table.assign(
+        labels=[None if x is None else np.array(x, np.int16) for x in table["labels"]],
+        height=sizes[:, 0],
+        width=sizes[:, 1],
+        original_size=table["original_size"].mask(originals, sizes.max(axis=1, initial=0)),
+        files=[findings[at].mark for at in table.index],
+        pixel_size=table["pixel_size"].astype("float64"),
+        **{name: [x if isinstance(x, list) else None for x in table[name]] for name in POINTS},
+    )
     table = table.astype({"height": "int32", "width": "int32", "root": "int16"})
     return table.astype({"original_size": "Int32"}).reset_index(drop=True)[list(COLUMNS)]
 
 
-Finding = tuple[tuple[int, int], str, reader.BadImage | None]  # size, mark of the files, bad
+@dataclass(frozen=True)
+class Finding:
+    """What the catalog learnt of an image's files. size: (height, width); mark: `files`."""
+
+    size: tuple[int, int] = (0, 0)
+    mark: str = ""
+    bad: reader.BadImage | None = None
+    notes: Sequence[str] = ()
 
 
-def _header_size(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
+def _header(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
     try:
-        files = [p for p in paths.values() if p is not None]
+        files = [p for p in paths.values() if isinstance(p, str)]
         sizes = [reader.size(path) for path in files]
     except reader.BadImage as bad:
-        return (0, 0), "", bad
+        return Finding(bad=bad)
     for path, size in zip(files, sizes, strict=True):
         if size != sizes[0]:
-            bad = reader.BadImage(path, reader.sizes_differ(size, sizes[0]))
-            return (0, 0), "", bad
-    return sizes[0], _mark(repr([content(path) for path in files]).encode()), None
+            return Finding(bad=reader.BadImage(path, reader.sizes_differ(size, sizes[0])))
+    return Finding(sizes[0], _mark(repr([content(path) for path in files]).encode()))
 
 
-def _decoded_size(paths: Mapping[str, str | None]) -> Finding:
+def _decoded(paths: Mapping[str, str | None]) -> Finding:
     try:
         image = reader.read(paths)
     except reader.BadImage as bad:
-        return (0, 0), "", bad
+        return Finding(bad=bad)
     if not image.any():
-        first = next(p for p in paths.values() if p is not None)
-        return (0, 0), "", reader.BadImage(first, "all channels are black")
-    return (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image)), None
+        first = next(p for p in paths.values() if isinstance(p, str))
+        return Finding(bad=reader.BadImage(first, "all channels are black"))
+    present = [k for k, channel in enumerate(CHANNELS) if isinstance(paths[channel], str)]
+    size, mark = (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image))
+    return Finding(size, mark, notes=reader.looks(image, present))
 
 
 def _mark(data: bytes | np.ndarray) -> str:

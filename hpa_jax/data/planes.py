@@ -1,168 +1,174 @@
-"""One microscope file -> its planes, their names and the pixel size: TIFF, OME-TIFF, PNG, JPEG.
+"""The planes of an image file as every format gives them, and the rules that all formats share.
 
-Out: float-free arrays as stored (8 or 16 bits).  Z stacks become their maximum, as a confocal
-projection; time series are refused (which moment would be the image?).  Of an OME set of several
-files each is read alone.
+In: an array with a letter an axis (T, C, Z, Y, X, S) and what the file says of it.  Out: `Planes`,
+[P, H, W] in true values.  A Z stack becomes one plane, a time series is refused unless a frame is
+asked for: which moment would be the image?
 """
 
 import math
-import xml.etree.ElementTree as xml
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hpa_jax.data.reader import MAX_PIXELS, BadImage, decode
+from hpa_jax.core.errors import InputError
 
-TIFF = (".tif", ".tiff")
+PROJECTIONS = ("max", "mean", "middle", "refuse")
+# A PNG of a few kB can claim gigapixels; the competition's largest has 4096².
+MAX_PIXELS = 100_000_000
 MAX_BYTES = 8 * MAX_PIXELS  # of all planes: four of 100 megapixels in 16 bits
-# Sets of several files (OME, Micro-Manager) name the others; following names would leave the root.
-ALONE = {"_multifile": False, "is_mmstack": False, "is_ndtiff": False}
 SMALLEST, LARGEST = 0.01, 5.0  # µm a pixel of a light microscope
-_MICROMETRES = {"µm": 1.0, "um": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "inch": 25400.0}
-_MICROMETRES |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+MICROMETRES = {"µm": 1.0, "um": 1.0, "μm": 1.0, "micron": 1.0, "microns": 1.0, "inch": 25400.0}
+MICROMETRES |= {"nm": 1e-3, "mm": 1e3, "cm": 1e4, "m": 1e6}
+MICROMETRES |= {"micrometer": 1.0, "nanometer": 1e-3, "millimeter": 1e3, "meter": 1e6}
 
 
 @dataclass(frozen=True)
-class Field:
-    """planes: [P, H, W] as stored.  names: of the planes, "" where unknown.
+class Reading:
+    """What of a file is wanted.
 
+    single: it holds one channel; unnamed pages are a Z stack then, else they are channels.
+    project: of a Z stack: PROJECTIONS.  frame: of a time series the one to take; None refuses it.
+    value_range: (black, white) of float pixels that are not within 0..1; () where unknown.
+    """
+
+    single: bool = False
+    project: str = "max"
+    frame: int | None = None
+    value_range: tuple[float, ...] = ()
+
+
+class BadImage(InputError):
+    """An image file that can't be used. `what` is the reason without the path."""
+
+    def __init__(self, path: str | Path, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.path, self.what = str(path), what
+
+    def __reduce__(self) -> tuple:
+        return type(self), (self.path, self.what)  # so that it can come from another process
+
+
+@dataclass(frozen=True)
+class Planes:
+    """The planes of one image in a file, upright, in their true values.
+
+    pixels: [P, H, W] uint8 or uint16.  names: of the planes, "" where unknown.
     pixel_size: µm a pixel, None where the file doesn't say or says what can't be.
+    bits: significant bits, where the file states them.  colour: the planes are the red, green and
+    blue (and alpha, if `alpha`) samples of one image.  notes: decisions a person should know.
     """
 
-    planes: np.ndarray
-    names: tuple[str, ...]
-    pixel_size: float | None
+    pixels: np.ndarray
+    names: tuple[str, ...] = ()
+    pixel_size: float | None = None
+    bits: int | None = None
+    colour: bool = False
+    alpha: bool = False
+    lossy: bool = False
+    notes: tuple[str, ...] = ()
 
 
-def read(path: str | Path) -> Field:
-    """All planes of a file.
+def without_alpha(image: Planes, path: str | Path) -> np.ndarray:
+    """[P, H, W] without a plane of transparency.
 
     Raises:
-        BadPicture: unreadable, too large, a time series, or more than 16 bits.
+        BadImage: it is partly transparent.
     """
-    if Path(path).suffix.lower() in TIFF:
-        field = _read_tiff(Path(path))
-    else:
-        pixels = decode(path)
-        planes = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
-        field = Field(planes, ("",) * len(planes), None)
-    if field.planes.dtype not in (np.uint8, np.uint16):
-        raise BadImage(path, f"{field.planes.dtype} pixels; 8 or 16 bits without sign are read")
-    return field
+    if not image.alpha:
+        return image.pixels
+    if (image.pixels[-1] != np.iinfo(image.pixels.dtype).max).any():
+        raise BadImage(path, "partly transparent; save it without transparency")
+    return image.pixels[:-1]
 
 
-def _read_tiff(path: Path) -> Field:
-    import tifffile
+def ordered(
+    path: Path,
+    pixels: np.ndarray,
+    axes: str,
+    how: Reading,
+    *,
+    colour: bool = False,
+    alpha: bool = False,
+) -> Planes:
+    """[P, H, W] of an array.
 
-    try:
-        with tifffile.TiffFile(path, **ALONE) as file:
-            about = file.ome_metadata
-            others = about is not None and _names_others(path, about)
-            series = file.series[0]
-            _check_claim(path, series.shape, series.axes, series.dtype)
-            pixels, axes = series.asarray(), series.axes
-            resolution = _resolution(file.pages[0], file.imagej_metadata or {})
-    except BadImage:
-        raise
-    except Exception as error:  # tifffile raises what its decoders raise
-        raise BadImage(path, f"no readable TIFF ({' '.join(str(error).split())})") from None
-    planes = _channels_first(path, pixels, axes)
-    names, size = _ome(about, len(planes)) if about else (("",) * len(planes), None)
-    if others:  # which of the set's channels lie in this file is not asked
-        names = ("",) * len(planes)
-    return Field(planes, names, _plausible(size or resolution))
-
-
-def _names_others(path: Path, about: str) -> bool:
-    """Whether the OME-XML spreads the image over several files.
+    axes: a letter an axis: T, C, Z, Y, X, S (samples of a colour image), Q or I (unnamed, pages).
+    colour: the samples are red, green and blue.  alpha: the last of them is transparency.
 
     Raises:
-        BadPicture: one of them is named with a path.
+        BadImage: a time series, or more axes than one image has.
     """
-    try:
-        nodes = [node for node in xml.fromstring(about).iter() if node.tag.endswith("}UUID")]
-    except xml.ParseError:
-        return False
-    names = {node.get("FileName", "") for node in nodes}
-    for name in sorted(names):
-        if set(name) & set("/\\") or name == "..":
-            raise BadImage(path, f"its OME-XML names a file elsewhere ({name!r}); refused")
-    # A file that was renamed still names itself by the old name: what differs are the UUIDs.
-    return len({node.text for node in nodes}) > 1
+    notes = []
+    for letter in axes:
+        at, length = axes.index(letter), pixels.shape[axes.index(letter)]
+        if letter in "YX":
+            continue
+        if length == 1:
+            pixels = pixels.squeeze(axis=at)
+        elif letter == "Z" or (how.single and letter in "QI"):
+            pixels = _projected(path, pixels, at, how.project)
+            notes.append(f"Z stacks became one plane ({how.project})")
+        elif letter == "T" and how.frame is not None:
+            if not -length <= how.frame < length:
+                raise BadImage(path, f"has {length} of axis T, data.folder.frame={how.frame}")
+            pixels = pixels.take(how.frame, axis=at)
+            notes.append(f"of time series frame {how.frame} was taken")
+        elif letter in "CSQI":  # channel, sample, unnamed, page: each can hold the channels
+            continue
+        else:
+            name = "T: a time series (data.folder.frame=0 takes its first)" if letter == "T" else ""
+            raise BadImage(path, f"has {length} of axis {name or letter}; one image a file")
+        axes = axes.replace(letter, "", 1)
+    if len(axes) > 3 or not {"Y", "X"} <= set(axes):
+        raise BadImage(path, f"axes {axes}: one channel axis beside Y and X is read")
+    if len(axes) == 2:
+        return Planes(pixels[None], notes=tuple(notes))
+    rest = next(letter for letter in axes if letter not in "YX")
+    pixels = np.moveaxis(pixels, axes.index(rest), 0)
+    alpha = alpha and rest == "S"
+    colour = rest == "S" and (colour or (alpha and len(pixels) == 2))
+    return Planes(pixels, colour=colour, alpha=alpha, notes=tuple(notes))
 
 
-def _check_claim(path: Path, shape: tuple[int, ...], axes: str, dtype: np.dtype | None) -> None:
+def _projected(path: Path, pixels: np.ndarray, axis: int, project: str) -> np.ndarray:
+    """One plane of a Z stack.
+
+    Raises:
+        BadImage: stacks are to be refused.
+    """
+    if project == "refuse":
+        raise BadImage(path, f"a Z stack of {pixels.shape[axis]} planes (data.folder.project)")
+    if project == "max":
+        return pixels.max(axis=axis)
+    if project == "middle":
+        return pixels.take(pixels.shape[axis] // 2, axis=axis)
+    mean = pixels.mean(axis=axis)
+    return (mean if pixels.dtype.kind == "f" else np.rint(mean)).astype(pixels.dtype)
+
+
+def check_claim(path: Path, shape: Sequence[int], axes: str, dtype: np.dtype | None) -> None:
     """What decoding would allocate, from the header alone: a few kB can claim gigabytes.
 
     Raises:
-        BadPicture: too large, or no 8 or 16 bits without sign.
+        BadImage: too large, or no numbers.
     """
-    if dtype not in (np.uint8, np.uint16):
-        raise BadImage(path, f"{dtype} pixels; 8 or 16 bits without sign are read")
+    if dtype is None or dtype.kind not in "uifb" or dtype.itemsize > 8:
+        raise BadImage(path, f"{dtype} pixels; whole numbers and floats are read")
     plane = math.prod(length for length, letter in zip(shape, axes) if letter in "YX")
     if plane > MAX_PIXELS or math.prod(shape) * dtype.itemsize > MAX_BYTES:
         raise BadImage(path, f"claims {' x '.join(map(str, shape))} {dtype} values; refused")
 
 
-def _plausible(size: float | None) -> float | None:
+def plausible(size: float | None) -> float | None:
     """µm a pixel; None outside of what light microscopes give (72 dpi would be 353 µm)."""
     return size if size is not None and SMALLEST <= size <= LARGEST else None
 
 
-def _channels_first(path: Path, pixels: np.ndarray, axes: str) -> np.ndarray:
-    """[P, H, W] of an array with tifffile's axis letters."""
-    for letter in axes:
-        if letter in "YX":
-            continue
-        at = axes.index(letter)
-        if letter == "Z":
-            pixels = pixels.max(axis=at)
-        elif pixels.shape[at] == 1:
-            pixels = pixels.squeeze(axis=at)
-        elif letter in "CSQI":  # channel, sample, unnamed, page: each can hold the channels
-            continue
-        else:
-            raise BadImage(path, f"has {pixels.shape[at]} of axis {letter}; one image a file")
-        axes = axes.replace(letter, "", 1)
-    if len(axes) > 3 or not {"Y", "X"} <= set(axes):
-        raise BadImage(path, f"axes {axes}: one channel axis beside Y and X is read")
-    if len(axes) == 2:
-        return pixels[None]
-    rest = next(letter for letter in axes if letter not in "YX")
-    return np.moveaxis(pixels, axes.index(rest), 0)
-
-
-def _ome(about: str, count: int) -> tuple[tuple[str, ...], float | None]:
-    """Channel names and µm a pixel of OME-XML."""
-    try:
-        root = xml.fromstring(about)
-    except xml.ParseError:
-        return ("",) * count, None
-    pixels = next((node for node in root.iter() if node.tag.endswith("}Pixels")), None)
-    if pixels is None:
-        return ("",) * count, None
-    names = [node.get("Name", "") for node in pixels if node.tag.endswith("}Channel")]
-    names = (names + [""] * count)[:count]
-    unit = _MICROMETRES.get(pixels.get("PhysicalSizeXUnit", "µm"))
-    try:
-        size = float(pixels.get("PhysicalSizeX", "")) * unit if unit else None
-    except ValueError:
-        size = None
-    return tuple(names), size if size and size > 0 else None
-
-
-def _resolution(page: object, imagej: Mapping[str, object]) -> float | None:
-    """µm a pixel of ImageJ's and plain TIFF's resolution tags; None where they have no unit.
-
-    ImageJ writes pixels a unit into the tag and the unit's name into its description.
-    """
-    tags = getattr(page, "tags", {})
-    if "XResolution" not in tags:
-        return None
-    number, per = tags["XResolution"].value
-    unit = tags["ResolutionUnit"].value if "ResolutionUnit" in tags else 1
-    named = str(imagej.get("unit", "")).replace("\\u00B5", "µ").strip()
-    micrometres = _MICROMETRES.get(named) or {2: 25400.0, 3: 10000.0}.get(int(unit))
-    return micrometres * per / number if micrometres and number else None
+def is_ramp(colours: np.ndarray) -> bool:
+    """Whether a palette int[N, 3] is a look-up table that shows intensity in colour: it gets
+    brighter with the index all the way, from black."""
+    grey = (colours == colours[:, :1]).all()
+    light = colours.astype(np.int64) @ (299, 587, 114)
+    return bool(not grey and len(colours) > 16 and light[0] == 0 and (np.diff(light) > 0).all())

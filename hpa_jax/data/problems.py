@@ -1,9 +1,12 @@
 """Everything that is wrong with the input, gathered first and reported at once.
 
-In: one line a finding (file, row or id, what is wrong).  Out: `bad_images.csv`, and one InputError
-that shows the first findings and counts the rest.
+In: one line a problem (file, row or id, what is wrong), and notes on images that were read.
+Out: `bad_images.csv`, one InputError in which identical problems are one line, and at most one
+warning for each kind of note.
 """
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +14,13 @@ from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.errors import InputError
 
 SHOWN = 10
+NAMED = 3  # examples of what is counted
 LEAVE_OUT = 'mend them, or leave them out with data.on_bad_image="skip"'  # a remedy
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding. place: the file (and row); id: the image, "" for a whole table."""
+    """One problem. place: the file (and row); id: the image, "" for a whole table."""
 
     place: str
     id: str
@@ -28,16 +32,33 @@ class Problem:
 
 @dataclass
 class Problems:
-    """The findings of one run over the sources."""
+    """The problems and notes of one run over the sources."""
 
     found: list[Problem] = field(default_factory=list)
+    notes: dict[str, list[str]] = field(default_factory=dict)
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, place: object, id: str, what: str) -> None:
-        """Notes one finding."""
-        self.found.append(Problem(str(place), id, what))
+        """Notes one problem. Names that are not UTF-8 are shown with escapes."""
+        self.found.append(Problem(shown(place), shown(id), what))
+
+    def note(self, what: str, name: str) -> None:
+        """Notes what was decided about an image (or file), by its name; nothing needs doing."""
+        self.notes.setdefault(what, []).append(shown(name))
+
+    def warn(self, what: str, name: str) -> None:
+        """Notes what looks odd about an image (or file) and may make its answer wrong."""
+        self.warnings.setdefault(what, []).append(shown(name))
+
+    def tell(self) -> None:
+        """Says them: one line a kind, with the number of images and three names."""
+        for kind, told in (("note: ", self.notes), ("", self.warnings)):
+            for what, names in told.items():
+                warnings.warn(f"{kind}{what}: {len(names):,} ({examples(names)})", stacklevel=2)
+            told.clear()
 
     def write(self, path: Path) -> None:
-        """Writes the findings as CSV (id, place, problem); without any, removes an old file."""
+        """Writes the problems as CSV (id, place, problem); without any, removes an old file."""
         import pandas as pd
 
         if not self.found:
@@ -48,10 +69,29 @@ class Problems:
             pd.DataFrame(rows, columns=["id", "place", "problem"]).to_csv(temporary, index=False)
 
     def error(self, remedy: str) -> InputError:
-        """One error of all findings (the first ten in words), with what to do."""
-        lines = [str(problem) for problem in self.found[:SHOWN]]
-        rest = len(self.found) - len(lines)
+        """One error of all problems (the first ten kinds in words), with what to do."""
+        kinds: dict[str, list[Problem]] = {}
+        for problem in self.found:
+            kinds.setdefault(problem.what, []).append(problem)
+        lines = [
+            str(alike[0])
+            if len(alike) == 1
+            else f"{what}: {len(alike):,} times ({examples([p.place for p in alike])})"
+            for what, alike in list(kinds.items())[:SHOWN]
+        ]
         if len(self.found) == 1:
             return InputError(f"{lines[0]}; {remedy}")
+        rest = len(self.found) - sum(len(alike) for alike in list(kinds.values())[:SHOWN])
         more = f"; and {rest} more" if rest else ""
         return InputError(f"{len(self.found)} problems: {'; '.join(lines)}{more}; {remedy}")
+
+
+def examples(names: Sequence[str]) -> str:
+    """The first three of some names, and how many there are beside them."""
+    rest = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+
+
+def shown(name: object) -> str:
+    """A file's name that can be printed and written: bytes that are not UTF-8 as escapes."""
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,62 +1,125 @@
-"""One image file -> uint8 pixels, or a BadPicture that says in one line what is wrong with it.
+"""Any image file -> its planes in their true values, and these -> 8 bits.
 
-A channel file should be an 8-bit grey image.  What carries the same information in another dress
-is converted (grey stored as RGB, 8-bit values in 16 bits, an image drawn only in its channel's
-colour); what would lose information is refused, never clipped silently.
+Every source reads by one chain: decode -> orient -> select planes -> scale intensity -> rescale to
+the field -> pad or crop.  The first three are `planes` and `one_plane`, the fourth is `scale`, the
+last two are `resize` and `sources.imported`.  What can't be read with certainty is a BadImage that
+says in one line what is wrong; what was decided about an image is in `Planes.notes`.
+
+PNG (8 and 16 bits, palettes) and JPEG are decoded here, by Pillow; other formats have a module.
 """
 
+import math
 import os
-from collections.abc import Mapping
+import re
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hpa_jax.core.errors import InputError
+from hpa_jax.data import microscopes, ome_zarr, tiff
+from hpa_jax.data.planes import (
+    MAX_PIXELS,
+    PROJECTIONS,
+    BadImage,
+    Planes,
+    Reading,
+    is_ramp,
+    without_alpha,
+)
 
 if TYPE_CHECKING:
     from PIL import Image
 
+__all__ = ["PROJECTIONS", "BadImage", "Planes", "Reading", "without_alpha"]
+
 CHANNELS: tuple[str, ...] = ("red", "green", "blue", "yellow")
-# A PNG of a few kB can claim gigapixels; the competition's largest has 4096².
-MAX_PIXELS = 100_000_000
-_END = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9"}
-# Planes (of RGB) that carry a channel where a file draws it in its own colour.
+PLAIN = (".png", ".jpg", ".jpeg")  # by Pillow
+# A suffix that is the end of another comes after it.
+SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *microscopes.SUFFIXES)
+DARK = 16  # the darkest pixel of an image that was 8 bits; a camera's offset is above
+# Planes (of RGB) that carry a channel where a file shows it in its colour.
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
+_MODES = ("L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L")
+_DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, MemoryError, struct.error)
 
 
-class BadImage(InputError):
-    """An image file that can't be used. `what` is the reason without the path."""
+class NeedsScaling(BadImage):
+    """A file of more than 8 bits: its values mean nothing without those of its other channels."""
 
-    def __init__(self, path: str | Path, what: str) -> None:
-        super().__init__(f"{path}: {what}")
-        self.path, self.what = str(path), what
 
-    def __reduce__(self) -> tuple:
-        return type(self), (self.path, self.what)  # so that it can come from another process
+def planes(path: str | Path, how: Reading = Reading(), scene: int = 0) -> Planes:  # noqa: B008
+    """All planes of one image of a file.
+
+    scene: number of the image, of a file that holds several (`scenes`).
+
+    Raises:
+        BadImage: unreadable, too large, cut off, a time series, values of unknown meaning, or
+            planes that the file promises and does not hold.
+    """
+    suffix, limits = Path(path).suffix.lower(), how.value_range
+    if suffix in tiff.SUFFIXES:
+        image, stated = tiff.read(Path(path), scene, how)
+        limits = limits or stated
+    elif suffix in ome_zarr.SUFFIXES:
+        image = ome_zarr.read(Path(path), scene, how)
+    elif suffix in microscopes.SUFFIXES:
+        image = microscopes.read(Path(path), scene, how)
+    else:
+        image = _read_by_pillow(path)
+    pixels, bits, notes = _true_values(path, image.pixels, image.bits, limits)
+    names = image.names or ("",) * len(pixels)
+    return replace(image, pixels=pixels, bits=bits, names=names, notes=(*image.notes, *notes))
+
+
+def scenes(path: str | Path) -> list[str]:
+    """Names of the images in a file (OME series, wells); [""] for the one of most files.
+
+    Raises:
+        BadImage: it can't be read.
+    """
+    formats = (tiff, ome_zarr, microscopes)
+    for module in formats:
+        if Path(path).suffix.lower() in module.SUFFIXES:
+            return module.scenes(Path(path))
+    return [""]
 
 
 def size(path: str | Path) -> tuple[int, int]:
-    """(height, width) from the header; the file's end is checked, its pixels are not decoded.
+    """(height, width) as read, from the header; the file's end is checked, pixels are not decoded.
 
     Raises:
-        BadPicture: absent, empty, no image, too large, or cut off.
+        BadImage: absent, empty, unknown format, too large, or cut off.
+        NeedsScaling: more than 8 bits.
     """
-    with _open(path) as picture:
-        _check_end(path, picture)
-        return picture.height, picture.width
+    with _open(path) as image:
+        _check_end(path, image)
+        if _deep(image):
+            raise NeedsScaling(path, "more than 8 bits")
+        height, width = image.height, image.width
+        # A PNG that has it at its end would be decoded to ask.
+        asked = image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info)
+        turned = asked and image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        return (width, height) if turned else (height, width)
 
 
 def read_channel(path: str | Path, channel: str) -> np.ndarray:
-    """One channel as uint8[H, W].
+    """One channel of an 8-bit file as uint8[H, W].
 
-    path: a grey image, or an RGB one of which `channel` ("red"...) takes its plane if the planes
-    differ only as an image drawn in that colour does.
+    path: a grey image, or a colour one from which `channel` ("red"...) can be told (`one_plane`).
 
     Raises:
-        BadPicture: unreadable, or not convertible without loss of meaning.
+        BadImage: unreadable, or not convertible without loss of meaning.
+        NeedsScaling: more than 8 bits.
     """
-    return to_grey(decode(path), channel, path)
+    plane = one_plane(planes(path, Reading(single=True)), channel, path)
+    eight = as_eight_bits([plane])
+    if eight is None:
+        raise NeedsScaling(path, "16-bit values that don't fit 8 bits")
+    return eight[0]
 
 
 def read(paths: Mapping[str, str | None], channels: tuple[str, ...] = CHANNELS) -> np.ndarray:
@@ -65,56 +128,156 @@ def read(paths: Mapping[str, str | None], channels: tuple[str, ...] = CHANNELS) 
     paths: channel name -> file (a catalog row serves).
 
     Raises:
-        BadPicture: a file is unusable, or the channels' sizes differ.
+        BadImage: a file is unusable, or the channels' sizes differ.
     """
-    planes: list[np.ndarray | None] = []
+    read_planes: list[np.ndarray | None] = []
     for channel in channels:
         path = paths[channel]
-        planes.append(read_channel(path, channel) if isinstance(path, str | Path) else None)
-    known = [plane for plane in planes if plane is not None]
+        read_planes.append(read_channel(path, channel) if isinstance(path, str | Path) else None)
+    known = [plane for plane in read_planes if plane is not None]
     if not known:
         raise InputError(f"an image without any of the channels {', '.join(channels)}")
-    for channel, plane in zip(channels, planes, strict=True):
+    for channel, plane in zip(channels, read_planes, strict=True):
         if plane is not None and plane.shape != known[0].shape:
-            raise BadImage(paths[channel], sizes_differ(plane.shape, known[0].shape))
+            raise BadImage(paths[channel] or "", sizes_differ(plane.shape, known[0].shape))
     zeros = np.zeros_like(known[0])
-    return np.stack([zeros if plane is None else plane for plane in planes], axis=-1)
+    return np.stack([zeros if plane is None else plane for plane in read_planes], axis=-1)
 
 
-def decode(path: str | Path) -> np.ndarray:
-    """All pixels of a file as stored: [H, W] or [H, W, planes], uint8, uint16, int32 or float32.
+def one_plane(image: Planes, channel: str, path: str | Path) -> np.ndarray:
+    """[H, W] of the file of one channel.
 
-    Raises:
-        BadPicture: unreadable, cut off, or damaged.
-    """
-    with _open(path) as picture:
-        _check_end(path, picture)
-        try:
-            if picture.mode == "1":
-                picture = picture.convert("L")
-            elif picture.mode == "P" or picture.mode not in _MODES:
-                picture = picture.convert("RGBA" if "transparency" in picture.info else "RGB")
-            return np.asarray(picture)
-        except (OSError, SyntaxError, ValueError, EOFError, MemoryError) as error:
-            raise BadImage(path, f"damaged image ({error}); fetch it again") from None
-
-
-_MODES = ("L", "LA", "RGB", "RGBA", "I", "F", "I;16", "I;16B", "I;16L")
-
-
-def to_grey(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray:
-    """uint8[H, W] of decoded pixels [H, W] or [H, W, 1..4], if nothing is lost by it.
+    Grey stored as colour gives that grey; an image shown in one colour (a look-up table) its
+    brightest plane; a JPEG shown in its channel's colour the plane of that colour (of yellow the
+    smaller of red and green), as JPEG's chroma bleeds into the others.
 
     Raises:
-        BadPicture: the planes differ, are partly transparent, or have more than 8 bits.
+        BadImage: several channels, partly transparent, or planes that differ otherwise.
     """
-    if pixels.ndim == 3 and pixels.shape[2] in (2, 4):
-        if (pixels[..., -1] != 255).any():
-            raise BadImage(path, "partly transparent; save it as 8-bit grey")
-        pixels = pixels[..., :-1]
-    if pixels.ndim == 3:
-        pixels = _one_plane(pixels, channel, path)
-    return _eight_bits(pixels, path)
+    pixels = without_alpha(image, path)
+    if len(pixels) == 1 or all(np.array_equal(pixels[0], plane) for plane in pixels[1:]):
+        return pixels[0]
+    if not image.colour:
+        raise BadImage(
+            path, f"holds {len(pixels)} channels, but is named as {channel} alone (its pattern)"
+        )
+    own = _COLOUR.get(channel, ())
+    others = [pixels[k] for k in range(len(pixels)) if k not in own]
+    if own and len(pixels) == 3:
+        shown = pixels[list(own)].min(axis=0)
+        if all(not plane.any() for plane in others) and np.array_equal(pixels[own[0]], shown):
+            return shown
+        if image.lossy and np.quantile(shown, 0.999) >= 2 * max(
+            np.quantile(plane, 0.999) for plane in others
+        ):
+            return shown
+    brightest = pixels.max(axis=0)
+    top = float(brightest.max())
+    at = np.unravel_index(brightest.argmax(), brightest.shape)
+    shares = pixels[(slice(None), *at)].astype(np.float32) / top
+    if all(np.abs(p - s * brightest).max() <= 1.0 for p, s in zip(pixels, shares, strict=True)):
+        return brightest
+    raise BadImage(path, "a colour image whose planes differ; save the channel as grey")
+
+
+# --- scaling of intensity ---
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How more than 8 bits become 8: linear from a black to a white point.
+
+    percentiles: of a channel's pixels, black and white (the HPA's converter: 0.001 and 99.999).
+    floor: white lies at least this share of the depth's range above black, so that noise stays
+      dark (the HPA's converter: 10,000 of 65,535).
+    bits: the camera's depth; 0: as the file says, else by the values of all channels.
+    over: what shares its points: image, plate or data (all images of the source).
+    """
+
+    percentiles: tuple[float, float] = (0.001, 99.999)
+    floor: float = 0.15
+    bits: int = 0
+    over: str = "image"
+
+
+SCALED_OVER = ("image", "plate", "data")
+
+
+def as_eight_bits(channels: Sequence[np.ndarray]) -> list[np.ndarray] | None:
+    """uint8 [H, W] of each of an image's channels, if they are 8 bits stored in 16: values that fit
+    (with something near black among them) or that were spread by 256 or 257; else None."""
+    if all(plane.dtype == np.uint8 for plane in channels):
+        return [np.ascontiguousarray(plane) for plane in channels]
+    deep = [plane for plane in channels if plane.dtype != np.uint8]
+    top = max(int(plane.max(initial=0)) for plane in deep)
+    for step in (1, 257, 256):
+        if top > 255 * step or (step > 1 and any((plane % step).any() for plane in deep)):
+            continue
+        if step == 1 and min(int(plane.min(initial=0)) for plane in deep) >= DARK:
+            continue
+        return [p if p.dtype == np.uint8 else (p // step).astype(np.uint8) for p in channels]
+    return None
+
+
+def depth(channels: Sequence[np.ndarray], stated: int | None = None) -> int:
+    """Bits of the camera: `stated` by the file, else the least of 10, 12, 14, 16 that holds the
+    values of all of an image's channels (12 where even 8 would: a dark image of a camera)."""
+    top = max(int(plane.max(initial=0)) for plane in channels)
+    if stated and top < 2**stated:
+        return stated
+    if top <= 255:
+        return 12
+    return next(bits for bits in (10, 12, 14, 16) if top < 2**bits)
+
+
+def points(histogram: np.ndarray, bits: int, scaling: Scaling) -> tuple[float, float]:
+    """Black and white point of a channel. histogram: int[65536], how often each value occurs.
+
+    The percentiles are numpy's (linear between the two nearest values).
+    """
+    ends = np.cumsum(histogram)
+    black, high = (_percentile(ends, q) for q in scaling.percentiles)
+    return black, max(high, black + scaling.floor * (2**bits - 1))
+
+
+def _percentile(ends: np.ndarray, q: float) -> float:
+    at = (int(ends[-1]) - 1) * q / 100
+    below, above = (int(np.searchsorted(ends, i, "right")) for i in (math.floor(at), math.ceil(at)))
+    return below + (above - below) * (at - math.floor(at))
+
+
+def histogram(plane: np.ndarray) -> np.ndarray:
+    """int64[65536]: how often each value of a plane occurs."""
+    return np.bincount(plane.ravel(), minlength=65536)
+
+
+def scale(plane: np.ndarray, black: float, white: float) -> np.ndarray:
+    """uint8 [H, W]: 0 at black and below, 255 at white and above."""
+    levels = (np.arange(65536, dtype=np.float32) - black) * (255.0 / (white - black))
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[plane]
+
+
+def looks(image: np.ndarray, present: Sequence[int]) -> list[str]:
+    """What looks wrong about channels of uint8[H, W, K]: empty, saturated, or a copy of another.
+
+    present: numbers of the channels that are there.
+    """
+    said = []
+    for at, k in enumerate(present):
+        plane = image[..., k]
+        if np.ptp(plane[::4, ::4]) <= EMPTY and np.ptp(plane) <= EMPTY:
+            said.append(f"channel {CHANNELS[k]} looks empty")
+        elif np.count_nonzero(plane == 255) > SATURATED * plane.size:
+            said.append(f"channel {CHANNELS[k]} looks saturated (over 2 % of its pixels are white)")
+        for j in present[:at]:
+            same = np.array_equal(image[::8, ::8, j], plane[::8, ::8])
+            if same and plane.any() and np.array_equal(image[..., j], plane):
+                said.append(f"channel {CHANNELS[k]} is a copy of {CHANNELS[j]}")
+    return said
+
+
+EMPTY = 12  # grey levels from the darkest to the brightest pixel: noise above the floor has 10
+SATURATED = 0.02  # share of white pixels
 
 
 def resize(image: np.ndarray, side: int) -> np.ndarray:
@@ -154,45 +317,198 @@ def sizes_differ(size: tuple[int, ...], other: tuple[int, ...]) -> str:
     )
 
 
-def _open(path: str | Path) -> "Image.Image":
-    import warnings
+def _true_values(
+    path: str | Path, pixels: np.ndarray, bits: int | None, value_range: Sequence[float]
+) -> tuple[np.ndarray, int | None, list[str]]:
+    """uint8 or uint16 of any type's values, the significant bits, and what was decided.
 
+    Raises:
+        BadImage: values whose meaning nothing tells.
+    """
+    kind, notes = pixels.dtype, []
+    if kind in (np.uint8, np.uint16):
+        return pixels, bits, notes
+    if kind.kind == "b":
+        return pixels.astype(np.uint8) * 255, None, notes
+    if kind.kind not in "iuf":
+        raise BadImage(path, f"{kind} pixels; whole numbers and floats are read")
+    if not np.isfinite(pixels).all():
+        raise BadImage(path, "infinite pixels, or such that are no numbers")
+    low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
+    if kind.kind == "f":
+        if value_range:
+            black, white = value_range
+            levels = (pixels.astype(np.float64) - black) * (65535.0 / (white - black))
+            return np.clip(np.rint(levels), 0, 65535).astype(np.uint16), 16, notes
+        if low >= 0 and high <= 1:
+            return np.rint(pixels.astype(np.float64) * 65535).astype(np.uint16), 16, notes
+        if (pixels != np.rint(pixels)).any():
+            raise BadImage(
+                path,
+                f"fractional values from {low:g} to {high:g}: which are black and white? "
+                "Set data.folder.value_range=(BLACK, WHITE)",
+            )
+    if low < 0 and kind == np.int16 and low < -(2**14):
+        notes.append("signed pixels: 32,768 was added")
+        pixels = pixels.astype(np.int32) + 2**15
+    elif low < 0:
+        notes.append("negative pixels were taken for black")
+        pixels = np.maximum(pixels, 0)
+    if pixels.max(initial=0) > 65535:
+        raise BadImage(path, f"values up to {high:g}; at most 65,535 are read")
+    return pixels.astype(np.uint16), bits, notes
+
+
+# --- PNG, JPEG: Pillow ---
+
+
+def _read_by_pillow(path: str | Path) -> Planes:
+    from PIL import ImageOps
+
+    with _open(path) as image:
+        _check_end(path, image)
+        if getattr(image, "n_frames", 1) > 1 and image.format == "PNG":
+            raise BadImage(path, f"a time series of {image.n_frames} frames; one image a file")
+        lossy = image.format in ("JPEG", "MPO")
+        try:
+            if image.format == "PNG" and _deep(image) and not image.mode.startswith("I"):
+                return _deep_colours(image)
+            if image.mode == "1":
+                image = image.convert("L")
+            elif image.mode == "P":
+                image = _of_palette(image)
+            elif image.mode not in _MODES:
+                image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+            orientation = image.getexif().get(0x0112, 1)
+            pixels = np.asarray(ImageOps.exif_transpose(image) if orientation > 1 else image)
+        except _DECODER_ERRORS as error:
+            raise BadImage(path, f"damaged image ({error}); fetch it again") from None
+    if pixels.ndim == 2:
+        return Planes(pixels[None])
+    samples = pixels.shape[2]
+    return Planes(np.moveaxis(pixels, -1, 0), colour=True, alpha=samples in (2, 4), lossy=lossy)
+
+
+def _deep(image: "Image.Image") -> bool:
+    """Whether a file's values have more than 8 bits, by its header."""
+    raw = image.tile[0][3] if image.tile else ""
+    raw = raw[0] if isinstance(raw, tuple) else raw
+    return image.mode[0] in "IF" or ";16" in str(raw)
+
+
+def _deep_colours(image: "Image.Image") -> Planes:
+    """A 16-bit colour PNG, of which Pillow gives the high bytes: it is unpacked as one byte order
+    and as the other, which gives the low ones."""
+    from PIL import Image
+
+    raw = image.tile[0][3]
+    if raw == "LA;16B":  # its four bytes are unpacked as those of 8-bit RGBA
+        four = np.asarray(_unpacked(image, "RGBA", "RGBA")).astype(np.uint16)
+        pixels = four[..., ::2] << 8 | four[..., 1::2]
+    else:
+        mode = raw.partition(";")[0]
+        high = np.asarray(_unpacked(Image.open(image.filename), mode, f"{mode};16B"))
+        low = np.asarray(_unpacked(image, mode, f"{mode};16L"))
+        pixels = high.astype(np.uint16) << 8 | low
+    alpha = pixels.shape[2] in (2, 4)
+    return Planes(np.moveaxis(pixels, -1, 0), colour=True, alpha=alpha)
+
+
+def _unpacked(image: "Image.Image", mode: str, raw: str) -> "Image.Image":
+    image.tile = [image.tile[0]._replace(args=raw)]
+    image._mode = mode  # a mode that fits `raw`
+    image.load()
+    return image
+
+
+def _of_palette(image: "Image.Image") -> "Image.Image":
+    """An image of a palette: its colours, or its indices where these are intensities."""
+    if "transparency" in image.info:
+        return image.convert("RGBA")
+    colours = np.asarray(image.getpalette("RGB"), np.uint8).reshape(-1, 3)
+    indices = np.asarray(image)
+    if int(indices.max(initial=0)) < len(colours) and is_ramp(colours):
+        from PIL import Image
+
+        return Image.fromarray(indices)
+    return image.convert("RGB")
+
+
+def _open(path: str | Path) -> "Image.Image":
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PIL's own bomb warning; the check below is stricter
-            picture = Image.open(path)
+        image = Image.open(path)
     except FileNotFoundError:
         raise BadImage(path, "no such file") from None
     except UnidentifiedImageError:
         empty = Path(path).stat().st_size == 0
-        raise BadImage(path, "empty file (0 bytes)" if empty else "no image") from None
+        raise BadImage(path, "empty file (0 bytes)" if empty else "not an image") from None
     except Image.DecompressionBombError:
         raise BadImage(path, f"claims more than {MAX_PIXELS:,} pixels; refused") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise BadImage(path, f"can't be read ({error})") from None
-    if picture.width * picture.height > MAX_PIXELS:
-        picture.close()
+    if image.width * image.height > MAX_PIXELS:
+        image.close()
         raise BadImage(path, f"claims more than {MAX_PIXELS:,} pixels; refused")
-    return picture
+    return image
 
 
-def _check_end(path: str | Path, picture: "Image.Image") -> None:
+def _check_end(path: str | Path, image: "Image.Image") -> None:
     """A PNG or JPEG that lacks its end mark, or a TIFF that lacks a strip, was cut off (some
-    decoders fill up with grey)."""
-    kind = picture.format or ""
+    decoders fill up with grey). Bytes after a whole image don't matter."""
+    kind = image.format or ""
     if kind == "TIFF":
-        whole = _last_byte(picture) <= os.path.getsize(path)
-    elif kind in _END:
-        with open(path, "rb") as handle:
-            handle.seek(0, os.SEEK_END)
-            handle.seek(max(0, handle.tell() - 64))
-            whole = _END[kind] in handle.read()
+        whole = _last_byte(image) <= os.path.getsize(path)
+    elif kind == "PNG":
+        whole = _ends_near(path, b"IEND\xaeB`\x82") or _png_ends(path)
+    elif kind == "JPEG":
+        whole = _ends_near(path, b"\xff\xd9") or _jpeg_ends(path)
     else:
         return
     if not whole:
         raise BadImage(path, f"truncated {kind} (its end is missing); fetch it again")
+
+
+def _ends_near(path: str | Path, mark: bytes) -> bool:
+    with open(path, "rb") as handle:
+        handle.seek(0, os.SEEK_END)
+        handle.seek(max(0, handle.tell() - 64))
+        return mark in handle.read()
+
+
+def _png_ends(path: str | Path) -> bool:
+    """Whether the chunks of a PNG lead to its end, whatever follows."""
+    length = os.path.getsize(path)
+    with open(path, "rb") as handle:
+        at = 8
+        while at + 12 <= length:
+            handle.seek(at)
+            size, kind = struct.unpack(">I4s", handle.read(8))
+            at += 12 + size
+            if kind == b"IEND":
+                return at <= length
+    return False
+
+
+def _jpeg_ends(path: str | Path) -> bool:
+    """Whether the segments of a JPEG lead to its end mark, whatever follows."""
+    data = Path(path).read_bytes()
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        kind = data[at + 1]
+        if kind == 0xD9:
+            return True
+        if kind == 0xFF:
+            at += 1
+            continue
+        at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind == 0xDA:  # the coded pixels go on to the next mark that is none of theirs
+            mark = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]", re.DOTALL).search(data, at)
+            if mark is None:
+                return False
+            at = mark.start()
+    return data[at : at + 2] == b"\xff\xd9"
 
 
 def _last_byte(tiff: "Image.Image") -> float:
@@ -200,39 +516,11 @@ def _last_byte(tiff: "Image.Image") -> float:
     last = 0
     for start, length in ((273, 279), (324, 325)):
         try:
-            begins, lengths = (np.array(tiff.tag_v2.get(key, ()), float) for key in (start, length))
+            begins, lengths = (
+                np.atleast_1d(np.asarray(tiff.tag_v2.get(key, ()), float))
+                for key in (start, length)
+            )
             last = max(last, (begins + lengths).max(initial=0))
         except (TypeError, ValueError):
             return np.inf
     return last
-
-
-def _one_plane(pixels: np.ndarray, channel: str, path: str | Path) -> np.ndarray:
-    planes = [pixels[..., k] for k in range(pixels.shape[2])]
-    if all(np.array_equal(planes[0], plane) for plane in planes[1:]):
-        return planes[0]
-    own = _COLOUR.get(channel, ())
-    if own and len(planes) == 3:
-        rest = [planes[k] for k in range(3) if k not in own]
-        if np.array_equal(planes[own[0]], planes[own[-1]]) and not any(p.any() for p in rest):
-            return planes[own[0]]
-    raise BadImage(path, "a colour image whose planes differ; save the channel as 8-bit grey")
-
-
-def _eight_bits(pixels: np.ndarray, path: str | Path) -> np.ndarray:
-    """8 bits of 16: values that fit, or an 8-bit image spread by 256 or 257."""
-    if pixels.dtype == np.uint8:
-        return pixels
-    values = pixels
-    if pixels.dtype.kind == "f":
-        if not np.isfinite(pixels).all() or (pixels != np.rint(pixels)).any():
-            raise BadImage(path, "fractional or infinite values; save it as 8-bit grey")
-        values = pixels.astype(np.int64)
-    if values.min(initial=0) < 0:
-        raise BadImage(path, "negative values; save it as 8-bit grey")
-    for step in (1, 257, 256):
-        if values.max(initial=0) <= 255 * step and (step == 1 or not (values % step).any()):
-            return (values // step).astype(np.uint8)
-    raise BadImage(
-        path, '16-bit values that don\'t fit 8 bits; use data.source="folder", which scales them'
-    )

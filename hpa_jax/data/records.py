@@ -274,10 +274,12 @@ def _in_threads(
     def run(shards: list[Shard]) -> Iterable[list[tuple[str, str, str]]]:
         from tqdm import tqdm
 
+        for encoding, side in {(shard.encoding, shard.image_size) for shard in shards}:
+            encodings.prepare(encoding, side)
         total = sum(len(shard.rows) for shard in shards)
         pool = ThreadPoolExecutor(workers or os.cpu_count() or 1)
         try:
-            with tqdm(total=total, unit="pictures", desc="records", disable=None) as bar:
+            with tqdm(total=total, unit="images", desc="records", disable=None) as bar:
                 for shard, bad in zip(shards, pool.map(write_shard, shards)):
                     bar.update(len(shard.rows))
                     yield bad

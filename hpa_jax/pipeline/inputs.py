@@ -84,6 +84,15 @@ def fitted_on(context: Context, *more: str) -> Part:
     return rows_read(context, "rows", rows, classes, groups=True)
 
 
+def training_shares(context: Context) -> Part:
+    """An input: the shares of the classes in the competition's train.csv."""
+
+    def content() -> str:
+        return digest(tables.training_shares(context))
+
+    return Part("training shares", context.paths("catalog.parquet"), content)
+
+
 def stamped(model: ConfigDict) -> dict[str, Any]:
     """The options of a model that its training depends on; a weight file counts by its bytes, as an
     input (`started_with`), and not by its place."""

@@ -52,7 +52,26 @@ def picture(context: Context, method: str) -> dict:
         "sides": context.stored_sides(),
         "field_um": _field(context),
         "method": method,
+        "macro_f1": _macro_f1(context),
     }
+
+
+def _macro_f1(context: Context) -> dict[str, float]:
+    """The models' macro-F1 on validation, nested; {} before the step thresholds."""
+    path = context.path("metrics.json")
+    known = artifacts.read_json(path)["scores"] if path.is_file() else {}
+    return {name: known[name]["macro_f1"] for name in context.config.models if name in known}
+
+
+def strongest(packed: "Bundle") -> "Member":
+    """The network that explains a bundle's answers: the first of its best model on validation."""
+    known = packed.picture.get("macro_f1") or {}
+    return max(packed.members, key=lambda member: known.get(member.model, -1.0))
+
+
+def run_of(folder: str) -> Context | None:
+    """The run that trained the model of a folder (WORKDIR/models/NAME), None if it is unknown."""
+    return _trained(Path(folder).expanduser().resolve(), folder).run
 
 
 def named(given: str) -> "Bundle":

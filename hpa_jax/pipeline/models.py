@@ -93,7 +93,7 @@ def _yellow(entry: Published) -> str:
         return "0, and said"
     if entry.without_yellow:
         return f"take {entry.without_yellow}"
-    return "--config.data.folder.missing_yellow=zeros or mean"
+    return "--config.data.folder.missing.yellow=zeros or mean"
 
 
 def _classes(entry: Published) -> str:

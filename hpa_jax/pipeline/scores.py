@@ -135,7 +135,8 @@ def decide(context: Context, probs: np.ndarray, cuts: np.ndarray) -> np.ndarray:
 
 
 def chosen_method(context: Context) -> str:
-    """The submission's method: config.submission.method, or the best on validation (nested).
+    """The submission's method: config.submission.method, or the simplest that is at most one
+    standard error below the best on validation (nested).
 
     Raises:
         InputError: there is no such method; names the near ones.
@@ -143,7 +144,7 @@ def chosen_method(context: Context) -> str:
     method = context.config.submission.method
     table = artifacts.read_json(context.path("metrics.json"))
     if method == "auto":
-        return table["best"]
+        return table["chosen"]
     if method not in table["scores"]:
         hint = near(method, table["scores"])
         raise InputError(f"config.submission.method={method!r}: no such method{hint}")
@@ -207,7 +208,7 @@ def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
 
 
 def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
-    """Names of the classes without a positive among the rows: never predicted, scored 0."""
+    """Names of the classes without a positive among the rows: scored 0."""
     return [name for name, any_ in zip(context.config.classes, labels.any(axis=0)) if not any_]
 
 

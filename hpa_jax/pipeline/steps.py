@@ -122,7 +122,7 @@ STEPS: dict[str, Step] = {
         "models/NAME/checkpoints/, records/",
         "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
         "…_embeddings.parquet; with --model: "
-        "predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        "predictions/index.html, predictions.csv, predictions.parquet, embeddings/NAME.parquet",
         ("models", "records"),
         (*TRAINING, "inference"),
         on_all_hosts=True,
@@ -135,6 +135,7 @@ STEPS: dict[str, Step] = {
                 "label the images of config.data by it: a published name (`models list`), a bundle "
                 "of `export`, WORKDIR/models/NAME, or several of these folders with commas (mean)",
             ),
+            "maps": ("300", "with --model: images of the page that get class activation maps"),
         },
         verb="hpa_jax.pipeline.own:verb",
     ),
@@ -207,7 +208,15 @@ STEPS: dict[str, Step] = {
         "report/index.html",
         ("report",),
         (
-            *("report", "report/page.html.j2", *DECISION, "data/statistics.py", "data/batches.py"),
+            *(
+                "report",
+                "report/page.html.j2",
+                "report/page.js",
+                "report/components.js",
+                *DECISION,
+                "data/statistics.py",
+                "data/batches.py",
+            ),
             *("core/classes.py", "training/phases.py", "training/schedules.py"),
         ),
     ),

@@ -1,5 +1,7 @@
 """Small folders of images for the tests of data/: written with PIL, known pixel by pixel."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,3 +35,20 @@ def competition(root: Path, train: int = 6, test: int = 3, side: int = 16) -> Pa
     ids = [f"x{i},0" for i in reversed(range(test))]
     (root / "sample_submission.csv").write_text("Id,Predicted\n" + "\n".join(ids) + "\n")
     return root
+
+
+def png16(path: Path, values: np.ndarray) -> None:
+    """A PNG of uint16[H, W] or [H, W, 2..4], which PIL can't write in colour."""
+    values = np.ascontiguousarray(values.astype(">u2"))
+    samples = 1 if values.ndim == 2 else values.shape[2]
+    rows = b"".join(b"\0" + row.tobytes() for row in values)
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    colour = {1: 0, 2: 4, 3: 2, 4: 6}[samples]
+    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour, 0, 0, 0)
+    content = [chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(content))

@@ -215,7 +215,7 @@ def test_every_unreadable_file_is_named_or_left_out(catalog, tmp_path, monkeypat
     (tmp_path / "b_green.png").write_bytes(b"no image")
     (tmp_path / "a_red.png").unlink()
     with pytest.raises(
-        InputError, match=r"2 problems: .*\(id a\): no such file; .*\(id b\): no pic"
+        InputError, match=r"2 problems: .*\(id a\): no such file; .*\(id b\): not an im"
     ):
         duplicates.hash_catalog(catalog, progress=False, workers=workers)
     problems = Problems()

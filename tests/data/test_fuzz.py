@@ -18,10 +18,9 @@ from PIL import Image
 
 from hpa_jax.core import artifacts, classes
 from hpa_jax.core.errors import InputError
-from hpa_jax.data import planes as fields
 from hpa_jax.data import reader, splits
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.sources import atlas, folder
+from hpa_jax.data.sources import atlas, csv_tables
 from hpa_jax.data.sources import competition as kaggle
 from hpa_jax.decision import leak, submission
 from hpa_jax.models import weight_files
@@ -73,7 +72,7 @@ def test_a_damaged_image_is_read_or_refused(tmp_path, kind, damage):
     path = tmp_path / f"p_green.{kind}"
     path.write_bytes(damaged(encoded(kind), damage))
     try:
-        assert reader.size(path) == reader.decode(path).shape[:2]
+        assert reader.size(path) == reader.planes(path).pixels.shape[1:]
         assert reader.read_channel(path, "green").dtype == np.uint8
     except InputError as error:
         assert str(path) in str(error) and "\n" not in str(error)
@@ -86,7 +85,7 @@ def test_a_damaged_microscope_file_is_read_or_refused(tmp_path, kind, damage):
     path = tmp_path / "p.tif"
     path.write_bytes(damaged(encoded(kind), damage))
     try:
-        assert fields.read(path).planes.ndim == 3
+        assert reader.planes(path).pixels.ndim == 3
     except InputError as error:
         assert str(path) in str(error) and "\n" not in str(error)
 
@@ -103,7 +102,7 @@ def leaked(path):
 READERS = {
     "kaggle": lambda path: kaggle.read_table(path, labelled=True),
     "atlas": lambda path: atlas.read_table(path, classes.NAMES, Problems()),
-    "folder": lambda path: folder.read_labels(path, classes.NAMES, Problems()),
+    "folder": lambda path: csv_tables.read_labels(path, classes.NAMES, Problems()),
     "sample": submission.sample_ids,
     "ids": lambda path: splits.read_ids(path, IDS),
     "leak": leaked,

@@ -204,6 +204,29 @@ def test_sigkill_while_packing_keeps_finished_shards_and_the_result(tmp_path):
     assert records.verify(folder) == 17
 
 
+IMPORTS = """
+import sys, threading
+class Watch:
+    def find_spec(self, name, path=None, target=None):
+        main = threading.current_thread().name == "MainThread"
+        if name.startswith("tensorflow_datasets") and not main:
+            print("imported in a thread:", name)
+sys.meta_path.insert(0, Watch())
+from tests.data.test_records import pack, table_of
+from pathlib import Path
+root, folder = map(Path, sys.argv[1:])
+pack(table_of(root), folder)
+"""
+
+
+def test_threads_import_nothing_of_tensorflow_datasets(root, tmp_path):
+    # Its lazy imports, made by two threads at once, could wait for each other for ever.
+    command = [sys.executable, "-c", IMPORTS, str(root), str(tmp_path / "packed")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "imported in a thread" not in done.stdout
+
+
 def test_damage_is_found(root, tmp_path):
     folder = pack(table_of(root), tmp_path / "records")
     shard = folder / "hpa-train-00000.array_record"

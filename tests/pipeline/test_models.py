@@ -97,7 +97,7 @@ def test_where_yellow_must_be_there_another_model_is_named(model, tmp_path, monk
     write_images(tmp_path / "mine", CHANNELS[:3])
     assert main(["predict", f"--model={NAME}", "--config.data.root=mine"]) == 2
     error = capsys.readouterr().err
-    assert "missing_yellow=zeros (or mean)" in error and "--model=subcell_mae_rbg" in error
+    assert "missing.yellow=zeros (or mean)" in error and "--model=subcell_mae_rbg" in error
     assert error.count("\n") == 1
 
 

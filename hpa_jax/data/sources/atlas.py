@@ -2,20 +2,18 @@
 
 In: ROOT/TABLE (Id and labels as class numbers or as the atlas' location names; Id is
 antibody_plate_well_field; sizes and checksums of the files, if it has them) and ROOT/pictures/,
-which `download` fills.  Out: rows of source "external", channels converted to 8-bit grey files in
-`into`.
+which `download` fills.  Out: rows of source "external"; files of all channels are converted to
+8-bit grey ones in `into`.
 
-The atlas serves JPEG: one RGB image a channel, drawn in its colour (url with {channel}), or one
+The atlas serves JPEG: one RGB image a channel, shown in its colour (url with {channel}), or one
 of red, green and blue together without yellow.  Names that are none of the classes are dropped (One
 More Layer: Vesicles, Cleavage furrow and others); what they did with yellow is not known.
 """
 
-import os
 import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +24,7 @@ from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, BadImage
+from hpa_jax.data.reader import CHANNELS
 from hpa_jax.data.sources import competition, csv_tables, imported
 from hpa_jax.data.sources import download as client
 
@@ -68,7 +66,6 @@ def scan(
         InputError: no table, it lacks the columns, or too little disk.
     """
     import pandas as pd
-    from tqdm import tqdm
 
     if missing_yellow not in MISSING_YELLOW:
         names = ", ".join(MISSING_YELLOW)
@@ -77,44 +74,31 @@ def scan(
     wanted = read_table(root / table, class_names, problems)
     rare = [not not_only or not set(labels) <= set(not_only) for labels in wanted["labels"]]
     wanted = wanted[np.array(rare, bool)]
-    into.mkdir(parents=True, exist_ok=True)
-    settings = (missing_yellow, largest)
-
-    def mark(files: Mapping[str, str]) -> str:
-        return imported.signature(files.values(), settings, content)
-
-    def look(id: str) -> dict[str, Any] | BadImage | None:
-        try:
-            return _imported(root, id, files_of(root, id, url), into, mark)
-        except BadImage as bad:
-            return bad
-
-    def convert(id: str) -> dict[str, Any] | BadImage:
-        try:
-            files = files_of(root, id, url)
-            return _convert(id, files, into, settings, mark(files))
-        except BadImage as bad:
-            return bad
-
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        results = dict(zip(wanted["id"], pool.map(look, wanted["id"]), strict=True))
-        todo = [id for id, result in results.items() if result is None]
-        if todo:
-            example = next(iter(files_of(root, todo[0], url).values()))
-            imported.check_disk(into, len(todo), largest, example)
-        bar = tqdm(pool.map(convert, todo), total=len(todo), desc="atlas", disable=None)
-        results.update(zip(todo, bar, strict=True))
-    rows = []
-    for row in wanted.to_dict("records"):
-        paths = results[row["id"]]
-        if isinstance(paths, BadImage):
-            hint = "; fetch it with the verb download" if "no such file" in paths.what else ""
-            problems.add(paths.path, row["id"], paths.what + hint)
-        else:
-            rows.append({"source": "external", **row, **paths})
-    imported.clean(into, ({c: row[c] for c in CHANNELS} for row in rows))
-    columns = ["id", "source", "labels", *CHANNELS, *competition.SPECIMEN]
-    return pd.DataFrame(rows, columns=columns).astype(object)
+    images = {id: imported.Files(files_of(root, id, url)) for id in wanted["id"]}
+    outside = {
+        id: path
+        for id, files in images.items()
+        for path in files.paths.values()
+        if not reader.inside(root, path)
+    }
+    for id, path in outside.items():
+        problems.add(path, id, "a link that leaves data.root; copy the file")
+    rules = {"yellow": missing_yellow if "{channel}" not in url else "error"}
+    ready = imported.rows(
+        {id: files for id, files in images.items() if id not in outside},
+        into,
+        imported.Conversion(missing=rules, largest=largest, keep=False),
+        problems,
+        content=content,
+        title="atlas",
+        hint={"no such file": "; fetch it with the verb download"},
+    )
+    rows = [
+        {"source": "external", **row, **ready[row["id"]]}
+        for row in wanted.to_dict("records")
+        if row["id"] in ready
+    ]
+    return pd.DataFrame(rows, columns=list(imported.COLUMNS)).astype(object)
 
 
 def fetch(
@@ -199,7 +183,7 @@ def read_table(path: Path, class_names: Sequence[str], problems: Problems) -> "p
         elif id in seen:
             problems.add(place, id, "the id is there twice")
         elif re.fullmatch(r"[\d\s]+", text):
-            labels = competition.parse_labels(text, len(class_names), place, id, problems)
+            labels = competition.parse_labels(text, class_names, place, id, problems)
             if labels is not None:
                 rows.append((id, labels, *_specimen(match)))
         else:
@@ -271,50 +255,3 @@ def files_of(root: Path, id: str, url: str) -> dict[str, str]:
 def _specimen(match: Mapping[str, Any]) -> tuple[str, str, str]:
     plate, well, *_ = match["name"].split("_")
     return match["antibody"], plate, f"{plate}_{well}"
-
-
-def _imported(
-    root: Path, id: str, files: Mapping[str, str], into: Path, mark: Callable[..., str]
-) -> dict[str, Any] | None:
-    """The row's channel files and original size if it is converted already.
-
-    Raises:
-        BadPicture: a file is not there, or is a link out of the root.
-    """
-    for file in files.values():
-        if not reader.inside(root, file):
-            raise BadImage(file, "a link that leaves data.root; copy the file")
-        if not Path(file).is_file():
-            raise BadImage(file, "no such file")
-    return imported.known(into, id, mark(files))
-
-
-def _convert(
-    id: str, files: Mapping[str, str], into: Path, settings: tuple, mark: str
-) -> dict[str, Any]:
-    missing_yellow, largest = settings
-    if "" in files:
-        pixels = reader.decode(files[""])
-        if pixels.ndim != 3 or pixels.shape[2] != 3:
-            raise BadImage(files[""], "not an RGB image")
-        planes = {c: pixels[..., k] for k, c in enumerate(CHANNELS[:3])}
-        if missing_yellow == "mean":
-            planes["yellow"] = np.rint(pixels.mean(axis=-1)).astype(np.uint8)
-    else:
-        planes = {c: drawn_in_colour(reader.decode(file), c) for c, file in files.items()}
-    original = max(next(iter(planes.values())).shape)
-    planes = {c: imported.reduced(plane, largest) for c, plane in planes.items()}
-    return imported.store(into, id, mark, planes, {"original_size": original})
-
-
-def drawn_in_colour(pixels: np.ndarray, channel: str) -> np.ndarray:
-    """uint8[H, W] of a grey image or of an RGB one drawn in the channel's colour.
-
-    JPEG smears a little into the other planes, so they are not asked to be black; yellow is the
-    mean of red and green.
-    """
-    if pixels.ndim == 2:
-        return pixels
-    if channel == "yellow":
-        return ((pixels[..., 0].astype(np.uint16) + pixels[..., 1] + 1) // 2).astype(np.uint8)
-    return np.ascontiguousarray(pixels[..., CHANNELS.index(channel)])

@@ -12,17 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hpa_jax.core import classes
-from hpa_jax.core.errors import InputError
+from hpa_jax.core.errors import InputError, near
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, inside
+from hpa_jax.data.reader import CHANNELS, SUFFIXES, inside
 from hpa_jax.data.sources import csv_tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
 TABLES = {"train": "train.csv", "external": "external.csv", "test": "sample_submission.csv"}
-SUFFIXES = (".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # antibody_plate_well_sample, as the external table's ids have it; some carry a gene before it.
 _SPECIMEN = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<plate>[a-z\d]+)_(?P<well>[A-P]\d+)_\d+")
 _COUNT = re.compile("[0-9]{1,12}")
@@ -61,7 +59,7 @@ def scan(
     for part in wanted:
         table = read_table(root / TABLES[part], labelled=part != "test")
         folder = part + ("_full_size" if full_size and part != "external" else "")
-        rows = _rows(root, folder, part, table, len(class_names), problems, set(not_only))
+        rows = _rows(root, folder, part, table, class_names, problems, set(not_only))
         tables.append(rows)
     return pd.concat(tables, ignore_index=True)
 
@@ -76,13 +74,14 @@ def read_table(path: Path, labelled: bool) -> "pd.DataFrame":
     import pandas as pd
 
     table = csv_tables.read(path, "data.root must hold the competition's tables")
-    if "id" not in table or (labelled and "target" not in table):
-        wanted = "Id and Target" if labelled else "Id"
-        found = ", ".join(table.columns)
-        raise InputError(f"{path}: needs the columns {wanted}; it has {found}")
+    named = [name for name in csv_tables.LABELS if name in table]
+    if "id" not in table or (labelled and len(named) != 1):
+        wanted = "Id and Target (or Label)" if labelled else "Id"
+        columns = ", ".join(table.columns)
+        raise InputError(f"{path}: needs the columns {wanted}; it has {columns}")
     if not len(table):
         raise InputError(f"{path}: has no rows")
-    columns = {"id": table["id"], "target": table["target"] if labelled else ""}
+    columns = {"id": table["id"], "target": table[named[0]] if labelled else ""}
     for name in ("file_size", "original_size", "antibody", "plate", "sample"):
         if name in table:
             columns[name] = table[name]
@@ -125,7 +124,7 @@ def _rows(
     folder: str,
     part: str,
     table: "pd.DataFrame",
-    num_classes: int,
+    class_names: Sequence[str],
     problems: Problems,
     common: set[int],
 ) -> "pd.DataFrame":
@@ -144,7 +143,7 @@ def _rows(
         seen[id] = record["row"]
         labels = None
         if part != "test":
-            labels = parse_labels(record["target"], num_classes, place, id, problems)
+            labels = parse_labels(record["target"], class_names, place, id, problems)
             if labels is None or (common and set(labels) <= common):
                 continue
         paths = channel_files(files, id, root / folder, place, problems)
@@ -158,17 +157,19 @@ SPECIMEN = ("original_size", "antibody", "plate", "sample")
 
 
 def parse_labels(
-    text: str, num_classes: int, place: str, id: str, problems: Problems
+    text: str, class_names: Sequence[str], place: str, id: str, problems: Problems
 ) -> list[int] | None:
-    """Class numbers of a label text; None (and a finding) if it is empty or has another number."""
+    """Class numbers of a label text; None (and a problem) if it is empty or has no class."""
     if not text:
         problems.add(place, id, "no label")
         return None
-    try:
-        return classes.parse(text, num_classes)
-    except ValueError as error:
-        problems.add(place, id, str(error))
+    labels, wrong = csv_tables.class_numbers(text, class_names)
+    if wrong or not labels:
+        last = len(class_names) - 1
+        what = f"label {(wrong or text)!r} is no class name or class number 0..{last}"
+        problems.add(place, id, what + near(wrong, class_names))
         return None
+    return labels
 
 
 def channel_files(

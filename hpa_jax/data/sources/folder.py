@@ -1,48 +1,66 @@
 """Your own images -> catalog rows.
 
-In: a folder of PNG, JPEG, TIFF or OME-TIFF files, one a channel (pattern "{id}_{channel}") or one a
-image ("{id}"), and, if they are known, labels.csv (id, labels as names or numbers).
-Out: rows of source "own" whose channels are 8-bit grey files: those of the folder where they are
-that already, otherwise converted copies in `imported`.
+In: a folder of PNG, JPEG, TIFF or OME-TIFF files, one a channel or one an image, whose naming a
+pattern says or a known layout tells, and, if they are known, labels.csv (id, labels as names or
+numbers).  Out: rows of source "own" whose channels are 8-bit grey files: those of the folder where
+they are that already, otherwise converted copies (`imported`).
 
-16 bits are stretched per image and channel between `percentiles`.  `field_um` is the side of a
-training image in µm (competition: 2048 pixels of 0.08 µm, so 163.84); images that know their
-pixel size are cut or padded to it, and so get the training's µm a pixel at any stored size.
+A pattern is a path below the root without suffix: {id}, {channel}, {plate}, {well}, {site}, * for
+any part of a name, ** for any folders; a field twice must say the same twice.  Without a slash it
+is the file's name, in any sub-folder.  Without {id} the other fields, joined by _, are the id.
 """
 
-import functools
 import os
 import re
 import warnings
-from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.data import planes as fields
-from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, BadImage, inside, sizes_differ, to_grey
+from hpa_jax.data import ome_zarr, reader
+from hpa_jax.data.planes import BadImage, Reading
+from hpa_jax.data.problems import Problems, examples, shown
+from hpa_jax.data.reader import CHANNELS, Scaling, inside
 from hpa_jax.data.sources import competition, csv_tables, imported
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".ome.tif", ".ome.tiff", *competition.SUFFIXES)
-# What microscopes write as a channel's name, in lower case, each meaning one plane of the four.
-STAINS = {
-    "red": ("red", "microtubules", "tubulin", "texasred", "alexa 555", "cy3", "tritc"),
-    "green": ("green", "protein", "antibody", "alexa 488", "gfp", "egfp", "fitc"),
-    "blue": ("blue", "nucleus", "nuclei", "dapi", "hoechst"),
-    "yellow": ("yellow", "er", "endoplasmic reticulum", "calreticulin", "alexa 647", "cy5"),
-}
-MISSING_YELLOW = ("error", "zeros", "mean")
-UNKNOWN = {"antibody": None, "plate": None, "sample": None}
-SEPARATORS = re.compile(r"[;|,]")
+SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *reader.SUFFIXES)
+# Layouts that are recognised, the first that fits most files: name, pattern.
+LAYOUTS = (
+    ("a file a channel", "{id}_{channel}"),
+    ("a folder a channel", "**/{channel}/{id}"),
+    ("a folder an image", "**/{id}/{channel}"),
+    ("IN Cell", "{well}(fld {site} wv {channel} - *)"),
+)
+NUMBERED = (  # whose channels are numbers: data.folder.channels says which is which
+    ("Harmony (Operetta, Opera Phenix)", "{id}-ch{channel}sk*fk*fl*"),
+    ("ImageXpress", "{id}_w{channel}*"),
+    ("numbered channels", "{id}_C{channel}"),
+    ("numbered channels", "{id}_ch{channel}"),
+    ("a folder an image, numbered channels", "**/{id}/C{channel}"),
+)
+COMPOSITE, WHOLE = "{id}_blue_red_green", "{id}"
+_FIELD = re.compile(r"\{(id|channel|plate|well|site)\}|(\*\*/)|(\*)")
+_IGNORED = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
+_THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|$)", re.IGNORECASE)
+_COMPOSITE = re.compile(r".*(?:_(?:red|green|blue|yellow)){2,}", re.IGNORECASE)
+WHOLES = ("image", "path", "file")  # columns of files of all channels in a table of paths
+NOT_PATHS = ("id", "plate", "well", *csv_tables.LABELS)
+LONGEST_ID = 180  # bytes; a converted copy's name adds some 25 of the disk's 255
+
+
+@dataclass
+class Match:
+    """The files of one image as the pattern tells them. paths: channel ("": all) -> file."""
+
+    paths: dict[str, str] = field(default_factory=dict)
+    plate: str = ""
+    well: str = ""
 
 
 def scan(
@@ -51,14 +69,23 @@ def scan(
     problems: Problems,
     *,
     into: str | Path,
-    pattern: str = "{id}_{channel}",
+    pattern: str = "",
+    table: str = "",
     tokens: Mapping[str, str] | None = None,
+    channels: str | Mapping[str, str] = "",
     planes: Sequence[str] = (),
     labels: str = "labels.csv",
-    percentiles: Sequence[float] = (0.1, 99.9),
-    missing_yellow: str = "error",
+    percentiles: Sequence[float] = Scaling.percentiles,
+    floor: float = Scaling.floor,
+    bits: int = 0,
+    scale_over: str = "image",
+    value_range: Sequence[float] = (),
+    missing: Mapping[str, str] | None = None,
+    project: str = "max",
+    frame: int | None = None,
     field_um: float = 0.0,
     pixel_size: float = 0.0,
+    links: bool = False,
     part: str = "own",
     not_only: Sequence[int] = (),
     largest: int = 0,
@@ -66,12 +93,17 @@ def scan(
 ) -> "pd.DataFrame":
     """Rows of every image of the folder.
 
-    into: folder for converted copies.  pattern: path below root without suffix.
-    tokens: channel -> how file names write it (default: its own name), with {channel}.
-    planes: channels of a multichannel file in order; () takes the names in the file.
-    missing_yellow: "error", "zeros", or "mean" of the other three.
+    into: folder for converted copies.  pattern: as above; "" recognises a known layout.
+    table: file of paths in place of a pattern: `listed`.
+    channels: names of channels in file names and files, "DAPI:blue,GFP:green", beside stains'.
+    tokens: the same the other way round, channel -> how file names write it.
+    planes: channels of a file of all in order; () takes the names in the file.
+    percentiles, floor, bits, scale_over: `reader.Scaling`.
+    value_range, project, frame: `reader.planes`.
+    missing: of red, blue and yellow: error (default), zeros, or mean of the others.
     field_um: side of a training image in µm; 0 leaves images as they are.
     pixel_size: µm a pixel where the files don't say (0: unknown).
+    links: whether links out of the root are followed.
     not_only: images that have no class beside these are left out.
     largest: side in pixels to which larger images are reduced if they are converted; 0 keeps it.
     content: file -> digest of its bytes.
@@ -80,48 +112,64 @@ def scan(
         InputError: no folder, a wrong option, no file fits the pattern, or too little disk.
     """
     import pandas as pd
-    from tqdm import tqdm
 
     root, into = Path(root), Path(into)
-    _check_options(pattern, planes, missing_yellow, percentiles)
-    files = find(root, pattern, tokens or {c: c for c in CHANNELS}, problems)
-    known_labels = read_labels(root / labels, class_names, problems, files)
-    for id in sorted(set(known_labels) - set(files)):
+    names = imported.channel_names(channels)
+    names |= {token: channel for channel, token in (tokens or {}).items()}
+    conversion = imported.Conversion(
+        planes=tuple(planes),
+        names=names,
+        scaling=Scaling(tuple(percentiles), floor, bits, scale_over),
+        missing=imported.checked_missing(missing or {}, "data.folder"),
+        field_um=field_um,
+        pixel_size=pixel_size,
+        largest=largest,
+        reading=Reading(project=project, frame=frame, value_range=tuple(value_range)),
+    )
+    _check_options(pattern, conversion)
+    if table:
+        matches, known_labels = listed(root, table, names, class_names, problems, links=links)
+    else:
+        matches = find(root, pattern, names, problems, links=links, besides=(root / labels, into))
+        known_labels = csv_tables.read_labels(root / labels, class_names, problems, matches)
+    for id in sorted(set(known_labels) - set(matches)):
         problems.add(root / labels, id, "has no images in the folder")
-    settings = (tuple(planes), tuple(percentiles), missing_yellow, field_um, pixel_size, largest)
-
-    def convert(id: str) -> dict[str, Any] | BadImage:
-        try:
-            return _convert(id, files[id], into, settings, marks[id])
-        except BadImage as bad:
-            return bad
-
-    into.mkdir(parents=True, exist_ok=True)
     common = set(not_only)
-    ids = sorted(id for id in files if not common or not set(known_labels.get(id, ())) <= common)
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        sign = functools.partial(imported.signature, options=settings, content=content)
-        marks = dict(zip(ids, pool.map(sign, (files[id].values() for id in ids))))
-    todo = [id for id in ids if imported.known(into, id, marks[id]) is None]
-    if todo and largest:
-        imported.check_disk(into, len(todo), largest, next(iter(files[todo[0]].values())))
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        bar = tqdm(pool.map(convert, ids), total=len(ids), desc="folder", disable=None)
-        results = list(bar)
-    rows, sizes = [], []
-    for id, result in zip(ids, results, strict=True):
-        if isinstance(result, BadImage):
-            problems.add(result.path, id, result.what)
-            continue
-        sizes.append(result.pop("pixel_size"))
-        rows.append({"id": id, "source": part, "labels": known_labels.get(id), **result})
-    imported.clean(into, ({c: row[c] for c in CHANNELS} for row in rows))
-    _warn_of_sizes(root, sizes, field_um)
-    columns = ["id", "source", "labels", *CHANNELS, *competition.SPECIMEN]
-    return pd.DataFrame(rows, columns=columns).astype(object)
+    images, whose = {}, {}
+    for id, match in sorted(matches.items()):
+        if not common or not set(known_labels.get(id, ())) <= common:
+            for name, scene in _scenes(id, match, problems):
+                images[name] = imported.Files(match.paths, scene, match.plate)
+                whose[name] = id
+    ready = imported.rows(images, into, conversion, problems, content=content, title="folder")
+    rows = []
+    for id, row in ready.items():
+        match = matches[whose[id]]
+        sample = "_".join(part for part in (match.plate, match.well) if match.well and part)
+        specimen = {"antibody": None, "plate": match.plate or None, "sample": sample or None}
+        known = known_labels.get(whose[id])
+        rows.append({"id": id, "source": part, "labels": known, **specimen, **row})
+    _tell_sizes(root, [row["pixel_size"] for row in rows], field_um)
+    return pd.DataFrame(rows, columns=list(imported.COLUMNS)).astype(object)
 
 
-def _warn_of_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -> None:
+def _scenes(id: str, match: Match, problems: Problems) -> list[tuple[str, int]]:
+    """(id, number) of each image that the files hold: more than one where they hold a series."""
+    try:
+        held = {tuple(reader.scenes(path)) for path in match.paths.values()}
+    except BadImage:  # told by who reads it
+        return [(id, 0)]
+    if len(held) > 1:
+        path = next(iter(match.paths.values()))
+        problems.add(path, id, "the channels' files hold different numbers of images")
+        return []
+    (names,) = held
+    if len(names) > 1:
+        problems.note("files of several images (ids with _s0, _s1 or the well)", id)
+    return [(f"{id}_{name}" if name else id, number) for number, name in enumerate(names)]
+
+
+def _tell_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -> None:
     """Says where images may not have the training's µm a pixel. sizes: of each, None: unknown."""
     known = [size for size in sizes if size is not None]
     if field_um and len(known) < len(sizes):
@@ -135,210 +183,303 @@ def _warn_of_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -
         warnings.warn(
             f"{root}: {len(known)} of {len(sizes)} images say their pixel size (e.g. "
             f"{known[0]:.3g} µm), which is not used; data.folder.field_um, the side of a training "
-            "picture in µm (competition: 163.84), brings them to the training's magnification",
+            "image in µm (competition: 163.84), brings them to the training's magnification",
             stacklevel=3,
         )
 
 
 def find(
-    root: Path, pattern: str, tokens: Mapping[str, str], problems: Problems
-) -> dict[str, dict[str, str]]:
-    """id -> {channel: path}, or {"": path} of a multichannel file.
+    root: Path,
+    pattern: str,
+    names: Mapping[str, str],
+    problems: Problems,
+    *,
+    links: bool = False,
+    besides: Sequence[Path] = (),
+) -> dict[str, Match]:
+    """id -> its files. Those that fit no pattern are noted by name.
+
+    besides: files and folders below the root that are no images of it.
 
     Raises:
-        InputError: no such folder, or nothing in it fits the pattern.
+        InputError: no such folder, nothing in it fits the pattern, or its channels are numbers
+            whose meaning is not given.
     """
     if not root.is_dir():
         raise InputError(f"{root}: no such folder (data.root)")
-    channel_of = {token: channel for channel, token in tokens.items()}
-    choices = "|".join(re.escape(token) for token in sorted(channel_of, key=len, reverse=True))
-    expression = re.escape(pattern).replace(r"\{id\}", "(?P<id>[^/]+)")
-    expression = expression.replace(r"\{channel\}", f"(?P<channel>{choices})")
-    found: dict[str, dict[str, str]] = defaultdict(dict)
-    strange = ""
-    for path in sorted(root.rglob("*")):
-        name = path.relative_to(root).as_posix()
-        suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), None)
-        match = re.fullmatch(expression, name[: -len(suffix)]) if suffix else None
-        if match is None:
-            strange = strange or (name if suffix else "")
-            continue
-        id = match["id"]
-        channel = channel_of[match["channel"]] if "channel" in match.groupdict() else ""
-        if not inside(root, path):
-            problems.add(path, id, "a link that leaves data.root; copy the file")
-        elif not competition.safe_id(id):
-            problems.add(path, id, "an id must be a plain name")
-        elif channel in found[id]:
-            problems.add(path, id, f"the image is there twice (also {found[id][channel]})")
-        else:
-            found[id][channel] = str(path)
-    found = {id: files for id, files in found.items() if files}
-    if not found:
+    files = sorted(_files(root, problems, links, besides))
+    images = [name for name in files if name.lower().endswith(SUFFIXES)]
+    thumbnails = {name for name in images if _THUMBNAIL.search(_stem(name).rsplit("/", 1)[-1])}
+    images = [name for name in images if name not in thumbnails]
+    layout = ""
+    if not pattern:
+        layout, pattern = _recognised(root, images, names)
+    fits = _Pattern(pattern, names)
+    matches, aside = _gathered(root, images, fits, problems, links)
+    aside += [name for name in files if name not in set(images) and name not in thumbnails]
+    for name in thumbnails:
+        problems.warn(f"{root}: thumbnails were left out", name)
+    if not matches and problems.found:
+        raise problems.error("nothing is left without them")
+    if not matches:
+        example = f"; {shown(aside[0])} does not" if aside else ""
         raise InputError(
             f"{root}: no image fits the pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
-            + (f"; {strange} does not: --config.data.folder.pattern says how" if strange else "")
-            + " ({id} alone: one file with all channels)"
+            f"{example}: --config.data.folder.pattern says how ({{id}} alone: one file with all "
+            "channels)"
         )
-    return found
+    for id in matches if layout else ():
+        problems.note(f"{root}: read as {layout} (pattern {pattern!r}); images", id)
+    for name in aside:
+        composite = _COMPOSITE.fullmatch(_stem(name)) and name.lower().endswith(SUFFIXES)
+        what = "composites of several channels were left out" if composite else None
+        problems.warn(f"{root}: {what or 'files that fit no pattern were left out'}", name)
+    return matches
 
 
-def read_labels(
-    path: Path, class_names: Sequence[str], problems: Problems, known_ids: Collection[str] = ()
-) -> dict[str, list[int]]:
-    """id -> class numbers of labels.csv; {} without the file, ids with an empty label left out.
+def listed(
+    root: Path,
+    table: str,
+    names: Mapping[str, str],
+    class_names: Sequence[str],
+    problems: Problems,
+    *,
+    links: bool = False,
+) -> tuple[dict[str, Match], dict[str, list[int]]]:
+    """(id -> its files, id -> class numbers) of a CSV or Parquet file of paths.
 
-    The label column is the second: numbers ("0 25") or names, separated by ; | or ,
-    A first row that names one of `known_ids`, or whose labels are classes, is no header.
+    Its columns: id; a path a channel (red or a stain's name), or image for a file of all channels;
+    if known labels, plate and well. Others don't matter.  Paths are absolute or below the root.
 
     Raises:
-        InputError: no readable CSV with two columns.
+        InputError: no such file, or it lacks these columns.
     """
-    if not path.is_file():
-        return {}
-    table = csv_tables.rows(path)
-    if table.shape[1] < 2:
-        raise InputError(f"{path}: needs two columns, id and labels")
-    cells = table.iloc[:, :2].to_numpy().tolist()
-    first_labels, wrong = _class_numbers(cells[0][1], class_names)
-    header = cells[0][0] not in known_ids and (bool(wrong) or not first_labels)
-    known: dict[str, list[int]] = {}
-    seen = set()
-    for row, (id, text) in enumerate(cells[header:], start=1 + header):
-        place = f"{path} row {row}"
-        if id in seen:
-            problems.add(place, id, "the id is there twice")
+    place, matches, labels = root / table, {}, {}
+    cells = csv_tables.read_any(place)
+    columns = {name: imported.channel_named(name, names) for name in cells if name not in NOT_PATHS}
+    columns = {name: channel for name, channel in columns.items() if channel}
+    columns |= {name: "" for name in cells if name in WHOLES}
+    if "id" not in cells or not columns or ("" in columns.values() and len(columns) > 1):
+        raise InputError(
+            f"{place}: needs the columns id and red, green, blue, yellow (or image, for files of "
+            f"all channels); it has {', '.join(cells.columns)}"
+        )
+    label = next((name for name in csv_tables.LABELS if name in cells), None)
+    for number, row in enumerate(cells.to_dict("records"), start=2):
+        where, id = f"{place} row {number}", csv_tables.composed(row["id"])
+        paths = {
+            c: str(root / Path(row[name]).expanduser()) for name, c in columns.items() if row[name]
+        }
+        outside = [path for path in paths.values() if not inside(root, path) and not links]
+        if id in matches:
+            problems.add(where, id, "the id is there twice")
+        elif not competition.safe_id(id) or len(id.encode()) > LONGEST_ID:
+            problems.add(where, id, "an id must be a plain name")
+        elif outside:
+            problems.add(
+                where, id, f"{outside[0]} is outside of data.root; data.folder.links=True allows it"
+            )
+        else:
+            matches[id] = Match(paths, row.get("plate", ""), row.get("well", ""))
+            found, wrong = csv_tables.class_numbers(row[label], class_names) if label else ([], "")
+            if wrong:
+                hint = near(wrong, class_names)
+                problems.add(where, id, f"{wrong!r} is no class name or number{hint}")
+            elif found:
+                labels[id] = found
+    return matches, labels
+
+
+def _gathered(
+    root: Path, images: Sequence[str], fits: "_Pattern", problems: Problems, links: bool
+) -> tuple[dict[str, Match], list[str]]:
+    """id -> files of those that fit, and the names of the others."""
+    matches: dict[str, Match] = {}
+    aside, spelt = [], {}
+    for name in images:
+        fields = fits(name)
+        if fields is None:
+            aside.append(name)
             continue
-        seen.add(id)
-        labels, wrong = _class_numbers(text, class_names)
-        if wrong:
-            hint = near(wrong, class_names)
-            problems.add(place, id, f"{wrong!r} is no class name or number{hint}")
-        elif labels:
-            known[id] = sorted(labels)
-    return known
+        path, channel = root / name, fields.pop("channel", "")
+        id = csv_tables.composed(fields.get("id") or "_".join(f for f in fields.values() if f))
+        if shown(name) != name:
+            problems.add(path, id, "its name is not UTF-8; rename it")
+        elif not inside(root, path) and not links:
+            problems.add(
+                path, id, "a link that leaves data.root; copy it, or data.folder.links=True"
+            )
+        elif not competition.safe_id(id):
+            problems.add(path, id, "an id must be a plain name")
+        elif len(id.encode()) > LONGEST_ID:
+            problems.add(path, id[:40], f"an id of over {LONGEST_ID} bytes; rename the files")
+        elif spelt.setdefault(id, fields.get("id", id)) != fields.get("id", id):
+            problems.add(
+                path, id, "two names are equal but for the form of their letters (Unicode)"
+            )
+        elif channel in (match := matches.setdefault(id, Match())).paths:
+            other = match.paths[channel]
+            problems.add(
+                path,
+                id,
+                f"the image is there twice (also {other}); if these are two images, a pattern "
+                "without {id} joins the names of plates: {plate}/{site}_{channel}",
+            )
+        else:
+            match.paths[channel] = str(path)
+            match.plate, match.well = fields.get("plate", ""), fields.get("well", "")
+    return {id: match for id, match in matches.items() if match.paths}, aside
 
 
-def _class_numbers(text: str, class_names: Sequence[str]) -> tuple[set[int], str]:
-    """Class numbers of a cell, and its first token that is none ("": all are)."""
-    numbers = {name.casefold(): number for number, name in enumerate(class_names)}
-    tokens = [token.strip() for token in SEPARATORS.split(text) if token.strip()]
-    if all(re.fullmatch(r"[\d\s]+", token) for token in tokens):
-        tokens = " ".join(tokens).split()
-    labels = set()
-    for token in tokens:
-        digits = re.fullmatch("[0-9]{1,9}", token)
-        number = int(token) if digits else numbers.get(token.casefold(), -1)
-        if not 0 <= number < len(class_names):
-            return labels, token
-        labels.add(number)
-    return labels, ""
+def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path]) -> Iterator[str]:
+    """Names of the files below the root; linked folders are entered once, if they may be."""
+    left_out = {os.path.realpath(path) for path in besides}
+    for path in besides:  # a workdir below the root
+        for parent in list(path.parents)[:2]:
+            if parent != root and root in parent.parents:
+                left_out.add(os.path.realpath(parent))
+    entered = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        if (place := os.path.realpath(folder)) in entered and os.path.islink(folder):
+            folders[:] = []
+            continue
+        entered.add(place)
+        kept = []
+        for name in folders:
+            path = os.path.join(folder, name)
+            if os.path.realpath(path) in left_out or name == "__MACOSX":
+                continue
+            if name.lower().endswith(ome_zarr.SUFFIXES):  # a folder that is one image
+                yield os.path.relpath(path, root).replace(os.sep, "/")
+                continue
+            if os.path.islink(path) and not inside(root, path) and not links:
+                problems.add(
+                    path, "", "a link that leaves data.root; move it, or data.folder.links=True"
+                )
+                continue
+            kept.append(name)
+        folders[:] = sorted(kept)
+        for name in names:
+            path = os.path.join(folder, name)
+            if not _IGNORED.fullmatch(name) and os.path.realpath(path) not in left_out:
+                yield os.path.relpath(path, root).replace(os.sep, "/")
 
 
-def _check_options(
-    pattern: str, planes: Sequence[str], missing_yellow: str, percentiles: Sequence[float]
-) -> None:
-    if "{id}" not in pattern:
-        raise InputError(f"data.folder.pattern={pattern!r}: must contain {{id}}")
-    if missing_yellow not in MISSING_YELLOW:
-        names = ", ".join(MISSING_YELLOW)
-        raise InputError(f"data.folder.missing_yellow={missing_yellow!r}: one of {names}")
-    for name in planes:
+def _stem(name: str) -> str:
+    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)]
+
+
+class _Pattern:
+    """A pattern as a function: name of a file -> its fields, or None if it doesn't fit."""
+
+    def __init__(self, pattern: str, names: Mapping[str, str]) -> None:
+        self._names, self._numbered = names, pattern in {p for _, p in NUMBERED}
+        stains = {re.escape(name) for name in names}
+        if self._numbered:
+            stains |= {r"\d+"} if not names else {re.escape(_bare(name)) for name in names}
+        else:
+            every = [stain for c in CHANNELS for stain in (c, *imported.STAINS[c])]
+            stains |= {stain.replace(" ", "[ _-]?") for stain in every}
+        choices = "|".join(sorted(stains, key=len, reverse=True))
+        seen: set[str] = set()
+        parts, at = [], 0
+        for match in _FIELD.finditer(pattern):
+            parts.append(re.escape(pattern[at : match.start()]))
+            at, name = match.end(), match[1]
+            if match[2]:
+                parts.append("(?:.*/)?")
+            elif match[3]:
+                parts.append("[^/]*")
+            elif name in seen:
+                parts.append(f"(?P={name})")
+            else:
+                seen.add(name)
+                inner = {"channel": choices, "id": "[^/]+"}.get(name, "[^/]+?")
+                parts.append(f"(?P<{name}>{inner})")
+        parts.append(re.escape(pattern[at:]))
+        anywhere = "" if "/" in pattern else "(?:.*/)?"
+        self._expression = re.compile(anywhere + "".join(parts), re.IGNORECASE)
+        self._separate = "{channel}" in pattern
+
+    def __call__(self, name: str) -> dict[str, str] | None:
+        stem = _stem(name)
+        match = self._expression.fullmatch(stem)
+        if match is None or (self._separate and _COMPOSITE.fullmatch(stem)):
+            return None
+        fields = match.groupdict()
+        if "channel" in fields:
+            channel = imported.channel_named(fields["channel"], self._names)
+            if channel is None and self._numbered:
+                bare = {_bare(given): c for given, c in self._names.items()}
+                channel = bare.get(fields["channel"], fields["channel"])
+            if channel is None:
+                return None
+            fields["channel"] = channel
+        return fields
+
+
+def _bare(name: str) -> str:
+    """The number of a channel's name: C0, ch1, w2."""
+    match = re.fullmatch(r"(?:c|ch|w)?(\d+)", name, re.IGNORECASE)
+    return match[1] if match else name
+
+
+def _recognised(root: Path, images: Sequence[str], names: Mapping[str, str]) -> tuple[str, str]:
+    """Name and pattern of the known layout that fits most files (of equals the first).
+
+    Raises:
+        InputError: its channels are numbers, and which is which is not given.
+    """
+    best, most, numbers = None, 0, set()
+    for layout in (*LAYOUTS, *NUMBERED):
+        fits = _Pattern(layout[1], names)
+        fields = [f for f in map(fits, images) if f is not None]
+        channels = {f["channel"] for f in fields}
+        if layout in NUMBERED and len(channels) < 2:
+            continue
+        if len(fields) > most:
+            best, most, numbers = layout, len(fields), channels - set(CHANNELS)
+    if best is None:
+        composites = all(_Pattern(COMPOSITE, {})(name) for name in images)
+        whole = COMPOSITE if images and composites else WHOLE
+        return "one file an image", whole
+    if numbers:
+        example = ",".join(f"{n}:{c}" for n, c in zip(sorted(numbers), ("blue", "green", "red")))
+        raise InputError(
+            f"{root}: {best[0]} (pattern {best[1]!r}) with the channels "
+            f"{examples(sorted(numbers))}: which is which? Set data.folder.channels, e.g. "
+            f'"{example}"'
+        )
+    return best
+
+
+def _check_options(pattern: str, conversion: imported.Conversion) -> None:
+    fields = {match[1] for match in _FIELD.finditer(pattern)}
+    if pattern and not fields & {"id", "plate", "well", "site"}:
+        raise InputError(f"data.folder.pattern={pattern!r}: must contain {{id}} (or {{site}})")
+    if unknown := re.findall(r"\{(\w*)\}", _FIELD.sub("", pattern)):
+        raise InputError(
+            f"data.folder.pattern={pattern!r}: {{{unknown[0]}}} is none of {{id}}, {{channel}}, "
+            "{plate}, {well}, {site}"
+        )
+    for name in conversion.planes:
         if name and name not in CHANNELS:
             raise InputError(f"data.folder.planes: {name!r} is none of {', '.join(CHANNELS)}")
-    if not (len(percentiles) == 2 and 0 <= percentiles[0] < percentiles[1] <= 100):
-        raise InputError(f"data.folder.percentiles={tuple(percentiles)}: two, within 0..100")
-
-
-def _convert(
-    id: str, files: dict[str, str], into: Path, settings: tuple, mark: str
-) -> dict[str, Any]:
-    """Channel paths, original_size and pixel_size (µm or None); converts it unless that is done."""
-    order, percentiles, missing_yellow, field_um, given_size, largest = settings
-    done = imported.known(into, id, mark)
-    if done is not None:
-        return {**UNKNOWN, **done}
-    planes, micrometres = _planes(files, order)
-    micrometres = micrometres or given_size or None
-    missing = _missing(planes, next(iter(files.values())), missing_yellow)
-    about = {
-        "original_size": max(next(iter(planes.values())).shape),
-        "pixel_size": micrometres,
-    }
-    if field_um and micrometres is not None:
-        side = max(1, round(field_um / micrometres))
-        planes = {c: imported.to_field(plane, side) for c, plane in planes.items()}
-    plain = all(Path(file).suffix.lower() not in fields.TIFF for file in files.values())
-    eight = all(plane.dtype == np.uint8 for plane in planes.values())
-    filled = missing and missing_yellow == "mean"
-    if plain and eight and "" not in files and not field_um and not filled:
-        return {**UNKNOWN, **{c: files.get(c) for c in CHANNELS}, **about}
-    grey = {c: imported.to_eight_bits(plane, percentiles) for c, plane in planes.items()}
-    if filled:
-        others = np.stack(list(grey.values())).astype(np.float32)
-        grey["yellow"] = np.rint(others.mean(axis=0)).astype(np.uint8)
-    grey = {c: imported.reduced(plane, largest) for c, plane in grey.items()}
-    return {**UNKNOWN, **imported.store(into, id, mark, grey, about)}
-
-
-def _planes(
-    files: Mapping[str, str], order: Sequence[str]
-) -> tuple[dict[str, np.ndarray], float | None]:
-    """Channel -> plane [H, W] as stored, and the pixel size (µm) that a file states."""
-    planes: dict[str, np.ndarray] = {}
-    micrometres = None
-    for channel, path in files.items():
-        field = fields.read(path)
-        micrometres = micrometres or field.pixel_size
-        if channel:
-            plane = field.planes[0]
-            if len(field.planes) > 1:
-                plane = to_grey(np.moveaxis(field.planes, 0, -1), channel, path)
-            planes[channel] = plane
-        else:
-            planes = _named(field, order, path)
-    return planes, micrometres
-
-
-def _missing(planes: Mapping[str, np.ndarray], path: str, missing_yellow: str) -> bool:
-    """Whether yellow is absent; path: a file of the image, for messages.
-
-    Raises:
-        BadPicture: sizes differ, another channel is absent, or yellow is and must not be.
-    """
-    first = next(iter(planes.values()))
-    for plane in planes.values():
-        if plane.shape != first.shape:
-            raise BadImage(path, sizes_differ(plane.shape, first.shape))
-    missing = [c for c in CHANNELS if c not in planes]
-    if [c for c in missing if c != "yellow"]:
-        raise BadImage(path, f"channel {missing[0]} is missing")
-    if missing and missing_yellow == "error":
-        raise BadImage(
-            path, "no yellow channel; --config.data.folder.missing_yellow=zeros (or mean)"
+    scaling, points = conversion.scaling, conversion.scaling.percentiles
+    if not (len(points) == 2 and 0 <= points[0] < points[1] <= 100):
+        raise InputError(f"data.folder.percentiles={points}: two, within 0..100")
+    if not 0 < scaling.floor <= 1:
+        raise InputError(f"data.folder.floor={scaling.floor}: a share, above 0 and at most 1")
+    if not (scaling.bits == 0 or 8 <= scaling.bits <= 16):
+        raise InputError(f"data.folder.bits={scaling.bits}: 8 to 16, or 0 (unknown)")
+    if scaling.over not in reader.SCALED_OVER:
+        raise InputError(
+            f"data.folder.scale_over={scaling.over!r}: one of {', '.join(reader.SCALED_OVER)}"
         )
-    return bool(missing)
-
-
-def _named(field: fields.Field, order: Sequence[str], path: str) -> dict[str, np.ndarray]:
-    """Channel -> plane of a multichannel file: by the given order, else by the file's names."""
-    if order:
-        if len(order) != len(field.planes):
-            raise BadImage(
-                path, f"{len(field.planes)} planes, data.folder.planes names {len(order)}"
-            )
-        return {name: plane for name, plane in zip(order, field.planes, strict=True) if name}
-    planes = {}
-    for name, plane in zip(field.names, field.planes, strict=True):
-        channel = next((c for c, stains in STAINS.items() if name.lower() in stains), None)
-        if channel is None or channel in planes:
-            some = ("red", "green", "blue") if len(field.planes) == 3 else CHANNELS
-            raise BadImage(
-                path,
-                f"planes named {', '.join(repr(n) for n in field.names)}: which are red, green, "
-                "blue, yellow? Set data.folder.planes (in the order of the file: "
-                f'--config.data.folder.planes="{some}"; three without yellow: '
-                "--config.data.folder.missing_yellow=zeros too)",
-            )
-        planes[channel] = plane
-    return planes
+    if (project := conversion.reading.project) not in reader.PROJECTIONS:
+        names = ", ".join(reader.PROJECTIONS)
+        raise InputError(f"data.folder.project={project!r}: one of {names}")
+    limits = conversion.reading.value_range
+    if limits and not (len(limits) == 2 and limits[0] < limits[1]):
+        raise InputError(f"data.folder.value_range={limits}: (black, white) with black < white")

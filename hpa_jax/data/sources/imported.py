@@ -1,14 +1,22 @@
-"""Pictures of other forms -> 8-bit grey channel files, once; later stages read only those.
+"""Images of other forms -> 8-bit grey channel files, once; later steps read only those.
 
-In: uint8 or uint16 planes.  Out: FOLDER/ID_SIGNATURE_{red,green,blue,yellow}.png, and a .done
-beside them with what the original was.  The signature names the source file's bytes and the
-options, so that a changed one is imported anew.  Nothing is kept larger than the records need:
-74,606 images of four 2048² planes would be some 600 GB.
+In: an image's files (one a channel, or one of all) and how to read them (`Conversion`).
+Out: FOLDER/ID_SIGNATURE_{red,green,blue,yellow}.png, and a .done beside them with what is known of
+the original.  The signature names the bytes of the source files and the options, so that a changed
+one is imported anew.  Nothing is kept larger than the records need: 74,606 images of four 2048²
+planes would be some 600 GB.
+
+The order is that of `data.reader`: decode, orient, select planes, scale intensity, rescale to the
+field (crop or pad to its side), reduce.  Padding comes after scaling: its zeros are no dark pixels.
 """
 
+import functools
 import json
+import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +25,387 @@ import numpy as np
 from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
-from hpa_jax.data.reader import CHANNELS, BadImage, resize, size
+from hpa_jax.data import reader
+from hpa_jax.data.planes import BadImage, Planes, Reading
+from hpa_jax.data.problems import Problems
+from hpa_jax.data.reader import CHANNELS, Scaling
 
 BYTES_PER_VALUE = 0.6  # of an 8-bit PNG; the competition's have 0.44 (docs/data.md)
+# Of the rows that sources give; who converts nothing leaves the last three out.
+COLUMNS = (
+    *("id", "source", "labels", *CHANNELS, "original_size", "antibody", "plate", "sample"),
+    *("pixel_size", "black", "white"),
+)
+LAYOUT = 2  # of what `convert` makes; another one is imported anew
+MISSING = ("error", "zeros", "mean")
+# What microscopes write as a channel's name; case, spaces, _ and - don't matter.
+STAINS = {
+    "red": (
+        *("red", "microtubules", "microtubule", "tubulin", "texas red", "cy 3", "tritc"),
+        *("alexa 555", "alexa fluor 555", "alexa 568", "alexa fluor 568", "alexa 594"),
+    ),
+    "green": (
+        *("green", "protein", "antibody", "gfp", "egfp", "fitc"),
+        *("alexa 488", "alexa fluor 488", "af 488"),
+    ),
+    "blue": ("blue", "nucleus", "nuclei", "dapi", "hoechst", "hoechst 33342", "dna"),
+    "yellow": (
+        *("yellow", "er", "endoplasmic reticulum", "calreticulin", "cy 5"),
+        *("alexa 647", "alexa fluor 647", "af 647"),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """How the files of an image become four 8-bit channels.
+
+    planes: channels of a file of all, in order ("" leaves one out); () by the names in the file.
+    names: names of channels that mean one (in lower case: `plain`), beside STAINS.
+    missing: channel -> error, zeros or mean (of the others); green has no rule, it must be there.
+    field_um: side of a training image in µm; 0 leaves the size.  pixel_size: µm a pixel where
+    the files don't say (0: unknown).  largest: side to which larger images are reduced; 0: none.
+    reading: projection, frame and range of values; `single` is told by the files.
+    keep: whether 8-bit channel files are used where they lie (TIFF never: it is slow to read).
+    """
+
+    planes: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    scaling: Scaling = field(default_factory=Scaling)
+    missing: Mapping[str, str] = field(default_factory=dict)
+    field_um: float = 0.0
+    pixel_size: float = 0.0
+    largest: int = 0
+    reading: Reading = field(default_factory=Reading)
+    keep: bool = True
+
+
+@dataclass(frozen=True)
+class Files:
+    """The files of one image: channel -> path, or {"": path} of a file of all channels.
+
+    scene: number of the image in files that hold several.  plate: what it is scaled with.
+    """
+
+    paths: Mapping[str, str]
+    scene: int = 0
+    plate: str = ""
+
+
+def rows(
+    images: Mapping[str, Files],
+    into: Path,
+    conversion: Conversion,
+    problems: Problems,
+    *,
+    content: Callable[[str], str] = sha256,
+    title: str = "import",
+    hint: Mapping[str, str] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """id -> channel paths, original_size, pixel_size (µm or None), black and white points; images
+    that can't be used become findings. 8-bit channel files are used where they lie.
+
+    into: folder for converted copies; what no image needs is removed there.
+    hint: what a problem's text gets added.
+
+    Raises:
+        InputError: too little disk.
+    """
+    from tqdm import tqdm
+
+    into.mkdir(parents=True, exist_ok=True)
+    bad: dict[str, BadImage] = {}
+
+    def guarded(work: Callable[[str], Any], id: str) -> Any:
+        try:
+            return work(id)
+        except BadImage as error:
+            bad.setdefault(id, error)
+            return None
+
+    def sign(id: str) -> str:
+        files = images[id]
+        for path in files.paths.values():
+            if not os.path.exists(path):
+                raise BadImage(path, "no such file")
+        options = (LAYOUT, _json(conversion), files.scene)
+        return signature(files.paths.values(), options, content)
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        marks = dict(zip(images, pool.map(functools.partial(guarded, sign), images)))
+        shared: dict[str, str] = {}
+        levels: dict[str, dict[str, tuple[float, float]]] = {}
+        if conversion.scaling.over != "image":
+            shared, levels = _shared_points(images, marks, conversion, guarded, pool, title)
+        for id, group in shared.items():
+            if marks[id]:
+                marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
+        todo = [id for id, mark in marks.items() if mark and known(into, id, mark) is None]
+        if todo and conversion.largest:
+            example = next(iter(images[todo[0]].paths.values()))
+            check_disk(into, len(todo), conversion.largest, example)
+
+        def work(id: str) -> dict[str, Any]:
+            given = levels.get(shared[id], {}) if id in shared else None
+            return convert(id, images[id], into, conversion, marks[id], given)
+
+        ready = [id for id in images if marks[id] and id not in bad]
+        results = pool.map(functools.partial(guarded, work), ready)
+        bar = tqdm(results, total=len(ready), desc=title, unit="images", disable=None)
+        done = dict(zip(ready, bar))
+    for id, error in sorted(bad.items()):
+        problems.add(error.path, id, error.what + (hint or {}).get(error.what, ""))
+    found = {id: row for id, row in done.items() if row is not None}
+    for id, row in found.items():
+        for note in row.pop("notes", ()):
+            (problems.warn if note.startswith("ambiguous") else problems.note)(note, id)
+    clean(into, ({c: row[c] for c in CHANNELS} for row in found.values()))
+    return found
+
+
+def convert(
+    id: str,
+    files: Files,
+    into: Path,
+    conversion: Conversion,
+    mark: str,
+    levels: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, Any]:
+    """One image by the whole chain, unless that is done.
+
+    levels: channel -> black and white point, where images share them.
+
+    Raises:
+        BadImage: it can't be read with certainty, or a channel is missing without a rule.
+    """
+    done = known(into, id, mark)
+    if done is not None:
+        return done
+    planes, read = select(files, conversion)
+    path = next(iter(files.paths.values()))
+    first = next(iter(planes.values()))
+    for plane in planes.values():
+        if plane.shape != first.shape:
+            raise BadImage(path, reader.sizes_differ(plane.shape, first.shape))
+    filled = _missing(planes, path, conversion.missing)
+    micrometres = read.pixel_size or conversion.pixel_size or None
+    eight, blacks, whites, notes = _eight_bits(planes, read.bits, conversion.scaling, levels)
+    about: dict[str, Any] = {
+        "original_size": max(first.shape),
+        "pixel_size": micrometres,
+        "black": blacks,
+        "white": whites,
+        "notes": [*dict.fromkeys((*read.notes, *notes))],
+    }
+    cropped = bool(conversion.field_um and micrometres)
+    plain = all(Path(file).suffix.lower() in reader.PLAIN for file in files.paths.values())
+    kept = all(planes[c].dtype == np.uint8 for c in planes) and "" not in files.paths
+    if conversion.keep and plain and kept and not cropped and not filled and blacks is None:
+        return {**{c: files.paths.get(c) for c in CHANNELS}, **about}
+    if filled:
+        mean = np.stack(list(eight.values())).astype(np.float32).mean(axis=0)
+        eight |= {channel: np.rint(mean).astype(np.uint8) for channel in filled}
+    if cropped and micrometres:
+        side = max(1, round(conversion.field_um / micrometres))
+        eight = {c: to_field(plane, side) for c, plane in eight.items()}
+    eight = {c: reduced(plane, conversion.largest) for c, plane in eight.items()}
+    return store(into, id, mark, eight, about)
+
+
+def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray], Planes]:
+    """Channel -> plane [H, W] uint8 or uint16 in true values, and what the files state (pixel size,
+    bits, notes; `pixels` is of one of them).
+
+    Raises:
+        BadImage: unreadable, or which plane is which channel can't be told.
+    """
+    planes: dict[str, np.ndarray] = {}
+    sizes, bits, notes = [], [], []
+    for channel, path in files.paths.items():
+        how = replace(conversion.reading, single=bool(channel))
+        image = reader.planes(path, how, files.scene)
+        sizes.append(image.pixel_size)
+        bits.append(image.bits)
+        notes += image.notes
+        if channel:
+            planes[channel] = reader.one_plane(image, channel, path)
+        else:
+            planes, said = _named(image, conversion, path)
+            notes += said
+    known_sizes = {size for size in sizes if size}
+    if known_sizes and max(known_sizes) > 1.01 * min(known_sizes):
+        some = " and ".join(f"{size:.3g}" for size in sorted(known_sizes))
+        raise BadImage(path, f"the channels' files state different pixel sizes ({some} µm)")
+    stated = max(bits) if all(bits) else None
+    size = max(known_sizes) if known_sizes else None
+    return planes, Planes(image.pixels, pixel_size=size, bits=stated, notes=tuple(notes))
+
+
+def plain(name: str) -> str:
+    """A channel's name in lower case without what writers add."""
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def channel_named(name: str, names: Mapping[str, str]) -> str | None:
+    """The channel that a microscope's name of it means; None if that is unknown."""
+    text = plain(name)
+    given = {plain(key): channel for key, channel in names.items()}
+    if text in given:
+        return given[text]
+    return next((c for c, stains in STAINS.items() if text in map(plain, stains)), None)
+
+
+def _named(
+    image: Planes, conversion: Conversion, path: str
+) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Channel -> plane of a file of all channels: by the given order, else by the file's names."""
+    order, pixels = conversion.planes, image.pixels
+    if order:
+        if image.alpha and len(order) == len(pixels) - 1:
+            pixels = reader.without_alpha(image, path)
+        if len(order) != len(pixels):
+            raise BadImage(path, f"{len(pixels)} planes, data.folder.planes names {len(order)}")
+        by_file = [channel_named(name, conversion.names) for name in image.names]
+        odd = [
+            f"{name!r} is {told}, not {given}"
+            for name, told, given in zip(image.names, by_file, order)
+            if told and given and told != given
+        ]
+        if odd:
+            raise BadImage(path, f"contradicts data.folder.planes: {', '.join(odd)} by its names")
+        return {name: plane for name, plane in zip(order, pixels, strict=True) if name}, []
+    if image.alpha and image.colour:
+        pixels = reader.without_alpha(image, path)
+    if len(pixels) == 3 and not any(image.names):
+        said = "three planes without names were taken for red, green, blue"
+        return dict(zip(CHANNELS, pixels)), [] if image.colour and image.lossy else [said]
+    planes: dict[str, np.ndarray] = {}
+    for name, plane in zip(image.names, pixels):
+        channel = channel_named(name, conversion.names)
+        if channel is None or channel in planes:
+            some = ("red", "green", "blue") if len(pixels) == 3 else CHANNELS
+            raise BadImage(
+                path,
+                f"planes named {', '.join(repr(n) for n in image.names)}: which are red, green, "
+                "blue, yellow? Set data.folder.planes (in the order of the file: "
+                f'--config.data.folder.planes="{some}"; three without yellow: '
+                "--config.data.folder.missing.yellow=zeros too), or data.folder.channels",
+            )
+        planes[channel] = plane
+    return planes, []
+
+
+def _missing(planes: Mapping[str, np.ndarray], path: str, rules: Mapping[str, str]) -> list[str]:
+    """Channels to fill with the mean of the others.
+
+    Raises:
+        BadImage: a channel is missing and must not be.
+    """
+    missing = [c for c in CHANNELS if c not in planes]
+    for channel in missing:
+        if rules.get(channel, "error") == "error":
+            there = tuple(c for c in CHANNELS if c in planes)
+            remedy = (
+                f"--config.data.folder.missing.{channel}=zeros (or mean), or a model of the "
+                f"channels that are there (channels={there})"
+            )
+            raise BadImage(
+                path, f"no {channel} channel" + ("" if channel == "green" else f"; {remedy}")
+            )
+    return [channel for channel in missing if rules[channel] == "mean"]
+
+
+def _eight_bits(
+    planes: Mapping[str, np.ndarray],
+    bits: int | None,
+    scaling: Scaling,
+    levels: Mapping[str, tuple[float, float]] | None,
+) -> tuple[dict[str, np.ndarray], list | None, list | None, list[str]]:
+    """Channels as uint8, their black and white points in the order of CHANNELS (None: not scaled),
+    and what was decided."""
+    channels, stated = list(planes.values()), scaling.bits or bits
+    eight = None
+    if not levels and (not stated or stated <= 8):
+        eight = reader.as_eight_bits(channels)
+    if eight is not None:
+        deep = any(plane.dtype != np.uint8 for plane in channels)
+        said = ["16-bit files whose values fit 8 bits were kept as they are (data.folder.bits)"]
+        return dict(zip(planes, eight)), None, None, said if deep else []
+    deep = {c: plane for c, plane in planes.items() if plane.dtype != np.uint8}
+    if not deep:
+        return {c: np.ascontiguousarray(p) for c, p in planes.items()}, None, None, []
+    decided, notes = reader.depth(list(deep.values()), stated), []
+    if not stated:
+        top = max(int(plane.max(initial=0)) for plane in deep.values())
+        notes.append(f"the files don't state their depth; by their values {decided} bits")
+        if top <= 255:
+            notes = ["ambiguous depth: values fit 8 bits but nothing is black; taken for 12 bits"]
+    used = {
+        c: (levels or {}).get(c) or reader.points(reader.histogram(plane), decided, scaling)
+        for c, plane in deep.items()
+    }
+    out = {
+        c: reader.scale(plane, *used[c]) if c in used else np.ascontiguousarray(plane)
+        for c, plane in planes.items()
+    }
+    blacks, whites = ([used[c][k] if c in used else None for c in CHANNELS] for k in (0, 1))
+    return out, blacks, whites, notes
+
+
+def _shared_points(
+    images: Mapping[str, Files],
+    marks: Mapping[str, str | None],
+    conversion: Conversion,
+    guarded: Callable[..., Any],
+    pool: ThreadPoolExecutor,
+    title: str,
+) -> tuple[dict[str, str], dict[str, dict[str, tuple[float, float]]]]:
+    """id -> group of images with common points, and group -> channel -> points: a first reading of
+    every image, whose histograms are added."""
+    from tqdm import tqdm
+
+    plates = conversion.scaling.over == "plate"
+    groups = {id: files.plate if plates else "" for id, files in images.items()}
+    if plates and not all(groups.values()):
+        raise InputError(
+            "data.folder.scale_over=plate: the pattern must say which part of a path is {plate}"
+        )
+
+    def look(id: str) -> tuple[dict[str, np.ndarray], int, bool]:
+        planes, read = select(images[id], conversion)
+        fits = reader.as_eight_bits(list(planes.values())) is not None
+        deep = {c: plane for c, plane in planes.items() if plane.dtype != np.uint8}
+        stated = conversion.scaling.bits or read.bits
+        bits = reader.depth(list(deep.values()), stated) if deep else 0
+        return {c: reader.histogram(plane) for c, plane in deep.items()}, bits, fits
+
+    ready = [id for id in images if marks[id]]
+    sums: dict[str, dict[str, np.ndarray]] = {}
+    bits: dict[str, int] = {}
+    whole: dict[str, bool] = {}
+    results = pool.map(functools.partial(guarded, look), ready)
+    said = f"{title}: first reading, for points over the {conversion.scaling.over}"
+    for id, seen in zip(ready, tqdm(results, total=len(ready), desc=said, disable=None)):
+        if seen is None:
+            continue
+        histograms, depth, fits = seen
+        group = groups[id]
+        bits[group] = max(bits.get(group, 0), depth)
+        whole[group] = whole.get(group, True) and fits
+        total = sums.setdefault(group, {})
+        for channel, counts in histograms.items():
+            total[channel] = total.get(channel, 0) + counts
+    levels = {
+        group: {}
+        if whole[group] and not conversion.scaling.bits
+        else {c: reader.points(h, bits[group], conversion.scaling) for c, h in total.items()}
+        for group, total in sums.items()
+    }
+    return groups, levels
+
+
+def _json(conversion: Conversion) -> str:
+    return json.dumps(asdict(conversion), sort_keys=True, default=list)
 
 
 def signature(
@@ -29,7 +415,15 @@ def signature(
 
     content: file -> digest of its bytes.
     """
-    return digest([(Path(file).name, content(str(file))) for file in files], options)[:8]
+    whole = [path for file in files for path in (files_of(file) if os.path.isdir(file) else [file])]
+    return digest([(Path(file).name, content(str(file))) for file in whole], options)[:8]
+
+
+def files_of(folder: str | Path) -> list[str]:
+    """The files of an image that is a folder (Zarr), sorted."""
+    return sorted(
+        os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
+    )
 
 
 def known(folder: Path, id: str, mark: str) -> dict[str, Any] | None:
@@ -57,14 +451,14 @@ def store(
             Image.fromarray(plane).save(temporary, "PNG", compress_level=1)
     with atomic(folder / f"{id}_{mark}.done") as temporary:
         temporary.write_text(json.dumps({"channels": list(planes), **about}))
-    return known(folder, id, mark)
+    return known(folder, id, mark) or {}
 
 
 def reduced(plane: np.ndarray, side: int) -> np.ndarray:
     """uint8[H, W] as the records of that side have it, if it is larger; side 0 leaves it."""
     if not side or min(plane.shape) <= side:
         return plane
-    return resize(plane[..., None], side)[..., 0]
+    return reader.resize(plane[..., None], side)[..., 0]
 
 
 def check_disk(folder: Path, count: int, side: int, example: str | Path) -> None:
@@ -74,10 +468,11 @@ def check_disk(folder: Path, count: int, side: int, example: str | Path) -> None
         InputError: too little disk.
     """
     try:
-        own = max(size(example)) if count else 0
+        original = max(reader.size(example)) if count else 0
     except BadImage:
-        own = side
-    need = count * len(CHANNELS) * (min(own, side) if side else own) ** 2 * BYTES_PER_VALUE
+        original = side
+    stored = min(original, side) if side else original
+    need = count * len(CHANNELS) * stored**2 * BYTES_PER_VALUE
     free = shutil.disk_usage(folder).free
     if need > free:
         raise InputError(
@@ -97,17 +492,6 @@ def clean(folder: Path, wanted: Iterable[Mapping[str, str | None]]) -> None:
             done.unlink()
 
 
-def to_eight_bits(plane: np.ndarray, percentiles: tuple[float, float]) -> np.ndarray:
-    """uint8[H, W]; 16 bits are stretched between two percentiles of the plane, 8 are kept."""
-    if plane.dtype == np.uint8:
-        return np.ascontiguousarray(plane)
-    low, high = np.percentile(plane, percentiles)
-    if high <= low:  # a flat plane has no contrast to stretch
-        return np.zeros(plane.shape, np.uint8)
-    stretched = (plane.astype(np.float32) - low) * (255.0 / (high - low))
-    return np.clip(np.rint(stretched), 0, 255).astype(np.uint8)
-
-
 def to_field(plane: np.ndarray, side: int) -> np.ndarray:
     """The middle side x side pixels; zeros where the plane is smaller."""
     out = np.zeros((side, side), plane.dtype)
@@ -122,3 +506,40 @@ def to_field(plane: np.ndarray, side: int) -> np.ndarray:
 
 def _path(folder: Path, id: str, mark: str, channel: str) -> Path:
     return folder / f"{id}_{mark}_{channel}.png"
+
+
+def checked_missing(rules: Mapping[str, str], where: str) -> dict[str, str]:
+    """Rules of missing channels.
+
+    Raises:
+        InputError: an unknown channel or rule.
+    """
+    for channel, rule in rules.items():
+        if channel not in CHANNELS or channel == "green":
+            raise InputError(f"{where}.missing.{channel}: of red, blue, yellow")
+        if rule not in MISSING:
+            names = ", ".join(MISSING)
+            raise InputError(f"{where}.missing.{channel}={rule!r}: one of {names}")
+    return dict(rules)
+
+
+def channel_names(text: str | Mapping[str, str] | Sequence[str]) -> dict[str, str]:
+    """Names of channels: "DAPI:blue,GFP:green" -> {"DAPI": "blue", "GFP": "green"}.
+
+    Raises:
+        InputError: no such form, or no such channel.
+    """
+    if isinstance(text, Mapping):
+        pairs = list(text.items())
+    else:
+        parts = text.split(",") if isinstance(text, str) else list(text)
+        pairs = [tuple(part.rsplit(":", 1)) for part in parts if part.strip()]
+    names = {}
+    for pair in pairs:
+        if len(pair) != 2 or pair[1].strip() not in CHANNELS:
+            raise InputError(
+                f"data.folder.channels={text!r}: as NAME:CHANNEL,NAME:CHANNEL with channels of "
+                f"{', '.join(CHANNELS)}"
+            )
+        names[pair[0].strip()] = pair[1].strip()
+    return names

@@ -46,14 +46,14 @@ def test_all_bad_rows_are_named_at_once(tmp_path):
     table, problems = scan(root)
     assert table["id"].tolist() == ["t4", "x2", "x1", "x0"]
     wanted = [
-        ("row 2", "t0", "'28' is not a class number 0..27"),
+        ("row 2", "t0", "'28' is no class name or class number 0..27"),
         ("row 3", "t1", "no label"),
         ("row 4", "t2", "no blue (looked for"),
         ("t3_red.png", "t3", "leaves data.root"),
         ("row 6", "../test/x0", "plain name"),
         ("row 8", "t4", "already in row 7"),
         ("row 9", "absent", "no image of any channel"),
-        ("row 10", "t5", "'x' is not a class number"),
+        ("row 10", "t5", "'x' is no class name"),
     ]
     for place, id, what in wanted:
         found = [p for p in problems if f"(id {id})" in p]

@@ -34,7 +34,7 @@ def test_eight_bit_files_are_used_where_they_are(tmp_path):
     assert np.array_equal(channels_of(table.iloc[0]), picture(1))
 
 
-def test_sixteen_bits_are_stretched_between_percentiles(tmp_path):
+def test_sixteen_bits_are_scaled_between_percentiles_of_their_depth(tmp_path):
     root = tmp_path / "own"
     ramp = np.linspace(1000, 3000, 10000).reshape(100, 100).astype(np.uint16)
     save(root, "a", np.stack([ramp, ramp[::-1], ramp, np.full_like(ramp, 700)], -1), ".tif")
@@ -44,7 +44,11 @@ def test_sixteen_bits_are_stretched_between_percentiles(tmp_path):
     expected = np.clip((ramp - 1100.0) / 1800.0 * 255, 0, 255)
     assert np.abs(image[..., 0] - expected).max() <= 1
     assert np.array_equal(image[..., 1], image[::-1, :, 0])
-    assert not image[..., 3].any()  # a flat plane has nothing to stretch
+    assert not image[..., 3].any()  # a flat plane has nothing to scale
+    assert table["black"][0] == pytest.approx([1100, 1100, 1100, 700], abs=1)
+    assert table["white"][0][:3] == pytest.approx([2900] * 3, abs=1)
+    # By the values 12 bits: white of the flat one lies 15 % of 4,095 above its black.
+    assert table["white"][0][3] == pytest.approx(700 + 0.15 * 4095)
 
 
 def ome(path, planes, names, size=None):
@@ -76,14 +80,14 @@ def test_given_order_wins_and_empty_names_are_left_out(tmp_path):
     assert np.array_equal(channels_of(table.iloc[0]), np.moveaxis(planes[[4, 3, 2, 0]], 0, -1))
 
 
-@pytest.mark.parametrize("policy", folder.MISSING_YELLOW)
+@pytest.mark.parametrize("policy", imported.MISSING)
 def test_missing_yellow(tmp_path, policy):
     root = tmp_path / "own"
     rgb = picture(4, channels=3)
     root.mkdir()
     Image.fromarray(rgb).save(root / "a.png")
     order = ("red", "green", "blue")
-    table, problems = scan(root, pattern="{id}", planes=order, missing_yellow=policy)
+    table, problems = scan(root, pattern="{id}", planes=order, missing={"yellow": policy})
     if policy == "error":
         assert len(table) == 0 and "no yellow channel" in problems[0]
         return
@@ -126,6 +130,9 @@ def test_a_stack_is_projected_and_a_series_refused(tmp_path):
     assert table["id"].tolist() == ["z"]
     assert np.array_equal(channels_of(table.iloc[0]), np.maximum(picture(7), picture(8)))
     assert len(problems) == 1 and "2 of axis T" in problems[0]
+    table, problems = scan(root, pattern="{id}", planes=order, frame=1)
+    t = table[table["id"] == "t"].iloc[0]
+    assert problems == [] and np.array_equal(channels_of(t), picture(8))
 
 
 def test_labels_by_name_and_by_number(tmp_path):
@@ -242,7 +249,7 @@ def test_every_problem_of_a_folder_at_once(tmp_path):
     (root / "c_green.png").symlink_to(tmp_path / "out_green.png")
     table, problems = scan(root)
     assert table["id"].tolist() == ["d"]
-    assert any("channel red is missing" in p for p in problems)
+    assert any("no red channel" in p for p in problems)
     assert any("b_blue.png" in p and "truncated" in p for p in problems)
     assert any("c_green.png" in p and "leaves data.root" in p for p in problems)
 
@@ -265,8 +272,14 @@ def test_conversion_happens_once_and_again_when_a_file_changes(tmp_path):
     ("options", "message"),
     [
         (dict(pattern="{channel}"), "must contain {id}"),
+        (dict(pattern="{id}_{color}"), "{color} is none of"),
         (dict(pattern="{id}-{channel}"), "no image fits"),
-        (dict(missing_yellow="guess"), "one of error, zeros, mean"),
+        (dict(missing={"yellow": "guess"}), "one of error, zeros, mean"),
+        (dict(missing={"green": "zeros"}), "of red, blue, yellow"),
+        (dict(channels="DAPI:violet"), "with channels of red"),
+        (dict(project="sum"), "one of max"),
+        (dict(value_range=(2, 1)), "black < white"),
+        (dict(scale_over="month"), "one of image, plate, data"),
         (dict(planes=("violet",)), "none of red"),
         (dict(percentiles=(99, 1)), "within 0..100"),
     ],
@@ -292,16 +305,16 @@ def test_sources_combine_with_filters_and_weights(tmp_path):
     with pytest.raises(InputError, match="folder has no option 'patern', did you mean 'pattern'"):
         catalog.build([dict(source="folder", root=tmp_path, patern="")], classes.NAMES)
     twice = [sources[1], sources[1]]
-    with pytest.raises(InputError, match=r"\(id two0\): the id is in two places"):
+    with pytest.raises(InputError, match=r"the id is in two places .*: 3 times .*two0_red"):
         catalog.build(twice, classes.NAMES, imported=tmp_path / "imported")
 
 
-def test_a_colour_image_is_told_the_options_that_read_it(tmp_path):
+def test_three_planes_are_red_green_and_blue(tmp_path):
     root = tmp_path / "own"
     root.mkdir()
-    Image.fromarray(np.zeros((16, 16, 3), np.uint8)).save(root / "a.png")
-    _, (problem,) = scan(root, pattern="{id}")
-    assert "planes=\"('red', 'green', 'blue')\"" in problem and "missing_yellow=zeros" in problem
-    planes = ("red", "green", "blue")
-    table, problems = scan(root, pattern="{id}", planes=planes, missing_yellow="zeros")
-    assert len(table) == 1 and not problems
+    rgb = picture(4, channels=3)
+    Image.fromarray(rgb).save(root / "a.png")
+    _, (problem,) = scan(root)
+    assert "no yellow channel" in problem and "missing.yellow=zeros" in problem
+    table, problems = scan(root, missing={"yellow": "zeros"})
+    assert not problems and np.array_equal(channels_of(table.iloc[0])[..., :3], rgb)

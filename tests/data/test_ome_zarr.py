@@ -1,0 +1,96 @@
+"""OME-Zarr stores written by its reference writer: pixels, names, sizes, plates, and bad ones."""
+
+import numpy as np
+import pytest
+
+from hpa_jax.data import ome_zarr, reader
+from hpa_jax.data.planes import BadImage, Reading
+from tests.data.layouts import picture
+from tests.data.sources.test_users_files import close, equal, taken
+
+zarr = pytest.importorskip("zarr")
+writer = pytest.importorskip("ome_zarr.writer")
+formats = pytest.importorskip("ome_zarr.format")
+NAMES = ("DAPI", "GFP", "Tubulin", "ER")
+ORDER = (2, 1, 0, 3)  # of CHANNELS, as NAMES has them
+
+
+def write(group, image, version, um=0.08, names=NAMES):
+    group = zarr.open_group(str(group), mode="w", zarr_format=2 if version == "V04" else 3)
+    _fill(group, image, version, um, names)
+
+
+def _fill(group, image, version, um=0.08, names=NAMES):
+    writer.write_image(
+        np.moveaxis(image[..., list(ORDER)], -1, 0),
+        group,
+        scale_factors=[2],
+        fmt=getattr(formats, f"Format{version}")(),
+        axes="cyx",
+        scale={"c": 1.0, "y": um, "x": um},
+        axes_units={"y": "micrometer", "x": "micrometer"},
+    )
+    if names:
+        about = group.attrs.asdict()
+        omero = {"channels": [{"label": name, "color": "FFFFFF"} for name in names]}
+        if "ome" in about:
+            group.attrs["ome"] = {**about["ome"], "omero": omero}
+        else:
+            group.attrs["omero"] = omero
+
+
+@pytest.mark.parametrize("version", ["V04", "V05"])
+def test_stores_of_both_versions(tmp_path, version):
+    images = {f"a{i}": picture(i, 64) for i in range(2)}
+    for id, image in images.items():
+        write(tmp_path / "in" / f"{id}.ome.zarr", image, version)
+    got, table, _ = taken(tmp_path / "in", tmp_path)
+    assert equal(got, images)
+    assert table["pixel_size"].tolist() == pytest.approx([0.08, 0.08])
+
+
+def test_16_bits_are_scaled_as_any_others(tmp_path):
+    image = picture(3, 64)
+    write(tmp_path / "in" / "a.zarr", image.astype(np.uint16) * 16, "V04")
+    got, *_ = taken(tmp_path / "in", tmp_path)
+    assert close(got, {"a": image}, 12)
+
+
+@pytest.mark.parametrize("version", ["V04", "V05"])
+def test_each_field_of_a_plate_is_an_image(tmp_path, version):
+    fmt = getattr(formats, f"Format{version}")()
+    path = tmp_path / "in" / "plate1.zarr"
+    root = zarr.open_group(str(path), mode="w", zarr_format=2 if version == "V04" else 3)
+    writer.write_plate_metadata(root, ["A", "B"], ["1"], ["A/1", "B/1"], fmt=fmt)
+    for n, well in enumerate(("A", "B")):
+        group = root.require_group(well).require_group("1")
+        writer.write_well_metadata(group, ["0"], fmt=fmt)
+        _fill(group.require_group("0"), picture(n, 64), version)
+    got, *_ = taken(tmp_path / "in", tmp_path)
+    assert equal(got, {"plate1_A1_0": picture(0, 64), "plate1_B1_0": picture(1, 64)})
+
+
+def test_a_changed_chunk_is_read_anew(tmp_path):
+    write(tmp_path / "in" / "a.zarr", picture(0, 64), "V04")
+    taken(tmp_path / "in", tmp_path)
+    write(tmp_path / "in" / "a.zarr", picture(1, 64), "V04")
+    assert equal(taken(tmp_path / "in", tmp_path)[0], {"a": picture(1, 64)})
+
+
+def test_absent_chunks_are_told(tmp_path):
+    write(tmp_path / "a.zarr", np.zeros((64, 64, 4), np.uint8) + picture(1, 64), "V04")
+    chunk = next(
+        p for p in (tmp_path / "a.zarr" / "s0").rglob("*") if p.is_file() and p.name.isdecimal()
+    )
+    chunk.unlink()
+    assert any("chunks are absent" in note for note in reader.planes(tmp_path / "a.zarr").notes)
+
+
+def test_bad_stores_are_refused_in_one_line(tmp_path):
+    (tmp_path / "empty.zarr").mkdir()
+    zarr.open_group(str(tmp_path / "plain.zarr"), mode="w")
+    write(tmp_path / "names.zarr", picture(0, 64), "V04", names=("a", "b"))
+    for name, reason in (("empty", "no readable"), ("plain", "without OME"), ("names", "name 2")):
+        with pytest.raises(BadImage, match=reason) as caught:
+            ome_zarr.read(tmp_path / f"{name}.zarr", 0, Reading())
+        assert "\n" not in str(caught.value)

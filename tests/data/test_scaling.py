@@ -1,0 +1,106 @@
+"""Any depth, layout, photometric interpretation and type against one plain 8-bit reference."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hpa_jax.data import reader
+from hpa_jax.data.planes import Reading
+from hpa_jax.data.reader import CHANNELS
+from hpa_jax.data.sources import imported
+from tests.data.layouts import picture, png16
+
+MOST = settings(
+    max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def reference(values, bits, floor, percentiles):
+    """uint8[H, W]: the scaling as docs/data.md states it, in numpy alone."""
+    black, high = np.percentile(values, percentiles)
+    white = max(high, black + floor * (2**bits - 1))
+    return np.rint(np.clip((values.astype(float) - black) * 255 / (white - black), 0, 255))
+
+
+@given(
+    bits=st.sampled_from([10, 12, 14, 16]),
+    offset=st.integers(1, 300),  # 0 in 16 bits: 8 bits spread by 257, which are kept
+    kind=st.sampled_from(["grey", "white is zero", "colour", "png", "float", "int32", "one file"]),
+    floor=st.sampled_from([0.05, 0.15, 1.0]),
+    percentiles=st.sampled_from([(0.001, 99.999), (0, 100), (1, 99)]),
+    stated=st.booleans(),
+    seed=st.integers(0, 9),
+)
+@MOST
+def test_every_form_gives_the_reference(
+    tmp_path, bits, offset, kind, floor, percentiles, stated, seed
+):
+    levels = picture(seed, 32).astype(np.int64) * (2**bits - 1 - offset) // 255 + offset
+    levels[0, 0] = 2**bits - 1  # the depth shows
+    depth = bits if kind != "float" else 16
+    folder = tmp_path / f"{bits}-{offset}-{kind}-{floor}-{percentiles}-{stated}-{seed}"
+    folder.mkdir(exist_ok=True)
+    paths = {}
+    if kind == "one file":
+        paths[""] = str(folder / "x.tif")
+        planes = np.moveaxis(levels, -1, 0).astype(np.uint16)
+        names = {"axes": "CYX", "Channel": {"Name": list(CHANNELS)}}
+        tifffile.imwrite(paths[""], planes, ome=True, metadata=names, photometric="minisblack")
+    for k, channel in enumerate(CHANNELS if kind != "one file" else ()):
+        plane = levels[..., k]
+        path = folder / f"x_{channel}.{'png' if kind == 'png' else 'tif'}"
+        paths[channel] = str(path)
+        if kind == "white is zero":
+            tifffile.imwrite(path, 65535 - plane.astype(np.uint16), photometric="miniswhite")
+        elif kind == "colour":
+            tifffile.imwrite(path, np.dstack([plane.astype(np.uint16)] * 3), photometric="rgb")
+        elif kind == "png":
+            png16(path, np.dstack([plane] * 3))
+        elif kind == "float":
+            tifffile.imwrite(path, (plane / (2**bits - 1)).astype(np.float32))
+        else:
+            tifffile.imwrite(path, plane.astype(np.int32 if kind == "int32" else np.uint16))
+    scaling = reader.Scaling(percentiles, floor, depth if stated else 0)
+    how = imported.Conversion(scaling=scaling, reading=Reading())
+    row = imported.convert("x", imported.Files(paths), folder, how, "mark")
+    image = reader.read(row)
+    for k in range(4):
+        values = levels[..., k]
+        if kind == "float":
+            values = np.rint(values / (2**bits - 1) * 65535)
+        expected = reference(values, depth, floor, percentiles)
+        assert np.abs(image[..., k] - expected).max() <= 1
+
+
+def test_points_over_a_plate_are_shared_by_its_images(tmp_path):
+    from tests.data.sources.test_users_files import taken
+
+    images = {f"p{n}_a{i}": picture(3 * n + i, 32) for n in range(2) for i in range(2)}
+    for id, image in images.items():
+        for k, channel in enumerate(CHANNELS):
+            (tmp_path / "in").mkdir(exist_ok=True)
+            values = image[..., k].astype(np.uint16) * (8 if id.startswith("p1") else 4)
+            tifffile.imwrite(tmp_path / "in" / f"{id}_{channel}.tif", values)
+    options = dict(pattern="{plate}_{site}_{channel}", scale_over="plate", percentiles=(0, 100))
+    got, table, _ = taken(tmp_path / "in", tmp_path, **options)
+    table = table.set_index("id")
+    for plate, factor in (("p0", 4), ("p1", 8)):
+        ids = [id for id in images if id.startswith(plate)]
+        values = np.stack([images[id][..., 1].astype(float) * factor for id in ids])
+        expected = reference(values, 12, 0.15, (0, 100))
+        for id, pixels in zip(ids, expected, strict=True):
+            assert np.abs(got[id][..., 1] - pixels).max() <= 1
+    whites = table["white"]
+    assert whites["p0_a0"] == whites["p0_a1"] and whites["p1_a0"] == whites["p1_a1"]
+    assert whites["p0_a0"] != whites["p1_a0"]
+
+
+def test_the_docs_table_lists_the_formats():
+    text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    table = text[text.index("### Formats") : text.index("What a file says is believed")]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `.")]
+    assert set(re.findall(r"`(\.\w+)`", " ".join(first))) == set(reader.SUFFIXES)
