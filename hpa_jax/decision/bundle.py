@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import __version__
-from hpa_jax.core import artifacts, classes
+from hpa_jax.core import artifacts, classes, own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, thresholds, unlike
 from hpa_jax.decision.stack import stacking
@@ -291,6 +291,8 @@ def _check(bundle: Bundle) -> None:
             f"{np.shape(bundle.cuts)} thresholds for {len(bundle.class_names)} classes (or NaN)"
         )
     for member in bundle.members:
+        remedy = "predict --model=WORKDIR/models/NAME uses it without a bundle"
+        own_code.refuse(member.config.backbone, f"the network {member.name}", remedy)
         if not all(0 <= number < len(bundle.class_names) for number in member.class_numbers):
             raise InputError(f"{member.name}: class numbers outside the bundle's classes")
 
@@ -320,6 +322,7 @@ def _read_member(directory: Path, stored: Mapping[str, Any]) -> Member:
 
     path = directory / "models" / f"{_file(stored['name'])}.safetensors"
     config = checkpoint.config_of({"model": stored["config"]})
+    own_code.refuse(config, f"{directory}: the bundle", "a bundle is data: nothing of it is run")
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:

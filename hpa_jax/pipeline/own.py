@@ -355,7 +355,7 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     given = flags.get("model")
     if not given:
         return runner.run(config, flags, ["predict"])
-    packed = members.named(given)
+    packed = members.named(given, bool(flags.get("code")))
     if not flags.get("workdir"):
         flags = {**flags, "workdir": _workdir(config, given)}
         print(f"workdir: {flags['workdir']} (another one: --workdir)")
