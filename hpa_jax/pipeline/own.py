@@ -18,7 +18,7 @@ from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import galleries, members, prepare, scores, tables
+from hpa_jax.pipeline import formats, galleries, members, prepare, scores, tables
 from hpa_jax.pipeline.context import Context, opened, side_for
 from hpa_jax.report.predictions import Predictions
 
@@ -95,9 +95,12 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     from hpa_jax.inference.tables import write_embeddings
     from hpa_jax.pipeline import predictions_page
 
+    wanted = formats.named(context.flags.get("format"))
+    table_of_names = context.flags.get("names")
+    names = formats.gene_names(table_of_names) if table_of_names else None
     labelled = label(context, packed)
     found = labelled.found
-    if packed.class_names:
+    if packed.class_names and "csv" in wanted:
         result = table(packed, found)
         if (unknown := _scale_unknown(packed, labelled.catalog)).any():
             result.insert(3, "scale_unknown", unknown)
@@ -105,8 +108,11 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
             result[name] = result[name].map(cell)
         with artifacts.atomic(context.path("predictions.csv")) as temporary:
             result.to_csv(temporary, index=False, float_format="%.5f")
+    if packed.class_names and "parquet" in wanted:
         scored = found.scores.astype(np.float32)
         tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
+    for name in formats.WRITERS.keys() & {*wanted}:
+        formats.WRITERS[name](context.workdir, found, names)
     for name, values in found.embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
     about = [summary(context, packed, labelled), *notes(context, packed)]
@@ -114,7 +120,8 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
         *(context, packed, found, labelled.catalog, labelled.records, given, about)
     )
     artifacts.remove(context.path("predict_parts"))
-    answers = context.path("predictions.csv" if packed.class_names else "embeddings")
+    in_table = packed.class_names and "csv" in wanted
+    answers = context.path("predictions.csv" if in_table else "embeddings")
     about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
 
