@@ -1,4 +1,4 @@
-"""Command line: python -m hpa_jax VERB --config=configs/X.py --config.a.b=v --workdir=DIR.
+"""Command line: hpa-jax VERB --config=RECIPE --config.a.b=v --workdir=DIR.
 
 Bad input ends in one line that names the file, row or key and in exit code 2 (`--debug`: with the
 traceback).  Nothing heavy is imported before a verb is known, so `--help` answers at once.
@@ -190,7 +190,7 @@ RENAMED_FLAGS = {
     ("predict", "checkpoint"): "model",
     ("import_weights", "model"): "backbone",
 }
-USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
+USAGE = "hpa-jax VERB --config=RECIPE [--config.a.b=v ...] --workdir=DIR"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -341,11 +341,11 @@ def overview() -> str:
 
 def verb_help(name: str, verb: Verb) -> str:
     """The text of `VERB --help`."""
-    lines = [f"python -m hpa_jax {name}: {verb.summary}", ""]
+    lines = [f"hpa-jax {name}: {verb.summary}", ""]
     lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
     lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
-    lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
+    lines += ["  --config=RECIPE[:VARIANT]  a Python file with get_config(), or a name (demo, pudae, …); its"]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
