@@ -1,7 +1,7 @@
 """The whole system on synthetic cells, in minutes on a CPU: two networks, a stack, a report.
 
 Source: hpa_jax itself; the shape is One More Layer's (single hold-out, focal loss, one-cycle, D4
-views, cross-validated thresholds, a stack on probabilities and metafeatures).  Differences from the
+views, thresholds, a stack on probabilities and metafeatures).  Differences from the
 competition: 64 px, and at least 110 images of each class in train, so that a network trained from
 nothing for two minutes can learn the rare ones.
 Command: scripts/demo    Cost and scores: README.md, "The demo".

@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
-from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, STEPS, Flags, Step
+from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, SEEN, STEPS, Flags, Step
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
             "only": (None, "this model alone (a name of config.models, or retrieval)"),
             **FORCE,
             **CLUSTER,
+            **SEEN,
             "collect": (
                 False,
                 "train nothing: decide with the networks that are there",
@@ -345,7 +346,9 @@ def verb_help(name: str, verb: Verb) -> str:
     lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
     lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
-    lines += ["  --config=RECIPE[:VARIANT]  a Python file with get_config(), or a name (demo, pudae, …); its"]
+    lines += [
+        "  --config=RECIPE[:VARIANT]  a Python file with get_config(), or demo, pudae …; its"
+    ]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():

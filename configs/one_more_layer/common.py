@@ -125,6 +125,7 @@ def data(config: ConfigDict) -> None:
         dict(source="atlas", root="data/atlas", not_only=(0, 25)),
     )
     config.records.image_size = 512
+    config.thresholds.method = "cross_validated"  # 5 folds x 20 repeats x 50 points
     config.split.update(
         fraction=0.25,  # 7,754 of 31,072
         external="train",  # all but the 253 that match a test image: these validate

@@ -287,7 +287,8 @@ MODEL: Statement = dict(
     ),
     init_from=option(
         "",
-        'weight file, folder of a trained model, or "model:NAME", another one of this recipe '
+        'weight file, folder of a trained model, "published:NAME" (`models list`), or '
+        '"model:NAME", another one of this recipe '
         "(trained first; its final weights, fold by fold); a head of other size starts afresh",
     ),
     extra_channels=option(
@@ -558,9 +559,10 @@ OPTIONS: Statement = dict(
     ),
     thresholds=dict(
         method=option(
-            "cross_validated",
-            "how they are fitted; match_proportions: bestfitting's",
-            choices="hpa_jax.decision.thresholds:METHODS",
+            "auto",
+            "how they are fitted; match_proportions: bestfitting's; auto: the simplest rule within "
+            "one standard error of the best, for every method and the stack",
+            choices=("auto", "hpa_jax.decision.thresholds:METHODS"),
             pattern=OWN,
         ),
         folds=option(5, "folds of cross_validated", low=2, high=127),
@@ -642,8 +644,15 @@ OPTIONS: Statement = dict(
             "prior: as many as restore the training share of the class",
             choices=_stack_choices("negatives"),
         ),
-        cut_repeats=_of_protocol(int, "of the final threshold: folds x repeats", low=1),
-        shrink=_of_protocol(float, "of rare classes' thresholds towards the pooled one", low=0),
+        cut=_of_protocol(
+            str,
+            "final threshold, where thresholds.method is not auto; shrunk: to the matched one",
+            choices=_stack_choices("cut"),
+        ),
+        cut_repeats=_of_protocol(int, "of a cross-validated one: folds x repeats", low=1),
+        shrink=_of_protocol(
+            float, "positives at which a class's best threshold counts half", low=0
+        ),
         min_positives=_of_protocol(int, "with fewer the mean of the models decides", low=0),
         of_class=option({}, "name of a class -> dict of settings of its own"),
     ),
@@ -678,7 +687,8 @@ OPTIONS: Statement = dict(
         method=option(
             "auto",
             "a model, a way to decide (mean of models, weighted mean, logistic regression, "
-            "ensemble, stack), or auto: the best by nested validation",
+            "ensemble, stack), or auto: the simplest within one standard error of the best by "
+            "nested validation",
         ),
         argmax=option(
             "empty",

@@ -281,6 +281,29 @@ def shrunk(
     return np.where(count > 0, mixed, thresholds)
 
 
+def shrunk_to_matched(labels: np.ndarray, probs: np.ndarray, strength: float = 10.0) -> np.ndarray:
+    """Thresholds float[C] between the best cut of a class and the one that predicts its share.
+
+    On the logit scale: (n logit t + k logit t0) / (n + k), with n positives, t of `exact`, t0 of
+    `match_proportions`; a class without positives gets the `pooled` cut.  An empirical-Bayes rule
+    with the prior's weight fixed: the best cut of a dozen positives is mostly noise, the matched
+    one has none of it, and with many positives their difference is real.
+
+    labels, probs: [N, C]; strength: k, above 0.
+    """
+    labels, probs = _checked(labels, probs)
+    best, matched = exact(labels, probs), match_proportions(probs, labels.mean(axis=0))
+    count = labels.sum(axis=0)
+    weight = count / (count + strength)
+    mixed = weight * _logit(best) + (1 - weight) * _logit(matched)
+    return np.where(count > 0, 1 / (1 + np.exp(-mixed)), pooled(labels, probs))
+
+
+def _logit(cuts: np.ndarray) -> np.ndarray:
+    inside = np.clip(cuts, 1e-5, 1 - 1e-5)
+    return np.log(inside) - np.log1p(-inside)
+
+
 def scaled(thresholds: np.ndarray, scale: float | Sequence[float] = 1.0) -> np.ndarray:
     """float[C]: thresholds times a factor, or one a class; those above 1 ("never") stay.
 

@@ -25,7 +25,7 @@ from hpa_jax.models.layers import BatchNorm, Conv, Linear, global_avg_pool, glob
 
 POOL_ORDERS = ("max_avg", "avg_max")
 EMBEDDINGS = ("pools", "last")
-CLASSIFIERS = ("fc", "last_linear", "classifier")  # a published network's last layer
+CLASSIFIERS = ("fc", "_fc", "last_linear", "classifier")  # a published network's last layer
 
 
 class AdaptiveConcat(nnx.Module):

@@ -18,6 +18,7 @@ from hpa_jax.core.errors import InputError, near
 from hpa_jax.models.backbone import Backbone, Groups
 from hpa_jax.models.bn_inception import BNInception
 from hpa_jax.models.densenet import DenseNet
+from hpa_jax.models.efficientnet_lite import EfficientNetLite
 from hpa_jax.models.heads import create_head
 from hpa_jax.models.inception import InceptionV3
 from hpa_jax.models.inception_v4 import InceptionV4
@@ -53,6 +54,22 @@ class Row:
 
 _SENET = dict(ceil_pool=True, squeeze=16)
 _NEXT = dict(groups=32, inner=2.0)
+
+
+def _lite(
+    number: int, widen: float, deepen: float, side: int, parameters: int, gmacs: float
+) -> Row:
+    return Row(
+        functools.partial(EfficientNetLite, widen, deepen),
+        parameters,
+        gmacs,
+        1280,
+        side,
+        "lite",
+        (f"hf:timm/tf_efficientnet_lite{number}.in1k/model.safetensors",),
+        "Liu 2020; Tan & Le 2019, 1905.11946",
+    )
+
 
 BACKBONES: dict[str, Row] = {
     "resnet18": Row(
@@ -165,6 +182,11 @@ BACKBONES: dict[str, Row] = {
         ("Cadene nasnetalarge-a1897284.pth",),
         "Zoph 2017, 1707.07012",
     ),
+    "efficientnet_lite0": _lite(0, 1.0, 1.0, 224, 4_652_008, 2.01),
+    "efficientnet_lite1": _lite(1, 1.0, 1.1, 240, 5_416_680, 2.62),
+    "efficientnet_lite2": _lite(2, 1.1, 1.2, 260, 6_092_072, 3.01),
+    "efficientnet_lite3": _lite(3, 1.2, 1.4, 280, 8_197_096, 4.45),
+    "efficientnet_lite4": _lite(4, 1.4, 1.8, 300, 13_006_568, 7.03),
     "se_resnext_tiny": Row(
         functools.partial(
             ResNet,

@@ -106,7 +106,7 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
         InputError: unknown, not fetched, or its files have changed.
     """
     from hpa_jax.decision import bundle
-    from hpa_jax.models import published, store
+    from hpa_jax.models import pretrained, published
 
     entry = published.find(name)
     config = configs.model(
@@ -121,7 +121,7 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
         name=name,
         model=name,
         config=config,
-        network=store.network(name, folder),
+        network=pretrained.published_network(name, folder),
         class_numbers=tuple(range(count)),
         views="identity",
     )

@@ -135,7 +135,8 @@ def decide(context: Context, probs: np.ndarray, cuts: np.ndarray) -> np.ndarray:
 
 
 def chosen_method(context: Context) -> str:
-    """The submission's method: config.submission.method, or the best on validation (nested).
+    """The submission's method: config.submission.method, or the simplest that is at most one
+    standard error below the best on validation (nested).
 
     Raises:
         InputError: there is no such method; names the near ones.
@@ -143,7 +144,7 @@ def chosen_method(context: Context) -> str:
     method = context.config.submission.method
     table = artifacts.read_json(context.path("metrics.json"))
     if method == "auto":
-        return table["best"]
+        return table["chosen"]
     if method not in table["scores"]:
         hint = near(method, table["scores"])
         raise InputError(f"config.submission.method={method!r}: no such method{hint}")
@@ -207,7 +208,7 @@ def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
 
 
 def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
-    """Names of the classes without a positive among the rows: never predicted, scored 0."""
+    """Names of the classes without a positive among the rows: scored 0."""
     return [name for name, any_ in zip(context.config.classes, labels.any(axis=0)) if not any_]
 
 
@@ -218,9 +219,12 @@ def summary(scores: dict[str, dict[str, Any]]) -> str:
 
 def headline(score: dict[str, Any]) -> str:
     """Macro-F1 of one method; of one that knows some classes alone, over these."""
-    if "classes_known" not in score:
-        return f"{score['macro_f1']:.3f}"
-    return f"{score['macro_f1_classes_known']:.3f} (its {score['classes_known']} classes)"
+    notes = [score["seen"]] if score.get("seen") else []
+    value = score["macro_f1"]
+    if "classes_known" in score:
+        notes.append(f"its {score['classes_known']} classes")
+        value = score["macro_f1_classes_known"]
+    return f"{value:.3f}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def checkpoint_choice(context: Context) -> str:

@@ -1,9 +1,8 @@
 """The step `stack`: boosted models per class on probabilities and metafeatures."""
 
-from hpa_jax.core.contents import digest
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import tables
-from hpa_jax.pipeline.cache import Part, Task
+from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
 
@@ -32,13 +31,10 @@ def stack(context: Context) -> list[Task]:
         tables.write_probabilities(output / "test.parquet", test.ids, fitted.test_votes)
         return f"{len(fitted.names)} features, {len(rows.ids):,} rows, {len(fitted.units)} units"
 
-    def shares() -> str:
-        return digest(tables.training_shares(context))
-
     inputs = (
         *tables.all_predictions(context, "valid", "test"),
         inputs_of.fitted_on(context),
-        Part("training shares", context.paths("catalog.parquet"), shares),
+        inputs_of.training_shares(context),
     )
     inputs += context.paths("features/valid.parquet", "features/test.parquet")
     stamped = {"stack": settings}

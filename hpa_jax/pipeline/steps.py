@@ -19,6 +19,12 @@ Flags = dict[str, tuple[str | bool | None, str]]  # name -> (default, help)
 FORCE: Flags = {
     "force": (None, "[=STEP,...] do all or these steps anew; what was trained is set aside")
 }
+SEEN: Flags = {
+    "allow-seen": (
+        False,
+        "fit and score on images that a published model was trained on; scores say in sample",
+    )
+}
 ONLY: Flags = {"only": (None, "this model alone (a name of config.models)")}
 CLUSTER: Flags = {
     "distributed": (None, "fit the stack on Dask: a scheduler's address, or local (all cores here)")
@@ -163,7 +169,7 @@ STEPS: dict[str, Step] = {
         "stack/ (models, votes)",
         ("stack",),
         DECISION,
-        flags={**FORCE, **CLUSTER},
+        flags={**FORCE, **CLUSTER, **SEEN},
     ),
     "thresholds": Step(
         "hpa_jax.pipeline.thresholds:thresholds",
@@ -172,6 +178,7 @@ STEPS: dict[str, Step] = {
         "ensemble/ (the blends), thresholds.json, metrics.json, decisions.parquet",
         ("ensemble", "thresholds", "submission.argmax", "retrieval", "weights"),
         DECISION,
+        flags={**FORCE, **SEEN},
     ),
     "refit": Step(
         "hpa_jax.pipeline.refit:refit",

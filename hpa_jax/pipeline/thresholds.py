@@ -4,19 +4,22 @@ Rows: blends and thresholds are fitted on the validation rows; every score in me
 nested (each row scored by thresholds of the other folds, groups together).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import retrieve, scores, tables
+from hpa_jax.pipeline import retrieve, scores, seen, tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
+
+if TYPE_CHECKING:
+    from hpa_jax.decision.choice import Rule
 
 
 def thresholds(context: Context) -> list[Task]:
@@ -62,9 +65,11 @@ def _thresholds(context: Context) -> Task:
     settings = {**context.config.thresholds.to_dict(), "argmax": context.config.submission.argmax}
     names = ("thresholds.json", "metrics.json", "decisions.parquet")
     outputs = tuple(context.path(name) for name in names)
-    on_test = settings["match_on"] == "test"
+    on_test = settings["match_on"] == "test" or settings["method"] == AUTO
 
     def work() -> str:
+        from hpa_jax.decision import choice
+
         rows = tables.split_rows(context, "valid")
         weights = scores.resamples(rows)
         found = scores.of_methods(context, "valid", rows.ids)
@@ -72,25 +77,30 @@ def _thresholds(context: Context) -> Task:
         if on_test:
             test = tables.split_rows(context, "test")
             matched = scores.of_methods(context, "test", test.ids)
-        cuts, intervals, scored, nested, drawn = {}, {}, {}, {}, Drawn()
-        for name, probs in found.items():
-            own, decided = fit_and_nest(context, name, probs, rows, matched[name], drawn)
-            cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in own]
-            intervals[name] = around(context, name, probs, rows, matched[name], drawn)
-            nested[name] = decided
+        cuts, intervals, scored, nested, rules, drawn = {}, {}, {}, {}, {}, Drawn()
+        candidates = {}
+        for name in simplest_first(context, found):
+            probs = found[name]
+            fitted = fit(context, name, probs, rows, matched[name], drawn)
+            rules[name], nested[name] = fitted.rule, fitted.decided
+            candidates |= {(name, rule): own for rule, own in fitted.by_rule.items()}
+            cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in fitted.cuts]
+            intervals[name] = around(context, name, probs, rows, matched[name], drawn, fitted.rule)
             scored[name] = (
-                scores.score(rows.labels, decided, weights, scores.known_classes(probs))
+                scores.score(rows.labels, nested[name], weights, scores.known_classes(probs))
                 | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
                 | scores.ranking(rows.labels, probs)
             )
-            near, count = retrieve.replaced(context, "valid", rows.ids, decided)
+            near, count = retrieve.replaced(context, "valid", rows.ids, nested[name])
             if count:
                 with_near = scores.score(rows.labels, near, weights)
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
+        in_order = {name: nested[name] for name in found}
+        scored = seen.marked(context, scored)
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
-        artifacts.write_json(outputs[0], table | {"intervals": intervals})
+        artifacts.write_json(outputs[0], table | {"intervals": intervals, "rules": rules})
         fold = tables.given_folds(context, rows.ids)
-        nested_choice = automatic(rows, nested, weights, fold)
+        nested_choice = automatic(rows, candidates, weights, fold)
         artifacts.write_json(
             outputs[1],
             {
@@ -101,14 +111,17 @@ def _thresholds(context: Context) -> Task:
                 "classes_without_positives": scores.absent_classes(context, rows.labels),
                 "scores": scored,
                 "best": max(scored, key=lambda name: scored[name]["macro_f1"]),
+                "chosen": choice.simplest(rows.labels, nested, weights),
                 "auto": nested_choice,
+                "rules": rules,
                 "blends": artifacts.read_json(context.path("ensemble", "blends.json")),
             },
         )
-        scores.write_decisions(outputs[2], rows.ids, nested)
+        scores.write_decisions(outputs[2], rows.ids, in_order)
         return (
-            f"macro-F1 on validation, nested: {scores.summary(scored)}; the best of them, its "
-            f"choice nested too: {nested_choice['macro_f1']:.3f}"
+            f"macro-F1 on validation, nested: {scores.summary({n: scored[n] for n in found})}; the "
+            "simplest within one standard error of the best, its choice nested too: "
+            f"{nested_choice['macro_f1']:.3f}"
         )
 
     inputs: tuple[Path | Part, ...] = (
@@ -117,6 +130,8 @@ def _thresholds(context: Context) -> Task:
         inputs_of.fitted_on(context),
         *retrieve.files(context),
     )
+    if settings["method"] == AUTO:
+        inputs += (inputs_of.training_shares(context),)
     shared = on_test and context.config.ensemble.average_duplicates
     inputs += context.paths("duplicates.parquet") if shared else ()
     said = {
@@ -124,15 +139,14 @@ def _thresholds(context: Context) -> Task:
         "submission.argmax": context.config.submission.argmax,
         "ensemble.average_duplicates": shared,
         "weights": scores.checkpoint_choice(context),
+        **seen.settings(context),
         **retrieve.settings(context),
     }
     return Task("thresholds", "thresholds", work, said, inputs, outputs, fitted=True)
 
 
+AUTO = "auto"  # of config.thresholds.method: the rules of decision/choice.py
 REPEATS_OF_A_RESAMPLE = 2  # of cross-validated cuts, whose mean over more is no less sure
-
-
-Fit = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass
@@ -143,6 +157,24 @@ class Drawn:
     resampled: dict[str, np.ndarray] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """One method's thresholds. cuts: float[C], fitted on all rows by `rule`; decided: bool[N, C],
+    fold by fold without the own, the choice of a rule included; by_rule: the same by each rule."""
+
+    cuts: np.ndarray
+    decided: np.ndarray
+    rule: str
+    by_rule: Mapping[str, np.ndarray]
+
+
+def simplest_first(context: Context, names: Iterable[str]) -> list[str]:
+    """The methods in the order in which `auto` prefers them: the mean of models, a single model,
+    weights that labels teach, a regression a class, the stack."""
+    order = [scores.MEAN, *context.config.models, scores.WEIGHTED, scores.ENSEMBLE]
+    return sorted(names, key=[*order, scores.LOGISTIC, scores.STACK].index)
+
+
 def fit_and_nest(
     context: Context,
     name: str,
@@ -151,33 +183,58 @@ def fit_and_nest(
     matched: np.ndarray | None,
     drawn: Drawn | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [C] fitted on all rows, bool[N, C] decided fold by fold without the own.
+    """Thresholds [C] and nested decisions bool[N, C] of `fit`."""
+    fitted = fit(context, name, probs, rows, matched, drawn or Drawn())
+    return fitted.cuts, fitted.decided
+
+
+def fit(
+    context: Context,
+    name: str,
+    probs: np.ndarray,
+    rows: Rows,
+    matched: np.ndarray | None,
+    drawn: Drawn,
+) -> Fitted:
+    """A method's thresholds by its rule, or with config.thresholds.method=auto by the chosen one.
 
     matched: the method's scores of the rows whose predictions are matched to proportions, None: of
-    `rows` themselves.  The stack brings its own rule, and votes that are out of fold.
+    `rows` themselves.  The stack brings votes that are out of fold and, without auto, its own rule.
     """
-    from hpa_jax.decision import nested
+    from hpa_jax.decision import choice, confidence, nested
     from hpa_jax.decision.stack import stacking
 
-    fit, seed = _fit(context, name, probs, (drawn or Drawn()).whole)
+    rules, seed = _rules(context, name, probs, matched is not None, drawn.whole)
     if name == scores.STACK:
         _, votes = stacking.load_votes(context.path("stack"))  # as fitted, not rounded to be stored
         probs = retrieve.boosted(context, "valid", rows.ids, votes)
-        matched = None  # its rule compares labels with votes of the same rows
     probs = np.nan_to_num(probs)
-    decided = nested.predictions(
-        rows.labels,
-        probs,
-        fit,
-        seed=seed,
-        groups=rows.groups,
-        argmax=context.config.submission.argmax,
-        on_held=matched is not None,
-        fold=tables.given_folds(context, rows.ids),
-    )
-    if matched is None:
-        return fit(rows.labels, probs, rows.groups), decided
-    return fit(rows.labels, np.nan_to_num(matched), None), decided
+    fold = tables.given_folds(context, rows.ids)
+    by_rule = {
+        rule: nested.predictions(
+            rows.labels,
+            probs,
+            own.fit,
+            seed=seed,
+            groups=rows.groups,
+            argmax=context.config.submission.argmax,
+            on_held=own.on_test,
+            fold=fold,
+        )
+        for rule, own in rules.items()
+    }
+    if len(rules) == 1:
+        (chosen,) = rules
+        decided = by_rule[chosen]
+    else:
+        weights = confidence.resamples(len(rows.ids), choice.DRAWS, groups=rows.groups)
+        chosen = choice.simplest(rows.labels, by_rule, weights)
+        decided, _ = choice.fold_by_fold(rows.labels, by_rule, rows.groups, fold)
+    if rules[chosen].on_test:
+        cuts = rules[chosen].fit(rows.labels, np.nan_to_num(matched), None)
+    else:
+        cuts = rules[chosen].fit(rows.labels, probs, rows.groups)
+    return Fitted(cuts, decided, chosen, by_rule)
 
 
 def around(
@@ -187,84 +244,94 @@ def around(
     rows: Rows,
     matched: np.ndarray | None,
     drawn: Drawn,
+    rule: str = "",
 ) -> dict[str, np.ndarray]:
-    """low, high, spread: float[C], of the method's own cut on resampled rows (twins together)."""
+    """low, high, spread: float[C], of the method's own cut on resampled rows (twins together).
+
+    rule: which of its rules; not needed where there is one.
+    """
     from hpa_jax.decision import confidence
 
-    fit, _ = _fit(context, name, probs, drawn.resampled, REPEATS_OF_A_RESAMPLE)
+    rules, _ = _rules(
+        context, name, probs, matched is not None, drawn.resampled, REPEATS_OF_A_RESAMPLE
+    )
+    own = rules[rule] if rule else next(iter(rules.values()))
     found = confidence.cut_intervals(
         rows.labels,
         np.nan_to_num(probs),
-        fit,
+        own.fit,
         rows.groups,
-        matched=None if matched is None or name == scores.STACK else np.nan_to_num(matched),
+        matched=np.nan_to_num(matched) if own.on_test else None,
     )
     return {"low": found.low, "high": found.high, "spread": found.spread}
 
 
-def _fit(
+def _rules(
     context: Context,
     name: str,
     probs: np.ndarray,
+    has_test: bool,
     drawn: dict[str, np.ndarray],
     repeats: int | None = None,
-) -> tuple[Fit, int]:
-    """The method's rule (labels, scores, groups) -> [C], and the seed of its nested folds.
+) -> "tuple[dict[str, Rule], int]":
+    """The method's rules by name, the simplest first, and the seed of its nested folds.
 
-    repeats: at most so many, of rules that repeat.
+    has_test: scores of the test part are at hand; repeats: at most so many, of rules that repeat.
     """
-    from hpa_jax.decision import thresholds
+    from hpa_jax.decision import choice, thresholds
     from hpa_jax.decision.stack import stacking
 
-    if name == scores.STACK:
-        protocol, _ = stacking.load_votes(context.path("stack"))
-        return stacking.threshold_fitter(protocol, repeats, drawn), protocol.seed
     settings = context.config.thresholds.to_dict()
     method, scale = settings.pop("method"), settings.pop("scale")
-    settings.pop("match_on")
+    if name == scores.STACK and method != AUTO:
+        protocol, _ = stacking.load_votes(context.path("stack"))
+        own = choice.Rule(stacking.threshold_fitter(protocol, repeats, drawn))
+        return {STACKS_OWN: own}, protocol.seed
+    on_test = settings.pop("match_on") == "test"
     settings["repeats"] = min(settings["repeats"], repeats or settings["repeats"])
-    fit = thresholds.fitter(method, **settings, fold_cache=drawn)
+    if method == AUTO:
+        kept = {key: settings[key] for key in ("folds", "repeats", "grid", "seed")}
+        rules = choice.rules(_shares(context), has_test, **kept, fold_cache=drawn)
+    else:
+        own = thresholds.fitter(method, **settings, fold_cache=drawn)
+        rules = {method: choice.Rule(own, on_test and has_test)}
     unknown = ~scores.known_classes(probs)
 
-    def scaled(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        cuts = thresholds.scaled(fit(labels, probs, groups), scale)
-        return np.where(unknown, np.inf, cuts)
+    def scaled(rule: "Rule") -> "Rule":
+        def fit(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+            cuts = thresholds.scaled(rule.fit(labels, probs, groups), scale)
+            return np.where(unknown, np.inf, cuts)
 
-    return scaled, 0
+        return choice.Rule(fit, rule.on_test)
+
+    return {rule: scaled(own) for rule, own in rules.items()}, 0
 
 
-def chosen_fold_by_fold(
-    labels: np.ndarray,
-    decided: Mapping[str, np.ndarray],
-    groups: np.ndarray | None,
-    fold: np.ndarray | None = None,
-) -> tuple[np.ndarray, list[str]]:
-    """bool[N, C] of "the best on validation", and the method that each fold got.
+STACKS_OWN = "stack's own"
 
-    Each fold is decided by the method with the highest macro-F1 on the other folds: a method that
-    is best by chance there gains nothing here.  decided: nested decisions of every method; fold:
-    int[N], in place of the folds drawn here.
-    """
-    from hpa_jax.core import folds, metrics
 
-    fold = folds.multilabel(labels, 5, 0, groups) if fold is None else fold
-    result, methods = np.zeros(labels.shape, bool), []
-    for number in np.unique(fold):
-        held = fold == number
-        scored = {
-            name: metrics.macro_f1(labels[~held], own[~held]) for name, own in decided.items()
-        }
-        methods.append(max(scored, key=scored.get))
-        result[held] = decided[methods[-1]][held]
-    return result, methods
+def _shares(context: Context) -> np.ndarray | None:
+    """float[C]: training shares, of the config, of the verb decide or of train.csv; None: decide
+    was given none, and the labelled rows tell them."""
+    if len(context.config.thresholds.proportions):
+        return np.asarray(context.config.thresholds.proportions, float)
+    if "given" in context.flags and context.flags["given"] is None:
+        return None
+    return tables.training_shares(context)
 
 
 def automatic(
     rows: Rows,
-    decided: Mapping[str, np.ndarray],
+    decided: Mapping[Any, np.ndarray],
     weights: np.ndarray,
     fold: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Score of `submission.method=auto` with the choice itself nested, and what was chosen."""
-    found, methods = chosen_fold_by_fold(rows.labels, decided, rows.groups, fold)
-    return scores.score(rows.labels, found, weights) | {"chosen": methods}
+    """Score of `submission.method=auto` with the choice of method and rule nested, and what was
+    chosen. decided: nested decisions by (method, rule), the simplest first."""
+    from hpa_jax.decision import choice
+
+    found, chosen = choice.fold_by_fold(rows.labels, decided, rows.groups, fold)
+    return scores.score(rows.labels, found, weights) | {
+        "chosen": [method for method, _ in chosen],
+        "rules": [rule for _, rule in chosen],
+    }

@@ -272,7 +272,10 @@ def _class_notes(results: Results) -> list[str]:
     for part in results.parts:
         absent = [name for name, count in zip(results.classes, part.support) if not count]
         if absent:
-            effect = ", so never predicted" if part is results.valid else ", so scored 0"
+            effect = ", so scored 0"
+            if part is results.valid:
+                own = results.thresholds[results.chosen][part.support == 0]
+                effect = ", so never predicted" if (own > 1).all() else ", so without own threshold"
             notes.append(f"Without a positive in {part.name}{effect}: {', '.join(absent)}.")
     return notes
 

@@ -99,7 +99,7 @@ def test_the_packages_recipes_have_names(tmp_path, monkeypatch):
     assert set(overrides.load("demo").models) == {"tiny", "tiny_wide"}
     found = overrides.recipes()
     assert "one_more_layer/solution" in found and "one_more_layer/common" not in found
-    with pytest.raises(InputError, match="did you mean 'demo'|demo"):
+    with pytest.raises(InputError, match="demo"):
         overrides.load("dmeo")
 
 

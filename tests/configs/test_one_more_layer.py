@@ -39,6 +39,12 @@ def as_run():
     return solution.get_config("as_run")
 
 
+def test_thresholds_are_the_teams_5_folds_20_repeats_50_points(full):
+    own = full.thresholds
+    found = (own.method, own.folds, own.repeats, own.grid, own.search, own.combine, own.shrink)
+    assert found == ("cross_validated", 5, 20, 50, "grid", "mean", 0.0)
+
+
 def test_fourteen_networks_of_572_epochs(full):
     found = {
         name: sum(phases.epochs_of(stage) for stage in model.stages)

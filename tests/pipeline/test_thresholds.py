@@ -4,11 +4,11 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.core import metrics
-from hpa_jax.decision import thresholds
+from hpa_jax.decision import choice, confidence, thresholds
 from hpa_jax.pipeline import tables
 from hpa_jax.pipeline import thresholds as steps
 from hpa_jax.pipeline.context import Context
@@ -25,7 +25,7 @@ def rows_of(count=200, groups=None, seed=0):
 def context(tmp_path, **thresholds):
     config = configs.default().unlock()
     config.models = {"m": configs.model()}
-    config.thresholds.update(thresholds)
+    config.thresholds.update({"method": "cross_validated", **thresholds})
     return Context(config.lock(), tmp_path)
 
 
@@ -58,7 +58,7 @@ def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
 
 def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path, monkeypatch):
     rows, probs = rows_of()
-    protocol = SimpleNamespace(cut_repeats=1, seed=0, shrink=0.0)
+    protocol = SimpleNamespace(cut="cross_validated", cut_repeats=1, seed=0, shrink=0.0)
     votes = "hpa_jax.decision.stack.stacking.load_votes"
     monkeypatch.setattr(votes, lambda folder: (protocol, probs))
     here = context(tmp_path, method="match_proportions", match_on="test")
@@ -78,27 +78,34 @@ def test_folds_of_resamples_are_drawn_once_for_all_methods(tmp_path):
     np.testing.assert_array_equal(one["low"], two["low"])
 
 
-def test_the_best_of_many_equal_methods_is_not_flattered():
-    """Forty methods that guess: the best on these rows looks good, choosing it is worth nothing."""
-    gaps = []
-    for seed in range(12):
-        rng = np.random.default_rng(seed)
-        labels = rng.random((120, 3)) < 0.3
-        decided = {f"m{n}": rng.random((120, 3)) < 0.3 for n in range(40)}
-        scores = [metrics.macro_f1(labels, own) for own in decided.values()]
-        found, methods = steps.chosen_fold_by_fold(labels, decided, np.arange(120))
-        assert len(methods) == 5 and set(methods) <= set(decided)
-        gaps.append((max(scores) - np.mean(scores), metrics.macro_f1(labels, found) - max(scores)))
-    flattery, nested = np.mean(gaps, axis=0)
-    assert flattery > 0.06 and nested < -0.04
+def test_auto_takes_a_rule_for_each_method_and_nests_the_choice(tmp_path):
+    rows, probs = rows_of()
+    here = context(tmp_path, method="auto", repeats=2, proportions=(0.4, 0.2, 0.1))
+    fitted = steps.fit(here, "m", probs, rows, probs[:50], steps.Drawn())
+    assert list(fitted.by_rule) == [
+        "match_proportions", "shrunk", "exact", "match_training", "match_test", "cross_validated",
+    ]  # fmt: skip
+    weights = confidence.resamples(200, choice.DRAWS, groups=rows.groups)
+    assert fitted.rule == choice.simplest(rows.labels, fitted.by_rule, weights)
+    expected, _ = choice.fold_by_fold(rows.labels, fitted.by_rule, rows.groups)
+    np.testing.assert_array_equal(fitted.decided, expected)
+    assert fitted.cuts[2] < 1  # no positive of its own, but predicted
 
 
-def test_a_method_that_is_best_everywhere_is_chosen_everywhere():
-    rng = np.random.default_rng(0)
-    labels = rng.random((200, 3)) < 0.3
-    decided = {"poor": labels ^ (rng.random((200, 3)) < 0.3), "good": labels}
-    found, methods = steps.chosen_fold_by_fold(labels, decided, None)
-    assert methods == ["good"] * 5 and (found == labels).all()
+def test_rules_without_test_scores_or_training_shares_are_left_out(tmp_path):
+    rows, probs = rows_of()
+    here = Context(context(tmp_path, method="auto", repeats=2).config, tmp_path, {"given": None})
+    splits = pd.DataFrame({"id": rows.ids})
+    splits.to_parquet(tmp_path / "splits.parquet")
+    fitted = steps.fit(here, "m", probs, rows, None, steps.Drawn())
+    assert {"match_test", "match_training"}.isdisjoint(fitted.by_rule)
+
+
+def test_methods_are_preferred_from_the_mean_to_the_stack(tmp_path):
+    names = ["stack", "m", "logistic regression", "mean of models", "weighted mean"]
+    assert steps.simplest_first(context(tmp_path), names) == [
+        "mean of models", "m", "weighted mean", "logistic regression", "stack",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", ["tiny", "mean of models", "stack"])

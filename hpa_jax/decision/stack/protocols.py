@@ -53,8 +53,9 @@ class Protocol:
     penalty: float = 5.0  # L2 of leaf weights
     vote_factor: float = 1.0  # of a model's threshold, before it votes
     negatives: str = "all"  # all | prior: as many as restore the training share of the class
-    cut_repeats: int = 4  # of the final cut: folds x repeats, exact search
-    shrink: float = 10.0  # of the final cut of rare classes towards the pooled one
+    cut: str = "shrunk"  # the final cut; cross_validated: rare classes shrunk to the pooled one
+    cut_repeats: int = 4  # of a cross-validated one: folds x repeats, exact search
+    shrink: float = 10.0  # positives at which a class's best cut weighs as much as the other
     min_positives: int = 6  # fewer: no model is fitted, the mean of the models decides
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
@@ -92,7 +93,15 @@ FREQUENCY_TABLE = (
 
 # eta .1, .2, .3 give the same votes (bench: macro-F1 .686, .689, .696 on four classes, noise .01),
 # but 51, 33 and 30 ms a fit.
-_VOTES = dict(vote="binary", rounds=60, eta=0.2, patience=5, strengths=(20.0,), negatives="prior")
+_VOTES = dict(
+    vote="binary",
+    rounds=60,
+    eta=0.2,
+    patience=5,
+    strengths=(20.0,),
+    negatives="prior",
+    cut="cross_validated",
+)
 
 PROTOCOLS: dict[str, Protocol] = {
     "quick": Protocol(),
@@ -102,7 +111,8 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 # How all classes are counted and cut; `of_class` may change the rest, how a class is fitted.
-_OF_ALL = ("protocol", "of_class", "seed", "device", "cut_repeats", "shrink", "min_positives")
+_OF_ALL = ("protocol", "of_class", "seed", "device")
+_OF_ALL += ("cut", "cut_repeats", "shrink", "min_positives")
 OF_CLASS = tuple(f.name for f in dataclasses.fields(Protocol) if f.name not in _OF_ALL)
 
 CHOICES = dict(
@@ -111,6 +121,7 @@ CHOICES = dict(
     rare_learner=("boosted", "logistic", "ridge"),
     negatives=("all", "prior"),
     device=("auto", "cpu", "cuda"),
+    cut=("shrunk", "cross_validated"),
 )
 
 

@@ -8,7 +8,8 @@ of the models (small parts then never lose much to that mean, and trees are few)
 its own columns; rare classes get no trees.
 
 Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, the mean of
-the models' logits decides; a class without positives is never predicted; a class that no model
+the models' logits decides; a class without positives gets the common cut of the others (in the
+team's protocols it is never predicted); a class that no model
 knows and that has no positives gets the vote 0.
 """
 
@@ -284,10 +285,15 @@ def threshold_fitter(
     repeats: int | None = None,
     fold_cache: dict[str, np.ndarray] | None = None,
 ) -> nested.Fitter:
-    """The final thresholds: 5 folds x repeats, exact search, those of rare classes shrunk.
+    """The final thresholds: shrunk to those that match the shares, or 5 folds x repeats, exact
+    search, those of rare classes shrunk to the pooled one.
 
     repeats: at most so many; fold_cache: as thresholds.fitter.
     """
+    if protocol.cut == "shrunk" and protocol.shrink:
+        return lambda y, p, g: thresholds.shrunk_to_matched(y, p, protocol.shrink)
+    if protocol.cut == "shrunk":
+        return lambda y, p, g: thresholds.exact(y, p)
     return thresholds.fitter(
         "cross_validated",
         repeats=min(protocol.cut_repeats, repeats or protocol.cut_repeats),

@@ -65,6 +65,11 @@ def _xception() -> nn.Module:
     return model
 
 
+def _efficientnet_lite() -> nn.Module:
+    with originals.narrow(8):
+        return originals.ORIGINALS["efficientnet_lite0"]["timm"](CLASSES)
+
+
 class ShortNASNet(nn.Module):
     """Cadene's cells, wired as he wires them, with (2, 1, 1) normal cells instead of (6, 6, 6)."""
 
@@ -148,6 +153,7 @@ GOLDEN: dict[str, tuple[str, dict, int, Callable[[], nn.Module]]] = {
     "inception_v4": ("inception_v4", {"width": 1 / 32, "depth": (1, 1, 1)}, 107, _inception_v4),
     "bn_inception": ("bn_inception", {"width": 1 / 32}, 96, _bn_inception),
     "xception": ("xception", {"width": 1 / 8, "depth": (1,)}, 75, _xception),
+    "efficientnet_lite0": ("efficientnet_lite0", {"width": 1 / 8}, 75, _efficientnet_lite),
     "nasnet_a_large": ("nasnet_a_large", {"width": 1 / 14, "depth": (2, 1, 1)}, 96, ShortNASNet),
 }  # fmt: skip
 

@@ -1,0 +1,149 @@
+"""Which way to decide: threshold rules and methods by nested scores, the simpler preferred.
+
+In: labels [N, C] and, for every candidate in order of simplicity, decisions bool[N, C] of rows by
+thresholds (and blends) that were fitted without them.  Out: the first candidate whose macro-F1 is
+at most one standard error below the best one's (Breiman et al. 1984), and decisions in which that
+choice is nested, too.
+
+With few labels the candidates differ by less than their noise; the best of many is then a lucky
+one, and rules with many degrees of freedom (a free threshold a class) are lucky most often.
+"""
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+
+from hpa_jax.core import folds as folding
+from hpa_jax.core import metrics
+from hpa_jax.decision import confidence, nested, thresholds
+
+DRAWS = 200  # resamples behind the standard error of a difference
+STRENGTH = 10.0  # positives at which a class's best cut and the matched one weigh the same
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """fit: (labels, scores, groups) -> thresholds [C]; on_test: the scores are those of the rows to
+    decide, which need no labels."""
+
+    fit: nested.Fitter
+    on_test: bool = False
+
+
+def rules(
+    shares: np.ndarray | None,
+    has_test: bool,
+    *,
+    folds: int = 5,
+    repeats: int = 20,
+    grid: int = 50,
+    seed: int = 0,
+    fold_cache: dict[str, np.ndarray] | None = None,
+) -> dict[str, Rule]:
+    """The threshold rules that `auto` chooses among, the simplest first.
+
+    shares: float[C], of the classes in training, None if nothing but the labelled rows tells them;
+    has_test: scores of the rows to decide are there; the others: of `thresholds.cross_validated`.
+
+    - match_proportions: as many rows are predicted as are positive among the labelled ones;
+    - shrunk: `thresholds.shrunk_to_matched`;
+    - exact: the best cut on the labelled rows;
+    - match_training, match_test: the training shares, matched on the labelled rows' scores or on
+      those of the rows to decide;
+    - cross_validated: One More Layer's.
+
+    A class without positives among the labelled rows gets the best common cut of the others
+    (`thresholds.pooled`) in all but match_test, since under macro-F1 never predicting it can't be
+    better; it is never predicted if training had none of it either.
+    """
+    trained_on = None if shares is None else np.asarray(shares) > 0
+
+    def matched(labels: np.ndarray, scores: np.ndarray, _: object) -> np.ndarray:
+        return thresholds.match_proportions(scores, labels.mean(axis=0))
+
+    def trained(labels: np.ndarray, scores: np.ndarray, _: object) -> np.ndarray:
+        target = labels.mean(axis=0) if shares is None else shares
+        return thresholds.match_proportions(scores, target)
+
+    cross_validated = thresholds.fitter(
+        "cross_validated",
+        folds=folds,
+        repeats=repeats,
+        grid=grid,
+        seed=seed,
+        fold_cache=fold_cache,
+    )
+    found = {
+        "match_proportions": Rule(_seen(matched, trained_on)),
+        "shrunk": Rule(
+            _seen(lambda y, p, g: thresholds.shrunk_to_matched(y, p, STRENGTH), trained_on)
+        ),
+        "exact": Rule(_seen(lambda y, p, g: thresholds.exact(y, p), trained_on)),
+    }
+    if shares is not None:
+        found["match_training"] = Rule(_seen(trained, trained_on))
+    if has_test:
+        found["match_test"] = Rule(trained, on_test=True)
+    return found | {"cross_validated": Rule(_seen(cross_validated, trained_on))}
+
+
+def _seen(fit: nested.Fitter, trained_on: np.ndarray | None) -> nested.Fitter:
+    """The rule for the classes that have positives; for the others the pooled cut, and no
+    prediction where training had none either (trained_on: bool[C], None: not known)."""
+
+    def fitted(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+        cuts, seen = fit(labels, scores, groups), labels.any(axis=0)
+        if seen.all():
+            return cuts
+        common = np.full(len(cuts), thresholds.pooled(labels, scores))
+        if trained_on is not None:
+            common[~trained_on] = thresholds.never(float(scores.max(initial=0.0)))
+        return np.where(seen, cuts, common)
+
+    return fitted
+
+
+def simplest(labels: np.ndarray, decided: Mapping[Key, np.ndarray], weights: np.ndarray) -> Key:
+    """The first candidate that is at most one standard error below the best.
+
+    decided: candidate -> bool[N, C], in order of simplicity; weights: int[B, N], of
+    `confidence.resamples`: the error is that of the paired difference.
+    """
+    scores = {name: metrics.macro_f1(labels, own) for name, own in decided.items()}
+    best = max(scores, key=scores.__getitem__)
+    draws = {
+        name: confidence.f1_intervals(labels, own, weights=weights).draws
+        for name, own in decided.items()
+    }
+    for name in decided:
+        error = float((draws[best] - draws[name]).std())
+        if scores[best] - scores[name] <= error:
+            return name
+    return best
+
+
+def fold_by_fold(
+    labels: np.ndarray,
+    decided: Mapping[Key, np.ndarray],
+    groups: np.ndarray | None,
+    fold: np.ndarray | None = None,
+) -> tuple[np.ndarray, list[Key]]:
+    """bool[N, C] of `simplest` with the choice nested, and the candidate that each fold got.
+
+    Each fold is decided by the candidate chosen on the other folds: one that is best by chance
+    there gains nothing here.  decided: nested decisions of every candidate; fold: int[N], in place
+    of the folds drawn here.
+    """
+    fold = folding.multilabel(labels, 5, 0, groups) if fold is None else fold
+    result, chosen = np.zeros(labels.shape, bool), []
+    for number in np.unique(fold):
+        held = fold == number
+        within = None if groups is None else np.asarray(groups)[~held]
+        weights = confidence.resamples(int((~held).sum()), DRAWS, groups=within)
+        others = {name: own[~held] for name, own in decided.items()}
+        chosen.append(simplest(labels[~held], others, weights))
+        result[held] = decided[chosen[-1]][held]
+    return result, chosen
