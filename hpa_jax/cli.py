@@ -105,11 +105,12 @@ VERBS: dict[str, Verb] = {
         completes=True,
     ),
     "export": Verb(
-        "hpa_jax.pipeline.own:run_export",
+        "hpa_jax.pipeline.export:verb",
         "networks, thresholds and stack in one folder for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
-        "bundle/",
+        "bundle/, export/FORM/",
         {
+            "to": ("bundle", "bundle, safetensors (with a model card), stablehlo; with commas"),
             "gallery": (
                 True,
                 "with small copies of up to 500 labelled images, to show the nearest of one's own",
@@ -346,9 +347,7 @@ def verb_help(name: str, verb: Verb) -> str:
     lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
     lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
-    lines += [
-        "  --config=RECIPE[:VARIANT]  a Python file with get_config(), or demo, pudae …; its"
-    ]
+    lines += ["  --config=RECIPE[:VARIANT]  a Python file with get_config(), or demo, pudae …; its"]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():

@@ -166,7 +166,7 @@ def write(directory: str | Path, bundle: Bundle) -> Path:
     with artifacts.atomic(directory) as temporary:
         temporary.mkdir(parents=True)
         for member in bundle.members:
-            _write_weights(temporary / "models" / f"{_file(member.name)}.safetensors", member)
+            write_weights(temporary / "models" / f"{_file(member.name)}.safetensors", member)
             if member.reference is not None:
                 member.reference.save(temporary / "references" / f"{_file(member.name)}.npz")
         if bundle.stack is not None and bundle.rule == STACK:
@@ -302,7 +302,8 @@ def _file(name: str) -> str:
     return name.replace("/", "-").replace("\\", "-").lstrip(".")
 
 
-def _write_weights(path: Path, member: Member) -> None:
+def write_weights(path: Path, member: Member) -> None:
+    """Write a network's parameters and statistics as one safetensors file."""
     from safetensors.numpy import save_file
 
     from hpa_jax.training import network
