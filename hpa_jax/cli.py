@@ -117,6 +117,18 @@ VERBS: dict[str, Verb] = {
             ),
         },
     ),
+    "serve": Verb(
+        "hpa_jax.serve.app:verb",
+        "a page on this machine: drop images, see their labels; nothing leaves the machine",
+        "--model, and the files that are dropped on the page",
+        "a temporary folder, removed on exit",
+        {
+            "model": (None, "a bundle, WORKDIR/models/NAME, or a published model"),
+            "port": ("8765", "of this machine"),
+            "host": ("127.0.0.1", "address to listen on; 0.0.0.0: other machines, too"),
+            "code": (False, "run the Python files that the model names (own backbones)"),
+        },
+    ),
     "classes": Verb(
         "hpa_jax.pipeline.tools:classes",
         "class counts, pairs, matrices and graphs by source, and of the submission",
