@@ -138,7 +138,7 @@ class Model:
         if len(names) != len(grey) or len(set(names)) != len(names):
             raise InputError(f"{len(names)} ids for {len(grey)} images; each needs its own")
         found = arrays.label(
-            self.bundle, grey, names, batch_size=batch_size, programs=self._programs
+            self.bundle, list(grey), names, batch_size=batch_size, programs=self._programs
         )
         return self._result(found, [_small(image) for image in grey[:SHOWN]])
 

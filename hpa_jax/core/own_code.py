@@ -92,6 +92,8 @@ def _module(path: Path, digest: str) -> Any:
     """The module of a file's content; the same content is run once."""
     name = f"hpa_jax_own_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:  # no file that Python can run
+        raise InputError(f"{path}: no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:

@@ -52,7 +52,7 @@ def packed_of(context: Context) -> "Bundle":
 
     method = scores.chosen_method(context)
     single, stored = method in context.config.models, context.path("ensemble", "blends.json")
-    blend = blends.Formula()
+    blend: blends.Blend = blends.Formula()
     if method in scores.blends(context):
         blend = blends.from_json(artifacts.read_json(stored)[method], list(context.config.models))
     fits = [fit for fit in members.fits(context) if not single or fit[0] == method]
@@ -196,8 +196,9 @@ def blended(packed: "Bundle", probs: "jax.Array") -> "jax.Array":
         logits = jnp.log(clipped) - jnp.log1p(-clipped)
         joint = jax.nn.sigmoid(weights[:, 0] + jnp.einsum("mnc,cm->nc", logits, weights[:, 1:]))
         return jnp.nan_to_num(jnp.where(fitted, joint, mean))
-    weights = np.ones(len(probs)) if blend.weights is None else np.array(blend.weights)
-    weight = jnp.asarray(weights, jnp.float32)[:, None, None] * ~jnp.isnan(probs)
+    assert isinstance(blend, blends.Formula)
+    given = np.ones(len(probs)) if blend.weights is None else np.array(blend.weights)
+    weight = jnp.asarray(given, jnp.float32)[:, None, None] * ~jnp.isnan(probs)
     share = weight / jnp.maximum(weight.sum(axis=0), 1e-12)
     if blend.method == "mean":
         return (share * jnp.nan_to_num(probs)).sum(axis=0)

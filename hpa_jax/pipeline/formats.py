@@ -148,7 +148,7 @@ def _napari(folder: Path, found: Predictions, names: dict[str, str] | None) -> N
 
 
 def _names(found: Predictions, labels: np.ndarray) -> list[str]:
-    return [found.classes[c] for c in np.flatnonzero(labels)]
+    return [found.classes[int(c)] for c in np.flatnonzero(labels)]
 
 
 # Formats beside the project's own tables: (folder, predictions, id -> name) -> None.

@@ -181,10 +181,11 @@ class _Handler(web.RequestHandler):
 
     def fail(self, error: BaseException) -> None:
         """Answers an error in one line."""
-        full = isinstance(error, OSError) and not isinstance(error, InputError)
-        self.set_status(507 if full else 400)
-        text = (error.strerror or str(error)) if full else str(error)
-        self.finish({"error": " ".join(str(text).split())[:2000]})
+        text, code = str(error), 400
+        if isinstance(error, OSError) and not isinstance(error, InputError):
+            text, code = error.strerror or text, 507
+        self.set_status(code)
+        self.finish({"error": " ".join(text.split())[:2000]})
 
 
 class _Start(_Handler):
@@ -209,7 +210,8 @@ class _File(_Handler):
     def prepare(self) -> None:
         super().prepare()
         self.file, self.problem = None, None
-        self.request.connection.set_max_body_size(FILE_BYTES)
+        connection: Any = self.request.connection
+        connection.set_max_body_size(FILE_BYTES)
         try:
             self.session = self.app.session(self.path_args[0])
             self.target = self.session.place(self.get_query_argument("name"))
@@ -220,7 +222,7 @@ class _File(_Handler):
             self.problem = error
 
     def data_received(self, chunk: bytes) -> None:
-        if self.problem is not None:
+        if self.file is None or self.problem is not None:
             return
         try:
             self.session.size += len(chunk)
