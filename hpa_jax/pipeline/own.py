@@ -307,10 +307,11 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     given = flags.get("model")
     if not given:
         return runner.run(config, flags, ["predict"])
-    packed = members.named(given, bool(flags.get("code")))
     if not flags.get("workdir"):
         flags = {**flags, "workdir": _workdir(config, given)}
-        print(f"workdir: {flags['workdir']} (another one: --workdir)")
+        print(f"workdir: {flags['workdir']} (another one: --workdir)", flush=True)
+    print(f"[predict] loading {given}", flush=True)
+    packed = members.named(given, bool(flags.get("code")))
     print(f"[predict] {predict(opened(config, flags), packed, given)}")
     return 0
 
