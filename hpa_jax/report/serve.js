@@ -6,7 +6,7 @@ const headers = {"X-Requested-By": "hpa_jax"};
 
 function tell(text) { $("status").textContent = text; }
 function complain(text) { $("error").textContent = text; if (text) tell(""); }
-function options() { return {pattern: $("pattern").value.trim(), channels: $("channels").value.trim(), planes: $("planes").value.trim(), yellow: $("yellow").value}; }
+function options() { return {pattern: $("pattern").value.trim(), channels: $("channels").value.trim(), planes: $("planes").value.trim(), yellow: $("yellow").value, table: $("table_name").value.trim()}; }
 
 async function ask(verb) {
   const answer = await fetch(`/${session}/${verb}`, {method: "POST", headers, body: JSON.stringify(options())});

@@ -41,7 +41,7 @@ ALL_BYTES = 10_000_000_000
 FILES = 8_000  # of a session
 SESSIONS = 8  # the oldest goes
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
-OPTIONS = ("pattern", "channels", "planes", "yellow")
+OPTIONS = ("pattern", "channels", "planes", "yellow", "table")
 
 
 @dataclasses.dataclass
@@ -114,6 +114,7 @@ class App:
                 raise InputError(f"{name}: unknown option")
         config.data.folder.pattern = options.get("pattern", "")
         config.data.folder.channels = options.get("channels", "")
+        config.data.folder.table = options.get("table", "")
         planes = options.get("planes", "").replace(",", " ").split()
         config.data.folder.planes = tuple(planes)
         if options.get("yellow"):
@@ -132,7 +133,11 @@ class App:
         settings = self.context(session, options).config.data.folder
         problems = Problems()
         names = imported.channel_names(settings.channels)
-        images = folder.find(session.files, settings.pattern, names, problems)
+        if settings.table:
+            classes = self.packed.class_names
+            images, _ = folder.listed(session.files, settings.table, names, classes, problems)
+        else:
+            images = folder.find(session.files, settings.pattern, names, problems)
         rows = [
             {"id": id, "channels": [channel or "all in one file" for channel in match.paths]}
             for id, match in sorted(images.items())

@@ -82,6 +82,15 @@ def test_the_page_opens_a_session_and_files_arrive(app, tmp_path):
     assert set(found["images"][0]["channels"]) == {"red", "green"}
 
 
+def test_a_table_of_paths_names_the_images(app):
+    name = app.begun()
+    folder = app.session(name).files
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "one.png")
+    (folder / "paths.csv").write_text("id,red,green,blue\nmine,one.png,one.png,one.png\n")
+    found = app.found(app.session(name), {"table": "paths.csv"})
+    assert found == {"images": [{"id": "mine", "channels": ["red", "green", "blue"]}], "count": 1}
+
+
 @pytest.mark.parametrize(
     "name", ["../x.png", "/etc/passwd", "a/../../x.png", "", "a" * 300, "..\\x.png", "a\0b"]
 )
