@@ -195,10 +195,10 @@ class _Handler(web.RequestHandler):
 
 class _Start(_Handler):
     def get(self) -> None:
-        classes = len(self.app.packed.class_names)
+        count, classes = len(self.app.packed.members), len(self.app.packed.class_names)
         made = page.environment().get_template("serve.html.j2").render(
             model=self.app.given,
-            about=f"{len(self.app.packed.members)} networks, {classes} classes",
+            about=f"{count} network{'s' * (count > 1)}, {classes} classes",
             session=self.app.begun(),
             styles=page.asset("components.css"),
             script=page.asset("serve.js"),
