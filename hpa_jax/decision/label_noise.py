@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 
 MEMORY = 0.8  # weight of the less trusted labels in `trust`
 LISTED = 0.5  # evidence from which on an image is listed: wrong is likelier than right
-STEPS, FIRST_SHARE = 6, 0.02  # calibrations fitted anew; share of wrong sets to begin with
+STEPS = 6  # calibrations fitted anew
+# Share of wrong sets to begin with, and the rows that it counts as: scores that tell nothing leave
+# the share there, where no row is listed.
+PRIOR_SHARE, PRIOR_ROWS = 0.02, 50
 
 
 def wrong(
@@ -63,7 +66,7 @@ def wrong(
     frequency = np.clip(y.mean(axis=0), 0.5 / rows, 1 - 0.5 / rows)
     by_chance = np.where(y, np.log(frequency), np.log1p(-frequency)).sum(axis=1)
     fold = folding.multilabel(y, folds, seed, groups)
-    evidence, share = np.zeros(rows), FIRST_SHARE
+    evidence, share = np.zeros(rows), PRIOR_SHARE
     for _ in range(STEPS):
         q = np.empty(s.shape)
         for number in np.unique(fold):
@@ -81,7 +84,7 @@ def _mixture(ratio: np.ndarray, share: float) -> tuple[np.ndarray, float]:
     for _ in range(50):
         odds = np.clip(ratio + np.log(share) - np.log1p(-share), -50, 50)
         evidence = 1 / (1 + np.exp(-odds))
-        moved = float(np.clip(evidence.mean(), 1e-4, 0.5))
+        moved = (evidence.sum() + PRIOR_SHARE * PRIOR_ROWS) / (len(evidence) + PRIOR_ROWS)
         if abs(moved - share) < 1e-6:
             break
         share = moved

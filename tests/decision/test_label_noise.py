@@ -107,6 +107,13 @@ def test_right_labels_of_hard_images_are_not_listed(simulated):
     assert label_noise.likely_errors(labels, probs).any(axis=1).mean() > 0.05  # cleanlab's are
 
 
+def test_scores_that_tell_nothing_list_nothing(simulated):
+    labels, _ = simulated
+    probs = np.random.default_rng(0).uniform(0, 1, labels.shape)
+    evidence, _ = label_noise.wrong(labels[:60], probs[:60])
+    assert not (evidence >= label_noise.LISTED).any()
+
+
 @pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
 def test_planted_wrong_sets_are_listed_with_the_precision_that_is_stated(simulated, share):
     labels, probs = simulated
