@@ -195,7 +195,7 @@ STEPS: dict[str, Step] = {
         "hpa_jax.pipeline.submit:submit",
         "decides the labels of the test images",
         "predictions, stack/, ensemble/, thresholds.json, leak.parquet, sample_submission.csv",
-        "leak_overlay.parquet, leak_conflicts.csv, submission.csv",
+        "leak_overlay.parquet, leak_conflicts.csv, submission.csv, predictions.csv",
         ("submission", "leak", "ensemble.average_duplicates", "retrieval"),
         DECISION,
     ),
