@@ -129,7 +129,7 @@ class Model:
         """
         if isinstance(images, str | Path) or _are_paths(images):
             if missing_yellow != "error":
-                folder["missing_yellow"] = missing_yellow
+                folder["missing"] = {"yellow": missing_yellow}
             return self._of_files(images, batch_size, folder)
         if folder:
             raise InputError(f"{next(iter(folder))}: an option of files, but the images are arrays")
@@ -138,7 +138,7 @@ class Model:
         if len(names) != len(grey) or len(set(names)) != len(names):
             raise InputError(f"{len(names)} ids for {len(grey)} images; each needs its own")
         found = arrays.label(
-            self.bundle, grey, names, batch_size=batch_size, programs=self._programs
+            self.bundle, list(grey), names, batch_size=batch_size, programs=self._programs
         )
         return self._result(found, [_small(image) for image in grey[:SHOWN]])
 
@@ -171,13 +171,15 @@ class Model:
         return Result(found, own.table(self.bundle, found), shown)
 
 
-def load(name: str | Path) -> Model:
+def load(name: str | Path, *, code: bool = False) -> Model:
     """Return the model of a bundle, of WORKDIR/models/NAME, or a published one by its name.
+
+    code: whether the Python files that it names may be run (backbones of one's own).
 
     Raises:
         InputError: there is no such model.
     """
-    return Model(members.named(str(name)), str(name))
+    return Model(members.named(str(name), code), str(name))
 
 
 def _are_paths(images: Any) -> bool:

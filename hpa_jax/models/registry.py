@@ -10,11 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from hpa_jax.core import host_memory
+from hpa_jax.core import host_memory, own_code
 from hpa_jax.core.errors import InputError, near
+from hpa_jax.models.backbone import Backbone, Groups
 from hpa_jax.models.bn_inception import BNInception
 from hpa_jax.models.convnext import ConvNeXt
 from hpa_jax.models.densenet import DenseNet
@@ -275,7 +277,9 @@ def create(
     `hpa_jax.models.backbone.Backbone` for the rest.
 
     Args:
-        name: a row of `list_models()`, or an alias ("se_resnext50").
+        name: a row of `list_models()`, or an alias ("se_resnext50"); or "my_file.py:function",
+            function(in_channels, dtype, rngs) -> nnx.Module with `features(images [N, H, W, K])
+            -> [N, h, w, F]` and `out_features` F, which gets the head.
         num_classes: C of the head.
         in_channels: K of the images.
         head: a name of `hpa_jax.models.heads.HEADS`; its options (`hidden`, `pool_order`, `size`)
@@ -295,7 +299,8 @@ def create(
         InputError: an unknown name (with the near ones) or option, or a number out of range.
     """
     host_memory.keep_freed()
-    row = find(name)
+    own = own_code.is_reference(name)
+    row = None if own else find(name)
     if num_classes < 1 or in_channels < 1:
         raise InputError(f"num_classes={num_classes}, in_channels={in_channels}: at least 1")
     if remat not in ("none", "blocks"):
@@ -314,7 +319,13 @@ def create(
         options["as_run"] = True
     depth = depth if isinstance(depth, int | float) else tuple(depth or ()) or None
     options |= backbone_options
-    model = row.build(in_channels=in_channels, width=width, depth=depth, **options)
+    if own:
+        if width != 1.0 or depth is not None:
+            raise InputError(f"{name}: width and depth are of the package's own networks")
+        made = own_code.load(name)(in_channels=in_channels, dtype=dtype, rngs=rngs)
+        model = made if isinstance(made, Backbone) else Own(name, made, dtype)
+    else:
+        model = row.build(in_channels=in_channels, width=width, depth=depth, **options)
     model.in_channels = in_channels
     model.head = create_head(
         head, model.out_features, num_classes, dropout=dropout, rngs=rngs, **head_options
@@ -322,6 +333,25 @@ def create(
     if isinstance(model, InceptionV3):
         model.add_aux_head(num_classes, rngs=rngs)
     return model
+
+
+class Own(Backbone):
+    """A module of the user's file as a backbone: its features, a depth group a child."""
+
+    def __init__(self, name: str, body: nnx.Module, dtype: Any) -> None:
+        for needed in ("features", "out_features"):
+            if not hasattr(body, needed):
+                raise InputError(f"{name}: the module has no `{needed}`")
+        self.body, self.dtype, self.out_features = body, dtype, int(body.out_features)
+
+    def features(self, images: jax.Array) -> jax.Array:
+        """The body's last feature map [N, h, w, F]."""
+        return self.body.features(self.enter(images, self.dtype))
+
+    def body_groups(self) -> Groups:
+        """One group for each child of the body that has parameters, in the order of its names."""
+        state = nnx.to_flat_state(nnx.state(self.body, nnx.Param))
+        return [[name] for name in dict.fromkeys(f"body.{path[0]}" for path, _ in state)]
 
 
 def find(name: str) -> Row:
@@ -352,6 +382,11 @@ def check(name: str, image_size: int, large_stem: bool = False, as_run: bool = F
 
 def _check_form(name: str, large_stem: bool, as_run: bool) -> Any:
     """The class of a backbone that has this stem and form."""
+    if own_code.is_reference(name):
+        own_code.load(name)
+        if large_stem or as_run:
+            raise InputError(f"{name}: large_stem and as_run are of the package's own networks")
+        return Own
     kind: Any = getattr(find(name).build, "func", find(name).build)
     if large_stem and kind not in (ResNet, DenseNet):
         raise InputError(f"large_stem: {name} has no such stem; resnets and densenets do")

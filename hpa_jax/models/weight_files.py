@@ -13,7 +13,7 @@ import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
-from hpa_jax.models import store, torch_files
+from hpa_jax.models import store
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 HUB = "hf:"
@@ -37,6 +37,8 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path), False
     if path.is_file() and path.suffix in TORCH_SUFFIXES:
+        from hpa_jax.models import torch_files  # knows bfloat16 by JAX, which `decide` does without
+
         return torch_files.read(path), False
     if (path / INDEX).is_file():
         return _orbax(path), True

@@ -102,7 +102,7 @@ def label(
 
     def features() -> Any:
         first = (resize(image, sides[0]) for image in images)
-        sizes = np.array([max(image.shape[:2]) for image in images], float)
+        sizes = [float(max(image.shape[:2])) for image in images]
         return metafeature_table(first, ids, sizes, None, **packed.features)
 
     return own.decide(packed, ids, probs, embeddings, features)
@@ -127,7 +127,8 @@ def seen(
     batches = _batches(images, side_for(sides, member.config.image_size), member.config, size)
     parts = [(rows, *found[:2]) for rows, found in predict.stream(programs[member.name], batches)]
     order = np.argsort(np.concatenate([rows for rows, *_ in parts]))
-    return tuple(np.concatenate([part[k] for part in parts])[order] for k in (1, 2))
+    probs, embeddings = (np.concatenate([part[k] for part in parts])[order] for k in (1, 2))
+    return probs, embeddings
 
 
 def _batches(

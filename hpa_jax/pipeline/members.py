@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.core import artifacts
+from hpa_jax.core import artifacts, own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import prepare, refit, scores, tables
 from hpa_jax.pipeline.context import Context
@@ -74,8 +74,10 @@ def run_of(folder: str) -> Context | None:
     return _trained(Path(folder).expanduser().resolve(), folder).run
 
 
-def named(given: str) -> "Bundle":
+def named(given: str, code: bool = False) -> "Bundle":
     """What --model names: a published model, a bundle, or trained models as one.
+
+    code: whether the Python files that trained models name may be run (their backbone).
 
     Raises:
         InputError: none of them is there.
@@ -92,7 +94,7 @@ def named(given: str) -> "Bundle":
         return bundle.read(folder)
     if not folder.exists() and "/" not in given and "," not in given:
         published.find(given)  # raises, with near names
-    return of_folders(given)
+    return of_folders(given, code)
 
 
 def of_published(name: str, folder: Path | None = None) -> "Bundle":
@@ -137,7 +139,7 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
     )
 
 
-def of_folders(given: str) -> "Bundle":
+def of_folders(given: str, code: bool = False) -> "Bundle":
     """Folders of trained models, with commas between, as a bundle.
 
     Its `picture` says under "cuts" whose thresholds it has.
@@ -151,6 +153,10 @@ def of_folders(given: str) -> "Bundle":
     found = [_trained(path, given) for path in paths]
     if not found or len(set(paths)) != len(paths):
         raise InputError(f"--model={given}: names no model, or one of them twice")
+    if not code:
+        for one in found:
+            remedy = "--code (in Python: load(..., code=True)) runs it, if you trust it"
+            own_code.refuse(_own(one.folders[0]), f"--model={given}", remedy)
     lists = {one.run.config.classes for one in found if one.run is not None}
     if len(lists) > 1:
         raise InputError(f"--model={given}: these models were trained with other classes")

@@ -1,8 +1,8 @@
-"""`export` and `predict` on one's own images: what a user takes away, and its use.
+"""`predict --model` on one's own images.
 
-export: workdir -> bundle/.  predict --model=MODEL: a folder of images -> predictions.csv,
-predictions.parquet, embeddings/NAME.parquet, predictions/index.html.  Images are packed once for
-each side that a network or the metafeatures read, as a run does (config.records.also).
+A folder of images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet,
+predictions/index.html.  Images are packed once for each side that a network or the metafeatures
+read, as a run does (config.records.also).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import galleries, members, prepare, scores, tables
+from hpa_jax.pipeline import formats, members, prepare, tables
 from hpa_jax.pipeline.context import Context, opened, side_for
 from hpa_jax.report.predictions import Predictions
 
@@ -27,52 +27,6 @@ if TYPE_CHECKING:
 
     from hpa_jax.data.batches import Records
     from hpa_jax.decision.bundle import Bundle, Member
-
-
-def export(context: Context) -> Path:
-    """Networks, thresholds and (if it was chosen) the stack in one folder -> bundle/.
-
-    With config.refit the networks are those of the submission, trained on all labelled images.
-
-    Raises:
-        InputError: a stage before it has not run.
-    """
-    from hpa_jax.decision import blends, bundle
-    from hpa_jax.decision.stack import stacking
-
-    method = scores.chosen_method(context)
-    single, stored = method in context.config.models, context.path("ensemble", "blends.json")
-    blend = blends.Formula()
-    if method in scores.blends(context):
-        blend = blends.from_json(artifacts.read_json(stored)[method], list(context.config.models))
-    fits = [fit for fit in members.fits(context) if not single or fit[0] == method]
-    packed = bundle.Bundle(
-        class_names=tuple(context.config.classes),
-        members=[member for fit in fits for member in members.of_fit(context, *fit)],
-        cuts=scores.cuts(context)[method],
-        rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
-        blend=blend,
-        argmax=context.config.submission.argmax,
-        stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
-        features=context.config.features.to_dict(),
-        picture=members.picture(context, method) | {"left_out": left_out(context)},
-    )
-    written = bundle.write(context.path("bundle"), packed)
-    gallery = galleries.of_run(context, members.strongest(packed), packed.class_names)
-    if gallery is not None and context.flags.get("gallery", True):
-        galleries.write(written / "gallery", gallery)
-    return written
-
-
-def left_out(context: Context) -> str:
-    """What of the run's decision a bundle does not hold, and what follows; "" if it holds all."""
-    mode = context.config.retrieval.mode
-    if mode == "off":
-        return ""
-    said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled images"
-    if mode == "boost":
-        said += "; the cuts were fitted with it, so labels may differ from the submission's"
-    return said
 
 
 @dataclass(frozen=True)
@@ -95,9 +49,12 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     from hpa_jax.inference.tables import write_embeddings
     from hpa_jax.pipeline import predictions_page
 
+    wanted = formats.named(context.flags.get("format"))
+    table_of_names = context.flags.get("names")
+    names = formats.gene_names(table_of_names) if table_of_names else None
     labelled = label(context, packed)
     found = labelled.found
-    if packed.class_names:
+    if packed.class_names and "csv" in wanted:
         result = table(packed, found)
         if (unknown := _scale_unknown(packed, labelled.catalog)).any():
             result.insert(3, "scale_unknown", unknown)
@@ -105,8 +62,11 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
             result[name] = result[name].map(cell)
         with artifacts.atomic(context.path("predictions.csv")) as temporary:
             result.to_csv(temporary, index=False, float_format="%.5f")
+    if packed.class_names and "parquet" in wanted:
         scored = found.scores.astype(np.float32)
         tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
+    for name in formats.WRITERS.keys() & {*wanted}:
+        formats.WRITERS[name](context.workdir, found, names)
     for name, values in found.embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
     about = [summary(context, packed, labelled), *notes(context, packed)]
@@ -114,7 +74,8 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
         *(context, packed, found, labelled.catalog, labelled.records, given, about)
     )
     artifacts.remove(context.path("predict_parts"))
-    answers = context.path("predictions.csv" if packed.class_names else "embeddings")
+    in_table = packed.class_names and "csv" in wanted
+    answers = context.path("predictions.csv" if in_table else "embeddings")
     about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
 
@@ -339,15 +300,6 @@ def _metafeatures(
     return metafeature_table(images, ids, *sizes, **packed.features)
 
 
-def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `export`."""
-    context = opened(config, flags)
-    print(f"bundle -> {export(context)}")
-    if said := left_out(context):
-        print(f"not in the bundle: {said}")
-    return 0
-
-
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The verb `predict`: the recipe's networks on its rows, or --model on a folder of images."""
     from hpa_jax.pipeline import runner
@@ -355,10 +307,11 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     given = flags.get("model")
     if not given:
         return runner.run(config, flags, ["predict"])
-    packed = members.named(given)
     if not flags.get("workdir"):
         flags = {**flags, "workdir": _workdir(config, given)}
-        print(f"workdir: {flags['workdir']} (another one: --workdir)")
+        print(f"workdir: {flags['workdir']} (another one: --workdir)", flush=True)
+    print(f"[predict] loading {given}", flush=True)
+    packed = members.named(given, bool(flags.get("code")))
     print(f"[predict] {predict(opened(config, flags), packed, given)}")
     return 0
 

@@ -65,7 +65,7 @@ def write(
             "threshold. A click on an image shows all scores and where a network sees a label.",
             *lines[1:],
         ],
-        micrometres=_micrometres(context, table),
+        micrometres=_micrometres(context, packed, table),
         maps=maps,
         neighbours=neighbours,
     )
@@ -105,11 +105,11 @@ def maps_of(member: "Member") -> bool:
     return all(hasattr(member.network, name) for name in ("features", "head"))
 
 
-def _micrometres(context: Context, table: "pd.DataFrame") -> list[float | None]:
+def _micrometres(context: Context, packed: "Bundle", table: "pd.DataFrame") -> list[float | None]:
     """Length of each image's longer side, where its pixel size is known."""
     if "pixel_size" not in table:
         return [None] * len(table)
-    field = context.config.data.folder.field_um
+    field = context.config.data.folder.field_um or packed.picture.get("field_um")
     sizes = zip(table["pixel_size"].astype(float), table["original_size"].astype(float))
     lengths = [field if field and size == size else size * side for size, side in sizes]
     return [float(length) if length == length else None for length in lengths]

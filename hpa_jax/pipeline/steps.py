@@ -135,6 +135,12 @@ STEPS: dict[str, Step] = {
                 "label the images of config.data by it: a published name (`models list`), a bundle "
                 "of `export`, WORKDIR/models/NAME, or several of these folders with commas (mean)",
             ),
+            "code": (False, "with --model: run the Python files that it names (own backbones)"),
+            "format": (
+                "csv,parquet",
+                "with --model: csv, parquet, h5ad, cellmaps, napari, several with commas",
+            ),
+            "names": (None, "for cellmaps: a table with the columns name and filename"),
             "maps": ("300", "with --model: images of the page that get class activation maps"),
         },
         verb="hpa_jax.pipeline.own:verb",
@@ -189,7 +195,7 @@ STEPS: dict[str, Step] = {
         "hpa_jax.pipeline.submit:submit",
         "decides the labels of the test images",
         "predictions, stack/, ensemble/, thresholds.json, leak.parquet, sample_submission.csv",
-        "leak_overlay.parquet, leak_conflicts.csv, submission.csv",
+        "leak_overlay.parquet, leak_conflicts.csv, submission.csv, predictions.csv",
         ("submission", "leak", "ensemble.average_duplicates", "retrieval"),
         DECISION,
     ),

@@ -1,5 +1,8 @@
 """The report's first screen: how good the result is, on what, and what to look at next."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 
 from hpa_jax.core import metrics
@@ -22,7 +25,7 @@ def overview(data: ReportData) -> Overview:
     good = int((f1[occur] >= GOOD).sum())
     valid = results.valid.scores[results.chosen]
     facts = []
-    if results.test is not None:
+    if results.test is not None and results.evaluation is not None:
         final = results.evaluation["submission"]
         facts.append((number(final["macro_f1"]), f"macro-F1, {part.caption}"))
     precision = part.scores[results.chosen]["mean_average_precision"]
@@ -48,9 +51,9 @@ def _decided(data: ReportData, part: ScoredRows) -> np.ndarray:
     return part.decided[data.results.chosen]
 
 
-def _verdict(data: ReportData, valid: dict) -> str:
+def _verdict(data: ReportData, valid: Mapping[str, Any]) -> str:
     results = data.results
-    if results.test is not None:
+    if results.test is not None and results.evaluation is not None:
         final = results.evaluation["submission"]
         return (
             f"The submission reaches a macro-F1 of {number(final['macro_f1'])} "
@@ -79,9 +82,9 @@ def _next(data: ReportData, part: ScoredRows, f1: np.ndarray) -> list[tuple[str,
     found.append(
         ("classes", "Weakest classes", f"{names} (F1, {part.name}); a row opens its errors")
     )
-    pairs = errors.confusions(results).table.rows
-    if pairs:
-        missed, wrong, count, _ = pairs[0]
+    confusions = errors.confusions(results).table
+    if confusions is not None and confusions.rows:
+        missed, wrong, count, _ = confusions.rows[0]
         found.append(
             ("confusions", "Confusions", f"{missed} is missed for {wrong} in {count} images")
         )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from hpa_jax.core import artifacts
-from hpa_jax.report.figures import mosaic, uri
+from hpa_jax.report.figures import mosaic, planes, uri
 from hpa_jax.report.page import asset, environment
 
 INSIDE = 300  # images that are embedded in the page
@@ -109,21 +109,23 @@ def write(
         data = _about(found, maps, neighbours)
         rows = _rows(found, micrometres, maps, neighbours)
         beside = temporary / "images"
-        for side in SIDES if len(rows) <= INSIDE else ():
-            embedded = [
-                {**row, **_cells(image, side, None)}
-                for row, image in zip(rows, images(), strict=True)
-            ]
-            page = _page(title, lines, {**data, "images": embedded}, found)
-            if len(page) <= BYTES:
-                break
-        else:
+        if len(rows) <= INSIDE:
+            sheets = [mosaic(image, SIDES[0]) for image in images()]
+            for side in SIDES:
+                if side != SIDES[0]:
+                    sheets = [mosaic(planes(encoded), side) for encoded, *_ in sheets]
+                inside = [row | _embedded(*sheet) for row, sheet in zip(rows, sheets, strict=True)]
+                page = _page(title, lines, {**data, "images": inside}, found)
+                if len(page) <= BYTES:
+                    break
+        if len(rows) > INSIDE or len(page) > BYTES:
             beside.mkdir()
-            named = [
-                {**row, **_cells(image, SIDES[0], beside / f"{place:06d}.webp")}
-                for place, (row, image) in enumerate(zip(rows, images(), strict=True))
-            ]
-            page = _page(title, lines, {**data, "images": named}, found)
+            for place, (row, image) in enumerate(zip(rows, images(), strict=True)):
+                encoded, height, width = mosaic(image, SIDES[0])
+                path = beside / f"{place:06d}.webp"
+                path.write_bytes(encoded)
+                row |= {"src": f"{beside.name}/{path.name}", "w": width, "h": height}
+            page = _page(title, lines, {**data, "images": rows}, found)
         (temporary / "index.html").write_bytes(page)
     return folder / "index.html"
 
@@ -146,7 +148,11 @@ def _about(found: Predictions, maps: Maps | None, neighbours: Neighbours | None)
             about["maps"]["h"], about["maps"]["w"] = next(iter(shapes))
     if neighbours is not None:
         about["gallery"] = [
-            {"id": str(id), "labels": [int(c) for c in labels], **_cells(image, NEAR_SIDE, None)}
+            {
+                "id": str(id),
+                "labels": [int(c) for c in labels],
+                **_embedded(*mosaic(image, NEAR_SIDE)),
+            }
             for id, labels, image in zip(
                 neighbours.ids, neighbours.labels, neighbours.images, strict=True
             )
@@ -213,16 +219,9 @@ def _projection(found: Predictions) -> str:
     )
 
 
-def _cells(image: np.ndarray, side: int, path: Path | None) -> dict[str, Any]:
-    """An image for the page: where its planes lie, and their size in pixels.
-
-    path: file beside the page; None embeds the image.
-    """
-    encoded, height, width = mosaic(image, side)
-    if path is None:
-        return {"src": uri(encoded, "image/webp"), "w": width, "h": height}
-    path.write_bytes(encoded)
-    return {"src": f"{path.parent.name}/{path.name}", "w": width, "h": height}
+def _embedded(encoded: bytes, height: int, width: int) -> dict[str, Any]:
+    """An image of `mosaic` for the page."""
+    return {"src": uri(encoded, "image/webp"), "w": width, "h": height}
 
 
 def _bytes(plane: np.ndarray) -> str:
