@@ -5,6 +5,7 @@
 - bestfitting: the same pools -> BN -> dropout -> dense to F -> ReLU -> BN -> dropout -> dense.
   His networks' `bn1`, `fc1`, `bn2`, `logit` are its `bn1`, `fc1`, `bn`, `fc`.
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
+- gap_norm: global average -> LayerNorm -> dropout -> dense (ConvNeXt's published classifier).
 - attention: pudae's class-wise spatial attention.
 - embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
 - token: a transformer's class token -> dropout -> dense.
@@ -24,7 +25,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.models.layers import BatchNorm, Conv, Linear, global_avg_pool, global_max_pool
+from hpa_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    LayerNorm,
+    Linear,
+    global_avg_pool,
+    global_max_pool,
+)
 
 POOL_ORDERS = ("max_avg", "avg_max")
 EMBEDDINGS = ("pools", "last")
@@ -112,6 +120,29 @@ class GlobalAverage(nnx.Module):
     def modules(self) -> list[str | None]:
         """Pool, dropout, dense."""
         return [None, None, "fc"]
+
+
+class NormedAverage(GlobalAverage):
+    """Global average, LayerNorm, dropout, dense.  Embedding: the normalised average, [N, F]."""
+
+    published = MappingProxyType(
+        {"head.norm": "norm", "norm": "norm", "head.fc": "fc", "head": "fc"}
+    )
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        self.norm = LayerNorm(features)
+        super().__init__(features, num_classes, dropout=dropout, rngs=rngs)
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], normalised average [N, F])."""
+        pooled = self.norm(global_avg_pool(x))
+        return self.fc(self.drop(pooled)), pooled
+
+    def modules(self) -> list[str | None]:
+        """Pool, norm, dropout, dense."""
+        return [None, "norm", None, "fc"]
 
 
 class Attention(nnx.Module):
@@ -289,6 +320,7 @@ HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
     "adaptive_concat": ("hidden", "pool_order", "embedding"),
     "bestfitting": ("pool_order", "embedding"),
     "gap": (),
+    "gap_norm": (),
     "attention": (),
     "embedding": ("size",),
     "token": (),
@@ -333,7 +365,8 @@ def create_head(
             features, num_classes, hidden=features, dropout=both, rngs=rngs, **options
         )
     kind: Any = {
-        "gap": GlobalAverage, "attention": Attention, "embedding": Embedding,
+        "gap": GlobalAverage, "gap_norm": NormedAverage,
+        "attention": Attention, "embedding": Embedding,
         "token": Token, "features": Features, "subcell": SubCell,
     }[name]  # fmt: skip
     return kind(features, num_classes, dropout=dropout, rngs=rngs, **options)

@@ -423,3 +423,24 @@ def find(name: str) -> Published:
             "all)"
         )
     return PUBLISHED[name]
+
+
+def options(name: str) -> dict[str, Any]:
+    """Options of `config.model` for a recipe that goes on from a published model.
+
+    A model that gives features only gets a classifier on its class token.
+
+    Raises:
+        InputError: no model of that name.
+    """
+    entry = find(name)
+    network = dict(entry.network)
+    if network["head"] == "features":
+        network["head"] = "token"
+    return dict(
+        channels=entry.channels,
+        image_size=entry.image_size,
+        normalize=entry.normalize,
+        init_from=f"published:{name}",
+        **network,
+    )

@@ -18,6 +18,7 @@ from hpa_jax.core import host_memory, own_code
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.models.backbone import Backbone, Groups
 from hpa_jax.models.bn_inception import BNInception
+from hpa_jax.models.convnext import ConvNeXt
 from hpa_jax.models.densenet import DenseNet
 from hpa_jax.models.efficientnet_lite import EfficientNetLite
 from hpa_jax.models.heads import TOKEN_HEADS, create_head
@@ -53,6 +54,7 @@ class Row:
     normalize: str
     weights: tuple[str, ...]
     paper: str
+    head: str = "gap"  # of the published form
 
 
 _SENET = dict(ceil_pool=True, squeeze=16)
@@ -200,6 +202,13 @@ BACKBONES: dict[str, Row] = {
         88_753_150, 53.71, 4032, 331, "inception",
         ("Cadene nasnetalarge-a1897284.pth",),
         "Zoph 2017, 1707.07012",
+    ),
+    "convnext_tiny": Row(
+        ConvNeXt,
+        28_589_128, 23.27, 768, 224, "imagenet",
+        ("hf:timm/convnext_tiny.fb_in1k/model.safetensors",),
+        "Liu 2022, 2201.03545",
+        "gap_norm",
     ),
     "efficientnet_lite0": _lite(0, 1.0, 1.0, 224, 4_652_008, 2.01),
     "efficientnet_lite1": _lite(1, 1.0, 1.1, 240, 5_416_680, 2.62),

@@ -28,21 +28,6 @@ POSITIONS = ("size", "offset", "antialias")  # rules of `resized`
 _small = nnx.initializers.truncated_normal(0.02)
 
 
-class LayerNorm(nnx.Module):
-    """Normalisation over the last axis, in float32."""
-
-    def __init__(self, features: int, eps: float, dtype: Any) -> None:
-        self.scale = nnx.Param(jnp.ones(features))
-        self.bias = nnx.Param(jnp.zeros(features))
-        self.eps, self.dtype = eps, dtype
-
-    def __call__(self, x: jax.Array) -> jax.Array:
-        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-        x = x - x.mean(-1, keepdims=True)
-        x = x * jax.lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
-        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
-
-
 class LayerScale(nnx.Module):
     """A factor for each channel."""
 
@@ -113,9 +98,9 @@ class Block(nnx.Module):
         dtype: Any, rngs: nnx.Rngs,
     ) -> None:  # fmt: skip
         kind = SwiGLU if swiglu else MLP
-        self.norm1 = LayerNorm(features, eps, dtype)
+        self.norm1 = layers.LayerNorm(features, eps=eps, dtype=dtype)
         self.attn = Attention(features, dtype=dtype, rngs=rngs)
-        self.norm2 = LayerNorm(features, eps, dtype)
+        self.norm2 = layers.LayerNorm(features, eps=eps, dtype=dtype)
         self.mlp = kind(features, hidden, dtype=dtype, rngs=rngs)
         self.scales = layer_scale
         if layer_scale:
@@ -184,7 +169,7 @@ class ViT(Backbone):
                 for _ in range(counts((blocks,), depth)[0])
             ]
         )
-        self.norm = LayerNorm(features, eps, dtype)
+        self.norm = layers.LayerNorm(features, eps=eps, dtype=dtype)
         self.out_features = features
 
     def __call__(self, images: jax.Array) -> jax.Array:

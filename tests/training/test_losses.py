@@ -19,6 +19,7 @@ ALL = {
     "bce": lambda x, t: losses.bce(x, t).mean(),
     "bce_options": lambda x, t: losses.bce(x, t, smoothing=0.1, positive_weight=3.0).mean(),
     "focal": lambda x, t: losses.focal(x, t).mean(),
+    "asymmetric": lambda x, t: losses.asymmetric(x, t).mean(),
     "focal_half": lambda x, t: losses.focal(x, t, gamma=0.5).mean(),
     "focal_mean": lambda x, t: losses.focal(x, t, mean=True).mean(),
     "lsep": lambda x, t: losses.lsep(x, t).mean(),
@@ -117,6 +118,15 @@ def test_bce_options_equal_their_formula():
     expected = -(weight * smoothed * np.log(p) + (1 - smoothed) * np.log(1 - p)).sum(1)
     found = losses.bce(LOGITS, LABELS, smoothing=0.1, positive_weight=weight)
     np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_asymmetric_loss_is_its_formula(clip):
+    p = 1 / (1 + np.exp(-np.asarray(LOGITS, np.float64)))
+    q, t = np.maximum(p - clip, 0), np.asarray(LABELS, np.float64)
+    expected = -(t * (1 - p) * np.log(p) + (1 - t) * q**4 * np.log(1 - q)).sum(1)
+    found = losses.asymmetric(LOGITS, LABELS, gamma_positive=1.0, clip=clip)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_focal_equals_optax():

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import torchvision
 from pretrainedmodels.models import nasnet, senet
@@ -154,6 +155,12 @@ GOLDEN: dict[str, tuple[str, dict, int, Callable[[], nn.Module]]] = {
     "bn_inception": ("bn_inception", {"width": 1 / 32}, 96, _bn_inception),
     "xception": ("xception", {"width": 1 / 8, "depth": (1,)}, 75, _xception),
     "efficientnet_lite0": ("efficientnet_lite0", {"width": 1 / 8}, 75, _efficientnet_lite),
+    "convnext_tiny": (
+        "convnext_tiny", {"width": 1 / 12, "depth": (1, 1, 2, 1)}, 75,
+        lambda: timm.models.convnext.ConvNeXt(
+            depths=(1, 1, 2, 1), dims=(8, 16, 32, 64), num_classes=CLASSES
+        ),
+    ),
     "nasnet_a_large": ("nasnet_a_large", {"width": 1 / 14, "depth": (2, 1, 1)}, 96, ShortNASNet),
 }  # fmt: skip
 
