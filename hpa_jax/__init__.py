@@ -3,18 +3,28 @@
 The systems of three winning teams of the 2018 Human Protein Atlas image competition as one program.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpa_jax.core import classes
 
-__all__ = ["classes", "decide"]
+if TYPE_CHECKING:
+    from hpa_jax.api import Model, Result, load
+    from hpa_jax.pipeline.decide import decide
+
+__all__ = ["Model", "Result", "classes", "decide", "load"]
 __version__ = "0.1.0"
+_LAZY = {
+    "load": "hpa_jax.api",
+    "Model": "hpa_jax.api",
+    "Result": "hpa_jax.api",
+    "decide": "hpa_jax.pipeline.decide",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """`hpa_jax.decide`, loaded when it is asked for: `import hpa_jax` stays light."""
-    if name == "decide":
-        from hpa_jax.pipeline.decide import decide
+    """Imports the API when it is used, so that `import hpa_jax` stays light."""
+    import importlib
 
-        return decide
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _LAZY:
+        raise AttributeError(f"module 'hpa_jax' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

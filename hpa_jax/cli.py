@@ -1,4 +1,4 @@
-"""Command line: python -m hpa_jax VERB --config=configs/X.py --config.a.b=v --workdir=DIR.
+"""Command line: hpa-jax VERB --config=RECIPE --config.a.b=v --workdir=DIR.
 
 Bad input ends in one line that names the file, row or key and in exit code 2 (`--debug`: with the
 traceback).  Nothing heavy is imported before a verb is known, so `--help` answers at once.
@@ -14,7 +14,7 @@ import warnings
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
-from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, STEPS, Flags, Step
+from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, SEEN, STEPS, Flags, Step
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ VERBS: dict[str, Verb] = {
             "only": (None, "this model alone (a name of config.models, or retrieval)"),
             **FORCE,
             **CLUSTER,
+            **SEEN,
             "collect": (
                 False,
                 "train nothing: decide with the networks that are there",
@@ -104,10 +105,29 @@ VERBS: dict[str, Verb] = {
         completes=True,
     ),
     "export": Verb(
-        "hpa_jax.pipeline.own:run_export",
+        "hpa_jax.pipeline.export:verb",
         "networks, thresholds and stack in one folder for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
-        "bundle/",
+        "bundle/, export/FORM/",
+        {
+            "to": ("bundle", "bundle, safetensors (with a model card), stablehlo; with commas"),
+            "gallery": (
+                True,
+                "with small copies of up to 500 labelled images, to show the nearest of one's own",
+            ),
+        },
+    ),
+    "serve": Verb(
+        "hpa_jax.serve.app:verb",
+        "a page on this machine: drop images, see their labels; nothing leaves the machine",
+        "--model, and the files that are dropped on the page",
+        "a temporary folder, removed on exit",
+        {
+            "model": (None, "a bundle, WORKDIR/models/NAME, or a published model"),
+            "port": ("8765", "of this machine"),
+            "host": ("127.0.0.1", "address to listen on; 0.0.0.0: other machines, too"),
+            "code": (False, "run the Python files that the model names (own backbones)"),
+        },
     ),
     "classes": Verb(
         "hpa_jax.pipeline.tools:classes",
@@ -184,7 +204,7 @@ RENAMED_FLAGS = {
     ("predict", "checkpoint"): "model",
     ("import_weights", "model"): "backbone",
 }
-USAGE = "python -m hpa_jax VERB --config=configs/NAME.py [--config.a.b=v ...] --workdir=DIR"
+USAGE = "hpa-jax VERB --config=RECIPE [--config.a.b=v ...] --workdir=DIR"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -335,11 +355,11 @@ def overview() -> str:
 
 def verb_help(name: str, verb: Verb) -> str:
     """The text of `VERB --help`."""
-    lines = [f"python -m hpa_jax {name}: {verb.summary}", ""]
+    lines = [f"hpa-jax {name}: {verb.summary}", ""]
     lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
     lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
-    lines += ["  --config=FILE[:VARIANT]  recipe, a Python file with get_config() (configs/); its"]
+    lines += ["  --config=RECIPE[:VARIANT]  a Python file with get_config(), or demo, pudae …; its"]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]
     lines += ["  --config.KEY=VALUE       changes one leaf of it"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():

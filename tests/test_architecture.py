@@ -11,7 +11,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A part imports itself and what stands left of it.
 PARTS = (
     *("core", "config", "data", "models", "training", "inference"),
-    *("decision", "report", "pipeline", "cli", "__main__"),
+    *("decision", "report", "pipeline", "api", "serve", "cli", "__main__"),
 )
 
 

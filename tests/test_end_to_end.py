@@ -53,7 +53,7 @@ def test_scores_are_tables_of_every_method(done):
         table = json.loads((workdir / name).read_text())
         assert set(table["scores"]) == methods
         assert all(0 <= score["macro_f1"] <= 1 for score in table["scores"].values())
-        assert "picture" in table["rows"]
+        assert "image" in table["rows"]
     weights = json.loads((workdir / "metrics.json").read_text())["blends"]["weighted mean"]
     assert set(weights["weights"]) == {"tiny", "tiny_wide"}
 

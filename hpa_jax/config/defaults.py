@@ -14,7 +14,7 @@ from ml_collections import ConfigDict, FieldReference
 from ml_collections.config_dict import placeholder
 
 from hpa_jax.config.options import Option, Statement, defaults, option
-from hpa_jax.core import classes
+from hpa_jax.core import classes, own_code
 from hpa_jax.core.errors import InputError, near
 
 # Options of a model that change nothing in its training.
@@ -182,9 +182,12 @@ VARIATION: Statement = dict(
         "thresholds", "score by the thresholds, or at one half", choices=("thresholds", "half")
     ),
 )
+OWN = own_code.PATTERN  # "my_file.py:function" (docs/own_code.md)
 _LOSS = "hpa_jax.training.losses:from_config"
 _AUGMENT: dict[str, Any] = dict(
-    choices="hpa_jax.training.augment:PRESETS", check="hpa_jax.training.augment:resolve"
+    choices="hpa_jax.training.augment:PRESETS",
+    pattern=OWN,
+    check="hpa_jax.training.augment:resolve",
 )
 PHASE: Statement = dict(
     epochs=option(1, "epochs of the training rows", low=1),
@@ -233,13 +236,15 @@ PHASE: Statement = dict(
         low=0,
         below=1,
     ),
-    loss=option(None, "name -> weight; None: the model's", also=(dict,), check=_LOSS),
+    loss=option(None, "name -> weight; None: the model's", also=(dict, str), check=_LOSS),
     augment=option(
         None, "a preset, or its differences; None: the model's", also=(str, dict), **_AUGMENT
     ),
 )
 MODEL: Statement = dict(
-    backbone=option("se_resnext50_32x4d", "the network", choices="hpa_jax.models.registry:NAMES"),
+    backbone=option(
+        "se_resnext50_32x4d", "the network", choices="hpa_jax.models.registry:NAMES", pattern=OWN
+    ),
     width=option(1.0, "multiplies the channel numbers", above=0),
     depth=option(
         (),
@@ -247,6 +252,9 @@ MODEL: Statement = dict(
         also=NUMBER,
         items=(int,),
         above=0,
+    ),
+    backbone_options=option(
+        {}, "of a transformer: grid, positions, registers, layer_scale, eps (models/vit.py)"
     ),
     head=option(
         "adaptive_concat", "what follows the last feature map", choices="hpa_jax.models.heads:HEADS"
@@ -282,7 +290,8 @@ MODEL: Statement = dict(
     ),
     init_from=option(
         "",
-        'weight file, folder of a trained model, or "model:NAME", another one of this recipe '
+        'weight file, folder of a trained model, "published:NAME" (`models list`), or '
+        '"model:NAME", another one of this recipe '
         "(trained first; its final weights, fold by fold); a head of other size starts afresh",
     ),
     extra_channels=option(
@@ -305,7 +314,9 @@ MODEL: Statement = dict(
         "rows of an epoch; rare: by 1/sqrt of a class's frequency, balanced: by 1/frequency",
         choices="hpa_jax.training.examples:SAMPLINGS",
     ),
-    loss=option(dict(focal=1.0), "name -> weight, or -> weight and options", check=_LOSS),
+    loss=option(
+        dict(focal=1.0), "name -> weight, or -> weight and options", also=(str,), check=_LOSS
+    ),
     aux_weight=option(0.4, "of inception_v3's auxiliary head (torchvision, pudae); 0: off", low=0),
     optimizer=dict(
         name=option(
@@ -555,6 +566,7 @@ OPTIONS: Statement = dict(
             "how they are fitted; match_proportions: bestfitting's; auto: the simplest rule within "
             "one standard error of the best, for every method and the stack",
             choices=("auto", "hpa_jax.decision.thresholds:METHODS"),
+            pattern=OWN,
         ),
         folds=option(5, "folds of cross_validated", low=2, high=127),
         repeats=option(20, "times that the folds are drawn", low=1),

@@ -50,15 +50,21 @@ def configured(arguments: Sequence[str]) -> tuple[ConfigDict, list[str]]:
 
 
 def load(recipe: str) -> ConfigDict:
-    """The config of a recipe file; `FILE:VARIANT` passes the variant to its get_config.
+    """The config of a recipe: a file, or the name of one of the package's ("demo").
+
+    `RECIPE:VARIANT` passes the variant to its get_config.
 
     Raises:
         InputError: no such file or variant, or the file is no recipe; names its line.
     """
     path, _, variant = recipe.partition(":")
     if not Path(path).is_file():
-        known = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
-        raise InputError(f"--config: no file {path!r}{near(path, known)}")
+        known = recipes()
+        if path not in known:
+            files = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
+            hint = near(path, [*known, *files]) or f"; the package's recipes: {', '.join(known)}"
+            raise InputError(f"--config: no file {path!r}{hint}")
+        path = str(known[path])
     for folder in Path(path).resolve().parents:  # recipes import each other: from configs.x import
         if folder.name == "configs" and str(folder.parent) not in sys.path:
             sys.path.insert(0, str(folder.parent))
@@ -81,6 +87,18 @@ def load(recipe: str) -> ConfigDict:
     if not isinstance(config, ConfigDict):
         raise InputError(f"{path}: get_config returns no ConfigDict; begin with defaults.default()")
     return config
+
+
+def recipes() -> dict[str, Path]:
+    """Return name -> file of the recipes that come with the package: "pudae" for pudae.py.
+
+    They lie inside an installed package, and beside it in a checkout.
+    """
+    package = Path(__file__).parent.parent
+    folders = (package / "shipped" / "configs", package.parent / "configs")
+    folder = next((folder for folder in folders if (folder / "demo.py").is_file()), folders[0])
+    found = [f for f in sorted(folder.rglob("*.py")) if "def get_config" in f.read_text("utf-8")]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
 
 
 def _change(config: ConfigDict, key: str, text: str) -> None:

@@ -61,3 +61,17 @@ def by_id(
     if "id" not in table.columns:
         raise InputError(f"{what}: has no column id, only {list(table.columns)[:5]}")
     return table.iloc[rows_by_id(table["id"], wanted, what, remedy)]
+
+
+def cell(text: str) -> str:
+    """Return a text for a CSV that a spreadsheet will not take for a formula.
+
+    A text that begins like one gets an apostrophe in front; numbers stay.
+    """
+    if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return text
+    try:
+        float(text)
+    except ValueError:
+        return f"'{text}"
+    return text

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax import __version__
-from hpa_jax.core import artifacts, classes
+from hpa_jax.core import artifacts, classes, own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, thresholds, unlike
 from hpa_jax.decision.stack import stacking
@@ -166,7 +166,7 @@ def write(directory: str | Path, bundle: Bundle) -> Path:
     with artifacts.atomic(directory) as temporary:
         temporary.mkdir(parents=True)
         for member in bundle.members:
-            _write_weights(temporary / "models" / f"{_file(member.name)}.safetensors", member)
+            write_weights(temporary / "models" / f"{_file(member.name)}.safetensors", member)
             if member.reference is not None:
                 member.reference.save(temporary / "references" / f"{_file(member.name)}.npz")
         if bundle.stack is not None and bundle.rule == STACK:
@@ -291,6 +291,8 @@ def _check(bundle: Bundle) -> None:
             f"{np.shape(bundle.cuts)} thresholds for {len(bundle.class_names)} classes (or NaN)"
         )
     for member in bundle.members:
+        remedy = "predict --model=WORKDIR/models/NAME uses it without a bundle"
+        own_code.refuse(member.config.backbone, f"the network {member.name}", remedy)
         if not all(0 <= number < len(bundle.class_names) for number in member.class_numbers):
             raise InputError(f"{member.name}: class numbers outside the bundle's classes")
 
@@ -300,7 +302,8 @@ def _file(name: str) -> str:
     return name.replace("/", "-").replace("\\", "-").lstrip(".")
 
 
-def _write_weights(path: Path, member: Member) -> None:
+def write_weights(path: Path, member: Member) -> None:
+    """Write a network's parameters and statistics as one safetensors file."""
     from safetensors.numpy import save_file
 
     from hpa_jax.training import network
@@ -320,6 +323,7 @@ def _read_member(directory: Path, stored: Mapping[str, Any]) -> Member:
 
     path = directory / "models" / f"{_file(stored['name'])}.safetensors"
     config = checkpoint.config_of({"model": stored["config"]})
+    own_code.refuse(config, f"{directory}: the bundle", "a bundle is data: nothing of it is run")
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from hpa_jax.core import folds as folding
+from hpa_jax.core import own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.metrics import checked_labels, checked_scores, f1_from_counts
 
@@ -367,7 +368,8 @@ def fitter(
 
     method: "cross_validated", "exact", "match_proportions" (to `proportions`, or else to the
     share of positives in `labels`; bestfitting's grid), "match_proportions_pudae", or "fixed".
-    The last three never compare labels with probabilities: these may be of other rows.
+    The last three never compare labels with probabilities: these may be of other rows.  Or
+    "my_file.py:function", such a function of one's own.
     fold_cache: keeps the folds of cross_validated; with one dict for the fitters of several methods
     on the same rows (in the same order), they are computed once.
     """
@@ -397,11 +399,30 @@ def fitter(
         ),
         "fixed": lambda y, p, g: fixed(p.shape[1], value),
     }
+    if own_code.is_reference(method):
+        return _own(method)
     if method not in METHODS:
         raise InputError(f"threshold method {method!r}; known: {', '.join(METHODS)}")
     if not shrink:
         return methods[method]
     return lambda y, p, g: shrunk(methods[method](y, p, g), y, p, shrink, shrink_towards)
+
+
+def _own(
+    reference: str,
+) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
+    """The rule of one's own function, whose result is checked."""
+    function = own_code.load(reference)
+
+    def fit(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
+        values = np.asarray(function(labels, probs, groups), float)
+        if values.shape != (probs.shape[1],) or np.isnan(values).any():
+            raise InputError(
+                f"{reference}: thresholds of shape {values.shape}, not ({probs.shape[1]},), or NaN"
+            )
+        return values
+
+    return fit
 
 
 def _cached_folds(

@@ -141,14 +141,42 @@ def compiled(
     Raises:
         InputError: unknown views, aggregate or normalisation.
     """
+    pass_all, state = program(model, model_config, views=views, aggregate=aggregate, seed=seed)
+    mesh = Mesh(np.asarray(jax.local_devices()), ("data",))
+    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
+    state = jax.device_put(state, whole)
+    traced = in_mesh(mesh, pass_all)
+    jitted = jax.jit(traced, in_shardings=(whole, split, split), out_shardings=split)
+
+    def forward(images: np.ndarray, rows: np.ndarray) -> Seen:
+        count = len(images)
+        missing = -count % jax.local_device_count()
+        images, rows = _padded(images, missing), _padded(rows, missing)
+        seen = jitted(state, images, rows)
+        return Seen(*(array[:count] for array in seen)) if missing else seen
+
+    return forward
+
+
+def program(
+    model: nnx.Module,
+    model_config: Any,
+    *,
+    views: str | Mapping[str, Any] | views_module.Views = "identity",
+    aggregate: str | None = None,
+    seed: int = 0,
+) -> tuple[Callable[[Any, jax.Array, jax.Array], Seen], Any]:
+    """The pure function (state, images uint8[B, H, W, K], rows int[B]) -> Seen over all views, and
+    the network's state.
+
+    Raises:
+        InputError: unknown views, aggregate or normalisation.
+    """
     shown = views_module.make(views)
     aggregate = aggregate or shown.aggregate
     views_module.check_aggregate(aggregate)
     normalise = normalizer(model_config.normalize, tuple(model_config.channels))
     graph, state = nnx.split(model)
-    mesh = Mesh(np.asarray(jax.local_devices()), ("data",))
-    whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
-    state = jax.device_put(state, whole)
 
     def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> Seen:
         network = nnx.merge(graph, state)
@@ -170,17 +198,7 @@ def compiled(
         plain = total.plain if held else jnp.full_like(total.plain, jnp.nan)
         return Seen(_leave(total.probs, aggregate), total.embeddings.astype(jnp.float32), plain)
 
-    traced = in_mesh(mesh, pass_all)
-    jitted = jax.jit(traced, in_shardings=(whole, split, split), out_shardings=split)
-
-    def forward(images: np.ndarray, rows: np.ndarray) -> Seen:
-        count = len(images)
-        missing = -count % jax.local_device_count()
-        images, rows = _padded(images, missing), _padded(rows, missing)
-        seen = jitted(state, images, rows)
-        return Seen(*(array[:count] for array in seen)) if missing else seen
-
-    return forward
+    return pass_all, state
 
 
 def _scan(

@@ -127,7 +127,7 @@ def _identity(height: int, width: int, output_size: int) -> list[Group]:
 def _d4(height: int, width: int, output_size: int) -> list[Group]:
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
         images = warp.resized(images, output_size)
-        return warp.d4(images, jnp.full(len(images), view, jnp.int32))
+        return warp.d4(images, jnp.full(images.shape[0], view, jnp.int32))
 
     return [Group(show, np.ones(8), 0)]
 
@@ -236,7 +236,7 @@ def _tiles(height: int, width: int, tile: int, overlap: float, d4: bool) -> list
         row, column = corners[view // turns]
         shape = (images.shape[0], tile, tile, images.shape[3])
         piece = jax.lax.dynamic_slice(images, (0, row, column, 0), shape)
-        return warp.d4(piece, jnp.full(len(images), view % turns, jnp.int32)) if d4 else piece
+        return warp.d4(piece, jnp.full(images.shape[0], view % turns, jnp.int32)) if d4 else piece
 
     return [Group(show, np.ones(len(corners) * turns))]
 

@@ -12,13 +12,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.models import registry, weight_files
+from hpa_jax.models import published, registry, store, weight_files
 from hpa_jax.models.heads import GlobalAverage
+from hpa_jax.models.published import Published
 
 EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
 
@@ -28,6 +30,7 @@ _RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^layer0\.", r""),  # Cadene's SENet
+        (r"(^|\.)_(?=\w)", r"\1"),  # EfficientNet-Lite
         (r"\.se_module\.", r".se."),
         # bestfitting's second names of DenseNet's modules
         (r"^conv1\.0\.", r"conv0."),
@@ -153,6 +156,42 @@ def whole(model: nnx.Module, files: Mapping[str | Path, str], write: bool = True
     return report
 
 
+def published_network(name: str, folder: Path | None = None) -> nnx.Module:
+    """A published model's network with its weights, in evaluation mode.
+
+    model(images [N, H, W, K] normalised as its entry says, channels in its order) -> logits.
+
+    Raises:
+        InputError: not fetched, a file that has changed or is of another model.
+    """
+    model = shapes_of(published.find(name))
+    whole(model, store.files(name, folder))
+    streams = nnx.to_flat_state(nnx.state(model, nnx.RngState))
+    filled = [
+        (path, leaf.replace(jax.random.key(0) if isinstance(leaf, nnx.RngKey) else jnp.uint32(0)))
+        for path, leaf in streams
+    ]
+    nnx.update(model, nnx.from_flat_state(filled))
+    model.eval()
+    return model
+
+
+def shapes_of(entry: Published) -> nnx.Module:
+    """The network of a published model, without arrays."""
+    options = dict(entry.network)
+    backbone, of_head = options.pop("backbone"), options.pop("head_options", {})
+    return nnx.eval_shape(
+        lambda: registry.create(
+            backbone,
+            num_classes=max(len(entry.class_names), 1),
+            in_channels=len(entry.channels),
+            rngs=nnx.Rngs(0),
+            **of_head,
+            **options,
+        )
+    )
+
+
 def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Report:
     """Turns a published file into an Orbax folder that `load`, so a model's `init_from`, takes.
 
@@ -204,6 +243,8 @@ def _fill(
             f"{path}: is timm's seresnet or seresnext, whose stem pools with other borders; take "
             "legacy_seresnet.. or legacy_seresnext.., or Cadene's file"
         )
+    if not ours and hasattr(model, "file_names"):
+        tensors = model.file_names(tensors)
     own = _parameters(model)
     published_head = isinstance(model.head, GlobalAverage)
     bgr = getattr(model, "reads_bgr", False)
@@ -257,7 +298,7 @@ def _our_name(name: str, own: Mapping[str, Any], head: Mapping[str, str]) -> str
         name = pattern.sub(replacement, name)
     module, _, leaf = name.rpartition(".")
     leaves = _NORM_LEAVES if f"{module}.scale" in own else _OTHER_LEAVES
-    return f"{module}.{leaves.get(leaf, leaf)}"
+    return ".".join(filter(None, (module, leaves.get(leaf, leaf))))
 
 
 def _same(one: np.ndarray, other: np.ndarray) -> bool:

@@ -247,7 +247,7 @@ def _dino4cells(name: str) -> Published:
             dict(
                 backbone="vit_base_patch16",
                 backbone_options={"positions": "offset"},
-                head="token",
+                head="features",
             )
         ),
         files=(File(file, f"https://zenodo.org/records/{record}/files/{file}"),),
@@ -292,7 +292,7 @@ def _dinov2(letter: str, registers: bool) -> Published:
             dict(
                 backbone=f"vit_{size}_patch14",
                 backbone_options={**options, "registers": 4 if registers else 0},
-                head="token",
+                head="features",
             )
         ),
         files=(File(file, f"https://dl.fbaipublicfiles.com/dinov2/{model}/{file}"),),
@@ -345,7 +345,7 @@ def _cell_dino(kind: str) -> Published:
             dict(
                 backbone=backbone,
                 backbone_options={"positions": "offset", "layer_scale": True},
-                head="token",
+                head="features",
             )
         ),
         files=(File(file),),

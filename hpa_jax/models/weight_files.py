@@ -13,10 +13,11 @@ import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
-from hpa_jax.models import torch_files
+from hpa_jax.models import store
 
 TORCH_SUFFIXES = (".pth", ".pt", ".bin", ".tar")
 HUB = "hf:"
+PUBLISHED = "published:"  # a model of the catalogue, fetched
 INDEX, TENSORS = "weights.json", "tensors"  # of a folder that import_weights wrote
 
 
@@ -26,10 +27,18 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
     Raises:
         InputError: not there, cut short, of an unknown kind, or with anything but tensors inside.
     """
+    if str(path).startswith(PUBLISHED):
+        files = store.files(str(path).removeprefix(PUBLISHED)).items()
+        tensors: dict[str, np.ndarray] = {}
+        for file, prefix in files:
+            tensors |= {prefix + name: value for name, value in read(file)[0].items()}
+        return tensors, False
     path = download(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path), False
     if path.is_file() and path.suffix in TORCH_SUFFIXES:
+        from hpa_jax.models import torch_files  # knows bfloat16 by JAX, which `decide` does without
+
         return torch_files.read(path), False
     if (path / INDEX).is_file():
         return _orbax(path), True

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hpa_jax.config import settings
-from hpa_jax.core import artifacts, provenance
+from hpa_jax.core import artifacts, own_code, provenance
 from hpa_jax.core.contents import Contents
 from hpa_jax.core.errors import InputError
 
@@ -87,7 +87,11 @@ def key(workdir: Path, task: Task, contents: Contents) -> dict[str, Any]:
         else:  # its place is no part of the key
             inputs[f"outside {outside}"] = contents.of(one)
             outside += 1
-    return {"settings": settings.flat(task.settings), "inputs": inputs, "version": task.version}
+    return {
+        "settings": settings.flat(own_code.by_content(task.settings)),
+        "inputs": inputs,
+        "version": task.version,
+    }
 
 
 def judge(workdir: Path, task: Task, task_key: Mapping[str, Any], contents: Contents) -> Verdict:

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import forecast, hosts, submit, tables, train
+from hpa_jax.pipeline import forecast, hosts, seen, submit, tables, train
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 
@@ -36,6 +36,8 @@ def before(context: Context, names: Sequence[str]) -> None:
         known = [*names, *(file.stem for file in context.path(".stamps").glob("*.json"))]
         if wanted not in ("all", *known):
             raise InputError(f"--force={wanted}: no step of this verb{near(wanted, known)}")
+    if not set(names).isdisjoint(("stack", "thresholds")):
+        seen.check(context)
     if "stack" in names:
         from hpa_jax.decision.stack import runner as stack_runner
 
@@ -86,7 +88,8 @@ def check_weights(context: Context) -> None:
         given = str(model.init_from)
         if not given or configs.started_from(model) or (folder / "checkpoints").is_dir():
             continue
-        if not given.startswith("hf:") and not Path(given).expanduser().exists():
+        elsewhere = given.startswith(("hf:", "published:"))
+        if not elsewhere and not Path(given).expanduser().exists():
             raise InputError(
                 f"config.{key}.init_from={given!r}: not there; put the published file there, "
                 f"or start from nothing: --config.{key}.init_from="

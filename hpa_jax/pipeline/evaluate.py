@@ -12,7 +12,7 @@ The test truth is read here (and by the report) alone.
 import numpy as np
 
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import retrieve, scores, submit, tables
+from hpa_jax.pipeline import retrieve, scores, seen, submit, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
@@ -53,11 +53,12 @@ def _on_audit(context: Context) -> list[Task]:
             "rows": f"{len(rows.ids):,} audit images; nothing was fitted or chosen on them",
             "support": rows.labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, rows.labels),
-            "scores": found,
+            "scores": seen.marked(context, found),
             "chosen": chosen,
-            "submission": submitted,
+            "submission": seen.marked(context, {chosen: submitted})[chosen],
         }
         artifacts.write_json(outputs[1], report)
+        found = report["scores"]
         low, high = submitted["macro_f1_interval"]
         return (
             f"macro-F1 on the audit part: {scores.summary(found)}; as submitted ({chosen}) "
@@ -67,6 +68,7 @@ def _on_audit(context: Context) -> list[Task]:
     submission = context.config.submission
     settings = {"submission.argmax": submission.argmax, "refit": context.config.refit}
     settings |= {"submission.method": submission.method, **retrieve.settings(context)}
+    settings |= seen.settings(context)
     inputs = tables.all_predictions(context, tables.AUDIT) + context.paths(*tables.SPLIT_TABLES)
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("features/valid.parquet", "features/audit.parquet")
@@ -115,7 +117,7 @@ def _on_truth(context: Context) -> list[Task]:
             "rows": f"{len(test.ids):,} test images; nothing was fitted or chosen on them",
             "support": labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, labels),
-            "scores": found,
+            "scores": seen.marked(context, found, test=True),
             "best": max(found, key=lambda name: found[name]["macro_f1"]),
             "chosen": chosen,
             "retrieval_off": scores.score(labels, decided[chosen], weights),
@@ -127,6 +129,7 @@ def _on_truth(context: Context) -> list[Task]:
             before = scores.decisions(context, test.ids, "test")[chosen]
             report["refit_off"] = scores.score(labels, before, weights)
         artifacts.write_json(output, report)
+        found = report["scores"]
         final, off, on = (report[key]["macro_f1"] for key in ("submission", "leak_off", "leak_on"))
         return (
             f"macro-F1 on the test truth: {scores.summary(found)}; submission {final:.3f} "
@@ -137,5 +140,5 @@ def _on_truth(context: Context) -> list[Task]:
     inputs += context.paths("submission.csv", "thresholds.json", "metrics.json", "stack")
     inputs += context.paths("ensemble", "leak_overlay.parquet", "duplicates.parquet")
     inputs += retrieve.files(context) + scores.refitted_files(context)
-    settings = {"refit": context.config.refit, **submit.options(context)}
+    settings = {"refit": context.config.refit, **submit.options(context), **seen.settings(context)}
     return [Task("evaluate", "evaluate", work, settings, inputs, (output,))]

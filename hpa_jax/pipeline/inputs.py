@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
+from hpa_jax.models import published, store, weight_files
 from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part
 from hpa_jax.pipeline.context import Context, side_for
@@ -101,6 +102,10 @@ def stamped(model: ConfigDict) -> dict[str, Any]:
 
 def started_with(model: ConfigDict) -> tuple[Path, ...]:
     """The weight file, or the checkpoints of another workdir, that training starts from."""
+    if (name := str(model.init_from)).startswith(weight_files.PUBLISHED):
+        name = name.removeprefix(weight_files.PUBLISHED)
+        folder = store.folder_of(name)
+        return tuple(folder / file.name for file in published.find(name).files)
     given = _weight_file(model)
     if given is None:
         return ()
@@ -109,7 +114,7 @@ def started_with(model: ConfigDict) -> tuple[Path, ...]:
 
 def _weight_file(model: ConfigDict) -> Path | None:
     given = str(model.init_from)
-    if not given or given.startswith("hf:") or configs.started_from(model):
+    if not given or given.startswith(("hf:", "published:")) or configs.started_from(model):
         return None
     return Path(given).expanduser()
 

@@ -15,7 +15,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.core import artifacts
+from hpa_jax.core import artifacts, own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import prepare, refit, scores, tables
 from hpa_jax.pipeline.context import Context
@@ -52,11 +52,32 @@ def picture(context: Context, method: str) -> dict:
         "sides": context.stored_sides(),
         "field_um": _field(context),
         "method": method,
+        "macro_f1": _macro_f1(context),
     }
 
 
-def named(given: str) -> "Bundle":
+def _macro_f1(context: Context) -> dict[str, float]:
+    """The models' macro-F1 on validation, nested; {} before the step thresholds."""
+    path = context.path("metrics.json")
+    known = artifacts.read_json(path)["scores"] if path.is_file() else {}
+    return {name: known[name]["macro_f1"] for name in context.config.models if name in known}
+
+
+def strongest(packed: "Bundle") -> "Member":
+    """The network that explains a bundle's answers: the first of its best model on validation."""
+    known = packed.picture.get("macro_f1") or {}
+    return max(packed.members, key=lambda member: known.get(member.model, -1.0))
+
+
+def run_of(folder: str) -> Context | None:
+    """The run that trained the model of a folder (WORKDIR/models/NAME), None if it is unknown."""
+    return _trained(Path(folder).expanduser().resolve(), folder).run
+
+
+def named(given: str, code: bool = False) -> "Bundle":
     """What --model names: a published model, a bundle, or trained models as one.
+
+    code: whether the Python files that trained models name may be run (their backbone).
 
     Raises:
         InputError: none of them is there.
@@ -73,7 +94,7 @@ def named(given: str) -> "Bundle":
         return bundle.read(folder)
     if not folder.exists() and "/" not in given and "," not in given:
         published.find(given)  # raises, with near names
-    return of_folders(given)
+    return of_folders(given, code)
 
 
 def of_published(name: str, folder: Path | None = None) -> "Bundle":
@@ -85,7 +106,7 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
         InputError: unknown, not fetched, or its files have changed.
     """
     from hpa_jax.decision import bundle
-    from hpa_jax.models import published, store
+    from hpa_jax.models import pretrained, published
 
     entry = published.find(name)
     config = configs.model(
@@ -100,7 +121,7 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
         name=name,
         model=name,
         config=config,
-        network=store.network(name, folder),
+        network=pretrained.published_network(name, folder),
         class_numbers=tuple(range(count)),
         views="identity",
     )
@@ -118,7 +139,7 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
     )
 
 
-def of_folders(given: str) -> "Bundle":
+def of_folders(given: str, code: bool = False) -> "Bundle":
     """Folders of trained models, with commas between, as a bundle.
 
     Its `picture` says under "cuts" whose thresholds it has.
@@ -132,6 +153,10 @@ def of_folders(given: str) -> "Bundle":
     found = [_trained(path, given) for path in paths]
     if not found or len(set(paths)) != len(paths):
         raise InputError(f"--model={given}: names no model, or one of them twice")
+    if not code:
+        for one in found:
+            remedy = "--code (in Python: load(..., code=True)) runs it, if you trust it"
+            own_code.refuse(_own(one.folders[0]), f"--model={given}", remedy)
     lists = {one.run.config.classes for one in found if one.run is not None}
     if len(lists) > 1:
         raise InputError(f"--model={given}: these models were trained with other classes")

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from hpa_jax.models import published, store
+from hpa_jax.models import fetch, published, store
 from hpa_jax.models.published import Published
 
 
@@ -22,9 +22,9 @@ def models(config: ConfigDict, flags: dict[str, Any]) -> None:
         print(shown(name))
     else:
         entry = published.find(name)
-        print(store.licence_text(name), end="")
+        print(fetch.licence_text(name), end="")
         given = (flags.get("out") or "", flags.get("from") or "", flags["accept-licence"] or "")
-        folder = store.fetch(name, *given)
+        folder = fetch.fetch(name, *given)
         print(f"{name} -> {folder}")
         if entry.class_names:
             chosen = folder if flags.get("out") else name

@@ -1,11 +1,12 @@
-"""`export` and `predict` on one's own images: what a user takes away, and its use.
+"""`predict --model` on one's own images.
 
-export: workdir -> bundle/.  predict --model=MODEL: a folder of images -> predictions.csv,
-predictions.parquet, embeddings/NAME.parquet.  Images are packed once for each side that a network
-or the metafeatures read, as a run does (config.records.also).
+A folder of images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet,
+predictions/index.html.  Images are packed once for each side that a network or the metafeatures
+read, as a run does (config.records.also).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
+from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import members, prepare, scores, tables
+from hpa_jax.pipeline import formats, members, prepare, tables
 from hpa_jax.pipeline.context import Context, opened, side_for
+from hpa_jax.report.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,57 +29,89 @@ if TYPE_CHECKING:
     from hpa_jax.decision.bundle import Bundle, Member
 
 
-def export(context: Context) -> Path:
-    """Networks, thresholds and (if it was chosen) the stack in one folder -> bundle/.
+@dataclass(frozen=True)
+class Labelled:
+    """Own images and what a bundle says of them. records: side in pixels -> the packed images."""
 
-    With config.refit the networks are those of the submission, trained on all labelled images.
+    found: Predictions
+    catalog: "pd.DataFrame"
+    records: "Mapping[int, Records]"
+
+
+def predict(context: Context, packed: "Bundle", given: str = "") -> str:
+    """Write labels, scores, embeddings and the page of every image of the config's sources.
+
+    given: what --model names, where a gallery of labelled images may lie.
 
     Raises:
-        InputError: a stage before it has not run.
+        InputError: no folder of images, or unusable images.
     """
-    from hpa_jax.decision import blends, bundle
-    from hpa_jax.decision.stack import stacking
+    from hpa_jax.inference.tables import write_embeddings
+    from hpa_jax.pipeline import predictions_page
 
-    method = scores.chosen_method(context)
-    single, stored = method in context.config.models, context.path("ensemble", "blends.json")
-    blend = blends.Formula()
-    if method in scores.blends(context):
-        blend = blends.from_json(artifacts.read_json(stored)[method], list(context.config.models))
-    fits = [fit for fit in members.fits(context) if not single or fit[0] == method]
-    packed = bundle.Bundle(
-        class_names=tuple(context.config.classes),
-        members=[member for fit in fits for member in members.of_fit(context, *fit)],
-        cuts=scores.cuts(context)[method],
-        rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
-        blend=blend,
-        argmax=context.config.submission.argmax,
-        stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
-        features=context.config.features.to_dict(),
-        picture=members.picture(context, method) | {"left_out": left_out(context)},
+    wanted = formats.named(context.flags.get("format"))
+    table_of_names = context.flags.get("names")
+    names = formats.gene_names(table_of_names) if table_of_names else None
+    labelled = label(context, packed)
+    found = labelled.found
+    if packed.class_names and "csv" in wanted:
+        result = table(packed, found)
+        if (unknown := _scale_unknown(packed, labelled.catalog)).any():
+            result.insert(3, "scale_unknown", unknown)
+        for name in {"id", "labels", "why"} & {*result}:
+            result[name] = result[name].map(cell)
+        with artifacts.atomic(context.path("predictions.csv")) as temporary:
+            result.to_csv(temporary, index=False, float_format="%.5f")
+    if packed.class_names and "parquet" in wanted:
+        scored = found.scores.astype(np.float32)
+        tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
+    for name in formats.WRITERS.keys() & {*wanted}:
+        formats.WRITERS[name](context.workdir, found, names)
+    for name, values in found.embeddings.items():
+        write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
+    about = [summary(context, packed, labelled), *notes(context, packed)]
+    page = predictions_page.write(
+        *(context, packed, found, labelled.catalog, labelled.records, given, about)
     )
-    return bundle.write(context.path("bundle"), packed)
+    artifacts.remove(context.path("predict_parts"))
+    in_table = packed.class_names and "csv" in wanted
+    answers = context.path("predictions.csv" if in_table else "embeddings")
+    about[0] += f" -> {answers}, {page}"
+    return "\n".join(about)
 
 
-def left_out(context: Context) -> str:
-    """What of the run's decision a bundle does not hold, and what follows; "" if it holds all."""
-    mode = context.config.retrieval.mode
-    if mode == "off":
-        return ""
-    said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled images"
-    if mode == "boost":
-        said += "; the cuts were fitted with it, so labels may differ from the submission's"
-    return said
+def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
+    """Return one row an image: id, labels, flag and reason where they are known, scores."""
+    from hpa_jax.decision import bundle
+
+    unlike = found.unlike if judges(packed) else None
+    return bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
 
 
-def predict(context: Context, packed: "Bundle") -> str:
-    """Labels, scores and embeddings of every image of the config's sources by a bundle.
+def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
+    """Return how many images there are, how many are left out, flagged or without yellow."""
+    parts = [f"{len(labelled.found.ids):,} images"]
+    bad = context.path("bad_images.csv")
+    if bad.is_file():
+        parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
+    if labelled.found.unlike.any():
+        parts.append(f"{int(labelled.found.unlike.sum())} unlike the training images")
+    if unknown := int(_scale_unknown(packed, labelled.catalog).sum()):
+        parts.append(f"{unknown:,} of unknown scale")
+    reads_yellow = any("yellow" in member.config.channels for member in packed.members)
+    if reads_yellow and (without := int(labelled.catalog["yellow"].isna().sum())):
+        parts.append(f"{without:,} without a yellow channel (0 in its place)")
+    return ", ".join(parts) if packed.class_names else f"{', '.join(parts)}, features only"
+
+
+def label(context: Context, packed: "Bundle") -> Labelled:
+    """Read, pack and label every image of the config's sources.
 
     Raises:
         InputError: no folder of images, or unusable images.
     """
     from hpa_jax.data import records as packing
     from hpa_jax.data.batches import Records
-    from hpa_jax.inference.tables import write_embeddings
 
     table = _catalog(context, packed)
     ids = table["id"].to_numpy(str)
@@ -89,47 +124,51 @@ def predict(context: Context, packed: "Bundle") -> str:
                 encoding="raw",
             )
         )
-        for side in _sides(packed)
+        for side in sides(packed)
     }
     probs, embeddings = {}, {}
     for member in packed.members:
         probs[member.name], embeddings[member.name] = _look(context, member, table, sets)
-    for name, values in embeddings.items():
-        write_embeddings(context.path("embeddings", f"{name}.parquet"), ids, values)
-    odd = np.zeros(len(ids), bool)
-    if packed.class_names:
-        odd = _decide(context, packed, table, probs, embeddings, sets)
-    artifacts.remove(context.path("predict_parts"))
-    return _summary(context, packed, table, odd)
+    found = decide(
+        packed,
+        ids,
+        probs,
+        embeddings,
+        lambda: _metafeatures(next(iter(sets.values())), ids, table, packed),
+    )
+    return Labelled(found, table, sets)
 
 
-def _decide(
-    context: Context,
+def decide(
     packed: "Bundle",
-    table: "pd.DataFrame",
+    ids: Sequence[str],
     probs: Mapping[str, np.ndarray],
     embeddings: Mapping[str, np.ndarray],
-    sets: "Mapping[int, Records]",
-) -> np.ndarray:
-    """Writes scores and labels; returns which images are unlike the training images, bool[N]."""
-    from hpa_jax.decision import bundle
+    metafeatures: "Callable[[], pd.DataFrame]",
+) -> Predictions:
+    """Return a bundle's labels from the probabilities and embeddings of each of its networks.
 
-    ids, features = table["id"].to_numpy(str), None
-    knows = any(member.reference for member in packed.members)  # what ordinary images look like
-    if packed.stack is not None or knows:
-        features = _metafeatures(next(iter(sets.values())), ids, table, packed)
-    found, labels = packed.decide(probs, features)
-    odd, why = packed.judge(embeddings, features)
-    result = bundle.table(packed, ids, found, labels, odd if knows else None, why)
-    if (unknown := _scale_unknown(packed, table)).any():
-        result.insert(3, "scale_unknown", unknown)
-    with artifacts.atomic(context.path("predictions.csv")) as temporary:
-        result.to_csv(temporary, index=False, float_format="%.5f")
-    tables.write_probabilities(context.path("predictions.parquet"), ids, found.astype(np.float32))
-    return odd
+    metafeatures: computes them; called only if the stack or the flags need them.
+    """
+    strongest = members.strongest(packed).name
+    if not packed.class_names:  # features only
+        none = np.zeros((len(ids), 0))
+        unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
+        values = (none, none.astype(bool), packed.cuts, unlike, why)
+        return Predictions(ids, (), *values, embeddings, strongest)
+    features = metafeatures() if packed.stack is not None or judges(packed) else None
+    scored, labels = packed.decide(probs, features)
+    unlike, why = packed.judge(embeddings, features)
+    values = (scored, labels, packed.cuts, unlike, why)
+    return Predictions(ids, packed.class_names, *values, embeddings, strongest)
 
 
-def _sides(packed: "Bundle") -> list[int]:
+def judges(packed: "Bundle") -> bool:
+    """Whether a bundle knows what ordinary images look like."""
+    return any(member.reference for member in packed.members)
+
+
+def sides(packed: "Bundle") -> list[int]:
     """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
     wanted = [member.config.image_size for member in packed.members]
     base = packed.picture.get("image_size") or max(wanted)
@@ -191,7 +230,7 @@ def _look(
             ids,
             tile=settings.tile,
             image_size=member.config.image_size,
-            batch_size=_batch_size(settings.batch_size, member),
+            batch_size=batch_size(settings.batch_size, member),
             views=member.views,
             aggregate=settings.tile_aggregate,
             directory=parts,
@@ -203,7 +242,7 @@ def _look(
         member.config,
         records,
         ids,
-        batch_size=_batch_size(settings.batch_size, member),
+        batch_size=batch_size(settings.batch_size, member),
         views=member.views,
         directory=parts,
         title=member.name,
@@ -211,8 +250,8 @@ def _look(
     return seen.probs, seen.embeddings
 
 
-def _batch_size(asked: int, member: "Member") -> int:
-    """As many images as config.predict says, on a CPU no more than four megapixels of them."""
+def batch_size(asked: int, member: "Member") -> int:
+    """Return how many images to read at a time: as asked, on a CPU at most four megapixels."""
     import jax
 
     if jax.default_backend() != "cpu":
@@ -220,29 +259,20 @@ def _batch_size(asked: int, member: "Member") -> int:
     return min(asked, max(1, 4 * 1024**2 // member.config.image_size**2))
 
 
-def _summary(context: Context, packed: "Bundle", table: "pd.DataFrame", odd: np.ndarray) -> str:
-    """The summary: how many, which are odd, where it lies."""
-    parts = [f"{len(table):,} images"]
-    bad = context.path("bad_images.csv")
-    if bad.is_file():
-        parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
-    if odd.any():
-        parts.append(f"{int(odd.sum())} unlike the training images")
-    if unknown := int(_scale_unknown(packed, table).sum()):
-        parts.append(f"{unknown:,} of unknown scale")
-    reads_yellow = any("yellow" in member.config.channels for member in packed.members)
-    if reads_yellow and (without := int(table["yellow"].isna().sum())):
-        parts.append(f"{without:,} without a yellow channel (0 in its place)")
-    if not packed.class_names:
-        return f"{', '.join(parts)}, features only -> {context.path('embeddings')}"
-    text = f"{', '.join(parts)} -> {context.path('predictions.csv')}"
-    whose = packed.picture.get("cuts") or f"those of the bundle ({packed.picture.get('method')})"
-    text += f"\ncuts: {whose}"
+def notes(context: Context, packed: "Bundle") -> list[str]:
+    """Return what a reader of the labels must know: whose thresholds, what a bundle lacks."""
+    lines = []
+    if packed.class_names:
+        whose = packed.picture.get("cuts")
+        whose = whose or f"those of the bundle ({packed.picture.get('method')})"
+        lines.append(f"thresholds: {whose}")
     if packed.picture.get("cells"):
-        text += "\nthis model was trained on images of single cells; whole fields are unlike them"
+        lines.append(
+            "this model was trained on images of single cells; whole fields are unlike them"
+        )
     if left_out := packed.picture.get("left_out"):
-        text += f"\nnot in the bundle: {left_out}"
-    return text
+        lines.append(f"not in the bundle: {left_out}")
+    return lines
 
 
 def _scale_unknown(packed: "Bundle", table: "pd.DataFrame") -> np.ndarray:
@@ -270,15 +300,6 @@ def _metafeatures(
     return metafeature_table(images, ids, *sizes, **packed.features)
 
 
-def run_export(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `export`."""
-    context = opened(config, flags)
-    print(f"bundle -> {export(context)}")
-    if said := left_out(context):
-        print(f"not in the bundle: {said}")
-    return 0
-
-
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The verb `predict`: the recipe's networks on its rows, or --model on a folder of images."""
     from hpa_jax.pipeline import runner
@@ -286,11 +307,12 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     given = flags.get("model")
     if not given:
         return runner.run(config, flags, ["predict"])
-    packed = members.named(given)
     if not flags.get("workdir"):
         flags = {**flags, "workdir": _workdir(config, given)}
-        print(f"workdir: {flags['workdir']} (another one: --workdir)")
-    print(f"[predict] {predict(opened(config, flags), packed)}")
+        print(f"workdir: {flags['workdir']} (another one: --workdir)", flush=True)
+    print(f"[predict] loading {given}", flush=True)
+    packed = members.named(given, bool(flags.get("code")))
+    print(f"[predict] {predict(opened(config, flags), packed, given)}")
     return 0
 
 

@@ -15,7 +15,7 @@ from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline import cache, retrieve, scores, submit, tables, thresholds
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
-from hpa_jax.report import dataset, errors, page, results, training
+from hpa_jax.report import dataset, errors, overview, page, results, training
 from hpa_jax.report.inputs import (
     Adversarial,
     ChainStep,
@@ -49,7 +49,8 @@ def report(context: Context) -> list[Task]:
             f"source {config.data.source}, {len(config.models)} models, "
             f"{context.num_classes} classes, seed {config.seed}"
         )
-        page.write(output, "Protein localisation: report of the run", subtitle, shown)
+        first = overview.overview(data)
+        page.write(output, "Protein localisation: report of the run", subtitle, shown, first)
         return f"{len(shown)} sections, {output.stat().st_size / 1e6:.1f} MB"
 
     names = ("submission.csv", "metrics.json", "thresholds.json", "decisions.parquet")

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import __version__
-from hpa_jax.core import artifacts
+from hpa_jax.core import artifacts, own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import cache, checks, hosts, replaced
 from hpa_jax.pipeline.context import RETRIEVAL, Context, opened, workdir_of
@@ -194,6 +194,7 @@ def record_provenance(context: Context, names: Sequence[str]) -> None:
         context.path("run.json"),
         {
             "config": json.loads(context.config.to_json_best_effort()),
+            "own_code": own_code.texts(context.config),
             "command": sys.argv,
             "steps": list(names),
             "seed": context.config.seed,

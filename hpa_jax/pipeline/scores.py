@@ -219,9 +219,12 @@ def summary(scores: dict[str, dict[str, Any]]) -> str:
 
 def headline(score: dict[str, Any]) -> str:
     """Macro-F1 of one method; of one that knows some classes alone, over these."""
-    if "classes_known" not in score:
-        return f"{score['macro_f1']:.3f}"
-    return f"{score['macro_f1_classes_known']:.3f} (its {score['classes_known']} classes)"
+    notes = [score["seen"]] if score.get("seen") else []
+    value = score["macro_f1"]
+    if "classes_known" in score:
+        notes.append(f"its {score['classes_known']} classes")
+        value = score["macro_f1_classes_known"]
+    return f"{value:.3f}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def checkpoint_choice(context: Context) -> str:

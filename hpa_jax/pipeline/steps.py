@@ -19,6 +19,12 @@ Flags = dict[str, tuple[str | bool | None, str]]  # name -> (default, help)
 FORCE: Flags = {
     "force": (None, "[=STEP,...] do all or these steps anew; what was trained is set aside")
 }
+SEEN: Flags = {
+    "allow-seen": (
+        False,
+        "fit and score on images that a published model was trained on; scores say in sample",
+    )
+}
 ONLY: Flags = {"only": (None, "this model alone (a name of config.models)")}
 CLUSTER: Flags = {
     "distributed": (None, "fit the stack on Dask: a scheduler's address, or local (all cores here)")
@@ -116,7 +122,7 @@ STEPS: dict[str, Step] = {
         "models/NAME/checkpoints/, records/",
         "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
         "…_embeddings.parquet; with --model: "
-        "predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        "predictions/index.html, predictions.csv, predictions.parquet, embeddings/NAME.parquet",
         ("models", "records"),
         (*TRAINING, "inference"),
         on_all_hosts=True,
@@ -129,6 +135,13 @@ STEPS: dict[str, Step] = {
                 "label the images of config.data by it: a published name (`models list`), a bundle "
                 "of `export`, WORKDIR/models/NAME, or several of these folders with commas (mean)",
             ),
+            "code": (False, "with --model: run the Python files that it names (own backbones)"),
+            "format": (
+                "csv,parquet",
+                "with --model: csv, parquet, h5ad, cellmaps, napari, several with commas",
+            ),
+            "names": (None, "for cellmaps: a table with the columns name and filename"),
+            "maps": ("300", "with --model: images of the page that get class activation maps"),
         },
         verb="hpa_jax.pipeline.own:verb",
     ),
@@ -156,7 +169,7 @@ STEPS: dict[str, Step] = {
         "stack/ (models, votes)",
         ("stack",),
         DECISION,
-        flags={**FORCE, **CLUSTER},
+        flags={**FORCE, **CLUSTER, **SEEN},
     ),
     "thresholds": Step(
         "hpa_jax.pipeline.thresholds:thresholds",
@@ -165,6 +178,7 @@ STEPS: dict[str, Step] = {
         "ensemble/ (the blends), thresholds.json, metrics.json, decisions.parquet",
         ("ensemble", "thresholds", "submission.argmax", "retrieval", "weights"),
         DECISION,
+        flags={**FORCE, **SEEN},
     ),
     "refit": Step(
         "hpa_jax.pipeline.refit:refit",
@@ -200,7 +214,15 @@ STEPS: dict[str, Step] = {
         "report/index.html",
         ("report",),
         (
-            *("report", "report/page.html.j2", *DECISION, "data/statistics.py", "data/batches.py"),
+            *(
+                "report",
+                "report/page.html.j2",
+                "report/page.js",
+                "report/components.js",
+                *DECISION,
+                "data/statistics.py",
+                "data/batches.py",
+            ),
             *("core/classes.py", "training/phases.py", "training/schedules.py"),
         ),
     ),

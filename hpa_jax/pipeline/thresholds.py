@@ -13,7 +13,7 @@ import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import retrieve, scores, tables
+from hpa_jax.pipeline import retrieve, scores, seen, tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
@@ -98,6 +98,7 @@ def _thresholds(context: Context) -> Task:
                 with_near = scores.score(rows.labels, near, weights)
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
         in_order = {name: nested[name] for name in found}
+        scored = seen.marked(context, scored)
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
         table |= {"intervals": intervals, "rules": rules, "calibrations": calibrations}
         artifacts.write_json(outputs[0], table)
@@ -141,6 +142,7 @@ def _thresholds(context: Context) -> Task:
         "submission.argmax": context.config.submission.argmax,
         "ensemble.average_duplicates": shared,
         "weights": scores.checkpoint_choice(context),
+        **seen.settings(context),
         **retrieve.settings(context),
     }
     return Task("thresholds", "thresholds", work, said, inputs, outputs, fitted=True)

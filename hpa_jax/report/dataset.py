@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpa_jax.data import statistics
-from hpa_jax.report.figures import HEAT, PALETTE, axes, svg, thumbnail
+from hpa_jax.report.figures import HEAT, PALETTE, axes, svg
 from hpa_jax.report.inputs import Leak, ReportData, class_names, read_images
-from hpa_jax.report.page import Card, Figure, Line, Section, Table, number, span
+from hpa_jax.report.page import Card, Figure, Line, Section, Table, cells, number, span
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -110,7 +110,7 @@ def duplicates(data: ReportData) -> Section:
     images = read_images(data.images, shown[["id_a", "id_b"]].to_numpy(str).ravel())
     cards = []
     for pair in shown.to_dict("records"):
-        a, b = (thumbnail(image) for image in (next(images), next(images)))
+        a, b = (cells(image) for image in (next(images), next(images)))
         lines = [Line(_bits(pair), "bad" if pair["conflict"] else "")]
         for side in "ab":
             labels, source = pair[f"labels_{side}"], pair[f"source_{side}"]
@@ -247,7 +247,7 @@ def _neighbour_cards(data: ReportData, truth: Mapping[str, np.ndarray] | None) -
     cards = []
     for place, row in enumerate(shown):
         id, neighbour = pairs["id"].iloc[row], pairs["neighbour"].iloc[row]
-        query, near = (thumbnail(image) for image in (next(images), next(images)))
+        query, near = (cells(image) for image in (next(images), next(images)))
         lines = [Line(f"pair {place + 1}, cosine {number(similarity[row], 2)}")]
         if truth is not None:
             lines.append(Line(f"truth: {class_names(truth[id], data.classes)}"))
@@ -278,7 +278,7 @@ def adversarial(data: ReportData) -> Section | None:
     shown = table[~table["is_test"]].head(data.shown // 2)
     cards = [
         Card(
-            thumbnail(image),
+            cells(image),
             row.id,
             [
                 Line(f"score {number(float(row.score))}, weight {number(float(row.weight), 2)}"),

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from hpa_jax.decision import analysis
-from hpa_jax.report.figures import HEAT, axes, svg, thumbnail
+from hpa_jax.report.figures import HEAT, axes, svg
 from hpa_jax.report.inputs import (
     Examples,
     Images,
@@ -17,7 +17,7 @@ from hpa_jax.report.inputs import (
     class_names,
     read_images,
 )
-from hpa_jax.report.page import Card, Figure, Line, Section, Table, number
+from hpa_jax.report.page import Card, Figure, Line, Section, Table, cells, number
 
 LISTED = 15  # confusions in the table
 
@@ -95,7 +95,7 @@ def _error_cards(data: ReportData, among: np.ndarray, kind: str) -> list[Card]:
             Line(f"predicted: {class_names(decided, results.classes)}"),
             Line(id, "id"),
         ]
-        cards.append(Card(thumbnail(image), id, lines))
+        cards.append(Card(cells(image), id, lines))
     return cards
 
 
@@ -116,7 +116,7 @@ def label_errors(
             Line(f"trust {number(float(row.trust))}; {row.worst_class}: score {score}"),
             Line(row.id, "id"),
         ]
-        cards.append(Card(thumbnail(image), row.id, lines))
+        cards.append(Card(cells(image), row.id, lines))
     found = len(errors.table)
     precision = f"{100 * errors.table['evidence'].mean():.0f} %" if found else "none"
     notes = [
@@ -139,6 +139,6 @@ def examples(shown: Examples, classes: Sequence[str], images: Images) -> Section
             truth = Line(f"truth: {class_names(shown.labels[row], classes)}")
             sign, kind = ("✓", "good") if right else ("✗", "bad")
             lines = [truth, Line(f"{sign} {predicted}", kind)]
-        cards.append(Card(thumbnail(image), str(shown.ids[row]), lines))
+        cards.append(Card(cells(image), str(shown.ids[row]), lines))
     notes = ["Red: microtubules; green: the protein; blue: nucleus. Brightness is stretched."]
     return Section("examples", "Examples from the test part", notes, cards=cards)

@@ -1,5 +1,5 @@
 """Figures of the pages as data URIs, so that a page is one file: axes, colours, dots with
-intervals, thumbnails.
+intervals, images.
 
 Colours: Okabe and Ito's palette, which colour-blind readers tell apart; cividis for heat maps.
 """
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 HEAT = "cividis_r"
-JPEG_QUALITY = 88
 Series = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, low, high of each row; NaN: none
 
 
@@ -91,17 +90,36 @@ def dots(names: Sequence[str], series: Mapping[str, Series], label: str) -> str:
     return svg(figure)
 
 
-def thumbnail(image: np.ndarray, side: int = 160) -> str:
-    """Return red, green, blue of uint8[H, W, >=3] as a JPEG of side x side pixels.
+def mosaic(image: np.ndarray, side: int) -> tuple[bytes, int, int]:
+    """Return the four planes of uint8[H, W, 4] side by side in one grey WebP, red and green over
+    blue and yellow, and the height and width of a plane in pixels.
 
-    Each channel is stretched to its own 99.5th percentile.
+    Grey, as colour compression would mix the channels.  The longer side becomes at most `side`
+    pixels; each channel is stretched to its own 99.5th percentile.
     """
     from PIL import Image
 
-    image = image[..., :3]
-    top = np.maximum(np.percentile(image, 99.5, axis=(0, 1)), 24)
-    stretched = np.clip(image.astype(np.float32) * (255.0 / top), 0, 255).astype(np.uint8)
+    height, width = image.shape[:2]
+    step = max(1, max(height, width) // 512)
+    top = np.maximum(np.percentile(image[::step, ::step], 99.5, axis=(0, 1)), 24)
+    scale = min(1.0, side / max(height, width))
+    height, width = max(1, round(height * scale)), max(1, round(width * scale))
+    sheet = Image.new("L", (2 * width, 2 * height))
+    for k in range(4):
+        stretched = np.clip(image[..., k].astype(np.float32) * (255.0 / top[k]), 0, 255)
+        plane = Image.fromarray(stretched.astype(np.uint8))
+        small = plane.resize((width, height), Image.Resampling.BILINEAR)
+        sheet.paste(small, (k % 2 * width, k // 2 * height))
     buffer = io.BytesIO()
-    small = Image.fromarray(stretched).resize((side, side), Image.Resampling.BILINEAR)
-    small.save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    return uri(buffer.getvalue(), "image/jpeg")
+    sheet.save(buffer, "WEBP", quality=80, method=2)
+    return buffer.getvalue(), height, width
+
+
+def planes(encoded: bytes) -> np.ndarray:
+    """Return the planes uint8[H, W, 4] that `mosaic` encoded."""
+    from PIL import Image
+
+    sheet = np.asarray(Image.open(io.BytesIO(encoded)).convert("L"))
+    height, width = (size // 2 for size in sheet.shape)
+    blocks = sheet.reshape(2, height, 2, width).transpose(1, 3, 0, 2)
+    return np.ascontiguousarray(blocks.reshape(height, width, 4))

@@ -1,37 +1,34 @@
 """The report's page: sections of text, tables, figures and images to one HTML file.
 
-Everything is inside the file (figures as data URIs, no script, no font), so it opens offline and
-can be mailed.
+Everything is inside the file, so it opens offline and can be mailed.  Tables sort and fold, rows
+open, images switch channels and enlarge (components.js, as on the predictions page).
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from hpa_jax.core import artifacts
+from hpa_jax.report.figures import mosaic, uri
+
+if TYPE_CHECKING:
+    import jinja2
+
+SIDE = 256  # px of an image's longer side on the page
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of formatted cells.
+class Cells:
+    """An image of the page: its four planes in one file (figures.mosaic), each w x h pixels."""
 
-    chosen: the row to highlight, -1 for none; text: columns that hold text; groups: (title,
-    number of columns) of a line above the columns' names.
-    """
-
-    columns: list[str]
-    rows: list[list[str]]
-    chosen: int = -1
-    text: tuple[int, ...] = (0,)
-    groups: list[tuple[str, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A wide figure (data URI) with its alternative text."""
-
-    uri: str
-    alt: str
+    src: str
+    w: int
+    h: int
 
 
 @dataclass(frozen=True)
@@ -44,12 +41,37 @@ class Line:
 
 @dataclass(frozen=True)
 class Card:
-    """A small image with lines under it; `other`: a second image beside the first."""
+    """An image with lines under it; `other`: a second image beside the first."""
+
+    cells: Cells
+    alt: str
+    lines: list[Line]
+    other: Cells | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of formatted cells.
+
+    chosen: the row to highlight, -1 for none; text: columns that hold text; groups: (title,
+    number of columns) of a line above the columns' names; details: images that a row opens, by
+    its number.
+    """
+
+    columns: list[str]
+    rows: list[list[str]]
+    chosen: int = -1
+    text: tuple[int, ...] = (0,)
+    groups: list[tuple[str, int]] = field(default_factory=list)
+    details: Mapping[int, list[Card]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A wide figure (data URI) with its alternative text."""
 
     uri: str
     alt: str
-    lines: list[Line]
-    other: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,16 +87,59 @@ class Section:
     feet: list[str] = field(default_factory=list)
 
 
-def write(path: Path, title: str, subtitle: str, sections: list[Section]) -> None:
-    """Write the page to `path`; names and ids from tables are escaped."""
-    import jinja2
+@dataclass(frozen=True)
+class Overview:
+    """The first screen: how good the result is, on what, and what to look at next.
 
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True)
-    template = environment.get_template("page.html.j2")
-    html = template.render(title=title, subtitle=subtitle, sections=sections)
+    verdict: one sentence; facts: (value, what it is); next: (section's id, link, why).
+    """
+
+    verdict: str
+    facts: list[tuple[str, str]]
+    next: list[tuple[str, str, str]]
+    cards: list[Card] = field(default_factory=list)
+
+
+def cells(image: np.ndarray, side: int = SIDE) -> Cells:
+    """Return an image uint8[H, W, 4] for the page."""
+    encoded, height, width = mosaic(image, side)
+    return Cells(uri(encoded, "image/webp"), width, height)
+
+
+def write(
+    path: Path,
+    title: str,
+    subtitle: str,
+    sections: list[Section],
+    overview: Overview | None = None,
+) -> None:
+    """Write the page to `path`; names and ids from tables are escaped."""
+    html = environment().get_template("page.html.j2").render(
+        title=title,
+        subtitle=subtitle,
+        sections=sections,
+        overview=overview,
+        styles=asset("components.css", "page.css"),
+        script=asset("components.js", "page.js"),
+    )  # fmt: skip
     with artifacts.atomic(path) as temporary:
         temporary.write_text(html, encoding="utf-8")
+
+
+def asset(*names: str) -> Any:
+    """Return the text of files beside this module, as it is."""
+    import markupsafe
+
+    return markupsafe.Markup("\n".join((HERE / name).read_text("utf-8") for name in names))
+
+
+def environment() -> "jinja2.Environment":
+    """Return the templates of both pages; names and ids from tables are escaped."""
+    import jinja2
+
+    made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
+    made.filters["cells_json"] = lambda images: json.dumps([vars(image) for image in images])
+    return made
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -12,8 +12,15 @@ import numpy as np
 from hpa_jax.core import metrics
 from hpa_jax.decision import analysis, confidence
 from hpa_jax.report.figures import MARKERS, Series, axes, colours, dots, svg
-from hpa_jax.report.inputs import ChainStep, ReportData, Results, ScoredRows
-from hpa_jax.report.page import Figure, Section, Table, number, signed, span
+from hpa_jax.report.inputs import (
+    ChainStep,
+    ReportData,
+    Results,
+    ScoredRows,
+    class_names,
+    read_images,
+)
+from hpa_jax.report.page import Card, Figure, Line, Section, Table, cells, number, signed, span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +28,7 @@ if TYPE_CHECKING:
 
 METHOD_COLUMNS = ["at 0.5", "fitted thresholds", "95 % interval", "mAP"]
 STEP_COLUMNS = ["macro-F1", "95 %", "change", "95 %", "fitted thresholds"]
+CLASS_SIDE = 160  # px of the images that a row opens
 PANELS = 7  # classes a row in the precision-recall figure
 CURVE_POINTS = 80  # of a curve: more than a small panel can show
 STYLES = ("-", "--")
@@ -212,7 +220,7 @@ def classes(data: ReportData) -> Section:
         "classes",
         "Classes",
         _class_notes(results),
-        Table(columns, rows, groups=groups),
+        Table(columns, rows, groups=groups, details=_class_images(data)),
         [Figure(_class_dots(results, tables), "F1 of each class with its interval")],
         feet=[
             "AP: average precision. 95 %: bootstrap over duplicate groups; of the threshold, by "
@@ -222,8 +230,45 @@ def classes(data: ReportData) -> Section:
     )
 
 
+def _class_images(data: ReportData) -> dict[int, list[Card]]:
+    """Images of each class that its row opens: missed, false positive and right validation images.
+
+    The worst errors first, the most certain of the right ones.
+    """
+    results, valid = data.results, data.results.valid
+    scores = np.nan_to_num(valid.probs[results.chosen])
+    decided = valid.decided[results.chosen]
+    kinds = (
+        ("missed", "bad", valid.labels & ~decided, 1),
+        ("false positive", "bad", decided & ~valid.labels, -1),
+        ("right", "good", valid.labels & decided, -1),
+    )
+    wanted = []
+    for c in range(len(results.classes)):
+        for kind, tone, among, sign in kinds:
+            rows = np.flatnonzero(among[:, c])
+            rows = rows[np.argsort(sign * scores[rows, c], kind="stable")][: data.shown // 12]
+            wanted += [(c, int(row), kind, tone) for row in rows]
+    found: dict[int, list[Card]] = {}
+    images = read_images(data.images, [str(valid.ids[row]) for _, row, _, _ in wanted])
+    for (c, row, kind, tone), image in zip(wanted, images, strict=True):
+        lines = [
+            Line(f"{kind}: {results.classes[c]}", tone),
+            Line(f"score {number(float(scores[row, c]))}"),
+            Line(f"labels: {class_names(valid.labels[row], results.classes)}"),
+            Line(f"predicted: {class_names(decided[row], results.classes)}"),
+            Line(str(valid.ids[row]), "id"),
+        ]
+        card = Card(cells(image, CLASS_SIDE), str(valid.ids[row]), lines)
+        found.setdefault(c, []).append(card)
+    return found
+
+
 def _class_notes(results: Results) -> list[str]:
-    notes = [f"Method: {results.chosen}, the submitted one."]
+    notes = [
+        f"Method: {results.chosen}, the submitted one. A click on a class opens validation images "
+        "that were missed, wrongly predicted, and right."
+    ]
     for part in results.parts:
         absent = [name for name, count in zip(results.classes, part.support) if not count]
         if absent:

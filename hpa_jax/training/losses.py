@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from hpa_jax.core import own_code
 from hpa_jax.core.errors import InputError, near
 
 Array = jax.Array
@@ -209,15 +210,24 @@ def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
     Args:
         terms: name -> weight, or name -> {"weight": w, option: value}; for example
             {"focal": .5, "lovasz": .5, "hard_log": .5} or {"focal": {"weight": 1., "gamma": 5.}}.
+            A loss of one's own is "my_file.py:function", or a term with that under "function":
+            function(logits [N, C], labels [N, C], mask [N], **options) -> [N] or a scalar.
         classes: C, where it is known: a list of positive weights must have this length.
 
     Raises:
         InputError: no term, an unknown name or option, or a weight that is no positive number.
     """
-    parts = []
+    if own_code.is_reference(terms):
+        terms = {"own": {"function": terms}}
+    parts, own = [], {}
     for name, value in dict(terms).items():
         options = dict(value) if hasattr(value, "items") else {"weight": value}
         weight = options.pop("weight", 1.0)
+        if "function" in options:
+            own[name] = own_code.load(options.pop("function"))
+            _check_weight(name, weight)
+            parts.append((name, float(weight), options))
+            continue
         _check_term(name, weight, options)
         if "positive_weight" in options:
             _check_positive_weight(f"loss.{name}", options["positive_weight"], classes)
@@ -228,7 +238,10 @@ def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
     def loss(logits: Array, labels: Array, mask: Array) -> Array:
         total = jnp.zeros((), jnp.float32)
         for name, weight, options in parts:
-            if name in PER_SAMPLE:
+            if name in own:
+                value = jnp.asarray(own[name](logits, labels, mask, **options), jnp.float32)
+                value = masked_mean(value, mask) if value.ndim else value
+            elif name in PER_SAMPLE:
                 counted = mask & (labels > 0.5).any(-1) if name == "lsep" else mask
                 value = masked_mean(PER_SAMPLE[name](logits, labels, **options), counted)
             else:
@@ -245,8 +258,7 @@ def _check_term(name: str, weight: Any, options: dict[str, Any]) -> None:
         raise InputError(
             f"loss: unknown term {name!r}{near(name, known)}; known: {', '.join(known)}"
         )
-    if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
-        raise InputError(f"loss.{name}: the weight must be a number > 0, not {weight!r}")
+    _check_weight(name, weight)
     for option in options:
         if option not in _OPTIONS.get(name, ()):
             raise InputError(
@@ -256,6 +268,11 @@ def _check_term(name: str, weight: Any, options: dict[str, Any]) -> None:
         raise InputError(f"loss.{name}.smoothing: must lie in [0, 1), not {options['smoothing']}")
     if options.get("gamma", 2.0) < 0.0:
         raise InputError(f"loss.{name}.gamma: must be >= 0, not {options['gamma']}")
+
+
+def _check_weight(name: str, weight: Any) -> None:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not weight > 0:
+        raise InputError(f"loss.{name}: the weight must be a number > 0, not {weight!r}")
 
 
 def _check_positive_weight(where: str, given: Any, classes: int | None) -> None:

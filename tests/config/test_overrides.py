@@ -94,6 +94,15 @@ def test_a_broken_recipe_is_named_with_its_line(tmp_path, text, words):
     assert all(word in str(raised.value) for word in words) and "\n" not in str(raised.value)
 
 
+def test_the_packages_recipes_have_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no checkout is needed
+    assert set(overrides.load("demo").models) == {"tiny", "tiny_wide"}
+    found = overrides.recipes()
+    assert "one_more_layer/solution" in found and "one_more_layer/common" not in found
+    with pytest.raises(InputError, match="demo"):
+        overrides.load("dmeo")
+
+
 def test_a_variant_of_a_recipe_without_variants_is_refused(tmp_path):
     (tmp_path / "r.py").write_text(RECIPE.replace('arg=""', ""))
     with pytest.raises(InputError, match="no variants, so none called 'smoke'"):

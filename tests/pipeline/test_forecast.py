@@ -53,8 +53,8 @@ def test_time_grows_with_epochs_and_images(tmp_path, monkeypatch):
 
 def test_disk_counts_images_records_and_checkpoints(tmp_path):
     small, large = context(tmp_path), context(tmp_path, train=200)
-    pictures = forecast.bytes_needed(large) - forecast.bytes_needed(small)
-    assert pictures == 100 * 4 * (32**2 + large.config.records.image_size**2)
+    images = forecast.bytes_needed(large) - forecast.bytes_needed(small)
+    assert images == 100 * 4 * (32**2 + large.config.records.image_size**2)
     assert forecast.bytes_needed(small) > 100 * 4 * 32**2
 
 
@@ -64,7 +64,7 @@ def test_images_are_those_of_the_split_wherever_they_lie(tmp_path):
     write_tables(tmp_path, train=120, valid=16, test=24)
     found = {fit.name: fit for fit in forecast.to_train(Context(solution_, tmp_path))}
     assert list(found) == list(configs.in_training_order(solution_.models))
-    assert all(fit.pictures == 120 for fit in found.values())
+    assert all(fit.images == 120 for fit in found.values())
     assert found["se_resnext_v2"].passes == 17 * 120 and len(found["se_resnext_v2"].classes) == 28
     assert len(found["se_resnext_ovr"].classes) == 10
     sides = 512**2 + 768**2
@@ -77,7 +77,7 @@ def test_folds_left_out_parts_refit_and_metric_learning_count(tmp_path):
     fits = list(forecast.to_train(Context(config, tmp_path)))
     of_one = [fit for fit in fits if fit.name == "densenet121"]
     assert [fit.folder.name for fit in of_one] == ["fold_0", "fold_1", "fold_2"]
-    assert [fit.pictures for fit in of_one] == [80, 80, 80]
+    assert [fit.images for fit in of_one] == [80, 80, 80]
     assert fits[-1].name == "retrieval" and len(fits[-1].classes) == 25
     assert fits[-1].passes == 50 * 95
     only = list(forecast.to_train(Context(config, tmp_path, {"only": "retrieval"})))
@@ -86,9 +86,9 @@ def test_folds_left_out_parts_refit_and_metric_learning_count(tmp_path):
     with config.unlocked():
         config.refit = True
     write_tables(tmp_path, train=100, valid=10)
-    pictures = [(fit.name, fit.pictures) for fit in forecast.to_train(Context(config, tmp_path))]
-    assert ("resnet34_3", 80) in pictures and ("resnet34_3", 88) in pictures
-    assert ("inception_v3", 100) in pictures and ("inception_v3", 110) in pictures
+    images = [(fit.name, fit.images) for fit in forecast.to_train(Context(config, tmp_path))]
+    assert ("resnet34_3", 80) in images and ("resnet34_3", 88) in images
+    assert ("inception_v3", 100) in images and ("inception_v3", 110) in images
 
 
 def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, monkeypatch):
@@ -96,7 +96,7 @@ def test_measured_steps_give_the_whole_time_of_what_is_not_trained(tmp_path, mon
     said = []
     two_epochs = context(tmp_path, epochs=2, train=100)
     assert forecast.measured_seconds(two_epochs, said.append) == 0.5 * 2 * 100
-    assert said == ["m: 2.0 pictures/s, 2 epochs: 0.0 h"]
+    assert said == ["m: 2.0 images/s, 2 epochs: 0.0 h"]
     (tmp_path / "models" / "m" / "predictions").mkdir(parents=True)
     assert forecast.measured_seconds(two_epochs, said.append) == 0
     assert forecast.training_seconds(two_epochs) == 0
@@ -114,7 +114,7 @@ def test_a_slow_host_sets_the_time_and_is_told(tmp_path, monkeypatch):
     said = []
     assert forecast.measured_seconds(tiny, said.append) == pytest.approx(200 / 300)
     line = "m: input-bound: 8 cores read 300 images/s, the devices train 1200; 32 cores would do"
-    assert said[0] == line and "300.0 pictures/s" in said[1]
+    assert said[0] == line and "300.0 images/s" in said[1]
     assert forecast.bound(20.0, 300.0, 2) == (
         "device-bound: 2 cores read 300 images/s, the devices train 20; 1 cores would do"
     )

@@ -145,7 +145,7 @@ def test_each_network_reads_the_side_that_the_run_read(workdir):
     assert [side_for([64, 32, 128], wanted) for wanted in (16, 64, 65, 200)] == [32, 64, 128, 128]
     packed = members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
     packed.picture |= {"image_size": 32, "sides": [32, 64, 128]}
-    assert own._sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
+    assert own.sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
     packed.members[0].config.unlock().image_size = 100
-    assert own._sides(packed) == [32, 128, 64]
+    assert own.sides(packed) == [32, 128, 64]
     assert isinstance(packed, bundle.Bundle)

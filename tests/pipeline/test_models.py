@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from hpa_jax.__main__ import main
-from hpa_jax.models import published, store
+from hpa_jax.models import fetch, published
 from hpa_jax.models.normalization import normalizer
+from tests.models.test_fetch import enter
 from tests.models.test_pretrained import published_densenet
-from tests.models.test_store import enter
 
 NAME = "tiny_published"
 CHANNELS = ("red", "green", "blue", "yellow")
@@ -43,7 +43,7 @@ def model(tmp_path, monkeypatch):
         real, network=network, image_size=64, files=(published.File("w.safetensors"),), store=""
     )
     enter(monkeypatch, entry)
-    store.fetch(NAME, source=str(tmp_path / "w.safetensors"))
+    fetch.fetch(NAME, source=str(tmp_path / "w.safetensors"))
     small.eval()
     return small
 
@@ -104,7 +104,7 @@ def test_where_yellow_must_be_there_another_model_is_named(model, tmp_path, monk
 def test_a_fetched_folder_elsewhere_is_a_model_too(model, tmp_path):
     write_images(tmp_path / "mine")
     call = ["--config.data.root=mine"]
-    store.fetch(NAME, out=tmp_path / "there", source=str(tmp_path / "w.safetensors"))
+    fetch.fetch(NAME, out=tmp_path / "there", source=str(tmp_path / "w.safetensors"))
     assert main(["predict", f"--model={NAME}", *call, "--workdir=one"]) == 0
     assert main(["predict", "--model=there", *call, "--workdir=other"]) == 0
     one, other = ((tmp_path / name / "predictions.csv").read_text() for name in ("one", "other"))

@@ -56,6 +56,49 @@ def test_the_bundle_decides_as_the_run(exported, done):
     assert len(found) == 30 and "Nucleoplasm" in found.columns
 
 
+def page_of(workdir):
+    html = (workdir / "predictions" / "index.html").read_text("utf-8")
+    return json.loads(re.search(r'id="data">(.*?)</script>', html, re.DOTALL)[1])
+
+
+def test_the_page_shows_what_the_table_says(exported):
+    """Labels, maps of the strongest network, and nearest images out of the bundle's gallery."""
+    workdir, packed, own = exported
+    found = pd.read_csv(own / "predictions.csv", dtype={"class_numbers": str}).set_index("id")
+    page = page_of(own)
+    assert [row["id"] for row in page["images"]] == found.index.tolist()
+    scores = json.loads((workdir / "metrics.json").read_text())["scores"]
+    strongest = max(("tiny", "tiny_wide"), key=lambda name: scores[name]["macro_f1"])
+    assert page["maps"]["method"] == f"Grad-CAM of {strongest}"
+    catalog = pd.read_parquet(workdir / "catalog.parquet").set_index("id")["labels"]
+    for row in page["images"]:
+        numbers = " ".join(map(str, row["labels"]))
+        assert numbers == found["class_numbers"][row["id"]]
+        assert set(map(int, row["maps"])) <= set(row["labels"]) and row["maps"]
+        similarity = [cosine for _, cosine in row["near"]]
+        assert len(similarity) == 3 and similarity == sorted(similarity, reverse=True)
+    for image in page["gallery"]:
+        assert image["labels"] == catalog[image["id"]].tolist()
+    assert (packed / "gallery" / "gallery.parquet").is_file()
+
+
+def test_a_run_is_its_own_gallery(exported, tmp_path):
+    """An image that the run validated on is nearest to itself."""
+    workdir, _, _ = exported
+    splits = pd.read_parquet(workdir / "splits.parquet")
+    known = splits.loc[splits["split"] == "valid", "id"].iloc[0]
+    (tmp_path / "in").mkdir()
+    for source in (workdir / "data").rglob(f"{known}_*.png"):
+        (tmp_path / "in" / source.name.replace(known, "mine")).write_bytes(source.read_bytes())
+    arguments = [f"--model={workdir}/models/tiny", f"--config.data.root={tmp_path}/in"]
+    assert main(["predict", *arguments, "--maps=0", f"--workdir={tmp_path}/out"]) == 0
+    page = page_of(tmp_path / "out")
+    (row,) = page["images"]
+    place, similarity = row["near"][0]
+    assert page["gallery"][place]["id"] == known and similarity > 0.98
+    assert "maps" not in row
+
+
 def test_embeddings_are_those_of_the_run(exported, done):
     workdir, packed, own = exported
     members = [member.name for member in bundle.read(packed).members]  # the best method's
@@ -98,7 +141,7 @@ def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
     assert main(["predict", *arguments]) == 0
     said = capsys.readouterr().out
     assert "30 images" in said
-    assert f"cuts: those of tiny in {workdir}/thresholds.json" in said
+    assert f"thresholds: those of tiny in {workdir}/thresholds.json" in said
     ids, probs, _ = read_table(tmp_path / "predictions.parquet")
     np.testing.assert_allclose(probs, scores_of(workdir, "tiny", ids), atol=2e-3)
     cuts = json.loads((workdir / "thresholds.json").read_text())["thresholds"]["tiny"]

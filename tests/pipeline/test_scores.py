@@ -75,7 +75,7 @@ def test_thresholds_that_are_not_one_a_class_are_refused(context, own):
     path = context.path("thresholds.json")
     stored = {"classes": ["x", "y"], "thresholds": {"stack": [0.5, None], "m": own}}
     path.write_text(json.dumps(stored))
-    with pytest.raises(InputError, match=r"thresholds\.json: .*run the stage thresholds again"):
+    with pytest.raises(InputError, match=r"thresholds\.json: .*run the step thresholds again"):
         scores.cuts(context)
     stored["thresholds"]["m"] = [0.25, 0.75]
     path.write_text(json.dumps(stored))

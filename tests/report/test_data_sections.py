@@ -58,7 +58,7 @@ def test_a_pair_is_one_card_of_two_images(tmp_path):
     texts = [line.text for line in card.lines]
     assert texts[0] == "bits: R 3, G 1, B –, conflict" and card.lines[0].kind == "bad"
     assert texts[1:] == ["test: labels unknown", "a7", "external: Nucleoplasm, Rods & rings", "a8"]
-    assert card.other and card.other != card.uri
+    assert card.other and card.other != card.cells
     assert "1 of them match" in section.notes[1]
     assert "largest group has 3 images" in section.notes[1]
     page.write(tmp_path / "p.html", "T", "", [section])

@@ -1,9 +1,7 @@
 import base64
-import io
 
 import networkx as nx
 import numpy as np
-from PIL import Image
 
 from hpa_jax.report import dataset, figures, training
 
@@ -44,13 +42,12 @@ def test_a_single_epoch_is_seen_and_networks_of_one_colour_are_told_apart(monkey
         assert axis.lines[0].get_marker() in ("", "None")
 
 
-def test_image_is_stretched_and_of_the_asked_size():
-    image = np.zeros((10, 10, 3), np.uint8)
-    image[5:, :, 1] = 100
-    data = base64.b64decode(figures.thumbnail(image, side=20).split(",")[1])
-    found = np.asarray(Image.open(io.BytesIO(data)))
-    assert found.shape == (20, 20, 3)
-    assert found[..., 1].max() >= 250 and found[..., 0].max() < 10
+def test_an_image_is_stretched_and_of_the_asked_size():
+    image = np.zeros((40, 40, 4), np.uint8)
+    image[20:, :, 1] = 100
+    found = figures.planes(figures.mosaic(image, 20)[0])
+    assert found.shape == (20, 20, 4)
+    assert found[..., 1].max() >= 240 and found[:, :18, 0].max() < 15
 
 
 def test_class_graph_shows_names_and_is_the_same_twice():

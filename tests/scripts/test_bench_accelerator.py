@@ -47,8 +47,8 @@ def test_a_case_names_backbone_size_images_and_augmentation():
     ("said", "expected"),
     [
         (FATAL, "exit status -6: F1128 19:25:13.3 8529 triton.cc:627] Check failed: size"),
-        ("warning\nTraceback\nValueError: a\nhpa_jax.errors.InputError: no such backbone\nend\n",
-         "hpa_jax.core.errors.InputError: no such backbone"),
+        ("warning\nTraceback\nValueError: a\nhpa_jax.core.errors.InputError: no such\nend\n",
+         "hpa_jax.core.errors.InputError: no such"),
         ("killed\n", "killed"),
         ("", "said nothing"),
     ],

@@ -21,7 +21,7 @@ def folder(tmp_path, monkeypatch):
     small = pinned.network("resnet18")
     save_file(pinned.tensors("resnet18"), tmp_path / "w.safetensors")
     with monkeypatch.context() as patched:
-        patched.setattr(pretrained.factory, "create", lambda *a, **k: small)
+        patched.setattr(pretrained.registry, "create", lambda *a, **k: small)
         patched.setattr(pretrained.nnx, "eval_shape", lambda make: make())
         pretrained.import_weights("resnet18", tmp_path / "w.safetensors", tmp_path / "imported")
     return tmp_path / "imported"

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from hpa_jax.core import own_code
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.training.augment import pixels, policies, warp
 
@@ -101,7 +102,9 @@ def preset(
     """The augmentation of a preset, with differences from it.
 
     Args:
-      name: a name of PRESETS, or a mapping of options with an optional "name" (default "none").
+      name: a name of PRESETS, or a mapping of options with an optional "name" (default "none");
+        or "my_file.py:function", with its options as a mapping: function(key, images, labels,
+        **options) -> (images, labels), as below, images already in [0, 1].
       channels: names of the K channels; default: the first K of red, green, blue, yellow.
       differences: options of OPTIONS.
 
@@ -113,6 +116,8 @@ def preset(
         InputError: unknown preset, option or value.
     """
     options = resolve(name, **differences)
+    if "function" in options:
+        return _own(options)
 
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
@@ -127,6 +132,20 @@ def preset(
     return augment
 
 
+def _own(options: Mapping[str, Any]) -> Augmentation:
+    """The augmentation of one's own function."""
+    rest = {key: v for key, v in options.items() if key not in ("function", "output_size")}
+    function = own_code.load(options["function"])
+
+    def augment(
+        key: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        images, labels = function(key, warp.unit_range(images), labels.astype(jnp.float32), **rest)
+        return images, labels.astype(jnp.float32)
+
+    return augment
+
+
 def resolve(name: str | Mapping[str, Any], **differences: Any) -> dict[str, Any]:
     """All options of a preset with differences, checked.
 
@@ -136,6 +155,9 @@ def resolve(name: str | Mapping[str, Any], **differences: Any) -> dict[str, Any]
     if not isinstance(name, str):
         differences = {**{k: v for k, v in name.items() if k != "name"}, **differences}
         name = name.get("name", "none")
+    if own_code.is_reference(name):
+        own_code.load(name)  # an error here, not in the step
+        return {**differences, "function": name, "output_size": 0}
     if name not in PRESETS:
         raise InputError(f"augmentation {name!r} is unknown{near(name, PRESETS)}")
     for key in differences:

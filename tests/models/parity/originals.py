@@ -67,6 +67,10 @@ ORIGINALS: dict[str, dict[str, Callable[[int], nn.Module]]] = {
     "bn_inception": {"pretrainedmodels": _cadene("bninception")},
     "xception": {"pretrainedmodels": _xception, "timm": _timm("legacy_xception")},
     "nasnet_a_large": {"pretrainedmodels": _cadene("nasnetalarge")},
+    **{
+        f"efficientnet_lite{number}": {"timm": _timm(f"tf_efficientnet_lite{number}")}
+        for number in range(5)
+    },
 }
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 from hpa_jax.__main__ import main
 from hpa_jax.core.errors import InputError
-from hpa_jax.models import published, store
+from hpa_jax.models import fetch, pretrained, published, store
 from tests.models import pinned
 
 NAME = "tiny_published"
@@ -91,7 +91,7 @@ def test_a_local_file_is_stored_with_its_licence_and_fills_the_network(weights, 
     assert (folder / "LICENCE.txt").read_text() in shown
     known = json.loads((folder / "fetched.json").read_text())["files"][weights.name]
     assert known["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    model = store.network(NAME)
+    model = pretrained.published_network(NAME)
     logits = pinned.logits(model, pinned.pictures("resnet18"))
     pinned.assert_close(logits, pinned.golden("resnet18")["logits"])
     assert main(["models", "list"]) == 0
@@ -104,7 +104,7 @@ def test_a_download_that_is_cut_goes_on_and_a_second_fetch_asks_nobody(server, t
     assert main(["models", "fetch", NAME, place, f"--out={tmp_path}/out"]) == 0
     half = len(server.body) // 2
     assert server.ranges == [None, f"bytes={half}-"]
-    assert store.network(NAME, tmp_path / "out") is not None
+    assert pretrained.published_network(NAME, tmp_path / "out") is not None
     assert main(["models", "fetch", NAME, f"--out={tmp_path}/out"]) == 0
     assert len(server.ranges) == 2
 
@@ -154,7 +154,7 @@ def other_network(tensors):
 def test_a_file_of_another_model_is_refused(weights, tmp_path, monkeypatch, how, words):
     changed(weights, how, monkeypatch)
     with pytest.raises(InputError, match=words) as refused:
-        store.fetch(NAME, source=str(weights))
+        fetch.fetch(NAME, source=str(weights))
     assert str(refused.value).startswith("any.safetensors: ") and "\n" not in str(refused.value)
     assert content(tmp_path / "home" / "models") == []
 
@@ -163,27 +163,27 @@ def test_a_truncated_and_a_damaged_file_are_refused(weights, tmp_path):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
     with pytest.raises(InputError, match="cut short or another"):
-        store.fetch(NAME, source=str(weights))
+        fetch.fetch(NAME, source=str(weights))
     weights.write_bytes(whole[:-1] + b"x")
     with pytest.raises(InputError, match="SHA-256 begins with"):
-        store.fetch(NAME, source=str(weights))
+        fetch.fetch(NAME, source=str(weights))
     assert content(tmp_path / "home" / "models") == []
 
 
 def test_the_first_fetchs_checksum_is_held_to(weights, tmp_path, monkeypatch):
     file = published.File("any.safetensors")
     enter(monkeypatch, dataclasses.replace(published.find(NAME), files=(file,)))
-    folder = store.fetch(NAME, source=str(weights))
+    folder = fetch.fetch(NAME, source=str(weights))
     tensors = pinned.tensors("resnet18")
     tensors["fc.bias"] += 1
     save_file(tensors, weights)
     with pytest.raises(InputError, match="that of the first fetch was"):
-        store.fetch(NAME, source=str(weights))
+        fetch.fetch(NAME, source=str(weights))
     assert content(folder) == ["LICENCE.txt", "any.safetensors", "fetched.json"]
-    store.network(NAME)
+    pretrained.published_network(NAME)
     save_file(tensors, folder / "any.safetensors")  # changed behind the program's back
     with pytest.raises(InputError, match="that of the first fetch was"):
-        store.network(NAME)
+        pretrained.published_network(NAME)
 
 
 def test_a_licence_that_must_be_accepted(weights, tmp_path, monkeypatch, capsys):
@@ -208,10 +208,10 @@ def test_another_folder_with_files_is_left_alone(weights, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(InputError, match="holds other files"):
-        store.fetch(NAME, out=tmp_path / "mine", source=str(weights))
+        fetch.fetch(NAME, out=tmp_path / "mine", source=str(weights))
     assert content(tmp_path / "mine") == ["thesis.tex"]
 
 
 def test_before_the_fetch_the_command_is_told(weights):
     with pytest.raises(InputError, match=f"models fetch {NAME}"):
-        store.network(NAME)
+        pretrained.published_network(NAME)

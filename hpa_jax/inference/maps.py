@@ -1,0 +1,84 @@
+"""Class activation maps: where in an image a network sees a class.
+
+In: a network, images and class numbers.  Out: one map [h, w] in [0, 1] for each, as coarse as the
+network's last feature map A [h, w, F].
+
+- CAM (Zhou et al. 2016, 1512.04150) for a linear head on the global average: the sum over F of A
+  times the class' weights.
+- Grad-CAM (Selvaraju et al. 2017, 1610.02391) for every other head: the weights are the mean over
+  the places of the gradient of the class' logit.  For a linear head on the average it is CAM.
+- Class attention for pudae's head: what each place adds to the logit.
+
+All three keep what speaks for the class (ReLU) and divide by the map's maximum.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from hpa_jax.models.heads import Attention, GlobalAverage
+from hpa_jax.models.normalization import normalizer
+
+
+def method(model: nnx.Module) -> str:
+    """Return the name of the maps that a network's head allows."""
+    if isinstance(model.head, GlobalAverage):
+        return "CAM"
+    return "class attention" if isinstance(model.head, Attention) else "Grad-CAM"
+
+
+def compiled(
+    model: nnx.Module, model_config: Any
+) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """Return the function from images and class numbers to maps, compiled on first use.
+
+    It takes images uint8[B, H, W, K] and outputs int[B, L] (numbers among the network's own
+    classes) and returns float32[B, L, h, w] in [0, 1]; a map of zeros: no place speaks for the
+    class.
+
+    Args:
+      model: a network of models/registry.py.
+      model_config: its ConfigDict (`channels`, `normalize`).
+    """
+    normalise = normalizer(model_config.normalize, tuple(model_config.channels))
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def of_batch(state: Any, images: jax.Array, outputs: jax.Array) -> jax.Array:
+        network = nnx.merge(graph, state)
+        network.eval()
+        features = network.features(normalise(images.astype(jnp.float32) / 255.0))
+        features = features.astype(jnp.float32)
+        if isinstance(network.head, Attention):
+            places = nnx.softmax(network.head.attention(features), axis=(1, 2))
+            raw = _taken(places * network.head.logits(features), outputs)
+        else:
+            raw = _grad_cam(network.head, features, outputs)
+        raw = jnp.maximum(raw, 0.0)
+        return raw / jnp.maximum(raw.max((2, 3), keepdims=True), 1e-12)
+
+    def maps(images: np.ndarray, outputs: np.ndarray) -> np.ndarray:
+        return np.asarray(of_batch(state, images, outputs))
+
+    return maps
+
+
+def _grad_cam(head: nnx.Module, features: jax.Array, outputs: jax.Array) -> jax.Array:
+    """[B, L, h, w]: one backward pass through the head for each of the L classes."""
+    logits, pull = jax.vjp(lambda x: head(x).astype(jnp.float32), features)
+
+    def of_slot(numbers: jax.Array) -> jax.Array:
+        (gradient,) = pull(jax.nn.one_hot(numbers, logits.shape[1]))
+        weights = gradient.mean((1, 2), keepdims=True)
+        return (weights * features).sum(-1)
+
+    return jnp.moveaxis(jax.lax.map(of_slot, outputs.T), 0, 1)
+
+
+def _taken(planes: jax.Array, outputs: jax.Array) -> jax.Array:
+    """Planes [B, h, w, C] -> [B, L, h, w] of the classes int[B, L]."""
+    return jnp.take_along_axis(jnp.moveaxis(planes, 3, 1), outputs[:, :, None, None], axis=1)

@@ -1,0 +1,130 @@
+"""Gathers what the predictions page shows: images, activation maps, neighbours, scale bars."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import reader
+from hpa_jax.pipeline import galleries, members
+from hpa_jax.pipeline.context import Context, side_for
+from hpa_jax.report import predictions
+from hpa_jax.report.predictions import Maps, Predictions
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hpa_jax.data.batches import Records
+    from hpa_jax.decision.bundle import Bundle, Member
+
+BATCH = 16  # images whose maps are computed at a time
+MOST = 5  # maps of an image
+
+
+def write(
+    context: Context,
+    packed: "Bundle",
+    found: Predictions,
+    table: "pd.DataFrame",
+    records: "Mapping[int, Records]",
+    given: str,
+    lines: Sequence[str],
+) -> Path:
+    """Write predictions/index.html; return its path.
+
+    Args:
+      table: the catalog of the images.  records: side in pixels -> the packed images.
+      given: what --model names, where a gallery may lie.  lines: what the page begins with.
+
+    Raises:
+        InputError: --maps is no number.
+    """
+    member = members.strongest(packed)
+    rows = table.to_dict("records")
+
+    def images() -> Iterator[np.ndarray]:
+        return (reader.read(row) for row in rows)
+
+    count = _number(context.flags.get("maps"))
+    maps = None
+    if count and packed.class_names and maps_of(member) and not context.config.predict.tile:
+        side = side_for(records, member.config.image_size)
+        maps = activation_maps(member, records[side], found, count)
+    gallery = galleries.of_model(given, packed, member) if given else None
+    neighbours = None if gallery is None else gallery.nearest(found.embeddings[member.name])
+    return predictions.write(
+        context.path("predictions"),
+        found,
+        images,
+        title=f"Predictions: {len(found.ids):,} images",
+        lines=[
+            f"{lines[0]}. {'Labelled' if packed.class_names else 'Read'} by {_names(packed)}.",
+            "The number beside a label is its score; labels are in the order of score divided by "
+            "threshold. A click on an image shows all scores and where a network sees a label.",
+            *lines[1:],
+        ],
+        micrometres=_micrometres(context, packed, table),
+        maps=maps,
+        neighbours=neighbours,
+    )
+
+
+def activation_maps(member: "Member", records: "Records", found: Predictions, count: int) -> Maps:
+    """Return maps of the first `count` images: of their labels, or of the best class if none."""
+    from hpa_jax.data.batches import eval_batches
+    from hpa_jax.inference import maps
+
+    ids = np.asarray(found.ids[:count])
+    known = np.asarray(member.class_numbers)
+    relative = found.scores[:count, known] / np.clip(found.thresholds[known], 1e-6, None)
+    order = np.argsort(-(relative + 1e6 * found.labels[:count, known]), axis=1)[:, :MOST]
+    mapped = maps.compiled(member.network, member.config)
+    planes: list[dict[int, np.ndarray]] = [{} for _ in ids]
+    batches = eval_batches(
+        records,
+        ids,
+        None,
+        batch_size=min(BATCH, len(ids)),
+        channels=tuple(member.config.channels),
+        image_size=member.config.image_size,
+    )
+    for batch in batches:
+        index = np.asarray(batch["index"])
+        drawn = mapped(batch["image"], order[index])
+        for row in np.flatnonzero(batch["mask"]):
+            n = int(index[row])
+            wanted = [k for k, c in enumerate(known[order[n]]) if found.labels[n, c]] or [0]
+            planes[n] = {int(known[order[n, k]]): drawn[row, k] for k in wanted}
+    return Maps(member.name, maps.method(member.network), planes)
+
+
+def maps_of(member: "Member") -> bool:
+    """Whether a network has what activation maps need: a last feature map and a head on it."""
+    return all(hasattr(member.network, name) for name in ("features", "head"))
+
+
+def _micrometres(context: Context, packed: "Bundle", table: "pd.DataFrame") -> list[float | None]:
+    """Length of each image's longer side, where its pixel size is known."""
+    if "pixel_size" not in table:
+        return [None] * len(table)
+    field = context.config.data.folder.field_um or packed.picture.get("field_um")
+    sizes = zip(table["pixel_size"].astype(float), table["original_size"].astype(float))
+    lengths = [field if field and size == size else size * side for size, side in sizes]
+    return [float(length) if length == length else None for length in lengths]
+
+
+def _names(packed: "Bundle") -> str:
+    """Which networks decide, and how."""
+    names = packed.models
+    text = f"the network {names[0]}" if len(names) == 1 else f"{len(names)} networks"
+    if 1 < len(names) <= 4:
+        text = f"the networks {', '.join(names[:-1])} and {names[-1]}"
+    return f"{text}, joined by a stack of boosted trees" if packed.stack is not None else text
+
+
+def _number(text: object) -> int:
+    if not str(text or 0).isdecimal():
+        raise InputError(f"--maps={text}: the number of images that get activation maps, 0 or more")
+    return int(str(text or 0))

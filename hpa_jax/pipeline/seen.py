@@ -1,0 +1,94 @@
+"""Which images of a run a published model was trained on before: what that does to its scores.
+
+A model that begins with published weights (init_from="published:NAME", or another model of the
+recipe that does) has seen what those were trained on.  Scores on such labelled images are in
+sample; where it may have seen the test images, they are transductive.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.core.errors import InputError
+from hpa_jax.models import published, weight_files
+from hpa_jax.pipeline.context import Context
+
+IN_SAMPLE, TRANSDUCTIVE = "in sample", "transductive"
+# Sources of rows by the kind of their source of data; images of a folder are the user's own.
+_COMPETITION = {"train", "external", "test"}
+_PARTS = {"kaggle": _COMPETITION, "synthetic": _COMPETITION, "atlas": {"external"}}
+
+
+def parts(context: Context) -> dict[str, set[str]]:
+    """{model: which of train, external, test it has or may have seen}; the others are absent."""
+    data = context.config.data
+    kinds = [source.get("source") for source in data.sources] or [data.source]
+    here: set[str] = set()
+    if not context.draws:
+        here = here.union(*(_PARTS.get(kind, set()) for kind in kinds))
+    found = {}
+    for name in context.config.models:
+        entry = _begun_with(context, name)
+        if entry is not None and entry.seen & here:
+            found[name] = set(entry.seen & here)
+    return found
+
+
+def notes(context: Context, test: bool = False) -> dict[str, str]:
+    """{method: what stands beside its score}; "" for those that saw none of the rows scored.
+
+    test: the rows are test images, else labelled ones.  Blends and the stack read every model.
+    """
+    rows = {"test"} if test else {"train", "external"}
+    seeing = {name for name, seen in parts(context).items() if seen & rows}
+    note = TRANSDUCTIVE if test else IN_SAMPLE
+    known = {name: note if name in seeing else "" for name in context.config.models}
+    return known | dict.fromkeys(configs.METHODS, note if seeing else "")
+
+
+def marked(
+    context: Context, scores: Mapping[str, dict[str, Any]], test: bool = False
+) -> dict[str, dict[str, Any]]:
+    """Scores by method, each with its note under "seen" where there is one."""
+    known = notes(context, test)
+    return {
+        name: {**score, "seen": known[name]} if known.get(name) else score
+        for name, score in scores.items()
+    }
+
+
+def settings(context: Context) -> dict[str, Any]:
+    """What a task that scores has in its key: which rows were seen by which model."""
+    found = {name: sorted(seen) for name, seen in parts(context).items()}
+    return {"seen": found} if found else {}
+
+
+def check(context: Context) -> None:
+    """Before thresholds or the stack are fitted on rows that a model has seen.
+
+    Raises:
+        InputError: one has, and --allow-seen does not say that this is known.
+    """
+    for name, seen in parts(context).items():
+        labelled = sorted(seen - {"test"})
+        if labelled and not context.flags.get("allow-seen"):
+            raise InputError(
+                f"config.models.{name}: begins with {context.config.models[name].init_from}, "
+                f"trained on images of this run ({', '.join(labelled)}): its scores there "
+                "would be in sample, and thresholds and stack fitted on them; take it out, or add "
+                "--allow-seen (every score then says so)"
+            )
+
+
+def _begun_with(context: Context, name: str) -> published.Published | None:
+    """The published model whose weights a model of the recipe, or the one it goes on from, began
+    with."""
+    models = context.config.models
+    visited: set[str] = set()
+    while name in models and name not in visited:
+        visited.add(name)
+        given = str(models[name].init_from)
+        if given.startswith(weight_files.PUBLISHED):
+            return published.find(given.removeprefix(weight_files.PUBLISHED))
+        name = configs.started_from(models[name]) or ""
+    return None

@@ -1,0 +1,250 @@
+"""The predictions page: images with their labels, scores and reasons -> predictions/index.html.
+
+The page opens offline.  Up to `INSIDE` images it is one file of at most `BYTES`; beyond that, or
+where even small images take more, the images lie beside it.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hpa_jax.core import artifacts
+from hpa_jax.report.figures import mosaic, planes, uri
+from hpa_jax.report.page import asset, environment
+
+INSIDE = 300  # images that are embedded in the page
+BYTES = 40_000_000  # of a page with its images
+SIDES = (512, 384, 256, 160)  # px of an image's longer side on the page, the largest that fits
+NEAR_SIDE = 160
+FEW = 50  # images below which the map of embeddings is always a PCA
+
+
+@dataclass(frozen=True)
+class Maps:
+    """Class activation maps of the first images.
+
+    network: whose they are; method: inference.maps.method; planes: a dict for each image, class
+    number -> float[h, w] in [0, 1].
+    """
+
+    network: str
+    method: str
+    planes: Sequence[Mapping[int, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """The nearest labelled images.
+
+    ids [G], labels [G] (class numbers) and images (uint8[H, W, 4]) of the gallery; pairs: for each
+    image of the page, (row of the gallery, similarity), nearest first.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[Sequence[int]]
+    images: Sequence[np.ndarray]
+    pairs: Sequence[Sequence[tuple[int, float]]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the networks and the decision say of N images.
+
+    scores: float[N, C], NaN in a class without a score; labels: bool[N, C]; thresholds: float[C],
+    inf for a class that is never assigned; unlike: bool[N], with the reason in why; embeddings:
+    network -> float[N, E]; strongest: the network of the page's map and neighbours.
+    """
+
+    ids: Sequence[str]
+    classes: Sequence[str]
+    scores: np.ndarray
+    labels: np.ndarray
+    thresholds: np.ndarray
+    unlike: np.ndarray
+    why: Sequence[str]
+    embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
+    strongest: str = ""
+
+    def first(self, count: int) -> "Predictions":
+        """Return the first `count` images."""
+        rows = slice(count)
+        return Predictions(
+            list(self.ids)[rows],
+            self.classes,
+            self.scores[rows],
+            self.labels[rows],
+            self.thresholds,
+            self.unlike[rows],
+            list(self.why)[rows],
+            {name: values[rows] for name, values in self.embeddings.items()},
+            self.strongest,
+        )
+
+
+def write(
+    folder: Path,
+    found: Predictions,
+    images: Callable[[], Iterator[np.ndarray]],
+    *,
+    title: str,
+    lines: Sequence[str] = (),
+    micrometres: Sequence[float | None] = (),
+    maps: Maps | None = None,
+    neighbours: Neighbours | None = None,
+) -> Path:
+    """Write folder/index.html; return its path.
+
+    Args:
+      images: gives the N images uint8[H, W, 4] in order each time it is called.
+      title, lines: the page's first lines; the first of `lines` is the summary.
+      micrometres: length of each image's longer side, None where the pixel size is unknown.
+    """
+    with artifacts.atomic(folder) as temporary:
+        temporary.mkdir(parents=True)
+        data = _about(found, maps, neighbours)
+        rows = _rows(found, micrometres, maps, neighbours)
+        beside = temporary / "images"
+        if len(rows) <= INSIDE:
+            sheets = [mosaic(image, SIDES[0]) for image in images()]
+            for side in SIDES:
+                if side != SIDES[0]:
+                    sheets = [mosaic(planes(encoded), side) for encoded, *_ in sheets]
+                inside = [row | _embedded(*sheet) for row, sheet in zip(rows, sheets, strict=True)]
+                page = _page(title, lines, {**data, "images": inside}, found)
+                if len(page) <= BYTES:
+                    break
+        if len(rows) > INSIDE or len(page) > BYTES:
+            beside.mkdir()
+            for place, (row, image) in enumerate(zip(rows, images(), strict=True)):
+                encoded, height, width = mosaic(image, SIDES[0])
+                path = beside / f"{place:06d}.webp"
+                path.write_bytes(encoded)
+                row |= {"src": f"{beside.name}/{path.name}", "w": width, "h": height}
+            page = _page(title, lines, {**data, "images": rows}, found)
+        (temporary / "index.html").write_bytes(page)
+    return folder / "index.html"
+
+
+def _about(found: Predictions, maps: Maps | None, neighbours: Neighbours | None) -> dict[str, Any]:
+    """What the page knows beside the images."""
+    about: dict[str, Any] = {
+        "classes": list(found.classes),
+        "thresholds": [float(t) if np.isfinite(t) else None for t in found.thresholds],
+        "gallery": [],
+    }
+    if maps is not None:
+        about["maps"] = {
+            "method": f"{maps.method} of {maps.network}",
+            "note": "Bright: what speaks for the label, as coarse as the network's last feature "
+            "map. A map explains this one network, also where several decide.",
+        }
+        shapes = {plane.shape for planes in maps.planes for plane in planes.values()}
+        if shapes:
+            about["maps"]["h"], about["maps"]["w"] = next(iter(shapes))
+    if neighbours is not None:
+        about["gallery"] = [
+            {
+                "id": str(id),
+                "labels": [int(c) for c in labels],
+                **_embedded(*mosaic(image, NEAR_SIDE)),
+            }
+            for id, labels, image in zip(
+                neighbours.ids, neighbours.labels, neighbours.images, strict=True
+            )
+        ]
+    return about
+
+
+def _rows(
+    found: Predictions,
+    micrometres: Sequence[float | None],
+    maps: Maps | None,
+    neighbours: Neighbours | None,
+) -> list[dict[str, Any]]:
+    places = project(found.embeddings.get(found.strongest))
+    rows: list[dict[str, Any]] = []
+    for n, id in enumerate(found.ids):
+        row: dict[str, Any] = {
+            "id": str(id),
+            "labels": np.flatnonzero(found.labels[n]).tolist(),
+            "scores": [round(float(s), 4) if np.isfinite(s) else None for s in found.scores[n]],
+            "flagged": bool(found.unlike[n]),
+            "why": str(found.why[n]) if len(found.why) else "",
+            "um": micrometres[n] if len(micrometres) else None,
+            "xy": None if places is None else [round(float(v), 3) for v in places[n]],
+        }
+        if maps is not None and n < len(maps.planes):
+            row["maps"] = {str(c): _bytes(plane) for c, plane in maps.planes[n].items()}
+        if neighbours is not None:
+            row["near"] = [[g, round(s, 3)] for g, s in neighbours.pairs[n]]
+        rows.append(row)
+    return rows
+
+
+def project(embeddings: np.ndarray | None) -> np.ndarray | None:
+    """Return a place [N, 2] for each embedding [N, E]: by UMAP where it is installed and there are
+    `FEW` images or more, else by PCA; None for fewer than 3 images.
+    """
+    if embeddings is None or len(embeddings) < 3:
+        return None
+    centred = np.asarray(embeddings, np.float64)
+    scale = centred.std(axis=0)
+    centred = (centred - centred.mean(axis=0)) / np.where(scale > 0, scale, 1)
+    if len(embeddings) >= FEW and (umap := _umap()) is not None:
+        neighbours = min(15, len(embeddings) - 1)
+        return umap.UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1).fit_transform(centred)
+    left, values, _ = np.linalg.svd(centred, full_matrices=False)
+    return left[:, :2] * values[:2]
+
+
+def _umap() -> Any:
+    try:
+        import umap  # the extra `tables`
+    except ImportError:
+        return None
+    return umap
+
+
+def _projection(found: Predictions) -> str:
+    """The note under the map of embeddings."""
+    name = "UMAP" if len(found.ids) >= FEW and _umap() is not None else "PCA, the first two axes"
+    return (
+        f"Embeddings of the network {found.strongest} ({name}). Colour and shape: the label with "
+        "the highest score for its threshold. Faint: left out by the filters."
+    )
+
+
+def _embedded(encoded: bytes, height: int, width: int) -> dict[str, Any]:
+    """An image of `mosaic` for the page."""
+    return {"src": uri(encoded, "image/webp"), "w": width, "h": height}
+
+
+def _bytes(plane: np.ndarray) -> str:
+    return base64.b64encode(np.rint(plane * 255).astype(np.uint8).tobytes()).decode()
+
+
+def _page(title: str, lines: Sequence[str], data: Mapping[str, Any], found: Predictions) -> bytes:
+    import markupsafe
+
+    html = environment().get_template("predictions.html.j2").render(
+        title=title,
+        lines=lines,
+        projection=_projection(found),
+        data=markupsafe.Markup(script_json(data)),
+        styles=asset("components.css", "predictions.css"),
+        script=asset("components.js", "predictions.js"),
+    )  # fmt: skip
+    return html.encode()
+
+
+def script_json(value: Any) -> str:
+    """Return JSON that can stand inside a script element, whatever texts it holds."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,0 +1,111 @@
+"""Exports for others: one program that jax alone runs, weights with a model card."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from hpa_jax.__main__ import main
+from hpa_jax.core.errors import InputError
+from hpa_jax.data.reader import CHANNELS
+from hpa_jax.decision import blends, bundle
+from hpa_jax.pipeline import export
+from tests.small_run import CONFIG
+
+ALONE = """
+import json, sys
+import numpy as np
+import jax
+from jax import export
+program = export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
+images = np.load(sys.argv[1])
+np.save(sys.argv[2], np.asarray(program.call(images)))
+assert not {"hpa_jax", "flax", "tensorflow"} & {*sys.modules}
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(done, tmp_path_factory):
+    """(workdir, folder of exports) by the weighted mean of both networks."""
+    workdir, _ = done
+    method = "--config.submission.method=weighted mean"
+    arguments = [*CONFIG, method, f"--workdir={workdir}", "--to=stablehlo,safetensors"]
+    assert main(["export", *arguments]) == 0
+    return workdir, workdir / "export"
+
+
+@pytest.mark.parametrize("count", [1, 7])
+def test_jax_alone_gives_the_runs_scores(exported, tmp_path, count):
+    workdir, folder = exported
+    known = pd.read_parquet(workdir / "ensemble/weighted_mean/test.parquet").set_index("id")
+    ids = known.index[:count]
+    images = [
+        np.stack(
+            [np.asarray(Image.open(workdir / f"data/test/{id}_{c}.png")) for c in CHANNELS], -1
+        )
+        for id in ids
+    ]
+    np.save(tmp_path / "images.npy", np.stack(images))
+    command = [sys.executable, "-c", ALONE, tmp_path / "images.npy", tmp_path / "scores.npy"]
+    subprocess.run(command, cwd=folder / "stablehlo", check=True)
+    scores = np.load(tmp_path / "scores.npy")
+    np.testing.assert_allclose(scores, known.loc[ids].to_numpy(), atol=1e-5)
+    about = json.loads((folder / "stablehlo/thresholds.json").read_text())
+    assert about["image_size"] == 64 and len(about["thresholds"]) == scores.shape[1] == 28
+    assert "jax.export.deserialize" in (folder / "stablehlo/README.md").read_text()
+
+
+def test_weights_come_with_config_and_card(exported):
+    workdir, folder = exported
+    about = json.loads((folder / "safetensors/config.json").read_text())
+    assert [network["model"] for network in about["networks"]] == ["tiny", "tiny_wide"]
+    weights = load_file(folder / "safetensors" / about["networks"][0]["file"])
+    assert any(name.startswith("stats.") for name in weights)
+    card = (folder / "safetensors/README.md").read_text()
+    assert card.startswith("---\nlibrary_name: hpa_jax\n")
+    scores = json.loads((workdir / "metrics.json").read_text())["scores"]["weighted mean"]
+    assert f"| validation | {scores['macro_f1']:.3f} |" in card and "| test |" in card
+    assert "synthetic cells" in card and "## Intended use" in card and "| Nucleoplasm |" in card
+
+
+def packed(blend, models=2, classes=3):
+    members = [
+        bundle.Member(f"m{m}", f"m{m}", None, None, tuple(range(classes)), "identity")
+        for m in range(models)
+    ]
+    names = tuple("abc"[:classes])
+    return bundle.Bundle(names, members, np.full(classes, 0.5), blend=blend)
+
+
+@pytest.mark.parametrize(
+    "blend",
+    [
+        blends.Formula(),
+        blends.Formula("mean", (0.2, 0.8)),
+        blends.Formula("geometric", (0.5, 0.5)),
+        blends.Formula("max"),
+        blends.Formula("max", (1.0, 0.0)),
+        blends.Logistic(np.array([[0.1, 1, 2], [0, 0.5, 0], [np.nan] * 3])),
+    ],
+)
+def test_a_blend_in_jax_is_the_blend(blend):
+    probs = np.random.default_rng(0).random((2, 5, 3))
+    probs[1, :, 1] = np.nan  # the second model lacks the class
+    if getattr(blend, "weights", None) == (1.0, 0.0):
+        probs = np.nan_to_num(probs, nan=0.3)
+    expected = np.nan_to_num(blend(probs))
+    np.testing.assert_allclose(export.blended(packed(blend), probs), expected, atol=1e-6)
+
+
+def test_what_does_not_fit_is_refused(done, capsys):
+    workdir, _ = done
+    with pytest.raises(InputError, match="stablehlo"):
+        export.forms("stablehol")
+    stack = [*CONFIG, "--config.submission.method=stack", f"--workdir={workdir}"]
+    assert main(["export", *stack, "--to=safetensors"]) == 2
+    assert "the stack decides" in capsys.readouterr().err

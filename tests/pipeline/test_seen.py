@@ -1,0 +1,58 @@
+"""Published weights that have seen this run's images: refused, or every score says so."""
+
+import pytest
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.core.errors import InputError
+from hpa_jax.pipeline import checks, scores, seen
+from hpa_jax.pipeline.context import Context
+
+
+def context(tmp_path, source="kaggle", root="x", flags=None, **models):
+    config = configs.default().unlock()
+    config.data.source, config.data.root = source, root
+    for name, init_from in models.items():
+        config.models[name] = configs.model(init_from=init_from)
+    return Context(config.lock(), tmp_path, flags or {})
+
+
+BY_WINNER = dict(fresh="", winner="published:hpa_densenet121", next="model:winner")
+
+
+def test_labelled_images_it_was_trained_on_are_in_sample(tmp_path):
+    here = context(tmp_path, **BY_WINNER)
+    assert seen.parts(here) == {"winner": {"train", "external"}, "next": {"train", "external"}}
+    notes = seen.notes(here)
+    assert notes["winner"] == notes["next"] == notes["stack"] == "in sample"
+    assert notes["fresh"] == "" and set(seen.notes(here, test=True).values()) == {""}
+    with pytest.raises(InputError, match=r"models\.(winner|next).*train.*--allow-seen"):
+        checks.before(here, ["thresholds"])
+    checks.before(context(tmp_path, flags={"allow-seen": True}, **BY_WINNER), ["thresholds"])
+
+
+def test_test_images_it_may_have_seen_are_transductive(tmp_path):
+    here = context(tmp_path, atlas="published:subcell_mae_rbg")
+    assert seen.notes(here, test=True)["atlas"] == "transductive"
+    marked = seen.marked(here, {"atlas": {"macro_f1": 0.5}}, test=True)
+    assert scores.summary(marked) == "atlas 0.500 (transductive)"
+
+
+@pytest.mark.parametrize(
+    ("source", "root", "weights"),
+    [
+        ("folder", "mine", "published:hpa_densenet121"),  # a user's own images
+        ("synthetic", "", "published:hpa_densenet121"),
+        ("kaggle", "x", "published:dinov2_vits14"),
+        ("kaggle", "x", "/some/file.pth"),
+    ],
+)
+def test_nothing_is_said_where_nothing_was_seen(tmp_path, source, root, weights):
+    here = context(tmp_path, source, root, one=weights)
+    assert seen.parts(here) == {} and seen.settings(here) == {}
+    assert not any(seen.notes(here).values())
+    checks.before(here, ["thresholds"])
+
+
+def test_an_atlas_source_is_covered_by_models_of_the_atlas(tmp_path):
+    here = context(tmp_path, "atlas", "x", one="published:cell_dino_hpa_sc")
+    assert seen.parts(here) == {"one": {"external"}}

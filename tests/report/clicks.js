@@ -1,0 +1,47 @@
+// What tests/report/test_predictions.py does on the predictions page; the title says what it saw.
+const log = [];
+const wait = ms => new Promise(done => setTimeout(done, ms));
+const key = name => document.querySelector("dialog").dispatchEvent(new KeyboardEvent("keydown", {key: name, bubbles: true}));
+(async () => {
+  const shown = () => document.querySelectorAll(".card").length;
+  log.push(shown());
+  document.getElementById("flag").value = "flagged";
+  document.getElementById("flag").dispatchEvent(new Event("change"));
+  log.push(shown());
+  document.getElementById("flag").value = "";
+  document.getElementById("class").value = "1";
+  document.getElementById("class").dispatchEvent(new Event("change"));
+  log.push(shown());
+  document.getElementById("class").value = "";
+  document.getElementById("order").value = "sure";
+  document.getElementById("order").dispatchEvent(new Event("change"));
+  document.querySelector("button.open").click();
+  await wait(300);
+  log.push(document.querySelector("dialog h2").textContent);
+  document.querySelectorAll(".maps button")[1]?.click();
+  log.push(document.querySelectorAll(".overlay").length, document.querySelector(".scalebar")?.textContent);
+  const pixels = () => {
+    const copy = element("canvas", {width: 9, height: 9}).getContext("2d", {willReadFrequently: true});
+    copy.drawImage(document.querySelector("dialog canvas.cells"), 0, 0);
+    return [...copy.getImageData(5, 5, 1, 1).data].slice(0, 3);
+  };
+  document.querySelectorAll("dialog .channels button")[4].click();
+  await wait(300);
+  const grey = pixels();
+  log.push(grey[0] === grey[1] && grey[1] === grey[2]);
+  document.querySelectorAll("dialog .channels button")[4].click();
+  for (const k of [0, 2]) document.querySelectorAll("dialog .channels button")[k].click();
+  await wait(300);
+  const green = pixels();
+  log.push(green[0] === 0 && green[2] === 0 && green[1] === grey[1]);
+  key("ArrowRight");
+  await wait(100);
+  log.push(document.querySelector("dialog h2").textContent);
+  document.querySelector("dialog").close();
+  document.querySelector(".card input").click();
+  log.push(document.getElementById("chosen").textContent, csv([images[1]]).split("\r\n")[1].slice(0, 8));
+  document.getElementById("to-map").click();
+  log.push(document.getElementById("grid").hidden, document.getElementById("map").width > 0);
+  log.push(document.querySelectorAll("[data-broken]").length);
+  document.title = JSON.stringify(log);
+})();
