@@ -93,6 +93,12 @@ def variations(models) -> tuple[dict, ...]:
             set={"split.external": "excluded"},
             talk=WORKED + " (external)",
         ),
+        dict(
+            name="wrong labels",
+            about="5 % of the training labels are wrong",
+            set={"data.synthetic.label_noise": 0.05},
+            talk="some labels are wrong",
+        ),
         change("no views", "the image as it is, no TTA", WORKED + " (TTA)", views="identity"),
         dict(name="threshold 0.5", about="no thresholds fitted", at="half"),
         dict(name="stack", about="boosted votes in place of the mean", method="stack", talk=WORKED),

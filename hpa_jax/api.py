@@ -92,9 +92,8 @@ class Model:
         self._programs: arrays.Programs = {}
 
     def __repr__(self) -> str:
-        return (
-            f"Model {self.name}: {len(self.bundle.members)} networks, {len(self.classes)} classes"
-        )
+        count = len(self.bundle.members)
+        return f"Model {self.name}: {count} network{'s' * (count > 1)}, {len(self.classes)} classes"
 
     @property
     def classes(self) -> list[str]:

@@ -108,8 +108,10 @@ def predictions(
     from hpa_jax.decision.calibration import Calibration
 
     own = scores.of_methods(context, tables.FINAL, ids)[method]
-    stored = artifacts.read_json(context.path("thresholds.json"))
-    coefficients = np.array(stored["calibrations"][method], float)
+    path = context.path("thresholds.json")
+    stored = artifacts.read_json(path)
+    with artifacts.parsing(path, f"{scores.AGAIN} (--force=thresholds)"):
+        coefficients = np.array(stored["calibrations"][method], float)
     probability = np.nan_to_num(Calibration(coefficients)(own))
     metrics = artifacts.read_json(context.path("metrics.json"))
     cuts = scores.cuts(context)[method]

@@ -228,6 +228,18 @@ def test_padding_changes_nothing(terms):
     assert not np.asarray(gradient[7:]).any()
 
 
+@pytest.mark.parametrize("positives", [1, 4, 8, 12])
+def test_each_bound_of_hard_log_is_met(positives):
+    """18 rows: half of the negatives and the positives, seven tenths and two, or all of them."""
+    x = np.random.default_rng(1).normal(size=(18, 1)).astype(np.float32)
+    t = (np.arange(18) < positives).astype(np.float32)[:, None]
+    n = 18 - positives
+    bounds = (n, positives + max(2, n // 2), 7 * n // 10 + 2)
+    tightest = {1: bounds[1], 4: bounds[1], 8: bounds[2], 12: bounds[0]}[positives]
+    assert tightest == min(bounds)
+    assert float(losses.hard_log(x, t)) == pytest.approx(slow_hard_log(x, t), rel=2e-5)
+
+
 def test_the_mean_of_lsep_leaves_out_rows_without_positives():
     assert not LABELS[3].any() and LABELS.any(axis=1).sum() == 6
     loss = losses.from_config({"lsep": 1.0})
