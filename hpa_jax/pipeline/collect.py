@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.config import validation
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import seen, tables
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 from hpa_jax.training import logs, phases
 
@@ -27,15 +27,16 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
     """
     missing = dict(_missing(context))
     config = context.config.copy_and_resolve_references().unlock()
+    origins = {name: seen.origin(config, name) for name in config.models}
     for name in missing:
         del config.models[name]
         if name in config.ensemble.weights:
             del config.ensemble.weights[name]
     if not config.models:
         raise InputError(f"--collect: no network has predicted yet: {described(missing)}")
-    for model in config.models.values():
+    for name, model in config.models.items():
         if configs.started_from(model) in missing:
-            model.init_from = ""  # where a trained network came from is no matter any more
+            model.init_from = origins[name]  # of what it came from only that is still needed
     if config.retrieval.mode != "off" and not context.path(RETRIEVAL, "embeddings").is_dir():
         folder = context.path(RETRIEVAL, "network")
         missing[RETRIEVAL] = _progress(folder, config.retrieval.model)

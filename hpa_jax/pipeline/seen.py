@@ -8,6 +8,8 @@ sample; where it may have seen the test images, they are transductive.
 from collections.abc import Mapping
 from typing import Any
 
+from ml_collections import ConfigDict
+
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import published, weight_files
@@ -28,9 +30,9 @@ def parts(context: Context) -> dict[str, set[str]]:
         here = here.union(*(_PARTS.get(kind, set()) for kind in kinds))
     found = {}
     for name in context.config.models:
-        entry = _begun_with(context, name)
-        if entry is not None and entry.seen & here:
-            found[name] = set(entry.seen & here)
+        begun_with = origin(context.config, name).removeprefix(weight_files.PUBLISHED)
+        if begun_with and (seen := published.find(begun_with).seen & here):
+            found[name] = set(seen)
     return found
 
 
@@ -73,22 +75,20 @@ def check(context: Context) -> None:
         labelled = sorted(seen - {"test"})
         if labelled and not context.flags.get("allow-seen"):
             raise InputError(
-                f"config.models.{name}: begins with {context.config.models[name].init_from}, "
+                f"config.models.{name}: begins with {origin(context.config, name)}, "
                 f"trained on images of this run ({', '.join(labelled)}): its scores there "
                 "would be in sample, and thresholds and stack fitted on them; take it out, or add "
                 "--allow-seen (every score then says so)"
             )
 
 
-def _begun_with(context: Context, name: str) -> published.Published | None:
-    """The published model whose weights a model of the recipe, or the one it goes on from, began
-    with."""
-    models = context.config.models
+def origin(config: ConfigDict, name: str) -> str:
+    """What a model, or the one that it goes on from, began with: published:NAME, or nothing."""
     visited: set[str] = set()
-    while name in models and name not in visited:
+    while name in config.models and name not in visited:
         visited.add(name)
-        given = str(models[name].init_from)
+        given = str(config.models[name].init_from)
         if given.startswith(weight_files.PUBLISHED):
-            return published.find(given.removeprefix(weight_files.PUBLISHED))
-        name = configs.started_from(models[name]) or ""
-    return None
+            return given
+        name = configs.started_from(config.models[name]) or ""
+    return ""

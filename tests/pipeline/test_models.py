@@ -119,7 +119,10 @@ def test_a_fetched_folder_elsewhere_is_a_model_too(model, tmp_path):
         (["models", "show"], "should read models show NAME"),
         (["models", "list", "x"], "should read models list"),
         (["models", "show", "subcell"], "no published model is called 'subcell', did you mean"),
-        (["predict", "--model=hpa_densenet"], "did you mean 'hpa_densenet121'"),
+        (
+            ["predict", "--model=hpa_densenet", "--config.data.root=x"],
+            "did you mean 'hpa_densenet121'",
+        ),
         (["predict", "--model=hpa_densenet121", "--config.data.root=x"], "models fetch hpa_dense"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import checks, scores, seen
+from hpa_jax.pipeline import checks, collect, scores, seen
 from hpa_jax.pipeline.context import Context
 
 
@@ -56,3 +56,16 @@ def test_nothing_is_said_where_nothing_was_seen(tmp_path, source, root, weights)
 def test_an_atlas_source_is_covered_by_models_of_the_atlas(tmp_path):
     here = context(tmp_path, "atlas", "x", one="published:cell_dino_hpa_sc")
     assert seen.parts(here) == {"one": {"external"}}
+
+
+def test_a_model_whose_origin_is_not_collected_still_has_it(tmp_path):
+    """--collect leaves the winner out; what goes on from it has seen the same."""
+    here = context(tmp_path, **BY_WINNER)
+    for part in ("valid", "test"):
+        for name in ("fresh", "next"):
+            path = tmp_path / "models" / name / "predictions" / f"{part}.parquet"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    config, missing = collect.present(here)
+    assert list(missing) == ["winner"] and set(config.models) == {"fresh", "next"}
+    assert seen.parts(Context(config, tmp_path)) == {"next": {"train", "external"}}
