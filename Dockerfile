@@ -5,7 +5,7 @@ FROM python:3.12-slim
 ARG EXTRA=cpu
 COPY . /source
 WORKDIR /source
-RUN pip install --no-cache-dir ".[${EXTRA},cluster,tables,serve]"
+RUN pip install --no-cache-dir ".[${EXTRA},cluster,formats,tables,serve]"
 RUN hpa-jax --help
 WORKDIR /work
 ENTRYPOINT ["hpa-jax"]

@@ -50,6 +50,14 @@ def variations(models) -> tuple[dict, ...]:
             "bestfitting's loss",
             loss=dict(focal=0.5, lovasz=0.5, hard_log=0.5),
         ),
+        change("ASL", "asymmetric loss (Ridnik 2021)", loss=dict(asymmetric=1.0)),
+        change_each(
+            "ConvNeXt",
+            "ConvNeXt in place of the SE-ResNeXt, a sixth of its width",
+            models,
+            lambda m: dict(backbone="convnext_tiny", width=m.width / 6, depth=(1, 1, 2, 1)),
+            talk="",
+        ),
         change("Lovász alone", "symmetric Lovász hinge", loss=dict(lovasz=1.0)),
         change("D4 only", "no zoom, lighting or channel drop", WORKED + " (strong)", augment="d4"),
         change("mixup", "Beta(.4, .4)", FAILED, augment=dict(name="demo", mixup=0.4)),
@@ -85,6 +93,12 @@ def variations(models) -> tuple[dict, ...]:
             set={"split.external": "excluded"},
             talk=WORKED + " (external)",
         ),
+        dict(
+            name="wrong labels",
+            about="5 % of the training labels are wrong",
+            set={"data.synthetic.label_noise": 0.05},
+            talk="some labels are wrong",
+        ),
         change("no views", "the image as it is, no TTA", WORKED + " (TTA)", views="identity"),
         dict(name="threshold 0.5", about="no thresholds fitted", at="half"),
         dict(name="stack", about="boosted votes in place of the mean", method="stack", talk=WORKED),
@@ -100,14 +114,14 @@ def change(name: str, about: str, talk: str = "", **options) -> dict:
     return dict(name=name, about=about, talk=talk, set=changes)
 
 
-def change_each(name: str, about: str, models, options) -> dict:
-    """A variation that did not work in the talk, of options that `options` makes of each model."""
+def change_each(name: str, about: str, models, options, talk: str = FAILED) -> dict:
+    """A variation of options that `options` makes of each model."""
     changes = {
         f"models.{of}.{key}": value
         for of, model in models.items()
         for key, value in options(model).items()
     }
-    return dict(name=name, about=about, talk=FAILED, set=changes)
+    return dict(name=name, about=about, talk=talk, set=changes)
 
 
 def second(name: str, about: str, talk: str, models, **options) -> dict:

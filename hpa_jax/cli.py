@@ -78,7 +78,7 @@ VERBS: dict[str, Verb] = {
         "hpa_jax.pipeline.decide:verb",
         "labels by prediction tables of anyone's models: blends, stack, thresholds, submission",
         "--predictions and --labels: the rows without a label are decided; no images",
-        "submission.csv, metrics.json, thresholds.json, report/index.html",
+        "submission.csv, predictions.csv, metrics.json, thresholds.json, report/index.html",
         {
             "predictions": (
                 None,

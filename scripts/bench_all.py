@@ -27,6 +27,7 @@ HERE = Path(__file__).parent
 PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
     "input": ["--folder={images}", "--pictures=48", "--rounds=2"],
+    "import": ["--images=8"],
     "augment": [],
     "training": [],
     "inference": ["--views=d4,crops"],

@@ -42,6 +42,10 @@ TIMM = {
     "senet154": ("legacy_senet154",),
     "xception": ("legacy_xception",),
     "nasnet_a_large": ("nasnetalarge",),
+    "vit_small_patch16": ("vit_small_patch16_224",),
+    "vit_base_patch16": ("vit_base_patch16_224",),
+    "vit_large_patch16": ("vit_large_patch16_224",),
+    **{f"efficientnet_lite{n}": (f"tf_efficientnet_lite{n}",) for n in range(5)},
 }
 LAYOUTS = ("channels_last", "nchw")
 CLASSES = 28
@@ -192,6 +196,7 @@ def program(options: argparse.Namespace) -> tuple[Any, Any, tuple, Callable]:
             options.models,
             num_classes=CLASSES,
             in_channels=CHANNELS,
+            head="token" if options.models.startswith("vit") else "adaptive_concat",
             dtype=jnp.dtype(options.dtype),
             remat=options.remat,
             rngs=nnx.Rngs(0),
@@ -316,7 +321,9 @@ def torch_models(name: str) -> tuple[dict[str, Any], str]:
 
     theirs = [one for one in TIMM.get(name, (name,)) if timm.is_model(one)]
     if theirs:
-        options = dict(num_classes=CLASSES, in_chans=CHANNELS)
+        options: dict[str, Any] = dict(num_classes=CLASSES, in_chans=CHANNELS)
+        if name.startswith("vit"):
+            options["dynamic_img_size"] = True
         return {f"timm {one}": timm.create_model(one, **options) for one in theirs}, ""
     if name == "bn_inception" and importlib.util.find_spec("pretrainedmodels"):
         import pretrainedmodels

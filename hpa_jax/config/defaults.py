@@ -253,6 +253,9 @@ MODEL: Statement = dict(
         items=(int,),
         above=0,
     ),
+    backbone_options=option(
+        {}, "of a transformer: grid, positions, registers, layer_scale, eps (models/vit.py)"
+    ),
     head=option(
         "adaptive_concat", "what follows the last feature map", choices="hpa_jax.models.heads:HEADS"
     ),

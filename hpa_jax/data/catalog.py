@@ -88,7 +88,9 @@ def build(
         for i, source in enumerate(sources)
     ]
     table = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
-    table = table.reindex(columns=table.columns.union(CONVERTED, sort=False)).astype(object)
+    table = table.reindex(columns=table.columns.union((*CONVERTED, "seen"), sort=False)).astype(
+        object
+    )
     table = _without_repeats(table, problems)
     convert = functools.partial(_converted, imported and Path(imported), largest, content)
     table = _look_at_images(table, problems, check == "decode", workers, content, convert)
@@ -217,7 +219,7 @@ def _converted(
             if id not in ready:
                 table = table.drop(index)
                 continue
-            for name in (*CHANNELS, *CONVERTED):
+            for name in (*CHANNELS, *CONVERTED, "seen"):
                 table.at[index, name] = ready[id][name]
             if part.at[index, "full_size"] and table.at[index, "original_size"] is None:
                 table.at[index, "original_size"] = ready[id]["original_size"]
@@ -242,7 +244,7 @@ def _look_at_images(
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
 
         def looked(rows: "pd.DataFrame") -> dict[int, Finding]:
-            paths = rows[list(CHANNELS)].to_dict("records")
+            paths = rows[[*CHANNELS, "seen"]].to_dict("records")
             return dict(zip(rows.index, pool.map(look, paths, chunksize=64), strict=True))
 
         findings = looked(table)
@@ -266,7 +268,7 @@ def _look_at_images(
         height=sizes[:, 0],
         width=sizes[:, 1],
         original_size=table["original_size"].mask(originals, sizes.max(axis=1, initial=0)),
-        files=[findings[at].mark for at in table.index],
+        files=[findings[at].files for at in table.index],
         pixel_size=table["pixel_size"].astype("float64"),
         **{name: [x if isinstance(x, list) else None for x in table[name]] for name in POINTS},
     )
@@ -276,15 +278,18 @@ def _look_at_images(
 
 @dataclass(frozen=True)
 class Finding:
-    """What the catalog learnt of an image's files. size: (height, width); mark: `files`."""
+    """What the catalog learnt of an image's files. size: (height, width)."""
 
-    size: tuple[int, int] = (0, 0)
-    mark: str = ""
+    size: Sequence[int] = (0, 0)
+    files: str = ""
     bad: reader.BadImage | None = None
     notes: Sequence[str] = ()
 
 
-def _header(paths: Mapping[str, str | None], content: Callable[[str], str]) -> Finding:
+def _header(row: Mapping[str, Any], content: Callable[[str], str]) -> Finding:
+    if isinstance(row["seen"], dict):  # by who converted it
+        return Finding(**row["seen"])
+    paths = {channel: row[channel] for channel in CHANNELS}
     try:
         files = [p for p in paths.values() if isinstance(p, str)]
         sizes = [reader.size(path) for path in files]
@@ -296,18 +301,21 @@ def _header(paths: Mapping[str, str | None], content: Callable[[str], str]) -> F
     return Finding(sizes[0], _mark(repr([content(path) for path in files]).encode()))
 
 
-def _decoded(paths: Mapping[str, str | None]) -> Finding:
+def _decoded(row: Mapping[str, Any]) -> Finding:
+    if isinstance(row["seen"], dict):  # by who converted it
+        return Finding(**row["seen"])
+    paths = {channel: row[channel] for channel in CHANNELS}
     try:
         image = reader.read(paths)
     except reader.BadImage as bad:
         return Finding(bad=bad)
-    if not image.any():
-        first = next(p for p in paths.values() if isinstance(p, str))
-        return Finding(bad=reader.BadImage(first, "all channels are black"))
-    present = [k for k, channel in enumerate(CHANNELS) if isinstance(paths[channel], str)]
-    size, mark = (image.shape[0], image.shape[1]), _mark(np.ascontiguousarray(image))
-    return Finding(size, mark, notes=reader.looks(image, present))
+    planes = {c: image[..., k] for k, c in enumerate(CHANNELS) if isinstance(paths[c], str)}
+    first = next(path for path in paths.values() if isinstance(path, str))
+    try:
+        return Finding(**conversion.seen(planes, first))
+    except reader.BadImage as bad:
+        return Finding(bad=bad)
 
 
-def _mark(data: bytes | np.ndarray) -> str:
+def _mark(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=8).hexdigest()

@@ -257,23 +257,22 @@ def scale(plane: np.ndarray, black: float, white: float) -> np.ndarray:
     return np.clip(np.rint(levels), 0, 255).astype(np.uint8)[plane]
 
 
-def looks(image: np.ndarray, present: Sequence[int]) -> list[str]:
-    """What looks wrong about channels of uint8[H, W, K]: empty, saturated, or a copy of another.
-
-    present: numbers of the channels that are there.
-    """
-    said = []
-    for at, k in enumerate(present):
-        plane = image[..., k]
+def looks(planes: Mapping[str, np.ndarray]) -> list[str]:
+    """What looks wrong about an image's channels, uint8[H, W] by name: empty, saturated, or a copy
+    of another."""
+    oddities = []
+    names = list(planes)
+    for at, name in enumerate(names):
+        plane = planes[name]
         if np.ptp(plane[::4, ::4]) <= EMPTY and np.ptp(plane) <= EMPTY:
-            said.append(f"channel {CHANNELS[k]} looks empty")
+            oddities.append(f"channel {name} looks empty")
         elif np.count_nonzero(plane == 255) > SATURATED * plane.size:
-            said.append(f"channel {CHANNELS[k]} looks saturated (over 2 % of its pixels are white)")
-        for j in present[:at]:
-            same = np.array_equal(image[::8, ::8, j], plane[::8, ::8])
-            if same and plane.any() and np.array_equal(image[..., j], plane):
-                said.append(f"channel {CHANNELS[k]} is a copy of {CHANNELS[j]}")
-    return said
+            oddities.append(f"channel {name} looks saturated (over 2 % of its pixels are white)")
+        for other in names[:at]:
+            same = np.array_equal(planes[other][::8, ::8], plane[::8, ::8])
+            if same and plane.any() and np.array_equal(planes[other], plane):
+                oddities.append(f"channel {name} is a copy of {other}")
+    return oddities
 
 
 EMPTY = 12  # grey levels from the darkest to the brightest pixel: noise above the floor has 10

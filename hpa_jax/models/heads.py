@@ -5,8 +5,12 @@
 - bestfitting: the same pools -> BN -> dropout -> dense to F -> ReLU -> BN -> dropout -> dense.
   His networks' `bn1`, `fc1`, `bn2`, `logit` are its `bn1`, `fc1`, `bn`, `fc`.
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
+- gap_norm: global average -> LayerNorm -> dropout -> dense (ConvNeXt's published classifier).
 - attention: pudae's class-wise spatial attention.
 - embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
+- token: a transformer's class token -> dropout -> dense.
+- features: a transformer's class token, without a classifier: logits [N, 0].
+- subcell: gated attention over all tokens of a transformer -> three dense layers (SubCell).
 
 `modules()` lists what fastai counts as one layer group each; None has no parameters.  `published`
 maps the modules of weight files to the head's.
@@ -21,7 +25,14 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.models.layers import BatchNorm, Conv, Linear, global_avg_pool, global_max_pool
+from hpa_jax.models.layers import (
+    BatchNorm,
+    Conv,
+    LayerNorm,
+    Linear,
+    global_avg_pool,
+    global_max_pool,
+)
 
 POOL_ORDERS = ("max_avg", "avg_max")
 EMBEDDINGS = ("pools", "last")
@@ -111,6 +122,29 @@ class GlobalAverage(nnx.Module):
         return [None, None, "fc"]
 
 
+class NormedAverage(GlobalAverage):
+    """Global average, LayerNorm, dropout, dense.  Embedding: the normalised average, [N, F]."""
+
+    published = MappingProxyType(
+        {"head.norm": "norm", "norm": "norm", "head.fc": "fc", "head": "fc"}
+    )
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        self.norm = LayerNorm(features)
+        super().__init__(features, num_classes, dropout=dropout, rngs=rngs)
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], normalised average [N, F])."""
+        pooled = self.norm(global_avg_pool(x))
+        return self.fc(self.drop(pooled)), pooled
+
+    def modules(self) -> list[str | None]:
+        """Pool, norm, dropout, dense."""
+        return [None, "norm", None, "fc"]
+
+
 class Attention(nnx.Module):
     """logit_c = sum over places of softmax_place(attention_c) * score_c (pudae).
 
@@ -176,6 +210,107 @@ class Embedding(nnx.Module):
         return [None, None, "fc", "bn", "weight"]
 
 
+class Token(nnx.Module):
+    """A transformer's class token -> dropout -> dense.  Embedding: the token, [N, F]."""
+
+    published: Mapping[str, str] = MappingProxyType(dict.fromkeys(("head", "classifier"), "fc"))
+    reads_tokens = True
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = Linear(features, num_classes, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.embed(tokens)[0]
+
+    def embed(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], class token [N, F])."""
+        token = tokens[:, 0].astype(jnp.float32)
+        return self.fc(self.drop(token)), token
+
+    def modules(self) -> list[str | None]:
+        """Dropout, dense."""
+        return [None, "fc"]
+
+
+class Features(nnx.Module):
+    """No classifier: logits [N, 0]; the embedding is a transformer's class token, [N, F]."""
+
+    published: Mapping[str, str] = MappingProxyType({})
+    reads_tokens = True
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        del features, num_classes, dropout, rngs
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.embed(tokens)[0]
+
+    def embed(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(nothing [N, 0], class token [N, F])."""
+        return jnp.zeros((len(tokens), 0)), tokens[:, 0].astype(jnp.float32)
+
+    def modules(self) -> list[str | None]:
+        """None that has parameters."""
+        return [None]
+
+
+class SubCell(nnx.Module):
+    """SubCell's pooling and classifier (czi-ai/sub-cell-embed).
+
+    v = tanh(dense(tokens)), u = gelu(dense(tokens)), two scores a token = dense(v u), softmax over
+    the tokens, class token included; the two weighted sums side by side are the embedding [N, 2F].
+    Then dense 512, ReLU, dense 256, ReLU, dense.
+    """
+
+    published: Mapping[str, str] = MappingProxyType(
+        {
+            "pool_model.attention_v.1": "attention_v",
+            "pool_model.attention_u.1": "attention_u",
+            "pool_model.attention": "attention",
+            "classifier.0": "fc1",
+            "classifier.3": "fc2",
+            "classifier.6": "fc",
+        }
+    )
+    reads_tokens = True
+
+    def __init__(
+        self, features: int, num_classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
+    ) -> None:
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.attention_v = Linear(features, 512, rngs=rngs)
+        self.attention_u = Linear(features, 512, rngs=rngs)
+        self.attention = Linear(512, 2, rngs=rngs)
+        self.fc1 = Linear(2 * features, 512, rngs=rngs)
+        self.fc2 = Linear(512, 256, rngs=rngs)
+        self.fc = Linear(256, num_classes, rngs=rngs)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return self.embed(tokens)[0]
+
+    def embed(self, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], pooled tokens [N, 2F])."""
+        tokens = tokens.astype(jnp.float32)
+        pooled = jnp.einsum("nth,ntf->nhf", self.weights(tokens), tokens)
+        pooled = pooled.reshape(len(tokens), -1)
+        y = nnx.relu(self.fc2(nnx.relu(self.fc1(self.drop(pooled)))))
+        return self.fc(y), pooled
+
+    def weights(self, tokens: jax.Array) -> jax.Array:
+        """How much each of the two sums takes of each token: [N, T, 2], 1 in sum over T."""
+        gate = jnp.tanh(self.attention_v(tokens))
+        gate = gate * jax.nn.gelu(self.attention_u(tokens), approximate=False)
+        return jax.nn.softmax(self.attention(gate), axis=1)
+
+    def modules(self) -> list[str | None]:
+        """Pooling, then the classifier's layers."""
+        return ["attention_v", "attention_u", "attention", None, "fc1", "fc2", "fc"]
+
+
 def unit(x: jax.Array, axis: int) -> jax.Array:
     """Vectors of length 1 along `axis`; a zero vector stays zero, with a finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-24))
@@ -185,9 +320,14 @@ HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
     "adaptive_concat": ("hidden", "pool_order", "embedding"),
     "bestfitting": ("pool_order", "embedding"),
     "gap": (),
+    "gap_norm": (),
     "attention": (),
     "embedding": ("size",),
+    "token": (),
+    "features": (),
+    "subcell": (),
 }
+TOKEN_HEADS = ("token", "features", "subcell")  # of transformers alone
 
 
 def create_head(
@@ -224,5 +364,9 @@ def create_head(
         return AdaptiveConcat(
             features, num_classes, hidden=features, dropout=both, rngs=rngs, **options
         )
-    kind = {"gap": GlobalAverage, "attention": Attention, "embedding": Embedding}[name]
+    kind: Any = {
+        "gap": GlobalAverage, "gap_norm": NormedAverage,
+        "attention": Attention, "embedding": Embedding,
+        "token": Token, "features": Features, "subcell": SubCell,
+    }[name]  # fmt: skip
     return kind(features, num_classes, dropout=dropout, rngs=rngs, **options)

@@ -20,6 +20,7 @@ from hpa_jax.models.pooling import Padding, Pair, avg_pool, max_pool, pair, side
 __all__ = [
     "BatchNorm",
     "Conv",
+    "LayerNorm",
     "Linear",
     "SqueezeExcite",
     "avg_pool",
@@ -142,6 +143,21 @@ class BatchNorm(nnx.Module):
         keep = 1.0 - self.momentum
         self.mean[...] = lax.stop_gradient(keep * self.mean[...] + self.momentum * mean)
         self.var[...] = lax.stop_gradient(keep * self.var[...] + self.momentum * unbiased)
+
+
+class LayerNorm(nnx.Module):
+    """Normalisation over the last axis, in float32."""
+
+    def __init__(self, features: int, *, eps: float = 1e-6, dtype: Any = jnp.float32) -> None:
+        self.scale = nnx.Param(jnp.ones(features))
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.eps, self.dtype = eps, dtype
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+        x = x - x.mean(-1, keepdims=True)
+        x = x * lax.rsqrt((x * x).mean(-1, keepdims=True) + self.eps)
+        return (x * self.scale[...] + self.bias[...]).astype(self.dtype)
 
 
 def conv_bn_act(

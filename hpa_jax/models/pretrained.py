@@ -209,7 +209,11 @@ def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Repor
     weight_files.writable(out)
     model = nnx.eval_shape(
         lambda: registry.create(
-            backbone, num_classes=1000, in_channels=3, head="gap", rngs=nnx.Rngs(0)
+            backbone,
+            num_classes=1000,
+            in_channels=3,
+            head=registry.find(backbone).head,
+            rngs=nnx.Rngs(0),
         )
     )
     values, report = _matched(model, weights, "zeros")

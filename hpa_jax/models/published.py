@@ -247,7 +247,7 @@ def _dino4cells(name: str) -> Published:
             dict(
                 backbone="vit_base_patch16",
                 backbone_options={"positions": "offset"},
-                head="token",
+                head="features",
             )
         ),
         files=(File(file, f"https://zenodo.org/records/{record}/files/{file}"),),
@@ -292,7 +292,7 @@ def _dinov2(letter: str, registers: bool) -> Published:
             dict(
                 backbone=f"vit_{size}_patch14",
                 backbone_options={**options, "registers": 4 if registers else 0},
-                head="token",
+                head="features",
             )
         ),
         files=(File(file, f"https://dl.fbaipublicfiles.com/dinov2/{model}/{file}"),),
@@ -345,7 +345,7 @@ def _cell_dino(kind: str) -> Published:
             dict(
                 backbone=backbone,
                 backbone_options={"positions": "offset", "layer_scale": True},
-                head="token",
+                head="features",
             )
         ),
         files=(File(file),),
@@ -423,3 +423,24 @@ def find(name: str) -> Published:
             "all)"
         )
     return PUBLISHED[name]
+
+
+def options(name: str) -> dict[str, Any]:
+    """Options of `config.model` for a recipe that goes on from a published model.
+
+    A model that gives features only gets a classifier on its class token.
+
+    Raises:
+        InputError: no model of that name.
+    """
+    entry = find(name)
+    network = dict(entry.network)
+    if network["head"] == "features":
+        network["head"] = "token"
+    return dict(
+        channels=entry.channels,
+        image_size=entry.image_size,
+        normalize=entry.normalize,
+        init_from=f"published:{name}",
+        **network,
+    )

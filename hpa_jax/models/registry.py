@@ -6,7 +6,8 @@ A row is data: how to build it, the published weights it matches, and figures of
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -17,13 +18,15 @@ from hpa_jax.core import host_memory, own_code
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.models.backbone import Backbone, Groups
 from hpa_jax.models.bn_inception import BNInception
+from hpa_jax.models.convnext import ConvNeXt
 from hpa_jax.models.densenet import DenseNet
 from hpa_jax.models.efficientnet_lite import EfficientNetLite
-from hpa_jax.models.heads import create_head
+from hpa_jax.models.heads import TOKEN_HEADS, create_head
 from hpa_jax.models.inception import InceptionV3
 from hpa_jax.models.inception_v4 import InceptionV4
 from hpa_jax.models.nasnet import NASNetALarge
 from hpa_jax.models.resnet import Layout, ResNet
+from hpa_jax.models.vit import ViT
 from hpa_jax.models.xception import Xception
 
 if TYPE_CHECKING:
@@ -34,10 +37,11 @@ if TYPE_CHECKING:
 class Row:
     """One backbone.
 
-    build: called with in_channels, width, depth, remat, dtype, rngs (and large_stem).
+    build: called with in_channels, width, depth, remat, dtype, rngs (and large_stem, and a
+        transformer's options).
     parameters: of the published form with its 1000-class head (and auxiliary head), in number.
     gmacs: multiply-adds of the body at 512 x 512 x 3, in 1e9, as computed here (Cadene's NASNet has
-        53.75: it computes some borders that it cuts off).
+        53.75: it computes some borders that it cuts off); with patches of 14 pixels at 518 x 518.
     weights: published files, each as its library calls it ("torchvision FILE", "Cadene FILE",
         "timm FILE") or as `init_from` takes it ("hf:OWNER/REPO/FILE").
     """
@@ -50,6 +54,7 @@ class Row:
     normalize: str
     weights: tuple[str, ...]
     paper: str
+    head: str = "gap"  # of the published form
 
 
 _SENET = dict(ceil_pool=True, squeeze=16)
@@ -68,6 +73,22 @@ def _lite(
         "lite",
         (f"hf:timm/tf_efficientnet_lite{number}.in1k/model.safetensors",),
         "Liu 2020; Tan & Le 2019, 1905.11946",
+    )
+
+
+def _vit(
+    features: int, blocks: int, patch: int, grid: int, parameters: int, gmacs: float, file: str
+) -> Row:
+    swiglu = features == 1536
+    return Row(
+        functools.partial(ViT, features, blocks, patch, grid, swiglu),
+        parameters,
+        gmacs,
+        features,
+        patch * grid,
+        "imagenet",
+        (f"hf:timm/{file}/model.safetensors",),
+        "Dosovitskiy 2020, 2010.11929",
     )
 
 
@@ -182,11 +203,42 @@ BACKBONES: dict[str, Row] = {
         ("Cadene nasnetalarge-a1897284.pth",),
         "Zoph 2017, 1707.07012",
     ),
+    "convnext_tiny": Row(
+        ConvNeXt,
+        28_589_128, 23.27, 768, 224, "imagenet",
+        ("hf:timm/convnext_tiny.fb_in1k/model.safetensors",),
+        "Liu 2022, 2201.03545",
+        "gap_norm",
+    ),
     "efficientnet_lite0": _lite(0, 1.0, 1.0, 224, 4_652_008, 2.01),
     "efficientnet_lite1": _lite(1, 1.0, 1.1, 240, 5_416_680, 2.62),
     "efficientnet_lite2": _lite(2, 1.1, 1.2, 260, 6_092_072, 3.01),
     "efficientnet_lite3": _lite(3, 1.2, 1.4, 280, 8_197_096, 4.45),
     "efficientnet_lite4": _lite(4, 1.4, 1.8, 300, 13_006_568, 7.03),
+    "vit_small_patch16": _vit(
+        384, 12, 16, 14, 22_050_664, 31.76, "vit_small_patch16_224.augreg_in1k"
+    ),
+    "vit_base_patch16": _vit(
+        768, 12, 16, 14, 86_567_656, 107.04, "vit_base_patch16_224.augreg_in1k"
+    ),
+    "vit_large_patch16": _vit(
+        1024, 24, 16, 14, 304_326_632, 362.01, "vit_large_patch16_224.augreg_in21k_ft_in1k"
+    ),
+    "vit_small_patch8": _vit(
+        384, 12, 8, 16, 21_852_520, 242.02, "vit_small_patch8_224.dino"
+    ),
+    "vit_small_patch14": _vit(
+        384, 12, 14, 37, 22_431_976, 46.7, "vit_small_patch14_dinov2.lvd142m"
+    ),
+    "vit_base_patch14": _vit(
+        768, 12, 14, 37, 87_330_280, 151.57, "vit_base_patch14_dinov2.lvd142m"
+    ),
+    "vit_large_patch14": _vit(
+        1024, 24, 14, 37, 305_343_464, 506.8, "vit_large_patch14_dinov2.lvd142m"
+    ),
+    "vit_giant_patch14": _vit(
+        1536, 40, 14, 37, 1_137_893_352, 1783.34, "vit_giant_patch14_dinov2.lvd142m"
+    ),
     "se_resnext_tiny": Row(
         functools.partial(
             ResNet,
@@ -197,6 +249,7 @@ BACKBONES: dict[str, Row] = {
     ),
 }  # fmt: skip
 
+VIT_OPTIONS = ("grid", "positions", "registers", "layer_scale", "eps")
 ALIASES = {"se_resnext50": "se_resnext50_32x4d", "se_resnext101": "se_resnext101_32x4d"}
 NAMES = (*BACKBONES, *ALIASES)
 
@@ -215,6 +268,7 @@ def create(
     remat: str = "none",
     dtype: Any = jnp.float32,
     rngs: nnx.Rngs,
+    backbone_options: Mapping[str, Any] = MappingProxyType({}),
     **head_options: Any,
 ) -> nnx.Module:
     """A network with fresh weights, in training mode.
@@ -238,6 +292,8 @@ def create(
         remat: "blocks" computes the blocks again in the backward pass instead of keeping them.
         dtype: what the layers compute in; parameters, statistics and the head stay float32.
         rngs: of the weights and of dropout.
+        backbone_options: of a transformer: grid, positions, registers, layer_scale, eps
+            (`hpa_jax.models.vit.ViT`).
 
     Raises:
         InputError: an unknown name (with the near ones) or option, or a number out of range.
@@ -249,13 +305,20 @@ def create(
         raise InputError(f"num_classes={num_classes}, in_channels={in_channels}: at least 1")
     if remat not in ("none", "blocks"):
         raise InputError(f"remat={remat!r}: one of none, blocks")
-    _check_form(name, large_stem, as_run)
+    kind = _check_form(name, large_stem, as_run)
+    for option in backbone_options:
+        if kind is not ViT or option not in VIT_OPTIONS:
+            known = f"has {', '.join(VIT_OPTIONS)}" if kind is ViT else "has none"
+            raise InputError(f"backbone_options: {name} has no {option!r}; it {known}")
+    if head in TOKEN_HEADS and kind is not ViT:
+        raise InputError(f"head={head!r}: reads a transformer's tokens; {name} has none")
     options = dict(remat=remat == "blocks", dtype=dtype, rngs=rngs)
     if large_stem:
         options["large_stem"] = True
     if as_run:
         options["as_run"] = True
     depth = depth if isinstance(depth, int | float) else tuple(depth or ()) or None
+    options |= backbone_options
     if own:
         if width != 1.0 or depth is not None:
             raise InputError(f"{name}: width and depth are of the package's own networks")

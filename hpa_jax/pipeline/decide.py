@@ -376,11 +376,11 @@ def _class_section(context: Context, chosen: str) -> Section:
 
 
 def _label_errors(found: "pd.DataFrame") -> Section:
-    columns = ["id", "given", "suggested", "worst_class", "worst_probability"]
+    columns = ["id", "evidence", "given", "suggested", "worst_class", "worst_probability"]
     rows = [[str(cell) if not isinstance(cell, float) else number(cell) for cell in row]
             for row in found[columns].head(60).to_numpy(object)]  # fmt: skip
-    notes = [f"{len(found):,} labelled rows contradict the mean of the models with confidence; the "
-             "least trusted first, 60 at most."]  # fmt: skip
+    notes = [f"{len(found):,} labelled rows have labels that are more likely wrong than right, by "
+             "the calibrated mean of the models; the surest first, 60 at most."]  # fmt: skip
     return Section("label_errors", "Likely label errors", notes, Table(columns, rows, text=(0, 3)))
 
 

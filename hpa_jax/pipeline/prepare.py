@@ -67,7 +67,7 @@ def sources(context: Context) -> list[dict]:
 
 def roots(context: Context) -> list[Path]:
     """Folders of the sources, in their order."""
-    return [Path(source["root"]) for source in sources(context)]
+    return [Path(source["root"]).expanduser() for source in sources(context)]
 
 
 def catalog(context: Context) -> list[Task]:
@@ -95,7 +95,7 @@ def catalog(context: Context) -> list[Task]:
         counts = table["source"].value_counts()
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in sorted(counts.index)) + " images"
 
-    folders = [root.expanduser() for root in roots(context)]
+    folders = roots(context)
     for root in folders:
         if not root.is_dir():
             raise InputError(f"config.data.root: no folder {str(root)!r}")

@@ -382,7 +382,7 @@ def label_errors(context: Context) -> LabelErrors:
 
     rows = tables.split_rows(context, "valid")
     probs = ensemble.mean(tables.of_models(context, "valid", rows.ids))
-    table = label_noise.table(rows.ids, rows.labels, probs, context.config.classes)
+    table = label_noise.table(rows.ids, rows.labels, probs, context.config.classes, rows.groups)
     return LabelErrors(table, len(rows.ids))
 
 

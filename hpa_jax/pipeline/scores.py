@@ -144,7 +144,7 @@ def chosen_method(context: Context) -> str:
     method = context.config.submission.method
     table = artifacts.read_json(context.path("metrics.json"))
     if method == "auto":
-        return table["chosen"]
+        return table.get("chosen", table["best"])  # earlier versions took the best
     if method not in table["scores"]:
         hint = near(method, table["scores"])
         raise InputError(f"config.submission.method={method!r}: no such method{hint}")

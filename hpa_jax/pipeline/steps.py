@@ -90,6 +90,7 @@ STEPS: dict[str, Step] = {
         "splits.parquet",
         ("split",),
         ("data",),
+        version=2,  # 2: with folds, what matches test images trains in none
     ),
     "records": Step(
         "hpa_jax.pipeline.prepare:records",
@@ -169,6 +170,7 @@ STEPS: dict[str, Step] = {
         "stack/ (models, votes)",
         ("stack",),
         DECISION,
+        version=2,  # 2: shares of train.csv; thresholds of quick shrink to the matched ones
         flags={**FORCE, **CLUSTER, **SEEN},
     ),
     "thresholds": Step(
@@ -195,9 +197,10 @@ STEPS: dict[str, Step] = {
         "hpa_jax.pipeline.submit:submit",
         "decides the labels of the test images",
         "predictions, stack/, ensemble/, thresholds.json, leak.parquet, sample_submission.csv",
-        "leak_overlay.parquet, leak_conflicts.csv, submission.csv",
+        "leak_overlay.parquet, leak_conflicts.csv, submission.csv, predictions.csv",
         ("submission", "leak", "ensemble.average_duplicates", "retrieval"),
         DECISION,
+        version=2,  # 2: the simplest within a standard error is chosen; calibrations
     ),
     "evaluate": Step(
         "hpa_jax.pipeline.evaluate:evaluate",

@@ -1,7 +1,7 @@
 """The step `submit`: the leak tables joined, the submission."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -10,6 +10,10 @@ from hpa_jax.pipeline import retrieve, scores, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN_FROM = 0.05  # probability from which a class that is not predicted is listed, too
 MATCHES = "matches"  # in submission.leak_tables: near-duplicates found by the step duplicates
 
 
@@ -58,7 +62,7 @@ def _leak_tables(context: Context) -> list[str]:
 def _submit(context: Context) -> Task:
     settings = {"leak": context.config.leak, **options(context)}
     sample = context.sample_submission
-    output = context.path("submission.csv")
+    output, listed = context.paths("submission.csv", "predictions.csv")
 
     def work() -> str:
         from hpa_jax.decision import submission
@@ -66,6 +70,10 @@ def _submit(context: Context) -> Task:
         test = tables.split_rows(context, "test")
         name = scores.chosen_method(context)
         off = scores.decisions(context, test.ids)[name]
+        with artifacts.atomic(listed) as temporary:
+            predictions(context, name, test.ids, off).to_csv(
+                temporary, index=False, float_format="%.4g"
+            )
         off, near = retrieve.replaced(context, "test", test.ids, off)
         on, changed = overlay_leak(context, test.ids, off)
         used = context.config.leak == "on"
@@ -83,7 +91,45 @@ def _submit(context: Context) -> Task:
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
     inputs += retrieve.files(context) + scores.refitted_files(context)
-    return Task("submit", "submit", work, settings, inputs, (output,))
+    return Task("submit", "submit", work, settings, inputs, (output, listed))
+
+
+def predictions(
+    context: Context, method: str, ids: np.ndarray, decided: np.ndarray
+) -> "pd.DataFrame":
+    """What is known of each class of each image, most probable first; images in the order of `ids`.
+
+    Columns: id, class, predicted (before leak table and neighbours), score, threshold (empty:
+    never), probability (the score, calibrated), f1 and support of the class on validation.  Without
+    the rows that are not predicted and whose probability is below `SHOWN_FROM`.
+    """
+    import pandas as pd
+
+    from hpa_jax.decision.calibration import Calibration
+
+    own = scores.of_methods(context, tables.FINAL, ids)[method]
+    path = context.path("thresholds.json")
+    stored = artifacts.read_json(path)
+    with artifacts.parsing(path, f"{scores.AGAIN} (--force=thresholds)"):
+        coefficients = np.array(stored["calibrations"][method], float)
+    probability = np.nan_to_num(Calibration(coefficients)(own))
+    metrics = artifacts.read_json(context.path("metrics.json"))
+    cuts = scores.cuts(context)[method]
+    row, c = np.nonzero(decided | (probability >= SHOWN_FROM))
+    order = np.lexsort((-probability[row, c], row))
+    row, c = row[order], c[order]
+    return pd.DataFrame(
+        {
+            "id": ids[row],
+            "class": np.array(context.config.classes, object)[c],
+            "predicted": decided[row, c],
+            "score": own[row, c],
+            "threshold": np.where(cuts <= 1, cuts, np.nan)[c],
+            "probability": probability[row, c],
+            "f1": np.array(metrics["scores"][method]["class_f1"], float)[c],
+            "support": np.array(metrics["support"], int)[c],
+        }
+    )
 
 
 def options(context: Context) -> dict[str, Any]:

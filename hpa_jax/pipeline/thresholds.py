@@ -78,7 +78,7 @@ def _thresholds(context: Context) -> Task:
             test = tables.split_rows(context, "test")
             matched = scores.of_methods(context, "test", test.ids)
         cuts, intervals, scored, nested, rules, drawn = {}, {}, {}, {}, {}, Drawn()
-        candidates = {}
+        candidates, calibrations = {}, {}
         for name in simplest_first(context, found):
             probs = found[name]
             fitted = fit(context, name, probs, rows, matched[name], drawn)
@@ -91,6 +91,8 @@ def _thresholds(context: Context) -> Task:
                 | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
                 | scores.ranking(rows.labels, probs)
             )
+            calibrations[name], errors = calibrated(context, probs, rows)
+            scored[name] |= errors
             near, count = retrieve.replaced(context, "valid", rows.ids, nested[name])
             if count:
                 with_near = scores.score(rows.labels, near, weights)
@@ -98,7 +100,8 @@ def _thresholds(context: Context) -> Task:
         in_order = {name: nested[name] for name in found}
         scored = seen.marked(context, scored)
         table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
-        artifacts.write_json(outputs[0], table | {"intervals": intervals, "rules": rules})
+        table |= {"intervals": intervals, "rules": rules, "calibrations": calibrations}
+        artifacts.write_json(outputs[0], table)
         fold = tables.given_folds(context, rows.ids)
         nested_choice = automatic(rows, candidates, weights, fold)
         artifacts.write_json(
@@ -318,6 +321,25 @@ def _shares(context: Context) -> np.ndarray | None:
     if "given" in context.flags and context.flags["given"] is None:
         return None
     return tables.training_shares(context)
+
+
+def calibrated(
+    context: Context, probs: np.ndarray, rows: Rows
+) -> tuple[np.ndarray, dict[str, float]]:
+    """(coefficients [C, 3] of a method's calibration, NaN in classes that it does not know; the
+    expected calibration errors of its scores and, out of fold, of the calibrated ones)."""
+    from hpa_jax.decision import analysis, calibration
+
+    known = scores.known_classes(probs)
+    labels, own = rows.labels[:, known], probs[:, known].astype(float)
+    fold = tables.given_folds(context, rows.ids)
+    found = calibration.out_of_fold(labels, own, rows.groups, fold=fold)
+    coefficients = np.full((len(known), 3), np.nan)
+    coefficients[known] = calibration.fit(labels, own).coefficients
+    return coefficients, {
+        "calibration_error": analysis.calibration_error(labels, own),
+        "calibration_error_calibrated": analysis.calibration_error(labels, found),
+    }
 
 
 def automatic(

@@ -110,4 +110,8 @@ def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
     for row in found.table.head(10).itertuples():
         print(f"{row.id}: {row.given or 'nothing'} -> {row.suggested or 'nothing'}, "
               f"trust {row.trust:.3f}")  # fmt: skip
-    print(f"{len(found.table)} of {found.rows} images -> {context.path('label_noise.csv')}, .html")
+    expected = f", {found.table['evidence'].sum():.1f} of them expected to be wrong"
+    print(
+        f"{len(found.table)} of {found.rows} images{expected if len(found.table) else ''} -> "
+        f"{context.path('label_noise.csv')}, .html"
+    )

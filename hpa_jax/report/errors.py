@@ -117,10 +117,12 @@ def label_errors(
             Line(row.id, "id"),
         ]
         cards.append(Card(cells(image), row.id, lines))
+    found = len(errors.table)
+    precision = f"{100 * errors.table['evidence'].mean():.0f} %" if found else "none"
     notes = [
-        f"For {len(errors.table):,} of {errors.rows:,} validation images the mean of the models "
-        "contradicts a label with confidence (confident learning, as in cleanlab); the least "
-        "trusted first.",
+        f"{found:,} of {errors.rows:,} validation images have labels that are more likely wrong "
+        f"than right, by the calibrated mean of the models; the surest first. Expected to be "
+        f"wrong: {precision} of them.",
         "The models may be wrong: check these labels, don't replace them unseen.",
     ]
     return Section("label_errors", "Likely label errors", notes, cards=cards)

@@ -85,9 +85,9 @@ def _row_notes(results: Results) -> list[str]:
 def _result_notes(results: Results) -> list[str]:
     notes = [
         f"Macro-F1 over {len(results.classes)} classes. Submitted method: {results.chosen}. "
-        "Choosing the best method on validation scores "
-        f"{number(results.automatic['macro_f1'])} there, if each fold is decided by the method "
-        "that is best on the other folds."
+        "Choosing method and thresholds on validation scores "
+        f"{number(results.automatic['macro_f1'])} there, if each fold is decided by what is "
+        "chosen on the other folds (the simplest within one standard error of the best)."
     ]
     if results.evaluation is None or results.test is None:
         return [*notes, "The truth of the test part is unknown: no test scores."]

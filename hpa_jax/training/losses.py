@@ -62,6 +62,37 @@ def focal(logits: Array, labels: Array, *, gamma: float = 2.0, mean: bool = Fals
     return each.mean(-1) if mean else each.sum(-1)
 
 
+def asymmetric(
+    logits: Array,
+    labels: Array,
+    *,
+    gamma_positive: float = 0.0,
+    gamma_negative: float = 4.0,
+    clip: float = 0.05,
+) -> Array:
+    """Asymmetric loss, [N]: focal loss of other sharpness for negatives, the surest left out.
+
+    -[t (1 - p)^g+ log p + (1 - t) q^g- log(1 - q)], q = max(p - clip, 0), summed over classes
+    (Ridnik et al. 2021, arXiv 2009.14119, their multi-label settings).
+
+    Args:
+        logits: [N, C] float.
+        labels: [N, C] in {0, 1}.
+        gamma_positive: g+ >= 0.
+        gamma_negative: g- >= 0.
+        clip: in [0, 1); negatives of a probability below it count nothing.
+    """
+    logits, labels = _float(logits, labels)
+    log_p, log_not = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    positive = labels * jnp.exp(gamma_positive * log_not) * log_p
+    shifted = jnp.exp(log_p) - clip
+    counts = shifted > 0
+    shifted = jnp.where(counts, shifted, 1.0)
+    rest = log_not if clip == 0 else jnp.log(1.0 - jnp.where(counts, shifted, 0.0))
+    negative = jnp.where(counts, jnp.exp(gamma_negative * jnp.log(shifted)) * rest, 0.0)
+    return -(positive + (1.0 - labels) * negative).sum(-1)
+
+
 def lsep(logits: Array, labels: Array) -> Array:
     """Log-sum-exp pairwise ranking, [N]: log(1 + sum over (v not in Y, u in Y) of exp(f_v - f_u)).
 
@@ -185,6 +216,7 @@ PER_SAMPLE: dict[str, Callable[..., Array]] = {
     "bce_mean": lambda logits, labels, **options: bce(logits, labels, **options) / logits.shape[-1],
     "focal": focal,
     "focal_mean": lambda logits, labels, **options: focal(logits, labels, mean=True, **options),
+    "asymmetric": asymmetric,
     "lsep": lsep,
     # One class a row (an antibody), as one-hot labels; the head "embedding" gives the cosines.
     "arcface": lambda cosines, labels, **options: arcface(cosines, labels.argmax(-1), **options),
@@ -199,6 +231,7 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
     "bce_mean": ("smoothing", "positive_weight"),
     "focal": ("gamma",),
     "focal_mean": ("gamma",),
+    "asymmetric": ("gamma_positive", "gamma_negative", "clip"),
     "arcface": ("scale", "margin", "plain"),
 }
 
@@ -266,8 +299,11 @@ def _check_term(name: str, weight: Any, options: dict[str, Any]) -> None:
             )
     if not 0.0 <= options.get("smoothing", 0.0) < 1.0:
         raise InputError(f"loss.{name}.smoothing: must lie in [0, 1), not {options['smoothing']}")
-    if options.get("gamma", 2.0) < 0.0:
-        raise InputError(f"loss.{name}.gamma: must be >= 0, not {options['gamma']}")
+    for option in ("gamma", "gamma_positive", "gamma_negative"):
+        if options.get(option, 2.0) < 0.0:
+            raise InputError(f"loss.{name}.{option}: must be >= 0, not {options[option]}")
+    if not 0.0 <= options.get("clip", 0.0) < 1.0:
+        raise InputError(f"loss.{name}.clip: must lie in [0, 1), not {options['clip']}")
 
 
 def _check_weight(name: str, weight: Any) -> None:

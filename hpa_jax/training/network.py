@@ -128,6 +128,7 @@ def from_config(
             remat=config.remat,
             dtype=compute_dtype(config.dtype),
             rngs=nnx.Rngs(seed),
+            backbone_options=config.backbone_options.to_dict(),
             **config.head_options.to_dict(),
         )
 
@@ -157,7 +158,7 @@ def outline(config: ConfigDict, num_classes: int, seed: int = 0) -> Outline:
 # The options that an outline depends on.
 _OF_OUTLINE = (
     *("backbone", "channels", "head", "dropout", "width", "depth", "large_stem", "as_run", "remat"),
-    *("dtype", "head_options", "depth_groups"),
+    *("dtype", "head_options", "backbone_options", "depth_groups"),
 )
 
 

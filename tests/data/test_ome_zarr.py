@@ -1,4 +1,12 @@
-"""OME-Zarr stores written by its reference writer: pixels, names, sizes, plates, and bad ones."""
+"""OME-Zarr stores written by its reference writer: pixels, names, sizes, plates, and bad ones.
+
+Where the package ome-zarr is, the tests write stores anew; `golden/*.zip` are three that it wrote:
+python -m tests.data.test_ome_zarr
+"""
+
+import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,8 +17,13 @@ from tests.data.layouts import picture
 from tests.data.sources.test_users_files import close, equal, taken
 
 zarr = pytest.importorskip("zarr")
-writer = pytest.importorskip("ome_zarr.writer")
-formats = pytest.importorskip("ome_zarr.format")
+try:
+    from ome_zarr import format as formats
+    from ome_zarr import writer
+except ImportError:
+    writer = formats = None
+needs_writer = pytest.mark.skipif(writer is None, reason="needs the package ome-zarr")
+GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("DAPI", "GFP", "Tubulin", "ER")
 ORDER = (2, 1, 0, 3)  # of CHANNELS, as NAMES has them
 
@@ -39,6 +52,7 @@ def _fill(group, image, version, um=0.08, names=NAMES):
             group.attrs["omero"] = omero
 
 
+@needs_writer
 @pytest.mark.parametrize("version", ["V04", "V05"])
 def test_stores_of_both_versions(tmp_path, version):
     images = {f"a{i}": picture(i, 64) for i in range(2)}
@@ -49,6 +63,7 @@ def test_stores_of_both_versions(tmp_path, version):
     assert table["pixel_size"].tolist() == pytest.approx([0.08, 0.08])
 
 
+@needs_writer
 def test_16_bits_are_scaled_as_any_others(tmp_path):
     image = picture(3, 64)
     write(tmp_path / "in" / "a.zarr", image.astype(np.uint16) * 16, "V04")
@@ -56,20 +71,25 @@ def test_16_bits_are_scaled_as_any_others(tmp_path):
     assert close(got, {"a": image}, 12)
 
 
+@needs_writer
 @pytest.mark.parametrize("version", ["V04", "V05"])
 def test_each_field_of_a_plate_is_an_image(tmp_path, version):
+    plate(tmp_path / "in" / "plate1.zarr", version)
+    got, *_ = taken(tmp_path / "in", tmp_path)
+    assert equal(got, {"plate1_A1_0": picture(0, 64), "plate1_B1_0": picture(1, 64)})
+
+
+def plate(path, version):
     fmt = getattr(formats, f"Format{version}")()
-    path = tmp_path / "in" / "plate1.zarr"
     root = zarr.open_group(str(path), mode="w", zarr_format=2 if version == "V04" else 3)
     writer.write_plate_metadata(root, ["A", "B"], ["1"], ["A/1", "B/1"], fmt=fmt)
     for n, well in enumerate(("A", "B")):
         group = root.require_group(well).require_group("1")
         writer.write_well_metadata(group, ["0"], fmt=fmt)
         _fill(group.require_group("0"), picture(n, 64), version)
-    got, *_ = taken(tmp_path / "in", tmp_path)
-    assert equal(got, {"plate1_A1_0": picture(0, 64), "plate1_B1_0": picture(1, 64)})
 
 
+@needs_writer
 def test_a_changed_chunk_is_read_anew(tmp_path):
     write(tmp_path / "in" / "a.zarr", picture(0, 64), "V04")
     taken(tmp_path / "in", tmp_path)
@@ -77,6 +97,7 @@ def test_a_changed_chunk_is_read_anew(tmp_path):
     assert equal(taken(tmp_path / "in", tmp_path)[0], {"a": picture(1, 64)})
 
 
+@needs_writer
 def test_absent_chunks_are_told(tmp_path):
     write(tmp_path / "a.zarr", np.zeros((64, 64, 4), np.uint8) + picture(1, 64), "V04")
     chunk = next(
@@ -86,6 +107,7 @@ def test_absent_chunks_are_told(tmp_path):
     assert any("chunks are absent" in note for note in reader.planes(tmp_path / "a.zarr").notes)
 
 
+@needs_writer
 def test_bad_stores_are_refused_in_one_line(tmp_path):
     (tmp_path / "empty.zarr").mkdir()
     zarr.open_group(str(tmp_path / "plain.zarr"), mode="w")
@@ -94,3 +116,26 @@ def test_bad_stores_are_refused_in_one_line(tmp_path):
         with pytest.raises(BadImage, match=reason) as caught:
             ome_zarr.read(tmp_path / f"{name}.zarr", 0, Reading())
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["v04", "v05", "plate"])
+def test_stores_of_the_reference_writer(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    with zipfile.ZipFile(GOLDEN / f"{name}.ome.zarr.zip") as file:
+        file.extractall(tmp_path / "in" / f"{name}.ome.zarr")
+    got, table, _ = taken(tmp_path / "in", tmp_path)
+    ids = ["plate_A1_0", "plate_B1_0"] if name == "plate" else [name]
+    assert equal(got, {id: picture(n, 64) for n, id in enumerate(ids)})
+    assert table["pixel_size"].tolist() == pytest.approx([0.08] * len(ids))
+
+
+if __name__ == "__main__":
+    GOLDEN.mkdir(exist_ok=True)
+    for name in ("v04", "v05", "plate"):
+        store = GOLDEN / f"{name}.ome.zarr"
+        if name == "plate":
+            plate(store, "V04")
+        else:
+            write(store, picture(0, 64), name.upper())
+        shutil.make_archive(str(store), "zip", store)
+        shutil.rmtree(store)

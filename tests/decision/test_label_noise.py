@@ -11,6 +11,7 @@ import pytest
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import label_noise
+from scripts import simulation
 
 ANSWERS = Path(__file__).with_name("cleanlab.json")
 
@@ -81,22 +82,70 @@ def test_trust_by_hand():
     assert trust[0] == pytest.approx(0.8 * 0.3 + 0.2 * (0.8 * 0.6 + 0.2 * 0.9))
 
 
-def test_table_says_what_to_change():
-    labels, probs, _ = noisy(4, spread=0.05)
-    clear = label_noise.likely_errors(labels, probs)
+@pytest.fixture(scope="module")
+def simulated():
+    """Right labels of 800 images of the competition and the mean of four models of its F1s."""
+    data = simulation.simulate(800, 4, seed=3)
+    return data.labels, data.probs.mean(axis=0, dtype=float)
+
+
+def exchanged(labels, share, seed):
+    """(labels in which a share of the rows has another row's set, which rows these are)."""
+    rng = np.random.default_rng(seed)
+    rows = rng.choice(len(labels), round(share * len(labels)), replace=False)
+    given = labels.copy()
+    for row in rows:
+        while (given[row] == labels[row]).all():
+            given[row] = labels[rng.integers(len(labels))]
+    return given, np.isin(np.arange(len(labels)), rows)
+
+
+def test_right_labels_of_hard_images_are_not_listed(simulated):
+    labels, probs = simulated
+    evidence, _ = label_noise.wrong(labels, probs)
+    assert (evidence >= label_noise.LISTED).mean() < 0.005
+    assert label_noise.likely_errors(labels, probs).any(axis=1).mean() > 0.05  # cleanlab's are
+
+
+def test_scores_that_tell_nothing_list_nothing(simulated):
+    labels, _ = simulated
+    probs = np.random.default_rng(0).uniform(0, 1, labels.shape)
+    evidence, _ = label_noise.wrong(labels[:60], probs[:60])
+    assert not (evidence >= label_noise.LISTED).any()
+
+
+@pytest.mark.parametrize("share", [0.02, 0.05, 0.1])
+def test_planted_wrong_sets_are_listed_with_the_precision_that_is_stated(simulated, share):
+    labels, probs = simulated
+    found = []
+    for seed in range(3):
+        given, planted = exchanged(labels, share, seed)
+        evidence, _ = label_noise.wrong(given, probs)
+        listed = evidence >= label_noise.LISTED
+        found.append(
+            [listed.sum(), (listed & planted).sum(), planted.sum(), evidence[listed].sum()]
+        )
+    listed, right, planted, expected = np.sum(found, axis=0)
+    assert right / listed > 0.7 and right / planted > 0.4
+    assert expected / listed == pytest.approx(right / listed, abs=0.15)
+
+
+def test_the_list_begins_with_the_surest(simulated):
+    labels, probs = simulated
+    given, planted = exchanged(labels, 0.05, 0)
     ids = [f"i{row}" for row in range(len(labels))]
-    found = label_noise.table(ids, labels, probs, ("a", "b", "c", "d"))
-    assert len(found) == clear.any(axis=1).sum() and found["trust"].is_monotonic_increasing
-    row = found.iloc[0]
-    number = ids.index(row["id"])
-    given, suggested = ({*row[key].split()} for key in ("given", "suggested"))
-    changed = {str(c) for c in np.flatnonzero(clear[number])}
-    assert given ^ suggested == changed
-    names = {"abcd"[int(c)] for c in changed}
-    assert {*filter(None, (row["missing"] + ", " + row["spurious"]).split(", "))} == names
-    assert row["worst_class"] in names
-    counts = label_noise.summary(labels, probs, ("a", "b", "c", "d"))
-    assert counts["missing"].sum() + counts["spurious"].sum() == clear.sum()
+    names = [f"c{c}" for c in range(labels.shape[1])]
+    found = label_noise.table(ids, given, probs, names, groups=np.arange(len(ids)))
+    assert found["evidence"].is_monotonic_decreasing and len(found) > 10
+    half = [ids.index(name) for name in found["id"][: len(found) // 2]]
+    assert planted[half].mean() > 0.9
+    for row in found.itertuples():
+        given_, suggested = ({*text.split()} for text in (row.given, row.suggested))
+        changed = {f"c{c}" for c in given_ ^ suggested}
+        assert changed == {*filter(None, (row.missing + ", " + row.spurious).split(", "))}
+        assert row.worst_class in changed
+    counts = label_noise.summary(given, probs, names)
+    assert counts["given"].tolist() == given.sum(axis=0).tolist()
 
 
 def test_classes_no_model_knows_and_empty_classes_have_no_errors():

@@ -5,10 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from safetensors.numpy import save_file
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.models import create
+from hpa_jax.models import create, pretrained, published
+from hpa_jax.models.normalization import normalizer
 from tests.models import pinned
+from tests.models.parity import seeded
 
 
 def test_logits_equal_torchvisions(tmp_path):
@@ -26,6 +29,30 @@ def test_a_training_step_moves_the_statistics_as_torchs(tmp_path):
     pinned.assert_close(ours, expected["training_logits"], 1e-3)
     pinned.assert_close(np.asarray(model.norm0.mean), expected["mean_after"])
     pinned.assert_close(np.asarray(model.norm0.var), expected["var_after"])
+
+
+@pytest.mark.parametrize("name", ["hpa_densenet121", "hpa_densenet121_512"])
+def test_the_winners_published_network_equals_its_definition_in_pytorch(tmp_path, name):
+    """Through `normalize`, which is the original's inner normalisation: nothing is done twice."""
+    content = pinned.golden(name)
+    save_file(pinned.tensors(name), tmp_path / "w.safetensors")
+    entry = published.find(name)
+    options = dict(entry.network)
+    model = pinned.hollow(
+        lambda: create(
+            options["backbone"], num_classes=len(entry.class_names), head=options["head"],
+            large_stem=options["large_stem"], width=float(content["width"]),
+            depth=tuple(map(int, content["depth"])), rngs=nnx.Rngs(0), **options["head_options"],
+        )
+    )  # fmt: skip
+    report = pretrained.load(model, tmp_path / "w.safetensors")
+    assert not report.missing and not report.unused
+    model.eval()
+    side, _, channels = map(int, content["size"])
+    images = seeded.images(2, side, channels) * 0.2 + 0.4
+    images = normalizer(entry.normalize, entry.channels)(images)
+    pinned.assert_close(pinned.logits(model, images), content["logits"])
+    pinned.assert_close(np.asarray(model.embed(images)[1]), content["features"])
 
 
 @pytest.mark.parametrize("channels", [1, 2, 3, 4, 5])

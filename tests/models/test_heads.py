@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.models.heads import HEADS, create_head
+from hpa_jax.models.heads import HEADS, TOKEN_HEADS, create_head
 
 
 def feature_map(features=6):
@@ -19,13 +19,17 @@ def make(name, **options):
     return head
 
 
-@pytest.mark.parametrize(
-    ("name", "width"),
-    list(zip(HEADS, (12, 12, 6, 6, 512))),
-)
-def test_shapes_of_logits_and_embedding(name, width):
-    logits, embedding = make(name).embed(feature_map().astype(jnp.bfloat16))
-    assert logits.shape == (3, 7) and embedding.shape == (3, width)
+WIDTHS = dict(adaptive_concat=12, bestfitting=12, gap=6, gap_norm=6, attention=6, embedding=512)
+WIDTHS |= dict(token=6, features=6, subcell=12)
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_shapes_of_logits_and_embedding(name):
+    x = feature_map().astype(jnp.bfloat16)
+    x = x.reshape(3, 20, 6) if name in TOKEN_HEADS else x
+    logits, embedding = make(name).embed(x)
+    assert logits.shape == (3, 0 if name == "features" else 7)
+    assert embedding.shape == (3, WIDTHS[name])
     assert logits.dtype == embedding.dtype == jnp.float32
 
 

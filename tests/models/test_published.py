@@ -2,9 +2,10 @@
 
 import pytest
 
+from hpa_jax.config import defaults as configs
 from hpa_jax.core import classes
 from hpa_jax.core.errors import InputError
-from hpa_jax.models import published
+from hpa_jax.models import pretrained, published
 from hpa_jax.models.normalization import normalizer
 from hpa_jax.models.published import PUBLISHED
 
@@ -49,3 +50,19 @@ def test_digits_of_a_name():
 def test_an_unknown_name_gives_near_ones():
     with pytest.raises(InputError, match="did you mean 'hpa_densenet121'"):
         published.find("hpa_densnet121")
+
+
+@pytest.mark.parametrize("name", ["dinov2_vits14_reg", "subcell_mae_rbg", "hpa_densenet121"])
+def test_a_recipes_model_goes_on_from_a_published_one(name):
+    """The network that a recipe makes takes every tensor of the body."""
+    from hpa_jax.training import network
+
+    model = configs.model(**published.options(name))
+    assert model.init_from == f"published:{name}" and model.channels == PUBLISHED[name].channels
+    ours = network.from_config(model, 5, arrays=False)
+    theirs = pretrained.shapes_of(PUBLISHED[name])
+    mine, its = (
+        {path: shape for path, shape in pretrained._parameters(one).items() if "head" not in path}
+        for one in (ours, theirs)
+    )
+    assert mine == its and len(mine) > 100

@@ -23,7 +23,7 @@ def shapes(name, **options):
 @functools.cache
 def published(name):
     """The published form, traced once: senet154 and nasnet_a_large take seconds."""
-    return shapes(name, num_classes=1000, in_channels=3, head="gap")
+    return shapes(name, num_classes=1000, in_channels=3, head=BACKBONES[name].head)
 
 
 def paths(model):
@@ -113,7 +113,16 @@ def test_the_list_has_a_row_for_each_and_aliases_lead_there():
 
 @pytest.mark.parametrize(
     "name",
-    ["resnet34", "se_resnext50_32x4d", "densenet121", "bn_inception", "xception"],
+    [
+        "convnext_tiny",
+        "vit_small_patch16",
+        "efficientnet_lite0",
+        "resnet34",
+        "se_resnext50_32x4d",
+        "densenet121",
+        "bn_inception",
+        "xception",
+    ],
 )
 def test_multiply_adds_are_those_of_the_traced_body(name):
     model = published(name)

@@ -80,6 +80,30 @@ def test_scores_are_nested_and_say_what_they_rest_on(decided):
     assert "must be out of fold" in page and "no sharper than" in page
 
 
+def test_predictions_give_calibrated_probabilities_and_what_the_class_is_worth(decided):
+    found, workdir = decided
+    listed = pd.read_csv(workdir / "predictions.csv")
+    assert [*listed.columns] == [
+        "id", "class", "predicted", "score", "threshold", "probability", "f1", "support",
+    ]  # fmt: skip
+    assert listed["predicted"].sum() == found.labels.sum()
+    assert set(listed["id"]) <= set(found.ids)
+    above = listed["score"] >= listed["threshold"] - 1e-3
+    assert above[listed["predicted"]].all()
+    rows = listed[listed["class"] == "p00"]
+    assert (np.diff(rows.sort_values("score")["probability"]) >= -1e-3).all()
+    assert (rows["support"] == data()[1][:160, 0].sum()).all()
+    score = found.metrics["scores"][found.method]
+    assert (rows["f1"] - score["class_f1"][0]).abs().max() < 1e-3
+    for own in found.metrics["scores"].values():
+        assert own["calibration_error_calibrated"] < own["calibration_error"] + 0.02
+    _, labels, _ = data()
+    place = {name: row for row, name in enumerate(data()[0])}
+    c = {name: number for number, name in enumerate(found.classes)}
+    truth = [labels[place[name], c[of]] for name, of in zip(listed["id"], listed["class"])]
+    assert listed["probability"].mean() == pytest.approx(np.mean(truth), abs=0.12)
+
+
 def test_a_second_call_does_nothing_again(decided, capsys):
     _, workdir = decided
     before = (workdir / "submission.csv").read_bytes()

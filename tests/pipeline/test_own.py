@@ -29,7 +29,7 @@ def exported(done, tmp_path_factory):
 
 
 def chosen(workdir):
-    return json.loads((workdir / "metrics.json").read_text())["best"]
+    return json.loads((workdir / "metrics.json").read_text())["chosen"]
 
 
 def scores_of(workdir, method, ids):

@@ -164,3 +164,17 @@ def test_recall_is_of_the_held_out_images(tmp_path):
     artifacts.write_table(context.path("catalog.parquet"), catalog)
     found = retrieve._recall(context)
     assert found["queries"] == 1 and found["recall"] in (0.0, 1.0)
+
+
+def test_each_set_is_standardised_by_itself(tmp_path):
+    """Test embeddings that are shifted and stretched as a whole keep their neighbours."""
+    context = make(tmp_path)
+    expected = retrieve._nearest(context, "test")
+    path = context.path("retrieval", "embeddings", "test.parquet")
+    table = pd.read_parquet(path)
+    columns = [name for name in table if name != "id"]
+    table[columns] = np.float32([7.0, 0.2]) * table[columns] + np.float32([5.0, -3.0])
+    table.to_parquet(path)
+    found = retrieve._nearest(context, "test")
+    assert found["neighbour"].tolist() == expected["neighbour"].tolist()
+    np.testing.assert_allclose(found["similarity"], expected["similarity"], atol=1e-5)

@@ -19,6 +19,7 @@ ALL = {
     "bce": lambda x, t: losses.bce(x, t).mean(),
     "bce_options": lambda x, t: losses.bce(x, t, smoothing=0.1, positive_weight=3.0).mean(),
     "focal": lambda x, t: losses.focal(x, t).mean(),
+    "asymmetric": lambda x, t: losses.asymmetric(x, t).mean(),
     "focal_half": lambda x, t: losses.focal(x, t, gamma=0.5).mean(),
     "focal_mean": lambda x, t: losses.focal(x, t, mean=True).mean(),
     "lsep": lambda x, t: losses.lsep(x, t).mean(),
@@ -119,6 +120,15 @@ def test_bce_options_equal_their_formula():
     np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
+@pytest.mark.parametrize("clip", [0.0, 0.05])
+def test_asymmetric_loss_is_its_formula(clip):
+    p = 1 / (1 + np.exp(-np.asarray(LOGITS, np.float64)))
+    q, t = np.maximum(p - clip, 0), np.asarray(LABELS, np.float64)
+    expected = -(t * (1 - p) * np.log(p) + (1 - t) * q**4 * np.log(1 - q)).sum(1)
+    found = losses.asymmetric(LOGITS, LABELS, gamma_positive=1.0, clip=clip)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 def test_focal_equals_optax():
     expected = optax.sigmoid_focal_loss(LOGITS, LABELS, gamma=2.0).sum(-1)
     np.testing.assert_allclose(losses.focal(LOGITS, LABELS), expected, rtol=2e-5)
@@ -216,6 +226,18 @@ def test_padding_changes_nothing(terms):
     assert float(loss(padded_x, padded_t, mask)) == pytest.approx(real, rel=1e-5)
     gradient = jax.grad(lambda x: loss(x, padded_t, mask))(jnp.asarray(padded_x))
     assert not np.asarray(gradient[7:]).any()
+
+
+@pytest.mark.parametrize("positives", [1, 4, 8, 12])
+def test_each_bound_of_hard_log_is_met(positives):
+    """18 rows: half of the negatives and the positives, seven tenths and two, or all of them."""
+    x = np.random.default_rng(1).normal(size=(18, 1)).astype(np.float32)
+    t = (np.arange(18) < positives).astype(np.float32)[:, None]
+    n = 18 - positives
+    bounds = (n, positives + max(2, n // 2), 7 * n // 10 + 2)
+    tightest = {1: bounds[1], 4: bounds[1], 8: bounds[2], 12: bounds[0]}[positives]
+    assert tightest == min(bounds)
+    assert float(losses.hard_log(x, t)) == pytest.approx(slow_hard_log(x, t), rel=2e-5)
 
 
 def test_the_mean_of_lsep_leaves_out_rows_without_positives():

@@ -11,6 +11,7 @@ field (crop or pad to its side), reduce.  Padding comes after scaling: its zeros
 """
 
 import functools
+import hashlib
 import json
 import os
 import shutil
@@ -31,12 +32,12 @@ from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, Scaling
 
 BYTES_PER_VALUE = 0.6  # of an 8-bit PNG; the competition's have 0.44 (docs/data.md)
-# Of the rows that sources give; who converts nothing leaves the last three out.
+# Of the rows that sources give; who converts nothing leaves the last four out.
 COLUMNS = (
     *("id", "source", "labels", *CHANNELS, "original_size", "antibody", "plate", "sample"),
-    *("pixel_size", "black", "white"),
+    *("pixel_size", "black", "white", "seen"),
 )
-LAYOUT = 2  # of what `convert` makes; another one is imported anew
+LAYOUT = 3  # of what `convert` makes; another one is imported anew
 MISSING = ("error", "zeros", "mean")
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
 STAINS = {
@@ -201,6 +202,7 @@ def convert(
     plain = all(Path(file).suffix.lower() in reader.PLAIN for file in files.paths.values())
     kept = all(planes[c].dtype == np.uint8 for c in planes) and "" not in files.paths
     if conversion.keep and plain and kept and not cropped and not filled and blacks is None:
+        about["seen"] = seen(eight, path)
         return {**{c: files.paths.get(c) for c in CHANNELS}, **about}
     if filled:
         mean = np.stack(list(eight.values())).astype(np.float32).mean(axis=0)
@@ -209,7 +211,24 @@ def convert(
         side = max(1, round(conversion.field_um / micrometres))
         eight = {c: to_field(plane, side) for c, plane in eight.items()}
     eight = {c: reduced(plane, conversion.largest) for c, plane in eight.items()}
+    about["seen"] = seen(eight, path)
     return store(into, id, mark, eight, about)
+
+
+def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
+    """What the catalog notes of an image's pixels, uint8[H, W] by channel: size [H, W], `files` (16
+    hex digits of them) and what looks odd.
+
+    Raises:
+        BadImage: all channels are black.
+    """
+    if not any(plane.any() for plane in planes.values()):
+        raise BadImage(path, "all channels are black")
+    present = {c: np.ascontiguousarray(planes[c]) for c in CHANNELS if c in planes}
+    zeros = np.zeros_like(next(iter(present.values())))
+    image = np.stack([present.get(channel, zeros) for channel in CHANNELS], axis=-1)
+    mark = hashlib.blake2b(image, digest_size=8).hexdigest()
+    return {"size": list(zeros.shape), "files": mark, "notes": reader.looks(present)}
 
 
 def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray], Planes]:

@@ -36,7 +36,7 @@ import torch
 from flax import nnx
 from safetensors.numpy import save_file
 
-from hpa_jax.models import create, pretrained
+from hpa_jax.models import create, pretrained, registry
 from tests.models import pinned
 from tests.models.parity import originals, seeded
 
@@ -153,7 +153,14 @@ def widened(model: nnx.Module) -> nnx.Module:
 
 def network(name: str) -> nnx.Module:
     """Our network in the published form: RGB, 1000 classes behind the global average."""
-    model = create(name, num_classes=1000, in_channels=3, head="gap", dropout=0.0, rngs=nnx.Rngs(0))
+    model = create(
+        name,
+        num_classes=1000,
+        in_channels=3,
+        head=registry.find(name).head,
+        dropout=0.0,
+        rngs=nnx.Rngs(0),
+    )
     model.eval()
     return model
 

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import torchvision
 from pretrainedmodels.models import nasnet, senet
 from torch import nn
 
-from tests.models.parity import originals, seeded
+from tests.models.parity import originals, published, seeded
 
 FOLDER = Path(__file__).resolve().parents[1] / "golden"
 CLASSES = 7
@@ -154,8 +155,78 @@ GOLDEN: dict[str, tuple[str, dict, int, Callable[[], nn.Module]]] = {
     "bn_inception": ("bn_inception", {"width": 1 / 32}, 96, _bn_inception),
     "xception": ("xception", {"width": 1 / 8, "depth": (1,)}, 75, _xception),
     "efficientnet_lite0": ("efficientnet_lite0", {"width": 1 / 8}, 75, _efficientnet_lite),
+    "convnext_tiny": (
+        "convnext_tiny", {"width": 1 / 12, "depth": (1, 1, 2, 1)}, 75,
+        lambda: timm.models.convnext.ConvNeXt(
+            depths=(1, 1, 2, 1), dims=(8, 16, 32, 64), num_classes=CLASSES
+        ),
+    ),
     "nasnet_a_large": ("nasnet_a_large", {"width": 1 / 14, "depth": (2, 1, 1)}, 96, ShortNASNet),
 }  # fmt: skip
+
+_VIT = {"width": 1 / 3, "depth": (2,)}  # of vit_small: 128 features
+# Published models: -> (our backbone, options, (height, width, channels) of an image, the original).
+PUBLISHED: dict[str, tuple[str, dict, tuple[int, int, int], Callable[[], nn.Module]]] = {
+    "hpa_densenet121": (
+        "densenet121", {"width": 1 / 8, "depth": (2, 3, 2, 1)}, (125, 125, 4),
+        lambda: published.HPADenseNet(4, (2, 3, 2, 1), 8, large=True),
+    ),
+    "hpa_densenet121_512": (
+        "densenet121", {"width": 1 / 8, "depth": (2, 3, 2, 1)}, (75, 75, 4),
+        lambda: published.HPADenseNet(4, (2, 3, 2, 1), 8, large=False),
+    ),
+    "vit": (
+        "vit_small_patch16", _VIT, (48, 64, 3),
+        lambda: published.ViT(128, 2, 16, 14, 3, classes=CLASSES),
+    ),
+    "dinov2": (
+        "vit_small_patch14", _VIT, (56, 84, 3),
+        lambda: published.ViT(128, 2, 14, 37, 3, rule="offset", scale=True),
+    ),
+    "dinov2_reg": (
+        "vit_small_patch14", _VIT, (56, 84, 3),
+        lambda: published.ViT(128, 2, 14, 37, 3, rule="antialias", scale=True, registers=4),
+    ),
+    "dinov2_giant": (
+        "vit_giant_patch14", {"width": 1 / 12, "depth": (2,)}, (56, 84, 3),
+        lambda: published.ViT(128, 2, 14, 37, 3, rule="offset", scale=True, swiglu=True),
+    ),
+    "dino4cells": (
+        "vit_base_patch16", {"width": 1 / 6, "depth": (2,)}, (224, 224, 4),
+        lambda: published.ViT(128, 2, 16, 14, 4, rule="offset"),
+    ),
+    "cell_dino": (
+        "vit_small_patch8", {"width": 1 / 3, "depth": (4,)}, (40, 64, 5),
+        lambda: published.ViT(128, 4, 8, 16, 5, rule="offset", scale=True),
+    ),
+    "subcell": (
+        "vit_base_patch16", {"width": 1 / 6, "depth": (2,)}, (64, 80, 4),
+        lambda: published.SubCell(published.ViT(128, 2, 16, 28, 4, eps=1e-12), 128, 31),
+    ),
+}  # fmt: skip
+
+
+def write_published(name: str) -> Path:
+    """Writes golden/NAME.npz of a published model: its outputs on images in [0, 1]."""
+    backbone, options, (height, width, channels), build = PUBLISHED[name]
+    model = originals.seed(build())
+    shapes = {key: tuple(value.shape) for key, value in originals.arrays(model).items()}
+    images = seeded.images(2, max(height, width), channels)[:, :height, :width] * 0.2 + 0.4
+    with torch.no_grad():
+        logits, features = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy()))
+    path = FOLDER / f"{name}.npz"
+    np.savez_compressed(
+        path,
+        backbone=backbone,
+        width=options["width"],
+        depth=np.asarray(options["depth"], int),
+        size=(height, width, channels),
+        names=np.asarray(list(shapes)),
+        shapes=np.asarray([",".join(map(str, shape)) for shape in shapes.values()]),
+        logits=np.zeros((2, 0), np.float32) if logits is None else logits.numpy(),
+        features=features.numpy(),
+    )
+    return path
 
 
 def write(name: str) -> Path:
@@ -203,5 +274,5 @@ def _training(model: nn.Module, pictures: np.ndarray) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    for given in sys.argv[1:] or GOLDEN:
-        print(write(given), flush=True)
+    for given in sys.argv[1:] or (*GOLDEN, *PUBLISHED):
+        print((write if given in GOLDEN else write_published)(given), flush=True)

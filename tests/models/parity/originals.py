@@ -67,6 +67,7 @@ ORIGINALS: dict[str, dict[str, Callable[[int], nn.Module]]] = {
     "bn_inception": {"pretrainedmodels": _cadene("bninception")},
     "xception": {"pretrainedmodels": _xception, "timm": _timm("legacy_xception")},
     "nasnet_a_large": {"pretrainedmodels": _cadene("nasnetalarge")},
+    "convnext_tiny": {"timm": _timm("convnext_tiny")},
     **{
         f"efficientnet_lite{number}": {"timm": _timm(f"tf_efficientnet_lite{number}")}
         for number in range(5)

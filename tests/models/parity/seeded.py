@@ -32,14 +32,21 @@ def tensor(name: str, shape: tuple[int, ...], role: str, seed: int = 0) -> np.nd
 def roles(names: Iterable[str]) -> dict[str, str]:
     """The role of each tensor of a state dict, from its name and its neighbours' names.
 
-    A module is a BatchNorm where it has a `running_mean`; counters are left out.
+    A module is a BatchNorm where it has a `running_mean`, else a LayerNorm where its name has
+    "norm"; counters are left out.
     """
     names = list(names)
     norms = {name.rsplit(".", 1)[0] for name in names if name.endswith(".running_mean")}
     result = {}
     for name in names:
-        module, leaf = name.rsplit(".", 1)
+        module, _, leaf = name.rpartition(".")
         if leaf == "num_batches_tracked":
+            continue
+        if leaf in ("cls_token", "pos_embed", "reg_token"):
+            result[name] = "bias"
+            continue
+        if leaf == "gamma" or (leaf == "weight" and module not in norms and "norm" in module):
+            result[name] = "norm_weight"
             continue
         if module in norms:
             result[name] = {

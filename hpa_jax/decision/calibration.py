@@ -1,0 +1,109 @@
+"""Scores to probabilities: of rows with this score, so many have the class.
+
+In: labels [N, C] and scores [N, C] in [0, 1] (out of fold).  Out: a `Calibration`, which turns
+scores of any rows to probabilities [N, C].
+
+Beta calibration (Kull, Silva Filho and Flach 2017): logit q = c + a ln s - b ln(1 - s), one a
+class, shrunk to one of all classes together by the class's positives; a and b are kept at 0 or
+above, so that the order of rows stays.  Isotonic regression needs more positives than most
+classes have.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpa_jax.core import folds as folding
+from hpa_jax.core import metrics
+from hpa_jax.decision.stack.inputs import LIMIT
+from hpa_jax.decision.stack.learners import sigmoid
+
+STRENGTH = 5.0  # of the pull to the common curve
+LEAST_SLOPE = 1e-3
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """coefficients: float[C, 3], intercept and weights of ln s and -ln(1 - s), these above 0."""
+
+    coefficients: np.ndarray
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities [N, C] of scores [N, C]; NaN stays NaN."""
+        columns = _columns(np.asarray(scores, float))
+        return sigmoid(np.einsum("ncd,cd->nc", columns, self.coefficients))
+
+
+def fit(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> Calibration:
+    """The calibration of these rows. weights: float[N], how much a row counts; None: one each.
+
+    Raises:
+        InputError: shapes that differ, or scores that are not finite.
+    """
+    labels = metrics.checked_labels(labels)
+    scores = metrics.checked_scores(scores, labels.shape, "scores")
+    columns, y = _columns(scores), labels.astype(float)
+    weight = np.ones(len(labels)) if weights is None else np.asarray(weights, float)
+    common = _newton(
+        columns.reshape(-1, 3), y.ravel(), np.repeat(weight, y.shape[1]), np.array([0.0, 1.0, 1.0])
+    )
+    of_class = [_newton(columns[:, c], y[:, c], weight, common) for c in range(y.shape[1])]
+    return Calibration(np.array(of_class))
+
+
+def out_of_fold(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    fold: np.ndarray | None = None,
+) -> np.ndarray:
+    """Probabilities [N, C] of rows by calibrations of the other folds; groups stay together.
+
+    fold: int[N], in place of the folds drawn here.
+    """
+    labels = metrics.checked_labels(labels)
+    fold = folding.multilabel(labels, folds, seed, groups) if fold is None else fold
+    result = np.empty(labels.shape)
+    for number in np.unique(fold):
+        rest = fold != number
+        result[~rest] = fit(labels[rest], scores[rest])(scores[~rest])
+    return result
+
+
+def _columns(scores: np.ndarray) -> np.ndarray:
+    """[N, C, 3]: one, ln s, -ln(1 - s)."""
+    inside = np.clip(scores, LIMIT, 1 - LIMIT)
+    return np.stack([np.ones_like(inside), np.log(inside), -np.log1p(-inside)], axis=-1)
+
+
+def _newton(x: np.ndarray, y: np.ndarray, weight: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Weights [3] of least log loss and pull to `centre`; a slope below 0 is set to almost 0 and
+    the others are fitted again."""
+    free = np.ones(3, bool)
+    w = centre.copy()
+    for _ in range(3):
+        w = _weighted(x, y, weight, centre, free)
+        negative = free & (w < LEAST_SLOPE) & (np.arange(3) > 0)
+        if not negative.any():
+            break
+        free &= ~negative
+    return w
+
+
+def _weighted(
+    x: np.ndarray, y: np.ndarray, weight: np.ndarray, centre: np.ndarray, free: np.ndarray
+) -> np.ndarray:
+    w = np.where(free, centre, LEAST_SLOPE)
+    for _ in range(30):
+        p = sigmoid(x @ w)
+        gradient = x.T @ (weight * (p - y)) + STRENGTH * (w - centre)
+        curvature = (x * (weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ x
+        curvature[np.diag_indices(3)] += STRENGTH
+        step = np.zeros(3)
+        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])
+        w -= step * min(1.0, 3.0 / max(np.abs(step).max(), 1e-12))
+        if np.abs(step).max() < 1e-6:
+            break
+    return w
