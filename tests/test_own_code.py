@@ -118,7 +118,7 @@ def test_a_run_uses_records_and_counts_it(mine, tmp_path, capsys):
     assert "epoch" not in capsys.readouterr().out
     mine.write_text(MINE + "# changed\n")
     assert main(["train", "--only=tiny", *config, *own]) == 0
-    assert re.search(r"mine\.py:\w+ \w{16} -> ", capsys.readouterr().out)
+    assert re.search(r"mine\.py:\w+ \w{16}' -> ", capsys.readouterr().out)
     assert main(["export", *config, *own]) == 2
     assert "names code to run" in capsys.readouterr().err
     predict = ["predict", f"--model={tmp_path}/run/models/tiny", f"--workdir={tmp_path}/out"]

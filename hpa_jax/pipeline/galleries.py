@@ -1,7 +1,7 @@
 """The labelled images beside which `predict` shows the nearest of one's own: those of the run
 (validation, which no network was trained on), or a sample of them inside a bundle.
 
-BUNDLE/gallery/: gallery.parquet (id, labels, e0000..) and NUMBER.webp, the planes of each image.
+BUNDLE/gallery/: gallery.parquet (id, labels, e0000..) and NUMBER.jpg, the planes of each image.
 """
 
 from collections.abc import Sequence
@@ -42,7 +42,7 @@ class Gallery:
         """Return the images uint8[H, W, 4] of some rows."""
         if isinstance(self.source, Context):
             return list(tables.images(self.source, self.ids[list(rows)])) if len(rows) else []
-        return [planes((self.source / f"{row:06d}.webp").read_bytes()) for row in rows]
+        return [planes((self.source / f"{row:06d}.jpg").read_bytes()) for row in rows]
 
     def nearest(self, embeddings: np.ndarray, count: int = NEAREST) -> Neighbours:
         """Return the nearest images of embeddings [N, E] by cosine.
@@ -109,7 +109,7 @@ def write(folder: Path, gallery: Gallery, largest: int = LARGEST) -> None:
         table = pd.DataFrame({"id": gallery.ids[rows].astype(object), "labels": labels, **columns})
         artifacts.write_table(temporary / "gallery.parquet", table)
         for place, image in enumerate(gallery.images(rows.tolist())):
-            (temporary / f"{place:06d}.webp").write_bytes(mosaic(image, NEAR_SIDE)[0])
+            (temporary / f"{place:06d}.jpg").write_bytes(mosaic(image, NEAR_SIDE)[0])
 
 
 def read(folder: Path) -> Gallery | None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 MARKERS = "osD^vP*X"
 HEAT = "cividis_r"
+JPEG_QUALITY = 80
 Series = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, low, high of each row; NaN: none
 
 
@@ -91,7 +92,7 @@ def dots(names: Sequence[str], series: Mapping[str, Series], label: str) -> str:
 
 
 def mosaic(image: np.ndarray, side: int) -> tuple[bytes, int, int]:
-    """Return the four planes of uint8[H, W, 4] side by side in one grey WebP, red and green over
+    """Return the four planes of uint8[H, W, 4] side by side in one grey JPEG, red and green over
     blue and yellow, and the height and width of a plane in pixels.
 
     Grey, as colour compression would mix the channels.  The longer side becomes at most `side`
@@ -100,18 +101,19 @@ def mosaic(image: np.ndarray, side: int) -> tuple[bytes, int, int]:
     from PIL import Image
 
     height, width = image.shape[:2]
-    step = max(1, max(height, width) // 512)
+    step = max(1, max(height, width) // 256)
     top = np.maximum(np.percentile(image[::step, ::step], 99.5, axis=(0, 1)), 24)
     scale = min(1.0, side / max(height, width))
     height, width = max(1, round(height * scale)), max(1, round(width * scale))
     sheet = Image.new("L", (2 * width, 2 * height))
     for k in range(4):
-        stretched = np.clip(image[..., k].astype(np.float32) * (255.0 / top[k]), 0, 255)
-        plane = Image.fromarray(stretched.astype(np.uint8))
+        table = np.minimum(np.arange(256) * (255.0 / top[k]), 255).astype(np.uint8)
+        plane = Image.fromarray(table[image[..., k]])
         small = plane.resize((width, height), Image.Resampling.BILINEAR)
         sheet.paste(small, (k % 2 * width, k // 2 * height))
     buffer = io.BytesIO()
-    sheet.save(buffer, "WEBP", quality=80, method=2)
+    # A sheet of 1024² at quality 85: 5 ms, 216 kB; as WebP (80, method 2): 93 ms, 162 kB.
+    sheet.save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue(), height, width
 
 

@@ -103,7 +103,7 @@ class Overview:
 def cells(image: np.ndarray, side: int = SIDE) -> Cells:
     """Return an image uint8[H, W, 4] for the page."""
     encoded, height, width = mosaic(image, side)
-    return Cells(uri(encoded, "image/webp"), width, height)
+    return Cells(uri(encoded, "image/jpeg"), width, height)
 
 
 def write(

@@ -122,7 +122,7 @@ def write(
             beside.mkdir()
             for place, (row, image) in enumerate(zip(rows, images(), strict=True)):
                 encoded, height, width = mosaic(image, SIDES[0])
-                path = beside / f"{place:06d}.webp"
+                path = beside / f"{place:06d}.jpg"
                 path.write_bytes(encoded)
                 row |= {"src": f"{beside.name}/{path.name}", "w": width, "h": height}
             page = _page(title, lines, {**data, "images": rows}, found)
@@ -221,7 +221,7 @@ def _projection(found: Predictions) -> str:
 
 def _embedded(encoded: bytes, height: int, width: int) -> dict[str, Any]:
     """An image of `mosaic` for the page."""
-    return {"src": uri(encoded, "image/webp"), "w": width, "h": height}
+    return {"src": uri(encoded, "image/jpeg"), "w": width, "h": height}
 
 
 def _bytes(plane: np.ndarray) -> str:

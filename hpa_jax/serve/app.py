@@ -279,7 +279,7 @@ class _Result(_Handler):
         path = (inside / file).resolve()
         if not path.is_relative_to(inside.resolve()) or not path.is_file():
             raise web.HTTPError(404)
-        kinds = {".html": "text/html; charset=utf-8", ".csv": "text/csv", ".webp": "image/webp"}
+        kinds = {".html": "text/html; charset=utf-8", ".csv": "text/csv", ".jpg": "image/jpeg"}
         self.set_header("Content-Type", kinds.get(path.suffix, "application/octet-stream"))
         if path.suffix == ".csv":
             self.set_header("Content-Disposition", 'attachment; filename="predictions.csv"')

@@ -85,7 +85,7 @@ def test_many_images_lie_beside_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(predictions, "INSIDE", 3)
     path, _, images = page_of(tmp_path / "p")
     sources = [row["src"] for row in data_of(path)["images"]]
-    assert sources == [f"images/00000{n}.webp" for n in range(4)]
+    assert sources == [f"images/00000{n}.jpg" for n in range(4)]
     stored = figures.planes((path.parent / sources[2]).read_bytes())
     assert stored.shape == images[2].shape
 
@@ -99,7 +99,7 @@ def test_a_page_that_grows_too_large_takes_smaller_images(tmp_path, monkeypatch)
     assert smaller.stat().st_size < path.stat().st_size
     monkeypatch.setattr(predictions, "BYTES", 100)
     beside, _, _ = page_of(tmp_path / "beside", side=400)
-    assert data_of(beside)["images"][0]["src"] == "images/000000.webp"
+    assert data_of(beside)["images"][0]["src"] == "images/000000.jpg"
 
 
 def test_planes_come_back_from_their_sheet():
