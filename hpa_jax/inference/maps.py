@@ -8,8 +8,11 @@ network's last feature map A [h, w, F].
 - Grad-CAM (Selvaraju et al. 2017, 1610.02391) for every other head: the weights are the mean over
   the places of the gradient of the class' logit.  For a linear head on the average it is CAM.
 - Class attention for pudae's head: what each place adds to the logit.
+- Transformers whose head reads tokens: the weights of a head that pools tokens (SubCell), else
+  attention rollout to the class token (Abnar & Zuidema 2020, 2005.00928).  Both are one map for
+  all classes.
 
-All three keep what speaks for the class (ReLU) and divide by the map's maximum.
+All keep what speaks for the class (ReLU) and divide by the map's maximum.
 """
 
 from collections.abc import Callable
@@ -26,6 +29,9 @@ from hpa_jax.models.normalization import normalizer
 
 def method(model: nnx.Module) -> str:
     """Return the name of the maps that a network's head allows."""
+    if getattr(model.head, "reads_tokens", False):
+        pooled = hasattr(model.head, "weights")
+        return "attention of the head" if pooled else "attention rollout"
     if isinstance(model.head, GlobalAverage):
         return "CAM"
     return "class attention" if isinstance(model.head, Attention) else "Grad-CAM"
@@ -51,8 +57,11 @@ def compiled(
     def of_batch(state: Any, images: jax.Array, outputs: jax.Array) -> jax.Array:
         network = nnx.merge(graph, state)
         network.eval()
-        features = network.features(normalise(images.astype(jnp.float32) / 255.0))
-        features = features.astype(jnp.float32)
+        read = normalise(images.astype(jnp.float32) / 255.0)
+        if getattr(network.head, "reads_tokens", False):
+            raw = jnp.repeat(_of_tokens(network, read)[:, None], outputs.shape[1], axis=1)
+            return raw / jnp.maximum(raw.max((2, 3), keepdims=True), 1e-12)
+        features = network.features(read).astype(jnp.float32)
         if isinstance(network.head, Attention):
             places = nnx.softmax(network.head.attention(features), axis=(1, 2))
             raw = _taken(places * network.head.logits(features), outputs)
@@ -65,6 +74,23 @@ def compiled(
         return np.asarray(of_batch(state, images, outputs))
 
     return maps
+
+
+def _of_tokens(network: Any, images: jax.Array) -> jax.Array:
+    """[B, h, w]: how much each patch of a transformer counts, whatever the class."""
+    rows, columns = (side // network.patch for side in images.shape[1:3])
+    first = 1 + network.registers
+    if hasattr(network.head, "weights"):
+        tokens = network.tokens(images).astype(jnp.float32)
+        patches = network.head.weights(tokens).mean(-1)[:, first:]
+    else:
+        weights = network.attention(images, tuple(range(len(network.blocks))))
+        count = weights[0].shape[-1]
+        flow = jnp.eye(count)[None]
+        for layer in range(len(network.blocks)):
+            flow = (0.5 * weights[layer].mean(1) + 0.5 * jnp.eye(count)) @ flow
+        patches = flow[:, 0, first:]
+    return patches.reshape(len(images), rows, columns)
 
 
 def _grad_cam(head: nnx.Module, features: jax.Array, outputs: jax.Array) -> jax.Array:

@@ -71,6 +71,38 @@ def test_attention_shows_what_each_place_adds_to_the_logit():
     )
 
 
+def vit(head):
+    from hpa_jax.models.heads import create_head
+    from hpa_jax.models.vit import ViT
+
+    model = ViT(64, 2, 16, 4, in_channels=4, registers=1, rngs=nnx.Rngs(0))
+    model.head = create_head(head, 64, 3, dropout=0.0, rngs=nnx.Rngs(1))
+    model.eval()
+    return model, defaults.model(normalize="half_range")
+
+
+def test_a_class_token_gives_attention_rollout():
+    model, config = vit("token")
+    images = normalizer(config.normalize, tuple(config.channels))(jnp.asarray(IMAGES) / 255.0)
+    weights = {k: np.asarray(v).mean(1) for k, v in model.attention(images, (0, 1)).items()}
+    one = np.eye(weights[0].shape[-1])
+    flow = (weights[1] + one) / 2 @ ((weights[0] + one) / 2)
+    raw = flow[:, 0, 2:].reshape(2, 1, 4, 4)
+    assert maps.method(model) == "attention rollout"
+    found = maps.compiled(model, config)(IMAGES, OUTPUTS)
+    np.testing.assert_allclose(found, np.repeat(scaled(raw), 2, axis=1), atol=1e-4)
+
+
+def test_a_head_that_pools_tokens_gives_its_weights():
+    model, config = vit("subcell")
+    images = normalizer(config.normalize, tuple(config.channels))(jnp.asarray(IMAGES) / 255.0)
+    tokens = model.tokens(images)
+    raw = np.asarray(model.head.weights(tokens)).mean(-1)[:, 2:].reshape(2, 1, 4, 4)
+    assert maps.method(model) == "attention of the head"
+    found = maps.compiled(model, config)(IMAGES, OUTPUTS)
+    np.testing.assert_allclose(found, np.repeat(scaled(raw), 2, axis=1), atol=1e-4)
+
+
 @pytest.mark.parametrize("head", ["gap", "bestfitting"])
 def test_a_bright_spot_is_where_the_map_is(head):
     """A network whose features are the image itself: the map is highest on the spot."""
