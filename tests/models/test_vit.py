@@ -279,7 +279,16 @@ def test_what_does_not_fit_is_said(tmp_path):
         pretrained.load(model, tmp_path / "w.safetensors")
 
 
-@pytest.mark.parametrize("name", published.PUBLISHED)
+QUICK = ("hpa_densenet121_512", "dinov2_vits14", "efficientnet_lite0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name in published.PUBLISHED
+    ],
+)
 def test_each_entry_of_the_catalogue_makes_a_network(name):
     entry = published.find(name)
     model = pretrained.shapes_of(entry)
