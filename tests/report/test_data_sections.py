@@ -70,7 +70,7 @@ def test_a_pair_is_one_card_of_two_images(tmp_path):
 def test_label_errors_show_given_and_suggested():
     found = pd.DataFrame(
         {"id": ["a1", "a2"], "trust": [0.1, 0.2], "given": ["0 2", ""], "suggested": ["0", "1"]}
-    ).assign(missing="", spurious="", worst_class=CLASSES[2], worst_probability=0.02)
+    ).assign(missing="", spurious="", worst_class=CLASSES[2], worst_probability=0.02, evidence=0.8)
     section = errors.label_errors(LabelErrors(found, 50), CLASSES, images, 1)
     assert "2 of 50 validation images" in section.notes[0] and len(section.cards) == 1
     texts = [line.text for line in section.cards[0].lines]
