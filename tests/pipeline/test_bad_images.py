@@ -71,7 +71,7 @@ def spoil(root):
         "../test/x0": "plain name",
         "t8": "already in row 11",
         "t9": "no label",
-        "t10": "not a class number",
+        "t10": "no class name or class number",
     }
 
 
@@ -95,9 +95,9 @@ def test_every_kind_of_bad_input_is_in_one_report(tmp_path, capsys):
 def test_all_that_headers_do_not_show_is_named_at_once(root, tmp_path, capsys):
     prepare(root, tmp_path / "work", code=2)
     message = capsys.readouterr().err
-    assert "error: 3 problems" in message and message.count("(id ") == 3
-    for id in ("t1", "t2", "x3"):
-        assert f"(id {id})" in message
+    assert "error: 3 problems" in message
+    for id in ("t1_", "t2_", "x3_"):  # equal problems are one line, which names the files
+        assert id in message
 
 
 def test_what_is_left_out_is_in_no_later_stage(root, tmp_path):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.config.options import option
 from hpa_jax.core import artifacts
 from hpa_jax.inference.predict import Seen
 from hpa_jax.pipeline import checks, predict, runner, tables
@@ -188,7 +189,9 @@ def test_an_option_that_the_program_gets_trains_nothing(run, monkeypatch):
         return config.lock()
 
     monkeypatch.setattr(
-        configs, "_with", lambda known, own, what: with_differences({**known, "new": 1}, own, what)
+        configs,
+        "_with",
+        lambda known, own, what: with_differences({**known, "new": option(1, "new")}, own, what),
     )
     monkeypatch.setattr(configs, "default", of_tomorrow)
     assert configs.model().new == configs.stage().new == configs.default().split.brand_new == 1
