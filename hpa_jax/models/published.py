@@ -44,7 +44,7 @@ class File:
 
     @property
     def digits(self) -> str:
-        """First digits of its SHA-256: the whole, or those of a name NAME-XXXXXXXX.pth, or ""."""
+        """First digits of its SHA-256: all, or those that its name ends in (resnet18-f37072fd.pth)."""
         found = _DIGITS.search(self.name)
         return self.sha256 or (found[1] if found else "")
 
