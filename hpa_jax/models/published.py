@@ -44,7 +44,7 @@ class File:
 
     @property
     def digits(self) -> str:
-        """First digits of its SHA-256: all, or those that its name ends in (resnet18-f37072fd.pth)."""
+        """First digits of its SHA-256: all, or those at the end of its name (a-f37072fd.pth)."""
         found = _DIGITS.search(self.name)
         return self.sha256 or (found[1] if found else "")
 
