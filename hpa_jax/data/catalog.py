@@ -204,6 +204,8 @@ def _converted(
 ) -> "pd.DataFrame":
     """Rows of a competition's files of more than 8 bits -> those that could be converted, with the
     paths of the copies."""  # fmt: skip
+    import pandas as pd
+
     if into is None:
         raise InputError("images of more than 8 bits are converted and need a folder for it")
     table = table.copy()
@@ -221,7 +223,7 @@ def _converted(
                 continue
             for name in (*CHANNELS, *CONVERTED, "seen"):
                 table.at[index, name] = ready[id][name]
-            if part.at[index, "full_size"] and table.at[index, "original_size"] is None:
+            if part.at[index, "full_size"] and pd.isna(table.at[index, "original_size"]):
                 table.at[index, "original_size"] = ready[id]["original_size"]
     return table
 

@@ -142,6 +142,8 @@ def rows(
             if marks[id]:
                 marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
         todo = [id for id, mark in marks.items() if mark and known(into, id, mark) is None]
+        kept = _kept(images, todo, conversion)
+        todo = [id for id in todo if id not in kept]
         if todo and conversion.largest:
             example = next(iter(images[todo[0]].paths.values()))
             check_disk(into, len(todo), conversion.largest, example)
@@ -162,6 +164,24 @@ def rows(
             (problems.warn if note.startswith("ambiguous") else problems.note)(note, id)
     clean(into, ({c: row[c] for c in CHANNELS} for row in found.values()))
     return found
+
+
+def _kept(images: Mapping[str, Files], ids: Sequence[str], conversion: Conversion) -> set[str]:
+    """Images whose files are probably used where they lie, judged by one of them: no disk is
+    needed for them."""
+    if not conversion.keep or conversion.field_um:
+        return set()
+    plain = [id for id in ids if all(c and _is_plain(p) for c, p in images[id].paths.items())]
+    try:
+        if plain:
+            reader.size(next(iter(images[plain[0]].paths.values())))
+    except BadImage:  # more than 8 bits, most likely as the others; a broken one is told later
+        return set()
+    return set(plain)
+
+
+def _is_plain(path: str) -> bool:
+    return Path(path).suffix.lower() in reader.PLAIN
 
 
 def convert(
@@ -199,9 +219,9 @@ def convert(
         "notes": [*dict.fromkeys((*read.notes, *notes))],
     }
     cropped = bool(conversion.field_um and micrometres)
-    plain = all(Path(file).suffix.lower() in reader.PLAIN for file in files.paths.values())
-    kept = all(planes[c].dtype == np.uint8 for c in planes) and "" not in files.paths
-    if conversion.keep and plain and kept and not cropped and not filled and blacks is None:
+    kept = "" not in files.paths and all(map(_is_plain, files.paths.values()))
+    kept = kept and conversion.keep and all(plane.dtype == np.uint8 for plane in planes.values())
+    if kept and not cropped and not filled and blacks is None:
         about["seen"] = seen(eight, path)
         return {**{c: files.paths.get(c) for c in CHANNELS}, **about}
     if filled:
@@ -434,8 +454,11 @@ def signature(
 
     content: file -> digest of its bytes.
     """
-    whole = [path for file in files for path in (files_of(file) if os.path.isdir(file) else [file])]
-    return digest([(Path(file).name, content(str(file))) for file in whole], options)[:8]
+    whole = []
+    for file in map(Path, files):
+        parts = files_of(file) if file.is_dir() else [str(file)]
+        whole += [(os.path.relpath(part, file.parent), content(part)) for part in parts]
+    return digest(whole, options)[:8]
 
 
 def files_of(folder: str | Path) -> list[str]:

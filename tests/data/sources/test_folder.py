@@ -228,6 +228,14 @@ def test_a_full_disk_is_said_before_converting(tmp_path, monkeypatch):
     assert not list((tmp_path / "imported").iterdir())
 
 
+def test_files_that_stay_where_they_are_need_no_disk(tmp_path, monkeypatch):
+    save(tmp_path / "own", "a", picture(6, 64))
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(imported.shutil, "disk_usage", lambda path: usage)
+    table, problems = scan(tmp_path / "own", largest=32)
+    assert problems == [] and table["id"].tolist() == ["a"]
+
+
 def test_what_is_filtered_out_is_not_read(tmp_path):
     root = tmp_path / "own"
     save(root, "a", picture(1))

@@ -130,6 +130,19 @@ def test_the_competitions_layout_reads_16_bits_by_the_same_rules(tmp_path, image
         assert all(len(white) == 4 for white in table["white"])
 
 
+def test_deep_originals_keep_their_size_in_the_catalog(tmp_path, images):
+    """16-bit full-size files of the competition, stored smaller: original_size is the file's."""
+    for part in ("train", "test"):
+        prefix = "" if part == "train" else "t"
+        part_images = {f"{prefix}{id}": image for id, image in images.items()}
+        written(tmp_path / "in" / f"{part}_full_size", part_images, grey_as_rgb, ".png")
+    (tmp_path / "in" / "train.csv").write_text("Id,Target\np0,0\np1,2\np2,5\n")
+    (tmp_path / "in" / "sample_submission.csv").write_text("Id,Predicted\ntp0,0\ntp1,0\ntp2,0\n")
+    source = dict(source="kaggle", root=tmp_path / "in", full_size=True)
+    table = catalog.build([source], classes.NAMES, imported=tmp_path / "imported", largest=32)
+    assert table["original_size"].tolist() == [64] * 6 and table["height"].tolist() == [32] * 6
+
+
 def test_sparse_signal_survives(tmp_path, images):
     """Dots on less than .1 % of the pixels of a background-subtracted 12-bit channel."""
     image = images["p0"].copy()
