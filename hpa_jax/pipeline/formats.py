@@ -87,9 +87,11 @@ def _h5ad(folder: Path, found: Predictions, names: dict[str, str] | None) -> Non
         },
         index=pd.Index([str(id) for id in found.ids], dtype=object, name="id"),
     )
+    if found.scale_unknown is not None:
+        obs["scale_unknown"] = np.asarray(found.scale_unknown, bool)
     if names is not None:
         obs["name"] = [names.get(str(id), str(id)) for id in found.ids]
-    texts = [name for name in obs if name != "unlike_training"]
+    texts = [name for name in obs if name not in ("unlike_training", "scale_unknown")]
     obs = obs.astype(dict.fromkeys(texts, object))
     columns = [f"e{k:04d}" for k in range(embeddings.shape[1])]
     var = pd.DataFrame(index=pd.Index(columns, dtype=object))

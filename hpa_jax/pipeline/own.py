@@ -6,7 +6,7 @@ read, as a run does (config.records.also).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,8 +56,6 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     found = labelled.found
     if packed.class_names and "csv" in wanted:
         result = table(packed, found)
-        if (unknown := _scale_unknown(packed, labelled.catalog)).any():
-            result.insert(3, "scale_unknown", unknown)
         for name in {"id", "labels", "why"} & {*result}:
             result[name] = result[name].map(cell)
         with artifacts.atomic(context.path("predictions.csv")) as temporary:
@@ -85,7 +83,11 @@ def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
     from hpa_jax.decision import bundle
 
     unlike = found.unlike if judges(packed) else None
-    return bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
+    rows = bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
+    if found.scale_unknown is not None and found.scale_unknown.any():
+        first_score = rows.columns.get_loc(packed.class_names[0])
+        rows.insert(first_score, "scale_unknown", found.scale_unknown)
+    return rows
 
 
 def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
@@ -96,7 +98,8 @@ def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
     if labelled.found.unlike.any():
         parts.append(f"{int(labelled.found.unlike.sum())} unlike the training images")
-    if unknown := int(_scale_unknown(packed, labelled.catalog).sum()):
+    scale_unknown = labelled.found.scale_unknown
+    if scale_unknown is not None and (unknown := int(scale_unknown.sum())):
         parts.append(f"{unknown:,} of unknown scale")
     reads_yellow = any("yellow" in member.config.channels for member in packed.members)
     if reads_yellow and (without := int(labelled.catalog["yellow"].isna().sum())):
@@ -136,6 +139,10 @@ def label(context: Context, packed: "Bundle") -> Labelled:
         embeddings,
         lambda: _metafeatures(next(iter(sets.values())), ids, table, packed),
     )
+    if packed.picture.get("field_um"):
+        # The user's own images; those of a competition are the training's kind.
+        unknown = (table["source"] == "own") & table["pixel_size"].isna()
+        found = replace(found, scale_unknown=unknown.to_numpy(bool))
     return Labelled(found, table, sets)
 
 
@@ -273,12 +280,6 @@ def notes(context: Context, packed: "Bundle") -> list[str]:
     if left_out := packed.picture.get("left_out"):
         lines.append(f"not in the bundle: {left_out}")
     return lines
-
-
-def _scale_unknown(packed: "Bundle", table: "pd.DataFrame") -> np.ndarray:
-    """bool[N]: own images whose scale may not be the training's, as nothing tells it."""
-    own = (table["source"] == "own") & table["pixel_size"].isna()
-    return own.to_numpy(bool) & bool(packed.picture.get("field_um"))
 
 
 def _metafeatures(

@@ -88,7 +88,8 @@ function card(image) {
     element("button", {type: "button", class: "open", "aria-label": `Open ${image.id}: ${names(image.order)}`, onclick: () => open(visible, visible.indexOf(image))},
       cellsCanvas(image, 256, image.id)),
     element("div", {class: "text"}, element("div", {class: "name"}, box, element("span", {}, image.id)), chips(image),
-      image.flagged ? element("p", {class: "flag"}, `unlike the training images: ${image.why}`) : null));
+      image.flagged ? element("p", {class: "flag"}, `unlike the training images: ${image.why}`) : null,
+      image.unscaled ? element("p", {class: "flag"}, "scale unknown") : null));
   return item;
 }
 
@@ -97,6 +98,7 @@ const open = viewer(image => ({name: image.id, cells: image, micrometres: image.
   panel: setMap => {
     const parts = [];
     if (image.flagged) parts.push(element("p", {class: "flag"}, `Unlike the training images: ${image.why}. Its scores may mean little.`));
+    if (image.unscaled) parts.push(element("p", {class: "flag"}, "Scale unknown: the file doesn't state its pixel size, so its magnification may not be the training images'."));
     const maps = Object.entries(image.maps || {});
     if (maps.length) {
       const buttons = [["", "none"], ...maps.map(([c]) => [c, classes[c]])].map(([c, name]) => element("button", {type: "button", "aria-pressed": String(c === ""),
@@ -184,8 +186,9 @@ const cell = value => {
   return /[",\n\r]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 };
 function csv(rows) {
-  const head = ["id", "labels", "class_numbers", "unlike_training", "why", ...classes];
-  const lines = rows.map(image => [image.id, image.labels.map(c => classes[c]).join("; "), image.labels.join(" "), image.flagged ? "True" : "False", image.why, ...image.scores.map(s => s === null ? "" : s)]);
+  const unscaled = images.some(image => image.unscaled);
+  const head = ["id", "labels", "class_numbers", "unlike_training", "why", ...(unscaled ? ["scale_unknown"] : []), ...classes];
+  const lines = rows.map(image => [image.id, image.labels.map(c => classes[c]).join("; "), image.labels.join(" "), image.flagged ? "True" : "False", image.why, ...(unscaled ? [image.unscaled ? "True" : "False"] : []), ...image.scores.map(s => s === null ? "" : s)]);
   return [head, ...lines].map(line => line.map(cell).join(",")).join("\r\n") + "\r\n";
 }
 $("chosen").addEventListener("click", () => {

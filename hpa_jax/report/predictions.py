@@ -57,7 +57,8 @@ class Predictions:
 
     scores: float[N, C], NaN in a class without a score; labels: bool[N, C]; thresholds: float[C],
     inf for a class that is never assigned; unlike: bool[N], with the reason in why; embeddings:
-    network -> float[N, E]; strongest: the network of the page's map and neighbours.
+    network -> float[N, E]; strongest: the network of the page's map and neighbours;
+    scale_unknown: bool[N], images whose scale nothing tells, None where that doesn't matter.
     """
 
     ids: Sequence[str]
@@ -69,6 +70,7 @@ class Predictions:
     why: Sequence[str]
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
     strongest: str = ""
+    scale_unknown: np.ndarray | None = None
 
     def first(self, count: int) -> "Predictions":
         """Return the first `count` images."""
@@ -83,6 +85,7 @@ class Predictions:
             list(self.why)[rows],
             {name: values[rows] for name, values in self.embeddings.items()},
             self.strongest,
+            None if self.scale_unknown is None else self.scale_unknown[rows],
         )
 
 
@@ -175,6 +178,7 @@ def _rows(
             "scores": [round(float(s), 4) if np.isfinite(s) else None for s in found.scores[n]],
             "flagged": bool(found.unlike[n]),
             "why": str(found.why[n]) if len(found.why) else "",
+            "unscaled": bool(found.scale_unknown is not None and found.scale_unknown[n]),
             "um": micrometres[n] if len(micrometres) else None,
             "xy": None if places is None else [round(float(v), 3) for v in places[n]],
         }

@@ -75,6 +75,10 @@ def test_a_folder_is_labelled_by_name_and_normalised_once(model, tmp_path, capsy
         assert set(map(int, text.split())) == chosen
     assert "unlike_training" not in table  # nothing tells what ordinary images look like to it
     assert "yellow" not in told.replace("blue, yellow", "")
+    # The model knows its field, the files don't state their pixel size.
+    assert table["scale_unknown"].all() and "3 of unknown scale" in told
+    page = (workdir / "predictions" / "index.html").read_text()
+    assert len(re.findall(r'"unscaled":\s*true', page)) == 3
 
 
 def test_yellow_that_is_not_there_is_zero_and_said(model, tmp_path, capsys):
