@@ -98,8 +98,10 @@ def test_report_is_whole_and_offline(done):
     written = json.loads((workdir / "evaluation.json").read_text())["submission"]["macro_f1"]
     last = re.search(r"submitted: [\w ]+, leak table on \(30 rows\).*?</tr>", html, re.DOTALL)
     assert f">{written:.3f}<" in last[0]  # the chain ends with what was written
-    sections = "result steps classes curves calibration mixups missed wrong importance training "
-    sections += "examples graph leak twins cost"
+    sections = (
+        "result steps classes curves calibration confusions missed false_positives importance "
+    )
+    sections += "training examples frequencies leak duplicates cost"
     for section in sections.split():
         assert f'<h2 id="{section}"' in html and f'href="#{section}"' in html
     assert ", no test-time views" in html and "+ test-time views (d4)" in html

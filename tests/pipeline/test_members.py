@@ -9,7 +9,7 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import bundle
-from hpa_jax.pipeline import members, own, refit
+from hpa_jax.pipeline import export, members, own, refit
 from hpa_jax.pipeline.context import Context, side_for
 from hpa_jax.training import checkpoint
 
@@ -137,7 +137,7 @@ def test_a_bundle_of_a_refitted_run_holds_the_refitted_networks(workdir, done):
 def test_what_a_bundle_leaves_out_is_said(tmp_path, mode, words):
     config = configs.default().unlock()
     config.retrieval.mode = mode
-    said = own.left_out(Context(config.lock(), tmp_path))
+    said = export.left_out(Context(config.lock(), tmp_path))
     assert words in said and bool(said) == (mode != "off") and "\n" not in said
 
 
