@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 # {votes}: ",votes" where LightGBM is; {work}: where the part keeps its fits.
 PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
-    "input": ["--folder={images}", "--pictures=48", "--rounds=2"],
+    "input": ["--folder={images}", "--images=48", "--rounds=2"],
     "import": ["--images=8"],
     "augment": [],
     "training": [],

@@ -3,7 +3,7 @@
     scripts/bench decision [--parts views,thresholds,features,stack,protocols,votes] [--work DIR]
 
 Parts: `views` (test-time views against as many plain passes), `thresholds` (28 classes,
-5 x 20 x 50, against a scikit-learn loop), `features` (pictures/s), `stack` (the whole `talk`
+5 x 20 x 50, against a scikit-learn loop), `features` (images/s), `stack` (the whole `talk`
 protocol: 375 models a class, votes for 11,702 test rows), `protocols` (one repeat of every class
 by `quick`, `main` and `by_frequency`, and what all repeats would take), `votes` (macro-F1 of our
 votes and of LightGBM's with the original settings, same rows, same splits, paired bootstrap).
@@ -134,17 +134,17 @@ def _sklearn_loop(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
 
     found = []
     for _, held in StratifiedKFold(5, shuffle=True, random_state=0).split(probs, labels):
-        cuts = np.linspace(probs[held].min(), probs[held].max(), 50)
-        scores = [f1_score(labels[held], probs[held] >= cut, zero_division=0) for cut in cuts]
-        found.append(cuts[int(np.argmax(scores))])
+        class_thresholds = np.linspace(probs[held].min(), probs[held].max(), 50)
+        scores = [f1_score(labels[held], probs[held] >= threshold, zero_division=0) for threshold in class_thresholds]
+        found.append(class_thresholds[int(np.argmax(scores))])
     return np.array(found)
 
 
 def bench_features(workers: int) -> None:
     """Metafeatures of 512 x 512 images, without decoding."""
     rng = np.random.default_rng(0)
-    pictures = [rng.gamma(0.5, 30, (512, 512, 4)).clip(0, 255).astype(np.uint8) for _ in range(8)]
-    many = [pictures[i % 8] for i in range(400)]
+    images = [rng.gamma(0.5, 30, (512, 512, 4)).clip(0, 255).astype(np.uint8) for _ in range(8)]
+    many = [images[i % 8] for i in range(400)]
     ids = [str(i) for i in range(400)]
     features.metafeature_table(many[:16], ids[:16], workers=workers)
     for extra in (False, True):
@@ -153,7 +153,7 @@ def bench_features(workers: int) -> None:
         )
         what = "15 metafeatures + 17 extra" if extra else "15 metafeatures"
         _line(f"{what}, 512 px, {workers} threads", f"{400 / seconds:.0f} /s", "target 200 /s")
-        bench_table.row(f"{what} of 512² images", 400 / seconds, "pictures/s")
+        bench_table.row(f"{what} of 512² images", 400 / seconds, "images/s")
 
 
 def bench_stack(work: Path | None, workers: int, settings: dict) -> None:
@@ -237,8 +237,8 @@ def _unit_seconds(shared: inputs.StackData, job: runner.StackJob) -> float:
 def bench_votes(work: Path | None, classes: list[int], workers: int, settings: dict) -> None:
     """45 fits a class by us and by LightGBM; paired difference of macro-F1.
 
-    Held out: each row by the 9 models that did not see it, cuts nested.  New: rows that nobody
-    saw, by all 45 models, cut where the held-out votes say; so many rows that the interval is
+    Held out: each row by the 9 models that did not see it, thresholds nested.  New: rows that nobody
+    saw, by all 45 models, threshold where the held-out votes say; so many rows that the interval is
     that of the methods and not of a hundred positives.
     """
     import joblib
@@ -339,9 +339,9 @@ def _lightgbm_fold(
             callbacks=[lightgbm.early_stopping(200, verbose=False)],
         )
         on_stop = model.predict(data.features[stop])
-        cut = thresholds.on_grid(y[stop][:, None] > 0, on_stop[:, None], 1000)[0]
-        votes += (model.predict(data.features[held]) >= cut) / len(pairs)
-        on_new += (model.predict(new.features) >= cut) / len(pairs)
+        threshold = thresholds.on_grid(y[stop][:, None] > 0, on_stop[:, None], 1000)[0]
+        votes += (model.predict(data.features[held]) >= threshold) / len(pairs)
+        on_new += (model.predict(new.features) >= threshold) / len(pairs)
     seconds = time.process_time() - started
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)

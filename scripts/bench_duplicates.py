@@ -45,7 +45,7 @@ def measure(n: int) -> dict:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert len(pairs) >= planted and distances.max() <= RADIUS, "planted copies were not found"
     return {
-        "pictures": n,
+        "images": n,
         "seconds": round(seconds, 2),
         "numpy_seconds": round(brute_force(hashes), 2) if n <= 20_000 else None,
         "cpu_seconds": round(cpu, 2),

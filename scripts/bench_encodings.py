@@ -91,7 +91,7 @@ def lines(rows: list[dict[str, Any]], work: Path, config: ConfigDict) -> Iterato
 def bytes_a_image(folder: Path) -> float:
     """What an image takes of the disk in a packed data set."""
     stored = sum(path.stat().st_size for path in folder.glob("*.array_record"))
-    return stored / artifacts.read_json(folder / "manifest.json")["pictures"]
+    return stored / artifacts.read_json(folder / "manifest.json")["images"]
 
 
 def change(encoding: str, images: Iterable[np.ndarray]) -> float:

@@ -52,15 +52,15 @@ def measure(
     backbone: str, size: int, batch: int, repeats: int, names: Sequence[str]
 ) -> tuple[float, list[dict[str, object]]]:
     """(seconds of the plain pass, for each of the views its count, time and ratio)."""
-    pictures = np.random.default_rng(0).integers(0, 256, (batch, size, size, 4), np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (batch, size, size, 4), np.uint8)
     ids = np.arange(batch)
     model = create(backbone, num_classes=28, in_channels=4, rngs=nnx.Rngs(0))
     model.eval()
-    passes: dict[str, Callable[[], object]] = {"plain": _plain(model, pictures)}
+    passes: dict[str, Callable[[], object]] = {"plain": _plain(model, images)}
     config = ConfigDict(dict(channels=CHANNELS, normalize="hpa"))
     for name in names:
         forward = predict.compiled(model, config, views=name)
-        passes[name] = lambda forward=forward: forward(pictures, ids)
+        passes[name] = lambda forward=forward: forward(images, ids)
     seconds = _medians(passes, repeats)
     rows = []
     for name in names:
@@ -70,10 +70,10 @@ def measure(
     return seconds["plain"], rows
 
 
-def _plain(model: nnx.Module, pictures: np.ndarray) -> Callable[[], object]:
+def _plain(model: nnx.Module, images: np.ndarray) -> Callable[[], object]:
     graph, state = nnx.split(model)
     forward = jax.jit(lambda state, images: nnx.merge(graph, state).embed(images))
-    images = normalizer("hpa", CHANNELS)(jax.device_put(pictures / np.float32(255.0)))
+    images = normalizer("hpa", CHANNELS)(jax.device_put(images / np.float32(255.0)))
     return lambda: forward(state, images)
 
 

@@ -31,10 +31,10 @@ from PIL import Image
 
 from hpa_jax.data import batches as input
 from hpa_jax.data import encodings, records
-from hpa_jax.data import reader as pictures
+from hpa_jax.data import reader
 from hpa_jax.data.unpacked import Files
 
-CHANNELS = pictures.CHANNELS
+CHANNELS = reader.CHANNELS
 PASSES = 4  # over the images, each time a source is measured
 
 
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("--folder", required=True)
     parser.add_argument("--torch-python", default="")
     parser.add_argument("--mosaic", type=int, default=1, help="2: four images side by side")
-    parser.add_argument("--pictures", type=int, default=48)
+    parser.add_argument("--images", type=int, default=48)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--rounds", type=int, default=3)
@@ -52,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        table = _images(Path(options.folder), work, options.pictures, options.mosaic)
+        table = _images(Path(options.folder), work, options.images, options.mosaic)
         side = int(table["height"][0])
         sources = {"four PNGs": Files(table, side)}
         sizes = {"four PNGs": _bytes(table) / len(table)}
@@ -82,12 +82,12 @@ def _images(folder: Path, work: Path, count: int, mosaic: int) -> pd.DataFrame:
             path = files[channel][i]
             if mosaic > 1:
                 parts = [files[channel][(i + k) % count] for k in range(mosaic * mosaic)]
-                tiles = [pictures.read_channel(part, channel) for part in parts]
+                tiles = [reader.read_channel(part, channel) for part in parts]
                 grid = [np.hstack(tiles[r * mosaic : (r + 1) * mosaic]) for r in range(mosaic)]
                 path = work / f"p{i}_{channel}.png"
                 Image.fromarray(np.vstack(grid)).save(path)
             row[channel] = str(path)
-        row["height"], row["width"] = pictures.size(row["red"])
+        row["height"], row["width"] = reader.size(row["red"])
         row["files"] = ""
         rows.append(row)
     return pd.DataFrame(rows)
@@ -117,7 +117,7 @@ def _ours(source: Files | input.Records, batch: int, workers: int) -> dict[str, 
     images_read = sum(len(b["image"]) for b in islice(batches, steps))
     wall, cpu = time.perf_counter() - begin, _processor_seconds() - used
     batches.close()
-    return dict(pictures=images_read, wall=wall, cpu=cpu)
+    return dict(images=images_read, wall=wall, cpu=cpu)
 
 
 def _batches(source: Files | input.Records, batch: int, workers: int) -> input.Batches:
@@ -143,12 +143,12 @@ def _print(rounds: dict[str, list[dict[str, float]]], sizes: dict[str, float], s
     rows = {}
     for name, runs in rounds.items():
         rows[name] = dict(
-            per_second=statistics.median(run["pictures"] / run["wall"] for run in runs),
-            cpu_ms=min(run["cpu"] / run["pictures"] for run in runs) * 1e3,
+            per_second=statistics.median(run["images"] / run["wall"] for run in runs),
+            cpu_ms=min(run["cpu"] / run["images"] for run in runs) * 1e3,
             kilobytes=sizes.get(name, sizes["four PNGs"]) / 1e3,
         )
     base = next(iter(rows.values()))
-    print(f"| {side}² | pictures/s | x | processor ms | x | kB | GB a 100,000 | lossless |")
+    print(f"| {side}² | images/s | x | processor ms | x | kB | GB a 100,000 | lossless |")
     print("|---|---|---|---|---|---|---|---|")
     for name, row in rows.items():
         kind = encodings.ENCODINGS.get(name)
@@ -179,7 +179,7 @@ def _memory(sources: dict[str, Files | input.Records], options: argparse.Namespa
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(round(pages * resource.getpagesize() / 1e6))
     print(
-        json.dumps({"memory_MB": resident[1:], "of": name, "pictures": steps * 5 * options.batch})
+        json.dumps({"memory_MB": resident[1:], "of": name, "images": steps * 5 * options.batch})
     )
 
 

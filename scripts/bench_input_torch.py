@@ -61,10 +61,10 @@ def main() -> None:
     )
     batches = iter(loader)
     begin, used = time.perf_counter(), processor_seconds()
-    pictures = sum(len(batch) for batch in batches)
+    images = sum(len(batch) for batch in batches)
     wall = time.perf_counter() - begin
     del batches, loader  # children are counted when they have ended
-    print(json.dumps(dict(pictures=pictures, wall=wall, cpu=processor_seconds() - used)))
+    print(json.dumps(dict(images=images, wall=wall, cpu=processor_seconds() - used)))
 
 
 def processor_seconds() -> float:

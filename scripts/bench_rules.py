@@ -132,8 +132,8 @@ def decisions(
     found, candidates = {}, {}
     for method, (fitted, judged) in scores.items():
         for rule, own in choice.rules(shares, True).items():
-            cuts = own.fit(labels, judged if own.on_test else fitted, None)
-            found[method, rule] = judged >= cuts
+            class_thresholds = own.fit(labels, judged if own.on_test else fitted, None)
+            found[method, rule] = judged >= class_thresholds
             candidates[method, rule] = nested.predictions(
                 labels, fitted, own.fit, on_held=own.on_test
             )

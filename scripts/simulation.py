@@ -198,12 +198,12 @@ def separation(f1: float, share: float) -> float:
     """Distance of two unit normal scores at which the best F1 of a class of this share is `f1`."""
     from scipy.stats import norm
 
-    cuts = np.linspace(-3, 9, 400)
+    thresholds = np.linspace(-3, 9, 400)
     low, high = 0.1, 9.0
     for _ in range(40):
         middle = 0.5 * (low + high)
-        hits = share * norm.sf(cuts - middle)
-        predicted = hits + (1 - share) * norm.sf(cuts)
+        hits = share * norm.sf(thresholds - middle)
+        predicted = hits + (1 - share) * norm.sf(thresholds)
         low, high = (middle, high) if (2 * hits / (predicted + share)).max() < f1 else (low, middle)
     return 0.5 * (low + high)
 

@@ -38,7 +38,7 @@ def test_every_contract_file_is_there(done):
     assert {json.loads(line)["split"] for line in lines} == {"train", "valid"}
 
 
-def test_no_group_of_twins_spans_train_and_validation(done):
+def test_no_group_of_duplicates_spans_train_and_validation(done):
     workdir, _ = done
     table = pd.read_parquet(workdir / "splits.parquet")
     table = table.merge(pd.read_parquet(workdir / "groups.parquet"), on="id")

@@ -647,12 +647,12 @@ OPTIONS: Statement = dict(
             "prior: as many as restore the training share of the class",
             choices=_stack_choices("negatives"),
         ),
-        cut=_of_protocol(
+        threshold=_of_protocol(
             str,
             "final threshold, where thresholds.method is not auto; shrunk: to the matched one",
-            choices=_stack_choices("cut"),
+            choices=_stack_choices("threshold"),
         ),
-        cut_repeats=_of_protocol(int, "of a cross-validated one: folds x repeats", low=1),
+        threshold_repeats=_of_protocol(int, "of a cross-validated one: folds x repeats", low=1),
         shrink=_of_protocol(
             float, "positives at which a class's best threshold counts half", low=0
         ),
@@ -669,7 +669,7 @@ OPTIONS: Statement = dict(
         tau=option(0.65, "smallest cosine that counts", low=-1, high=1),
         model=option(embedding_model, "its network", kinds=(dict,), form=MODEL),
         holdout=option(0.05, "share of the images kept out to measure recall on", low=0, below=1),
-        pictures=option(1, "antibodies with fewer images are left out", low=1),
+        min_images=option(1, "antibodies with fewer images are left out", low=1),
         backend=option(
             "exact",
             "faiss: approximate, for galleries beyond a million",
@@ -722,7 +722,12 @@ OPTIONS: Statement = dict(
 # Options that got another name: old path -> new path, of an option or of all below it; * stands for
 # a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
 # by the new one; stored settings that hold it are read as if they held the new one.
-RENAMED: dict[str, str] = {"data.folder.missing_yellow": "data.folder.missing.yellow"}
+RENAMED: dict[str, str] = {
+    "data.folder.missing_yellow": "data.folder.missing.yellow",
+    "retrieval.pictures": "retrieval.min_images",
+    "stack.cut": "stack.threshold",
+    "stack.cut_repeats": "stack.threshold_repeats",
+}
 # Values that got another name: path -> regular expression of the whole value -> what stands for it.
 RENAMED_VALUES: dict[str, dict[str, str]] = {}
 

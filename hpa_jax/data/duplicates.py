@@ -135,8 +135,8 @@ def hash_catalog(
     )
     ids = catalog["id"].to_numpy()
     found = Problems() if problems is None else problems
-    for row, picture in bad.items():
-        found.add(picture.path, ids[row], picture.what)
+    for row, image in bad.items():
+        found.add(image.path, ids[row], image.what)
     if found.found and problems is None:
         raise found.error(LEAVE_OUT)
     pairs, distances, exact = match_fingerprints(prints, radius)
@@ -352,4 +352,4 @@ def _group_table(ids: np.ndarray, pairs: np.ndarray) -> "pd.DataFrame":
 def _progress_bar(iterator: Iterator, total: int) -> Iterator:
     from tqdm import tqdm
 
-    return tqdm(iterator, total=total, desc="hashes", unit="picture", mininterval=5)
+    return tqdm(iterator, total=total, desc="hashes", unit="image", mininterval=5)

@@ -192,7 +192,7 @@ def _stacked(planes: np.ndarray) -> Any:
     return Image.fromarray(planes.reshape(-1, planes.shape[-1]))
 
 
-def _saved(picture: Any, kind: str, **options: int) -> bytes:
+def _saved(image: Any, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
+    image.save(buffer, kind, **options)
     return buffer.getvalue()

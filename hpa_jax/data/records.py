@@ -344,4 +344,4 @@ def _write_metadata(folder: Path, settings: dict[str, Any]) -> None:
         description="Pictures of the Human Protein Atlas competition, all channels in one record.",
     )
     write_table(folder / "manifest.parquet", pd.DataFrame(ids, columns=["id", "source", "shard"]))
-    write_json(folder / "manifest.json", {**settings, "shards": shards, "pictures": len(ids)})
+    write_json(folder / "manifest.json", {**settings, "shards": shards, "images": len(ids)})

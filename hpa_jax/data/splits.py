@@ -164,22 +164,22 @@ class _Rows:
         if "bad" in groups:
             bad = groups["bad"].reindex(self.ids).to_numpy(bool)
             self.split[bad], self.reason[bad] = "excluded", "bad image"
-        self.twin = self._test_twins(pairs, is_test)
+        self.duplicate = self._test_duplicates(pairs, is_test)
 
-    def _test_twins(self, pairs: "pd.DataFrame", is_test: np.ndarray) -> np.ndarray:
+    def _test_duplicates(self, pairs: "pd.DataFrame", is_test: np.ndarray) -> np.ndarray:
         """For each row the test image it copies, directly or through other copies, or None."""
-        twin = np.full(len(self.ids), None, object)
+        duplicate = np.full(len(self.ids), None, object)
         first_test: dict[int, str] = {}
         for group, identity in zip(self.copies[is_test], self.ids[is_test]):
             first_test.setdefault(int(group), identity)
         for row in np.flatnonzero(np.isin(self.copies, list(first_test)) & ~is_test):
-            twin[row] = first_test[int(self.copies[row])]
+            duplicate[row] = first_test[int(self.copies[row])]
         row_of = {identity: row for row, identity in enumerate(self.ids)}
         for a, b in zip(pairs["id_a"], pairs["id_b"]):
             for one, other in ((a, b), (b, a)):
                 if one in row_of and other in row_of and is_test[row_of[other]]:
-                    twin[row_of[one]] = other
-        return twin
+                    duplicate[row_of[one]] = other
+        return duplicate
 
     def free(self) -> np.ndarray:
         return self.split == None  # noqa: E711 (elementwise)
@@ -193,8 +193,8 @@ class _Rows:
 
     def place_matches(self, where: str) -> None:
         """Copies of test images: out, or to validation with what stays with them (group_by)."""
-        matched = np.array([twin is not None for twin in self.twin], bool) & self.free()
-        reasons = [f"copy of test image {twin}" for twin in self.twin[matched]]
+        matched = np.array([duplicate is not None for duplicate in self.duplicate], bool) & self.free()
+        reasons = [f"copy of test image {duplicate}" for duplicate in self.duplicate[matched]]
         self.reason[matched] = reasons
         if where == "excluded":
             self.split[matched] = "excluded"

@@ -21,7 +21,7 @@ def class_table(
     labels: np.ndarray,
     scores: np.ndarray,
     decided: np.ndarray,
-    cuts: np.ndarray,
+    class_thresholds: np.ndarray,
     class_names: Sequence[str],
     groups: np.ndarray | None = None,
     *,
@@ -32,12 +32,12 @@ def class_table(
 ) -> "pd.DataFrame":
     """One row a class: what the report's table shows.
 
-    around: [C, 2], interval of the cuts (of `confidence.cut_intervals`); weights: of
+    around: [C, 2], interval of the thresholds (of `confidence.threshold_intervals`); weights: of
     `confidence.resamples`, if they are drawn already.
 
     Columns: class, name, support, predicted, average_precision, f1, f1_low, f1_high (95 %,
     bootstrap over rows or groups), threshold, threshold_low, threshold_high (`around`),
-    threshold_spread (standard deviation of the cuts of 5 folds x 20 repeats).
+    threshold_spread (standard deviation of the thresholds of 5 folds x 20 repeats).
 
     Raises:
         InputError: names or thresholds are not one a class.
@@ -46,9 +46,9 @@ def class_table(
 
     labels = metrics.checked_labels(labels)
     scores = metrics.checked_scores(scores, labels.shape)
-    if len(class_names) != labels.shape[1] or len(cuts) != labels.shape[1]:
+    if len(class_names) != labels.shape[1] or len(class_thresholds) != labels.shape[1]:
         raise InputError(
-            f"{len(class_names)} names and {len(cuts)} thresholds for {labels.shape[1]} classes"
+            f"{len(class_names)} names and {len(thresholds)} thresholds for {labels.shape[1]} classes"
         )
     if weights is None:
         weights = confidence.resamples(len(labels), draws, seed, groups)
@@ -63,7 +63,7 @@ def class_table(
             "f1": metrics.class_f1(labels, decided),
             "f1_low": f1[:, 0],
             "f1_high": f1[:, 1],
-            "threshold": np.asarray(cuts, float),
+            "threshold": np.asarray(class_thresholds, float),
             "threshold_low": around[:, 0],
             "threshold_high": around[:, 1],
             "threshold_spread": [

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flax import nnx
 
 FORMAT = 2
+FORMER_KEYS = {"cuts": "thresholds", "picture": "training_images"}
 STACK, BLEND = "stack", "blend"
 _LIBRARIES = ("jax", "flax", "xgboost", "xgboost-cpu", "numpy", "safetensors")
 
@@ -57,20 +58,20 @@ class Member:
 class Bundle:
     """Networks and the decision part.
 
-    rule: "stack", or "blend" (of the models, by `blend`); cuts: float[C], inf = never; argmax: as
+    rule: "stack", or "blend" (of the models, by `blend`); thresholds: float[C], inf = never; argmax: as
     thresholds.decide; stack: for the rule "stack"; features: options of features.metafeatures;
-    image: what the training images were (image_size, original_size, ...), for the user.
+    training_images: what they were (image_size, original_size, ...), and how the method scored.
     """
 
     class_names: tuple[str, ...]
     members: list[Member]
-    cuts: np.ndarray
+    thresholds: np.ndarray
     rule: str = BLEND
     blend: blends.Blend = dataclasses.field(default_factory=blends.Formula)
     argmax: str = "empty"
     stack: stacking.Stack | None = None
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
-    picture: dict[str, Any] = dataclasses.field(default_factory=dict)
+    training_images: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def decide(
@@ -91,7 +92,7 @@ class Bundle:
             scores = self._votes(by_model, metafeatures)
         else:
             scores = np.nan_to_num(self.blend(np.stack(list(by_model.values()))))
-        return scores, thresholds.decide(scores, self.cuts, argmax=self.argmax)
+        return scores, thresholds.decide(scores, self.thresholds, argmax=self.argmax)
 
     @property
     def models(self) -> list[str]:
@@ -159,7 +160,7 @@ def write(directory: str | Path, bundle: Bundle) -> Path:
     """Writes a bundle; the folder appears whole or not at all.
 
     Raises:
-        InputError: doubled member names, a rule without its parts, wrong number of cuts.
+        InputError: doubled member names, a rule without its parts, wrong number of thresholds.
     """
     _check(bundle)
     directory = Path(directory)
@@ -183,6 +184,8 @@ def read(directory: str | Path) -> Bundle:
     """
     directory = Path(directory)
     stored = artifacts.read_json(directory / "bundle.json")
+    if isinstance(stored, dict):  # keys of earlier versions
+        stored = {FORMER_KEYS.get(key, key): value for key, value in stored.items()}
     with artifacts.parsing(directory / "bundle.json", "export the bundle again"):
         return _read(directory, stored)
 
@@ -193,13 +196,13 @@ def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
     bundle = Bundle(
         class_names=tuple(stored["classes"]),
         members=[_read_member(directory, one) for one in stored["members"]],
-        cuts=np.array([np.inf if cut is None else cut for cut in stored["cuts"]], float),
+        thresholds=np.array([np.inf if threshold is None else threshold for threshold in stored["thresholds"]], float),
         rule=stored["rule"],
         blend=blends.from_json(stored["blend"], _models(stored)),
         argmax=stored["argmax"],
         stack=stacking.load(directory / "stack") if stored["rule"] == STACK else None,
         features=stored["features"],
-        picture=stored["picture"],
+        training_images=stored["training_images"],
         versions=stored["versions"],
     )
     _check(bundle)
@@ -249,12 +252,12 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
             )
             for member in bundle.members
         ],
-        cuts=[float(cut) if np.isfinite(cut) else None for cut in bundle.cuts],
+        thresholds=[float(threshold) if np.isfinite(threshold) else None for threshold in bundle.thresholds],
         rule=bundle.rule,
         blend=bundle.blend.as_json(bundle.models),
         argmax=bundle.argmax,
         features=bundle.features,
-        picture=bundle.picture,
+        training_images=bundle.training_images,
         versions=bundle.versions or _versions(),
     )
 
@@ -286,9 +289,9 @@ def _check(bundle: Bundle) -> None:
         )
     if bundle.rule == STACK and bundle.stack is None:
         raise InputError('the bundle rule "stack" needs a stack')
-    if np.shape(bundle.cuts) != (len(bundle.class_names),) or np.isnan(bundle.cuts).any():
+    if np.shape(bundle.thresholds) != (len(bundle.class_names),) or np.isnan(bundle.thresholds).any():
         raise InputError(
-            f"{np.shape(bundle.cuts)} thresholds for {len(bundle.class_names)} classes (or NaN)"
+            f"{np.shape(bundle.thresholds)} thresholds for {len(bundle.class_names)} classes (or NaN)"
         )
     for member in bundle.members:
         remedy = "predict --model=WORKDIR/models/NAME uses it without a bundle"

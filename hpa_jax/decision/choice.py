@@ -20,7 +20,7 @@ from hpa_jax.core import metrics
 from hpa_jax.decision import confidence, nested, thresholds
 
 DRAWS = 200  # resamples behind the standard error of a difference
-STRENGTH = 10.0  # positives at which a class's best cut and the matched one weigh the same
+STRENGTH = 10.0  # positives at which a class's best threshold and the matched one weigh the same
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -50,12 +50,12 @@ def rules(
 
     - match_proportions: as many rows are predicted as are positive among the labelled ones;
     - shrunk: `thresholds.shrunk_to_matched`;
-    - exact: the best cut on the labelled rows;
+    - exact: the best threshold on the labelled rows;
     - match_training, match_test: the training shares, matched on the labelled rows' scores or on
       those of the rows to decide;
     - cross_validated: One More Layer's.
 
-    A class without positives among the labelled rows gets the best common cut of the others
+    A class without positives among the labelled rows gets the best common threshold of the others
     (`thresholds.pooled`) in all but match_test, since under macro-F1 never predicting it can't be
     better; it is never predicted if training had none of it either.
     """
@@ -91,17 +91,17 @@ def rules(
 
 
 def _seen(fit: nested.Fitter, trained_on: np.ndarray | None) -> nested.Fitter:
-    """The rule for the classes that have positives; for the others the pooled cut, and no
+    """The rule for the classes that have positives; for the others the pooled threshold, and no
     prediction where training had none either (trained_on: bool[C], None: not known)."""
 
     def fitted(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        cuts, seen = fit(labels, scores, groups), labels.any(axis=0)
+        class_thresholds, seen = fit(labels, scores, groups), labels.any(axis=0)
         if seen.all():
-            return cuts
-        common = np.full(len(cuts), thresholds.pooled(labels, scores))
+            return class_thresholds
+        common = np.full(len(class_thresholds), thresholds.pooled(labels, scores))
         if trained_on is not None:
             common[~trained_on] = thresholds.never(float(scores.max(initial=0.0)))
-        return np.where(seen, cuts, common)
+        return np.where(seen, class_thresholds, common)
 
     return fitted
 

@@ -20,7 +20,7 @@ Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 @dataclass(frozen=True)
 class CutIntervals:
-    """low, high, spread (standard deviation over resamples): float[C]; NaN: never cut."""
+    """low, high, spread (standard deviation over resamples): float[C]; NaN: no threshold below 1."""
 
     low: np.ndarray
     high: np.ndarray
@@ -86,7 +86,7 @@ def f1_intervals(
     )
 
 
-def cut_intervals(
+def threshold_intervals(
     labels: np.ndarray,
     scores: np.ndarray,
     fit: Fitter,
@@ -97,11 +97,11 @@ def cut_intervals(
     seed: int = 0,
     matched: np.ndarray | None = None,
 ) -> CutIntervals:
-    """How far a rule's cuts move when the rows are drawn anew: `fit` is called on each resample.
+    """How far a rule's thresholds move when the rows are drawn anew: `fit` is called on each resample.
 
     labels, scores: [N, C]; fit: (labels, scores, groups) -> [C].  Copies of a row share a group,
     so that no fold of the rule holds what another was fitted on.  Resamples on which a class has
-    no positive (or no cut below 1) are left out for it, those with too few rows for the rule's
+    no positive (or no threshold below 1) are left out for it, those with too few rows for the rule's
     folds altogether.  matched: scores that `fit` gets unchanged, of a rule that matches shares.
     """
     labels = checked_labels(labels)
@@ -112,12 +112,12 @@ def cut_intervals(
         rows = np.repeat(np.arange(len(labels)), weight)
         drawn = (scores[rows], groups[rows]) if matched is None else (matched, None)
         with contextlib.suppress(InputError):
-            cuts = np.asarray(fit(labels[rows], *drawn), float)
-            found.append(np.where((cuts <= 1) & labels[rows].any(axis=0), cuts, np.nan))
+            thresholds = np.asarray(fit(labels[rows], *drawn), float)
+            found.append(np.where((thresholds <= 1) & labels[rows].any(axis=0), thresholds, np.nan))
     bounds = np.full((3, labels.shape[1]), np.nan)
     table = np.array(found).reshape(-1, labels.shape[1])
-    for c, cuts in enumerate(table.T):
-        cuts = cuts[~np.isnan(cuts)]
-        if len(cuts) > 1:
-            bounds[:, c] = *np.quantile(cuts, [(1 - level) / 2, (1 + level) / 2]), cuts.std()
+    for c, thresholds in enumerate(table.T):
+        thresholds = thresholds[~np.isnan(thresholds)]
+        if len(thresholds) > 1:
+            bounds[:, c] = *np.quantile(thresholds, [(1 - level) / 2, (1 + level) / 2]), thresholds.std()
     return CutIntervals(*bounds)

@@ -5,8 +5,8 @@ not used here).  Out: the team's 15 columns by name, in their order.  Source: On
 tables (their code is lost; formulas from the spec: means, deviations and luminosity are settled by
 their numbers, masks and correlations are rebuilt).
 
-Rules: channels are scaled to [0, 1]; foreground is "above Otsu's cut"; a channel of one single
-value has no Otsu cut, its foreground is what lies above 0.05; a mean over an empty foreground is 0;
+Rules: channels are scaled to [0, 1]; foreground is "above Otsu's threshold"; a channel of one single
+value has no Otsu threshold, its foreground is what lies above 0.05; a mean over an empty foreground is 0;
 the correlation with a flat channel is 0; `size` (side of the microscope image) is NaN if unknown.
 The team's blue column holds the red correlation by mistake: `legacy_corr_bug` repeats that.
 
@@ -41,7 +41,7 @@ NAMES: tuple[str, ...] = (
     "red_std",
     "size",
 )
-FLAT_CUT = 0.05  # foreground of a channel that has no Otsu cut, on the [0, 1] scale
+FLAT_THRESHOLD = 0.05  # foreground of a channel that has no Otsu threshold, on the [0, 1] scale
 LUMINOSITY = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}  # ITU-R Rec. 709
 CHANNELS = ("red", "green", "blue", "yellow")
 PAIRS = (("red", "blue"), ("red", "yellow"), ("green", "yellow"), ("blue", "yellow"))
@@ -82,17 +82,17 @@ def metafeatures(
         for k, name in enumerate(("red", "green", "blue"))
     }
     values: dict[str, float] = {}
-    means, deviations, cuts = {}, {}, {}
+    means, deviations, thresholds = {}, {}, {}
     for name, plane in planes.items():
         counts = np.bincount(plane, minlength=256)
         means[name], deviations[name] = moments(counts)
-        cuts[name] = otsu(counts)
+        thresholds[name] = otsu(counts)
         values[f"{name}_mean"] = means[name] / 255
         values[f"{name}_std"] = deviations[name] / 255
-        values[f"{name}_non_zero_mean"] = _mean_above(counts, cuts[name]) / 255
+        values[f"{name}_non_zero_mean"] = _mean_above(counts, thresholds[name]) / 255
     green = planes["green"].astype(np.float32) - np.float32(means["green"])
     for name in ("red", "blue"):
-        mask = planes[name] > cuts[name]
+        mask = planes[name] > thresholds[name]
         share = np.count_nonzero(mask)
         inside = float(green @ mask) / share + means["green"] if share else 0.0
         values[f"{name}_mask_green_mean"] = inside / 255
@@ -108,10 +108,10 @@ def metafeatures(
 
 
 def otsu(counts: np.ndarray) -> int:
-    """Otsu's cut of a histogram int[256]: foreground is `value > cut` (skimage's threshold_otsu).
+    """Otsu's threshold of a histogram int[256]: foreground is `value > threshold` (skimage's threshold_otsu).
 
-    The cut with the largest variance between the two sides (the lowest of equals); for a single
-    value the fixed cut 0.05 * 255.
+    The threshold with the largest variance between the two sides (the lowest of equals); for a single
+    value the fixed threshold 0.05 * 255.
     """
     counts = np.asarray(counts, np.float64)
     below = np.cumsum(counts)[:-1]
@@ -121,7 +121,7 @@ def otsu(counts: np.ndarray) -> int:
     product = below * above
     between = np.divide(difference**2, product, out=np.zeros(255), where=product > 0)
     if not between.any():
-        return int(FLAT_CUT * 255)
+        return int(FLAT_THRESHOLD * 255)
     return int(between.argmax())
 
 
@@ -131,10 +131,10 @@ def moments(counts: np.ndarray) -> tuple[float, float]:
     return mean, float(np.sqrt(counts @ (_LEVELS - mean) ** 2 / counts.sum()))
 
 
-def _mean_above(counts: np.ndarray, cut: int) -> float:
-    inside = counts[cut + 1 :]
+def _mean_above(counts: np.ndarray, threshold: int) -> float:
+    inside = counts[threshold + 1 :]
     total = inside.sum()
-    return float(inside @ _LEVELS[cut + 1 :] / total) if total else 0.0
+    return float(inside @ _LEVELS[threshold + 1 :] / total) if total else 0.0
 
 
 def extra_metafeatures(image: np.ndarray) -> dict[str, float]:

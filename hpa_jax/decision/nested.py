@@ -32,7 +32,7 @@ def predictions(
 
     labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides;
     argmax: as thresholds.decide; on_held: `fit` gets the labels of the other folds and the scores
-    of the fold itself, as a rule does that matches its cuts to the rows it decides; fold: int[N],
+    of the fold itself, as a rule does that matches its thresholds to the rows it decides; fold: int[N],
     in place of the folds drawn here.
     """
     labels = metrics.checked_labels(labels)
@@ -43,10 +43,10 @@ def predictions(
     for number in np.unique(fold):
         rest = fold != number
         if on_held:
-            cuts = fit(labels[rest], scores[~rest], None)
+            class_thresholds = fit(labels[rest], scores[~rest], None)
         else:
-            cuts = fit(labels[rest], scores[rest], None if groups is None else groups[rest])
-        decided[~rest] = thresholds.decide(scores[~rest], cuts, argmax=argmax)
+            class_thresholds = fit(labels[rest], scores[rest], None if groups is None else groups[rest])
+        decided[~rest] = thresholds.decide(scores[~rest], class_thresholds, argmax=argmax)
     return decided
 
 

@@ -1,4 +1,4 @@
-"""Cuts per class: from probabilities to yes or no.
+"""Thresholds per class: from probabilities to yes or no.
 
 In: labels [N, C] in {0, 1} and probabilities [N, C] of labelled rows (or only the proportions that
 are expected).  Out: float[C].  The rule is `p >= threshold` everywhere, whichever team a method
@@ -42,7 +42,7 @@ def cross_validated(
     combine: str = "mean",
     fold_ids: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Thresholds float[C]: mean over folds x repeats of the best cut on each held-out part.
+    """Thresholds float[C]: mean over folds x repeats of the best threshold on each held-out part.
 
     labels, probs: [N, C]; groups: [N], rows of one group stay in one fold; search: "grid" (`grid`
     points from the smallest to the largest probability of the part, first of equals) or "exact";
@@ -91,8 +91,8 @@ def per_part(
         order = np.argsort(probs[:, c], kind="stable")
         y, p = labels[order, c], probs[order, c]
         if y.sum() < folds:
-            cut = _best_on_grid(y, p, grid) if search == "grid" else _best_exact(y, p)
-            values.append(np.array([cut]))
+            threshold = _best_on_grid(y, p, grid) if search == "grid" else _best_exact(y, p)
+            values.append(np.array([threshold]))
             continue
         parts = fold_ids[:, c][:, order]
         if search == "grid":
@@ -104,10 +104,10 @@ def per_part(
 
 
 def _grid_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int, grid: int) -> np.ndarray:
-    """Best grid cut of each held-out part with positives. y, p: [N], p ascending; parts: [R, N].
+    """Best grid threshold of each held-out part with positives. y, p: [N], p ascending; parts: [R, N].
 
-    Equal to comparing every probability with every cut: `searchsorted` finds the rows at or above
-    a cut among all rows, a running count of the part's members turns that into the part's rows.
+    Equal to comparing every probability with every threshold: `searchsorted` finds the rows at or above
+    a threshold among all rows, a running count of the part's members turns that into the part's rows.
     """
     rows = len(p)
     member = parts[:, None, :] == np.arange(k, dtype=parts.dtype)[:, None]  # [R, k, N]
@@ -118,14 +118,14 @@ def _grid_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int, grid: i
     np.cumsum(member[..., positive], axis=2, out=hits_below[..., 1:])
     low = p[member.argmax(axis=2)]
     high = p[rows - 1 - member[..., ::-1].argmax(axis=2)]
-    cuts = low[..., None] + np.arange(grid) * ((high - low) / (grid - 1))[..., None]
-    cuts[..., -1] = high  # as np.linspace, whose last point is exact
-    first = np.searchsorted(p, cuts)  # the row at which "p >= cut" begins
+    thresholds = low[..., None] + np.arange(grid) * ((high - low) / (grid - 1))[..., None]
+    thresholds[..., -1] = high  # as np.linspace, whose last point is exact
+    first = np.searchsorted(p, thresholds)  # the row at which "p >= threshold" begins
     predicted = below[..., -1:] - np.take_along_axis(below, first, 2)
     total = hits_below[..., -1:]
     hits = total - np.take_along_axis(hits_below, np.searchsorted(positive, first), 2)
     best = f1_from_counts(hits, predicted, np.broadcast_to(total, hits.shape)).argmax(axis=2)
-    found = np.take_along_axis(cuts, best[..., None], 2)[..., 0]
+    found = np.take_along_axis(thresholds, best[..., None], 2)[..., 0]
     return found[total[..., 0] > 0]
 
 
@@ -140,10 +140,10 @@ def _exact_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int) -> np.
 
 
 def exact(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """Thresholds float[C] with the highest F1 on these rows: every possible cut is tried.
+    """Thresholds float[C] with the highest F1 on these rows: every possible threshold is tried.
 
-    The cut lies half-way between the lowest accepted and the highest refused probability; of equal
-    F1 the highest cut (fewest predictions) is taken.
+    The threshold lies half-way between the lowest accepted and the highest refused probability; of equal
+    F1 the highest threshold (fewest predictions) is taken.
     """
     labels, probs = _checked(labels, probs)
     order = np.argsort(probs, axis=0, kind="stable")
@@ -169,11 +169,11 @@ def _best_exact(y: np.ndarray, p: np.ndarray) -> float:
     hits = np.cumsum(y[::-1])[::-1][starts]
     f1 = f1_from_counts(hits, len(p) - starts, np.full(len(starts), y.sum()))
     best = len(f1) - 1 - int(f1[::-1].argmax())
-    cut = p[starts[best]]
+    threshold = p[starts[best]]
     if best == 0:
-        return float(cut)
-    middle = 0.5 * (cut + p[starts[best] - 1])
-    return float(middle) if middle > p[starts[best] - 1] else float(cut)
+        return float(threshold)
+    middle = 0.5 * (threshold + p[starts[best] - 1])
+    return float(middle) if middle > p[starts[best] - 1] else float(threshold)
 
 
 def _best_on_grid(y: np.ndarray, p: np.ndarray, grid: int) -> float:
@@ -184,7 +184,7 @@ def _best_on_grid(y: np.ndarray, p: np.ndarray, grid: int) -> float:
 
 
 def never(largest: float) -> float:
-    """A cut above 1 and above `largest`: no probability reaches it (`decide` knows it by that)."""
+    """A threshold above 1 and above `largest`: no probability reaches it (`decide` knows it by that)."""
     return float(np.nextafter(max(1.0, largest), np.inf))
 
 
@@ -199,8 +199,8 @@ def match_proportions(
     """Thresholds float[C] at which the share of predicted rows is nearest to `proportions`.
 
     probs: [N, C]; proportions: [C] in [0, 1]; grid: number of points of [0, 1], or the points;
-    ties: "half" takes the cut nearest to 0.5 (bestfitting), "first" the lowest (pudae); strict:
-    counts `p > cut` (pudae) and returns the next float above the cut, so that `p >= threshold`
+    ties: "half" takes the threshold nearest to 0.5 (bestfitting), "first" the lowest (pudae); strict:
+    counts `p > threshold` (pudae) and returns the next float above the threshold, so that `p >= threshold`
     decides the same.
 
     Raises:
@@ -215,14 +215,14 @@ def match_proportions(
         )
     if ties not in ("half", "first"):
         raise InputError(f"ties {ties!r}; known: 'half', 'first'")
-    cuts = np.linspace(0, 1, grid) if np.ndim(grid) == 0 else np.sort(np.asarray(grid, float))
+    thresholds = np.linspace(0, 1, grid) if np.ndim(grid) == 0 else np.sort(np.asarray(grid, float))
     result = np.empty(len(target))
     for c, p in enumerate(np.sort(probs, axis=0).T):
-        share = 1 - np.searchsorted(p, cuts, side="right" if strict else "left") / len(p)
+        share = 1 - np.searchsorted(p, thresholds, side="right" if strict else "left") / len(p)
         distance = np.abs(share - target[c])
         near = np.flatnonzero(distance <= distance.min() + 1e-12)
-        cut = cuts[near[np.abs(cuts[near] - 0.5).argmin() if ties == "half" else 0]]
-        result[c] = np.nextafter(cut, np.inf) if strict else cut
+        threshold = thresholds[near[np.abs(thresholds[near] - 0.5).argmin() if ties == "half" else 0]]
+        result[c] = np.nextafter(threshold, np.inf) if strict else threshold
     return result
 
 
@@ -232,24 +232,24 @@ def fixed(num_classes: int, value: float = 0.5) -> np.ndarray:
 
 
 def pooled(labels: np.ndarray, probs: np.ndarray, points: int = 200) -> float:
-    """The one cut for all classes with the highest macro-F1 over classes that have positives.
+    """The one threshold for all classes with the highest macro-F1 over classes that have positives.
 
-    Cuts tried: `points` quantiles of the positives' probabilities.
+    Thresholds tried: `points` quantiles of the positives' probabilities.
     """
     labels, probs = _checked(labels, probs)
     present = labels.any(axis=0)
     if not present.any():
         return never(probs.max(initial=0.0))
     y, p = labels[:, present], probs[:, present]
-    cuts = np.unique(np.quantile(p[y], np.linspace(0, 1, points)))
+    thresholds = np.unique(np.quantile(p[y], np.linspace(0, 1, points)))
     total = y.sum(axis=0)
-    score = np.zeros(len(cuts))
+    score = np.zeros(len(thresholds))
     for c in range(y.shape[1]):
         ordered, own = np.sort(p[:, c]), np.sort(p[y[:, c], c])
-        predicted = len(p) - np.searchsorted(ordered, cuts)
-        hits = total[c] - np.searchsorted(own, cuts)
-        score += f1_from_counts(hits, predicted, np.full(len(cuts), total[c]))
-    return float(cuts[score.argmax()])
+        predicted = len(p) - np.searchsorted(ordered, thresholds)
+        hits = total[c] - np.searchsorted(own, thresholds)
+        score += f1_from_counts(hits, predicted, np.full(len(thresholds), total[c]))
+    return float(thresholds[score.argmax()])
 
 
 def shrunk(
@@ -262,7 +262,7 @@ def shrunk(
     """Thresholds of rare classes drawn towards a steadier one: (n t + k t0) / (n + k), n positives.
 
     strength: k, the number of positives at which both weigh the same (0 leaves all as it is);
-    towards: "pooled" (one cut for all classes) or "proportions" (the cut at which as many rows
+    towards: "pooled" (one threshold for all classes) or "proportions" (the threshold at which as many rows
     are predicted as are positive).
     """
     labels, probs = _checked(labels, probs)
@@ -282,11 +282,11 @@ def shrunk(
 
 
 def shrunk_to_matched(labels: np.ndarray, probs: np.ndarray, strength: float = 10.0) -> np.ndarray:
-    """Thresholds float[C] between the best cut of a class and the one that predicts its share.
+    """Thresholds float[C] between the best threshold of a class and the one that predicts its share.
 
     On the logit scale: (n logit t + k logit t0) / (n + k), with n positives, t of `exact`, t0 of
-    `match_proportions`; a class without positives gets the `pooled` cut.  An empirical-Bayes rule
-    with the prior's weight fixed: the best cut of a dozen positives is mostly noise, the matched
+    `match_proportions`; a class without positives gets the `pooled` threshold.  An empirical-Bayes rule
+    with the prior's weight fixed: the best threshold of a dozen positives is mostly noise, the matched
     one has none of it, and with many positives their difference is real.
 
     labels, probs: [N, C]; strength: k, above 0.
@@ -299,8 +299,8 @@ def shrunk_to_matched(labels: np.ndarray, probs: np.ndarray, strength: float = 1
     return np.where(count > 0, 1 / (1 + np.exp(-mixed)), pooled(labels, probs))
 
 
-def _logit(cuts: np.ndarray) -> np.ndarray:
-    inside = np.clip(cuts, 1e-5, 1 - 1e-5)
+def _logit(thresholds: np.ndarray) -> np.ndarray:
+    inside = np.clip(thresholds, 1e-5, 1 - 1e-5)
     return np.log(inside) - np.log1p(-inside)
 
 
@@ -310,13 +310,13 @@ def scaled(thresholds: np.ndarray, scale: float | Sequence[float] = 1.0) -> np.n
     Raises:
         InputError: a factor that is not above 0, or their number is neither 1 nor C.
     """
-    cuts, factors = np.asarray(thresholds, float), np.asarray(scale, float)
-    if factors.size not in (1, len(cuts)) or not (factors > 0).all():
+    thresholds, factors = np.asarray(thresholds, float), np.asarray(scale, float)
+    if factors.size not in (1, len(thresholds)) or not (factors > 0).all():
         raise InputError(
             f"threshold scale {factors.tolist()}: one factor above 0, or one for each of "
-            f"{len(cuts)} classes"
+            f"{len(thresholds)} classes"
         )
-    return np.where(cuts > 1, cuts, cuts * factors)
+    return np.where(thresholds > 1, thresholds, thresholds * factors)
 
 
 def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np.ndarray:
@@ -329,20 +329,20 @@ def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np
     Raises:
         InputError: NaN, thresholds of another length or NaN, unknown `argmax`.
     """
-    probs, cuts = checked_scores(probs), np.asarray(thresholds, float)
-    if cuts.shape != (probs.shape[1],) or np.isnan(cuts).any():
+    probs, thresholds = checked_scores(probs), np.asarray(thresholds, float)
+    if thresholds.shape != (probs.shape[1],) or np.isnan(thresholds).any():
         raise InputError(
-            f"thresholds {cuts.shape} for {probs.shape[1]} classes (NaN: {np.isnan(cuts).sum()}); "
+            f"thresholds {thresholds.shape} for {probs.shape[1]} classes (NaN: {np.isnan(thresholds).sum()}); "
             "one number a class is needed"
         )
-    chosen = probs >= cuts
+    chosen = probs >= thresholds
     if argmax == "always":
         chosen[np.arange(len(probs)), probs.argmax(axis=1)] = True
     elif argmax == "empty":
         empty = ~chosen.any(axis=1)
-        ratio = probs[empty] / np.maximum(cuts, 1e-12)
-        if (cuts <= 1).any():  # a class that is never predicted fills no gap either
-            ratio[:, cuts > 1] = -np.inf
+        ratio = probs[empty] / np.maximum(thresholds, 1e-12)
+        if (thresholds <= 1).any():  # a class that is never predicted fills no gap either
+            ratio[:, thresholds > 1] = -np.inf
         chosen[np.flatnonzero(empty), ratio.argmax(axis=1)] = True
     elif argmax != "off":
         raise InputError(f"argmax {argmax!r}; known: 'off', 'empty', 'always'")

@@ -22,7 +22,7 @@ class Reference:
     """What ordinary images look like.
 
     mean, scale: [E]; axes: [D, E] principal axes of standardised embeddings; sample: [R, D];
-    cut: distance that a share `flagged` of the reference images exceeds; names: metafeatures;
+    threshold: distance that a share `flagged` of the reference images exceeds; names: metafeatures;
     low, high: [F] their range.
     """
 
@@ -30,7 +30,7 @@ class Reference:
     scale: np.ndarray
     axes: np.ndarray
     sample: np.ndarray
-    cut: float
+    threshold: float
     names: tuple[str, ...]
     low: np.ndarray
     high: np.ndarray
@@ -54,7 +54,7 @@ class Reference:
 
         features: [N, F] metafeatures in the order of `names`; NaN is not judged.
         """
-        far = self.distances(embeddings) / self.cut
+        far = self.distances(embeddings) / self.threshold
         reasons = [
             [f"no similar image (distance {ratio:.1f} of the usual limit)"] if ratio > 1 else []
             for ratio in far
@@ -85,7 +85,8 @@ def load(path: str | Path) -> Reference:
         with np.load(path, allow_pickle=False) as stored:
             values = {name: stored[name] for name in stored.files}
         names = tuple(str(name) for name in values.pop("names"))
-        return Reference(cut=float(values.pop("cut")), names=names, **values)
+        threshold = values.pop("cut" if "cut" in values else "threshold")  # its former name
+        return Reference(threshold=float(threshold), names=names, **values)
 
 
 def fit(
@@ -122,11 +123,11 @@ def fit(
     directions = np.linalg.svd(standard, full_matrices=False)[2][:axes]
     kept = standard @ directions.T
     # The nearest neighbour of a reference image is itself: count one further.
-    cut = float(np.quantile(_kth(kept, kept, NEIGHBOUR + 1), 1.0 - flagged))
+    threshold = float(np.quantile(_kth(kept, kept, NEIGHBOUR + 1), 1.0 - flagged))
     low = high = np.zeros(0)
     if features is not None and len(names):
         low, high = _range(np.asarray(features, float))
-    return Reference(mean, scale, directions, kept, max(cut, 1e-6), tuple(names), low, high)
+    return Reference(mean, scale, directions, kept, max(threshold, 1e-6), tuple(names), low, high)
 
 
 def _range(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -181,12 +181,12 @@ def program(
     def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> Seen:
         network = nnx.merge(graph, state)
         network.eval()
-        pictures = images.astype(jnp.float32) / 255.0
+        scaled = images.astype(jnp.float32) / 255.0
         key = jax.random.key(seed)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
         def look(group: views_module.Group, view: jax.Array) -> Seen:
-            logits, embedding = network.embed(normalise(group.show(keys, view, pictures)))
+            logits, embedding = network.embed(normalise(group.show(keys, view, scaled)))
             logits, weight = logits.astype(jnp.float32), jnp.asarray(group.weights)[view]
             plain = jnp.where(view == group.plain, jax.nn.sigmoid(logits), 0.0)
             return Seen(_enter(logits, weight, aggregate), weight * embedding, plain)

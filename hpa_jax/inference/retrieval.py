@@ -22,8 +22,8 @@ from hpa_jax.core.errors import InputError, near
 if TYPE_CHECKING:
     import pandas as pd
 
-CUTS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
-TAU = 0.65  # bestfitting's cut on the cosine
+TAUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
+TAU = 0.65  # bestfitting's threshold on the cosine
 MODES = ("replace", "boost")
 BACKENDS = ("exact", "faiss")
 SPARE = 16  # neighbours of faiss beyond k, in place of those that codes rule out
@@ -168,16 +168,16 @@ def recall_at_1(
     """
     names = np.array(["" if name is None else str(name) for name in antibodies])
     groups = np.arange(len(names)) if groups is None else np.asarray(groups)
-    pictures = _counts(names)
+    images = _counts(names)
     same_group = _counts(np.char.add(names, np.char.add("|", groups.astype(str))))
     others = len(names) - _counts(groups)
-    asked = (names != "") & (pictures > same_group) & (True if asked is None else asked)
+    asked = (names != "") & (images > same_group) & (True if asked is None else asked)
     if not asked.any():
         return dict(recall=float("nan"), queries=0, chance=float("nan"))
     unit = standardised(embeddings)
     pairs = nearest(unit[asked], unit, query_codes=groups[asked], gallery_codes=groups)
     hit = names[pairs.rows[:, 0]] == names[asked]
-    chance = (pictures - same_group)[asked] / others[asked]
+    chance = (images - same_group)[asked] / others[asked]
     return dict(recall=float(hit.mean()), queries=int(asked.sum()), chance=float(chance.mean()))
 
 
@@ -191,9 +191,9 @@ def agreement(
     labels: np.ndarray,
     neighbour_labels: np.ndarray,
     similarity: np.ndarray,
-    cuts: Sequence[float] = CUTS,
+    taus: Sequence[float] = TAUS,
 ) -> "pd.DataFrame":
-    """On labelled queries: for each cut, how many rows it takes and how often the labels agree.
+    """On labelled queries: for each tau, how many rows it takes and how often the labels agree.
 
     Columns: tau, taken (share), same (share of taken rows with exactly the neighbour's label set),
     jaccard (mean overlap of the two sets).  The table to choose tau by, on rows that are no test.
@@ -205,7 +205,7 @@ def agreement(
     overlap = np.where(union > 0, (labels & other).sum(axis=1) / np.maximum(union, 1), 1.0)
     same = (labels == other).all(axis=1)
     rows = []
-    for tau in cuts:
+    for tau in taus:
         taken = np.asarray(similarity) >= tau
         shares = (same[taken].mean(), overlap[taken].mean()) if taken.any() else (np.nan, np.nan)
         rows.append(dict(tau=tau, taken=taken.mean(), same=shares[0], jaccard=shares[1]))

@@ -198,14 +198,14 @@ def predict_images(
     return result.found.probs, result.found.embeddings
 
 
-def tiles_of(picture: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
+def tiles_of(image: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
     """Squares [tile, tile, K] that cover an image [h, w, K], mirrored where it is too small."""
-    short = [(0, max(0, tile - side)) for side in picture.shape[:2]]
+    short = [(0, max(0, tile - side)) for side in image.shape[:2]]
     if any(after for _, after in short):
-        picture = np.pad(picture, (*short, (0, 0)), mode="symmetric")
-    for row in views_module.cover(picture.shape[0], tile, overlap):
-        for column in views_module.cover(picture.shape[1], tile, overlap):
-            yield picture[row : row + tile, column : column + tile]
+        image = np.pad(image, (*short, (0, 0)), mode="symmetric")
+    for row in views_module.cover(image.shape[0], tile, overlap):
+        for column in views_module.cover(image.shape[1], tile, overlap):
+            yield image[row : row + tile, column : column + tile]
 
 
 def _tile_batches(
@@ -339,7 +339,7 @@ class _Progress:
     def __init__(self, title: str, total: int, done: int) -> None:
         from tqdm import tqdm
 
-        self._bar = tqdm(total=total, initial=done, desc=title, unit="picture", disable=None)
+        self._bar = tqdm(total=total, initial=done, desc=title, unit="image", disable=None)
         self._title, self._total, self._done = title, total, done
         self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
 
@@ -359,7 +359,7 @@ class _Progress:
             left = (self._total - self._done) / rate
             print(
                 f"{self._title}: {self._done:,} of {self._total:,} images, "
-                f"{rate:.1f} pictures/s, {left:.0f} s left",
+                f"{rate:.1f} images/s, {left:.0f} s left",
                 file=sys.stderr,
                 flush=True,
             )

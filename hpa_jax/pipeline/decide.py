@@ -364,10 +364,10 @@ def _class_section(context: Context, chosen: str) -> Section:
     """Support, F1 and threshold of each class by the chosen method."""
     score = artifacts.read_json(context.path("metrics.json"))["scores"][chosen]
     support = tables.split_rows(context, "valid").labels.sum(axis=0)
-    cuts = scores.cuts(context)[chosen]
+    thresholds = scores.class_thresholds(context)[chosen]
     rows = [
         [name, number(int(support[c])), number(score["class_f1"][c]),
-         span(score["class_f1_interval"][c]), number(cuts[c] if cuts[c] <= 1 else None)]
+         span(score["class_f1_interval"][c]), number(thresholds[c] if thresholds[c] <= 1 else None)]
         for c, name in enumerate(context.config.classes)
     ]  # fmt: skip
     columns = ["class", "images", "F1", "95 %", "threshold"]

@@ -59,13 +59,13 @@ def packed_of(context: Context) -> "Bundle":
     return bundle.Bundle(
         class_names=tuple(context.config.classes),
         members=[member for fit in fits for member in members.of_fit(context, *fit)],
-        cuts=scores.cuts(context)[method],
+        thresholds=scores.class_thresholds(context)[method],
         rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
         blend=blend,
         argmax=context.config.submission.argmax,
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
-        picture=members.picture(context, method) | {"left_out": left_out(context)},
+        training_images=members.training_images(context, method) | {"left_out": left_out(context)},
     )
 
 
@@ -76,7 +76,7 @@ def left_out(context: Context) -> str:
         return ""
     said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled images"
     if mode == "boost":
-        said += "; the cuts were fitted with it, so labels may differ from the submission's"
+        said += "; the thresholds were fitted with it, so labels may differ from the submission's"
     return said
 
 
@@ -148,8 +148,8 @@ USE = """
     about = json.load(open("thresholds.json"))
     images = np.zeros((1, about["image_size"], about["image_size"], 4), np.uint8)  # yours
     scores = np.asarray(program.call(images))
-    cuts = [float("inf") if cut is None else cut for cut in about["thresholds"]]
-    labels = scores >= np.array(cuts)
+    thresholds = [float("inf") if threshold is None else threshold for threshold in about["thresholds"]]
+    labels = scores >= np.array(thresholds)
 """
 
 
@@ -227,11 +227,11 @@ def _about(packed: "Bundle") -> dict[str, Any]:
     """What a reader of scores needs, as JSON holds it."""
     return {
         "classes": list(packed.class_names),
-        "thresholds": [float(cut) if np.isfinite(cut) else None for cut in packed.cuts],
+        "thresholds": [float(threshold) if np.isfinite(threshold) else None for threshold in packed.thresholds],
         "argmax": packed.argmax,
         "channels": ["red", "green", "blue", "yellow"],
         "stains": ["microtubules", "protein", "nucleus", "endoplasmic reticulum"],
-        "training_images": packed.picture,
+        "training_images": packed.training_images,
     }
 
 

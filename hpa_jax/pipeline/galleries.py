@@ -90,7 +90,7 @@ def of_model(given: str, packed: "Bundle", member: "Member") -> Gallery | None:
     bundle = Path(given).expanduser() / "bundle.json"
     if bundle.is_file():
         return read(bundle.parent / "gallery")
-    if "macro_f1" not in packed.picture:  # published, or without its run
+    if "macro_f1" not in packed.training_images:  # published, or without its run
         return None
     run = members.run_of(given.split(",")[0])
     return None if run is None else of_run(run, member, packed.class_names)

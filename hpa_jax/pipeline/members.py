@@ -2,7 +2,7 @@
 
 --model is a bundle, or one folder or several with commas between: WORKDIR/models/NAME, one fold of
 it, or one that holds folds.  Folds of a model are averaged first, then models.  What run.json
-beside them says (views, which weights, classes) counts as in the run itself; the cuts are those
+beside them says (views, which weights, classes) counts as in the run itself; the thresholds are those
 that the run fitted for these models.
 """
 
@@ -45,7 +45,7 @@ def of_fit(
     yield from _networks(folder, title, name, model, list(context.config.classes), reference)
 
 
-def picture(context: Context, method: str) -> dict:
+def training_images(context: Context, method: str) -> dict:
     """What images the networks were trained on: sides in pixels, field in µm; and the method."""
     return {
         "image_size": context.config.records.image_size,
@@ -65,7 +65,7 @@ def _macro_f1(context: Context) -> dict[str, float]:
 
 def strongest(packed: "Bundle") -> "Member":
     """The network that explains a bundle's answers: the first of its best model on validation."""
-    known = packed.picture.get("macro_f1") or {}
+    known = packed.training_images.get("macro_f1") or {}
     return max(packed.members, key=lambda member: known.get(member.model, -1.0))
 
 
@@ -129,20 +129,20 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
         "image_size": entry.image_size,
         "sides": [entry.image_size],
         "field_um": entry.pixel_size * entry.image_size or None,
-        "cuts": "0.5 for every class, and always the most probable class",
+        "thresholds": "0.5 for every class, and always the most probable class",
         "missing_yellow": "zeros" if "yellow" not in entry.channels else entry.yellow,
         "without_yellow": entry.without_yellow,
         "cells": entry.field == "cell",
     }
     return bundle.Bundle(
-        entry.class_names, [member], np.full(count, 0.5), argmax="always", picture=about
+        entry.class_names, [member], np.full(count, 0.5), argmax="always", training_images=about
     )
 
 
 def of_folders(given: str, code: bool = False) -> "Bundle":
     """Folders of trained models, with commas between, as a bundle.
 
-    Its `picture` says under "cuts" whose thresholds it has.
+    Its `training_images` say under "thresholds" whose thresholds it has.
 
     Raises:
         InputError: no trained model there, one named twice, models of different classes.
@@ -168,17 +168,17 @@ def of_folders(given: str, code: bool = False) -> "Bundle":
     known = sorted({number for member in members for number in member.class_numbers})
     for member in members:
         member.class_numbers = tuple(known.index(number) for number in member.class_numbers)
-    cuts, said = _cuts(found, len(classes))
+    thresholds, said = _class_thresholds(found, len(classes))
     run = found[0].run
     about = {"sides": sorted({member.config.image_size for member in members})}
     if run is not None:
-        about = picture(run, ", ".join(one.name for one in found))
+        about = training_images(run, ", ".join(one.name for one in found))
     return bundle.Bundle(
         tuple(classes[number] for number in known),
         members,
-        cuts[known],
+        thresholds[known],
         argmax="empty" if run is None else run.config.submission.argmax,
-        picture={**about, "cuts": said},
+        training_images={**about, "thresholds": said},
     )
 
 
@@ -205,14 +205,14 @@ class _Trained:
             reference = None if self.run is None else _reference(self.run, folder, optional=True)
             yield from _networks(folder, title, name, self.model, classes, reference)
 
-    def cuts(self, name: str, count: int) -> np.ndarray | None:
+    def thresholds(self, name: str, count: int) -> np.ndarray | None:
         """float[C] that the run fitted for a method; None where there are none."""
         path = None if self.run is None else self.run.path("thresholds.json")
         if path is None or not path.is_file():
             return None
         if artifacts.read_json(path).get("classes") != list(self.run.config.classes):
             return None
-        found = scores.cuts(self.run).get(name)
+        found = scores.class_thresholds(self.run).get(name)
         return None if found is None else found[:count]
 
 
@@ -304,22 +304,22 @@ def _reference(context: Context, folder: Path, optional: bool = False) -> "Refer
     return unlike.fit(embeddings, features.to_numpy(float), list(features.columns))
 
 
-def _cuts(found: list[_Trained], count: int) -> tuple[np.ndarray, str]:
+def _class_thresholds(found: list[_Trained], count: int) -> tuple[np.ndarray, str]:
     """float[C] for the average of these models, and whose they are."""
     run, names = found[0].run, [one.name for one in found]
-    own = [one.cuts(one.name, count) for one in found]
-    if any(cuts is None for cuts in own):
+    own = [one.thresholds(one.name, count) for one in found]
+    if any(thresholds is None for thresholds in own):
         return np.full(count, 0.5), "0.5 for every class (no thresholds.json of the run has them)"
     where = run.path("thresholds.json")
     same = len({one.place for one in found}) == 1
     if same and len(set(names)) == 1:
         return own[0], f"those of {names[0]} in {where}"
-    joint = found[0].cuts(scores.MEAN, count)
+    joint = found[0].thresholds(scores.MEAN, count)
     if same and joint is not None and set(names) == set(run.config.models):
         return joint, f"those of the {scores.MEAN} in {where}"
     stacked = np.ma.masked_invalid(np.stack(own))
     means = stacked.mean(axis=0).filled(np.inf)
-    return means, f"the mean of the cuts of {', '.join(names)} (none were fitted on their average)"
+    return means, f"the mean of the thresholds of {', '.join(names)} (none were fitted on their average)"
 
 
 def _field(context: Context) -> float | None:

@@ -71,9 +71,9 @@ def text(context: Context, packed: "Bundle", use: str = "") -> str:
 
 def _class_rows(packed: "Bundle", labels: np.ndarray) -> list[str]:
     counts = labels.sum(axis=0)
-    cuts = [f"{cut:.3f}" if np.isfinite(cut) else "never" for cut in packed.cuts]
-    rows = zip(packed.class_names, counts, cuts)
-    return [f"| {name.replace('|', '/')} | {int(n)} | {cut} |" for name, n, cut in rows]
+    thresholds = [f"{threshold:.3f}" if np.isfinite(threshold) else "never" for threshold in packed.thresholds]
+    rows = zip(packed.class_names, counts, thresholds)
+    return [f"| {name.replace('|', '/')} | {int(n)} | {threshold} |" for name, n, threshold in rows]
 
 
 def _score_rows(context: Context) -> list[str]:

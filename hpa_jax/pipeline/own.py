@@ -139,7 +139,7 @@ def label(context: Context, packed: "Bundle") -> Labelled:
         embeddings,
         lambda: _metafeatures(next(iter(sets.values())), ids, table, packed),
     )
-    if packed.picture.get("field_um"):
+    if packed.training_images.get("field_um"):
         # The user's own images; those of a competition are the training's kind.
         unknown = (table["source"] == "own") & table["pixel_size"].isna()
         found = replace(found, scale_unknown=unknown.to_numpy(bool))
@@ -161,12 +161,12 @@ def decide(
     if not packed.class_names:  # features only
         none = np.zeros((len(ids), 0))
         unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
-        values = (none, none.astype(bool), packed.cuts, unlike, why)
+        values = (none, none.astype(bool), packed.thresholds, unlike, why)
         return Predictions(ids, (), *values, embeddings, strongest)
     features = metafeatures() if packed.stack is not None or judges(packed) else None
     scored, labels = packed.decide(probs, features)
     unlike, why = packed.judge(embeddings, features)
-    values = (scored, labels, packed.cuts, unlike, why)
+    values = (scored, labels, packed.thresholds, unlike, why)
     return Predictions(ids, packed.class_names, *values, embeddings, strongest)
 
 
@@ -178,8 +178,8 @@ def judges(packed: "Bundle") -> bool:
 def sides(packed: "Bundle") -> list[int]:
     """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
     wanted = [member.config.image_size for member in packed.members]
-    base = packed.picture.get("image_size") or max(wanted)
-    stored = packed.picture.get("sides") or [base]
+    base = packed.training_images.get("image_size") or max(wanted)
+    stored = packed.training_images.get("sides") or [base]
     return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
 
 
@@ -197,10 +197,10 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
         if source["source"] != "folder":
             continue
         rules = source.get("missing", {})
-        if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.picture:
-            source["missing"] = {**rules, "yellow": packed.picture["missing_yellow"]}
+        if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.training_images:
+            source["missing"] = {**rules, "yellow": packed.training_images["missing_yellow"]}
         # Model and file both know their scale: the image gets the training's.
-        source["field_um"] = source.get("field_um") or packed.picture.get("field_um") or 0.0
+        source["field_um"] = source.get("field_um") or packed.training_images.get("field_um") or 0.0
     try:
         return catalog.build(
             sources,
@@ -211,7 +211,7 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
             content=context.contents.file,
         )
     except InputError as error:
-        other = packed.picture.get("without_yellow")
+        other = packed.training_images.get("without_yellow")
         if other and "no yellow channel" in str(error):
             raise InputError(f"{error}; or --model={other}, which reads no yellow") from None
         raise
@@ -270,14 +270,14 @@ def notes(context: Context, packed: "Bundle") -> list[str]:
     """Return what a reader of the labels must know: whose thresholds, what a bundle lacks."""
     lines = []
     if packed.class_names:
-        whose = packed.picture.get("cuts")
-        whose = whose or f"those of the bundle ({packed.picture.get('method')})"
+        whose = packed.training_images.get("thresholds")
+        whose = whose or f"those of the bundle ({packed.training_images.get('method')})"
         lines.append(f"thresholds: {whose}")
-    if packed.picture.get("cells"):
+    if packed.training_images.get("cells"):
         lines.append(
             "this model was trained on images of single cells; whole fields are unlike them"
         )
-    if left_out := packed.picture.get("left_out"):
+    if left_out := packed.training_images.get("left_out"):
         lines.append(f"not in the bundle: {left_out}")
     return lines
 

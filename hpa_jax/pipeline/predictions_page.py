@@ -109,7 +109,7 @@ def _micrometres(context: Context, packed: "Bundle", table: "pd.DataFrame") -> l
     """Length of each image's longer side, where its pixel size is known."""
     if "pixel_size" not in table:
         return [None] * len(table)
-    field = context.config.data.folder.field_um or packed.picture.get("field_um")
+    field = context.config.data.folder.field_um or packed.training_images.get("field_um")
     sizes = zip(table["pixel_size"].astype(float), table["original_size"].astype(float))
     lengths = [field if field and size == size else size * side for size, side in sizes]
     return [float(length) if length == length else None for length in lengths]

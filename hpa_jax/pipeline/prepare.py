@@ -134,11 +134,11 @@ def _duplicates(context: Context) -> Task:
     config = context.config
 
     def work() -> str:
-        from hpa_jax.data import duplicates as twins
+        from hpa_jax.data import duplicates
 
         table, problems = tables.catalog(context, roots(context)), Problems()
         unseen = config.data.check == "header"
-        pairs, groups = twins.hash_catalog(
+        pairs, groups = duplicates.hash_catalog(
             table, look_at_all=unseen, problems=problems, **config.duplicates
         )
         problems.write(context.path("bad_duplicates.csv"))
@@ -163,9 +163,9 @@ def _leak(context: Context) -> Task:
     inputs, output = context.paths("catalog.parquet", "duplicates.parquet"), "leak.parquet"
 
     def work() -> str:
-        from hpa_jax.data import duplicates as twins
+        from hpa_jax.data import duplicates
 
-        leak = twins.leak_table(*(artifacts.read_table(path) for path in inputs))
+        leak = duplicates.leak_table(*(artifacts.read_table(path) for path in inputs))
         artifacts.write_table(context.path(output), leak)
         return f"{len(leak):,} duplicates of test images with known labels"
 

@@ -146,7 +146,7 @@ def gather_results(context: Context) -> Results:
         stack=scores.STACK,
         valid=_valid(context, metrics),
         test=_test(context, evaluation),
-        thresholds=scores.cuts(context),
+        thresholds=scores.class_thresholds(context),
         intervals=np.array([interval["low"], interval["high"]], float).T,
         automatic=metrics["auto"],
         evaluation=evaluation,

@@ -59,7 +59,7 @@ def _train(context: Context) -> Task:
             settings=config.train,
             seed=config.seed,
             share=settings.holdout,
-            pictures=settings.pictures,
+            min_images=settings.min_images,
         )
         artifacts.write_json(folder / "held_out.json", list(rows.ids[held]))
         return f"antibodies of {len(rows.ids):,} images, {held.sum():,} held out"
@@ -70,7 +70,7 @@ def _train(context: Context) -> Task:
         "train": how,
         **inputs_of.stored(context, settings.model),
         "retrieval.holdout": settings.holdout,
-        "retrieval.pictures": settings.pictures,
+        "retrieval.min_images": settings.min_images,
         "seed": config.seed,
     }
 
@@ -104,7 +104,7 @@ def to_learn(context: Context) -> tuple[list[str], int]:
 
     settings = context.config.retrieval
     known = antibodies(context, tables.split_rows(context, "train").ids)
-    names, numbers = metric_learning.classes_of(known, settings.pictures)
+    names, numbers = metric_learning.classes_of(known, settings.min_images)
     return names, round((numbers >= 0).sum() * (1 - settings.holdout))
 
 

@@ -85,8 +85,8 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
     if split == "test" and context.config.ensemble.average_duplicates:
         from hpa_jax.inference import ensemble
 
-        twins = tables.twins(context, ids)
-        found = {name: ensemble.average_duplicates(probs, twins) for name, probs in found.items()}
+        duplicates = tables.duplicate_groups(context, ids)
+        found = {name: ensemble.average_duplicates(probs, duplicates) for name, probs in found.items()}
     return found
 
 
@@ -100,7 +100,7 @@ def decisions(
     Raises:
         InputError: the thresholds were made for other classes or methods.
     """
-    found, decided = cuts(context), {}
+    found, decided = class_thresholds(context), {}
     for name, probs in of_methods(context, split, ids).items():
         if name not in found:
             raise InputError(f"thresholds.json: has no {name!r}; {AGAIN}")
@@ -108,7 +108,7 @@ def decisions(
     return decided
 
 
-def cuts(context: Context) -> dict[str, np.ndarray]:
+def class_thresholds(context: Context) -> dict[str, np.ndarray]:
     """float[C] of every method in thresholds.json; inf: never predicted.
 
     Raises:
@@ -120,18 +120,18 @@ def cuts(context: Context) -> dict[str, np.ndarray]:
         if table["classes"] != known:
             raise InputError("made for other classes")
         for name, own in table["thresholds"].items():
-            found[name] = np.array([np.inf if cut is None else cut for cut in own], float)
+            found[name] = np.array([np.inf if threshold is None else threshold for threshold in own], float)
             if len(own) != len(known) or np.isnan(found[name]).any():
                 raise InputError(f"{len(own)} thresholds of {name!r} for {len(known)} classes")
     return found
 
 
-def decide(context: Context, probs: np.ndarray, cuts: np.ndarray) -> np.ndarray:
+def decide(context: Context, probs: np.ndarray, class_thresholds: np.ndarray) -> np.ndarray:
     """bool[N, C] of test rows by the submission's rule."""
     from hpa_jax.decision import thresholds
 
     argmax = context.config.submission.argmax
-    return thresholds.decide(np.nan_to_num(probs), cuts, argmax=argmax)
+    return thresholds.decide(np.nan_to_num(probs), class_thresholds, argmax=argmax)
 
 
 def chosen_method(context: Context) -> str:

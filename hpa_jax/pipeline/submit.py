@@ -114,7 +114,7 @@ def predictions(
         coefficients = np.array(stored["calibrations"][method], float)
     probability = np.nan_to_num(Calibration(coefficients)(own))
     metrics = artifacts.read_json(context.path("metrics.json"))
-    cuts = scores.cuts(context)[method]
+    thresholds = scores.class_thresholds(context)[method]
     row, c = np.nonzero(decided | (probability >= SHOWN_FROM))
     order = np.lexsort((-probability[row, c], row))
     row, c = row[order], c[order]
@@ -124,7 +124,7 @@ def predictions(
             "class": np.array(context.config.classes, object)[c],
             "predicted": decided[row, c],
             "score": own[row, c],
-            "threshold": np.where(cuts <= 1, cuts, np.nan)[c],
+            "threshold": np.where(thresholds <= 1, thresholds, np.nan)[c],
             "probability": probability[row, c],
             "f1": np.array(metrics["scores"][method]["class_f1"], float)[c],
             "support": np.array(metrics["support"], int)[c],

@@ -208,7 +208,7 @@ def of_models(context: Context, split: str, ids: np.ndarray) -> np.ndarray:
     return np.stack([probabilities(path, ids, context) for path in paths])
 
 
-def twins(context: Context, ids: np.ndarray) -> np.ndarray:
+def duplicate_groups(context: Context, ids: np.ndarray) -> np.ndarray:
     """int[N]: groups of the images `ids` that match each other, by duplicates.parquet."""
     from hpa_jax.data import duplicates
 

@@ -77,14 +77,14 @@ def _thresholds(context: Context) -> Task:
         if on_test:
             test = tables.split_rows(context, "test")
             matched = scores.of_methods(context, "test", test.ids)
-        cuts, intervals, scored, nested, rules, drawn = {}, {}, {}, {}, {}, Drawn()
+        class_thresholds, intervals, scored, nested, rules, drawn = {}, {}, {}, {}, {}, Drawn()
         candidates, calibrations = {}, {}
         for name in simplest_first(context, found):
             probs = found[name]
             fitted = fit(context, name, probs, rows, matched[name], drawn)
             rules[name], nested[name] = fitted.rule, fitted.decided
             candidates |= {(name, rule): own for rule, own in fitted.by_rule.items()}
-            cuts[name] = [float(cut) if np.isfinite(cut) else None for cut in fitted.cuts]
+            class_thresholds[name] = [float(threshold) if np.isfinite(threshold) else None for threshold in fitted.thresholds]
             intervals[name] = around(context, name, probs, rows, matched[name], drawn, fitted.rule)
             scored[name] = (
                 scores.score(rows.labels, nested[name], weights, scores.known_classes(probs))
@@ -99,7 +99,7 @@ def _thresholds(context: Context) -> Task:
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
         in_order = {name: nested[name] for name in found}
         scored = seen.marked(context, scored)
-        table = {"classes": list(context.config.classes), "method": settings, "thresholds": cuts}
+        table = {"classes": list(context.config.classes), "method": settings, "thresholds": class_thresholds}
         table |= {"intervals": intervals, "rules": rules, "calibrations": calibrations}
         artifacts.write_json(outputs[0], table)
         fold = tables.given_folds(context, rows.ids)
@@ -149,7 +149,7 @@ def _thresholds(context: Context) -> Task:
 
 
 AUTO = "auto"  # of config.thresholds.method: the rules of decision/choice.py
-REPEATS_OF_A_RESAMPLE = 2  # of cross-validated cuts, whose mean over more is no less sure
+REPEATS_OF_A_RESAMPLE = 2  # of cross-validated thresholds, whose mean over more is no less sure
 
 
 @dataclass
@@ -162,10 +162,10 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One method's thresholds. cuts: float[C], fitted on all rows by `rule`; decided: bool[N, C],
+    """One method's thresholds. thresholds: float[C], fitted on all rows by `rule`; decided: bool[N, C],
     fold by fold without the own, the choice of a rule included; by_rule: the same by each rule."""
 
-    cuts: np.ndarray
+    thresholds: np.ndarray
     decided: np.ndarray
     rule: str
     by_rule: Mapping[str, np.ndarray]
@@ -188,7 +188,7 @@ def fit_and_nest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Thresholds [C] and nested decisions bool[N, C] of `fit`."""
     fitted = fit(context, name, probs, rows, matched, drawn or Drawn())
-    return fitted.cuts, fitted.decided
+    return fitted.thresholds, fitted.decided
 
 
 def fit(
@@ -234,10 +234,10 @@ def fit(
         chosen = choice.simplest(rows.labels, by_rule, weights)
         decided, _ = choice.fold_by_fold(rows.labels, by_rule, rows.groups, fold)
     if rules[chosen].on_test:
-        cuts = rules[chosen].fit(rows.labels, np.nan_to_num(matched), None)
+        class_thresholds = rules[chosen].fit(rows.labels, np.nan_to_num(matched), None)
     else:
-        cuts = rules[chosen].fit(rows.labels, probs, rows.groups)
-    return Fitted(cuts, decided, chosen, by_rule)
+        class_thresholds = rules[chosen].fit(rows.labels, probs, rows.groups)
+    return Fitted(class_thresholds, decided, chosen, by_rule)
 
 
 def around(
@@ -249,7 +249,7 @@ def around(
     drawn: Drawn,
     rule: str = "",
 ) -> dict[str, np.ndarray]:
-    """low, high, spread: float[C], of the method's own cut on resampled rows (twins together).
+    """low, high, spread: float[C], of the method's own threshold on resampled rows (duplicates together).
 
     rule: which of its rules; not needed where there is one.
     """
@@ -259,7 +259,7 @@ def around(
         context, name, probs, matched is not None, drawn.resampled, REPEATS_OF_A_RESAMPLE
     )
     own = rules[rule] if rule else next(iter(rules.values()))
-    found = confidence.cut_intervals(
+    found = confidence.threshold_intervals(
         rows.labels,
         np.nan_to_num(probs),
         own.fit,
@@ -302,8 +302,8 @@ def _rules(
 
     def scaled(rule: "Rule") -> "Rule":
         def fit(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-            cuts = thresholds.scaled(rule.fit(labels, probs, groups), scale)
-            return np.where(unknown, np.inf, cuts)
+            class_thresholds = thresholds.scaled(rule.fit(labels, probs, groups), scale)
+            return np.where(unknown, np.inf, class_thresholds)
 
         return choice.Rule(fit, rule.on_test)
 

@@ -20,21 +20,21 @@ from hpa_jax.training import checkpoint, loop
 from hpa_jax.training.examples import OneClass
 
 
-def classes_of(antibodies: Sequence[object], pictures: int = 2) -> tuple[list[str], np.ndarray]:
+def classes_of(antibodies: Sequence[object], min_images: int = 2) -> tuple[list[str], np.ndarray]:
     """Antibodies with at least so many images: (names, int[N] number or -1).
 
     An antibody of one image can teach nothing about what its images have in common, but it is
-    a class to be told apart from: `pictures=1` keeps it, as bestfitting did (12,815 classes).
+    a class to be told apart from: `min_images=1` keeps it, as bestfitting did (12,815 classes).
 
     Raises:
         InputError: fewer than two classes.
     """
     names = np.array(["" if name is None else str(name) for name in antibodies])
     known, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
-    kept = (counts >= pictures) & (known != "")
+    kept = (counts >= min_images) & (known != "")
     if kept.sum() < 2:
         raise InputError(
-            f"metric learning: {int(kept.sum())} antibodies with {pictures} images; needs two"
+            f"metric learning: {int(kept.sum())} antibodies with {min_images} images; needs two"
         )
     number = np.where(kept, np.cumsum(kept) - 1, -1)
     return known[kept].tolist(), number[inverse]
@@ -73,7 +73,7 @@ def train(
     settings: ConfigDict,
     seed: int,
     share: float = 0.05,
-    pictures: int = 1,
+    min_images: int = 1,
 ) -> tuple[Path, np.ndarray]:
     """Trains (or goes on with) an embedding network; (directory, bool[N] rows held out).
 
@@ -88,7 +88,7 @@ def train(
     Raises:
         InputError: as loop.train; too few antibodies.
     """
-    names, numbers = classes_of(antibodies, pictures)
+    names, numbers = classes_of(antibodies, min_images)
     groups = np.arange(len(numbers)) if groups is None else np.asarray(groups)
     held = held_out(numbers, groups, share, seed)
     fitted = (numbers >= 0) & ~held

@@ -211,7 +211,7 @@ def test_one_more_layers_protocols(name):
         "prior",
         "ridge",
     )
-    assert (protocol.rare_below, protocol.cut) == (15, "cross_validated")
+    assert (protocol.rare_below, protocol.threshold) == (15, "cross_validated")
     counts = dict(talk=(5, 5, 5, 3), main=(3, 5, 5, 3), by_frequency=(5, 7, 5, 7))
     assert protocol.counts(500) == counts[name]
     assert (
@@ -249,8 +249,8 @@ def test_one_more_layers_augmentation(layers, name):
 
 def test_bestfittings_numbers():
     config = bestfitting.get_config()
-    cuts = config.thresholds.proportions
-    assert cuts == tuple(float(x) for x in RATIOS.split())
+    class_thresholds = config.thresholds.proportions
+    assert class_thresholds == tuple(float(x) for x in RATIOS.split())
     points = inspect.signature(thresholds.match_proportions).parameters["grid"].default
     assert points == 10_000
     assert (config.thresholds.method, config.thresholds.match_on) == ("match_proportions", "test")

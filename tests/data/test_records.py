@@ -313,7 +313,7 @@ def test_a_corrected_label_or_class_name_packs_nothing_anew(root, tmp_path):
     pack(table_of(root), tmp_path / "records")
     assert before == {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record")}
     about = json.loads((folder / "manifest.json").read_text())
-    assert about["pictures"] == 9 and about["encoding"] == "png" and "classes" not in about
+    assert about["images"] == 9 and about["encoding"] == "png" and "classes" not in about
 
 
 def test_unknown_encoding_names_the_nearest(root, tmp_path):

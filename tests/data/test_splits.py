@@ -95,7 +95,7 @@ def test_matches_of_test_name_the_test_image():
 def test_only_copies_of_test_are_copies_whatever_else_stays_together(scheme):
     catalog, groups = table()
     groups["group"] = np.arange(len(groups))
-    groups.loc[102, "group"] = groups["group"].iloc[-1]  # i102 has a twin in test
+    groups.loc[102, "group"] = groups["group"].iloc[-1]  # i102 has a copy in test
     same = catalog["antibody"] == catalog["antibody"][102]
     assert same.sum() == 3
     options = dict(group_by="antibody", scheme=scheme)

@@ -18,11 +18,11 @@ def case():
 
 def test_class_table(case):
     labels, probs = case
-    cuts = thresholds.exact(labels, probs)
-    decided = probs >= cuts
-    around = np.stack([cuts - 0.1, cuts + 0.2], axis=1)
+    class_thresholds = thresholds.exact(labels, probs)
+    decided = probs >= class_thresholds
+    around = np.stack([class_thresholds - 0.1, class_thresholds + 0.2], axis=1)
     options = dict(around=around, draws=200)
-    table = analysis.class_table(labels, probs, decided, cuts, ["a", "b", "c"], **options)
+    table = analysis.class_table(labels, probs, decided, class_thresholds, ["a", "b", "c"], **options)
     np.testing.assert_allclose(table["f1"], metrics.class_f1(labels, decided))
     assert (table["f1_low"] <= table["f1"] + 1e-9).all()
     assert (table["f1_high"] >= table["f1"] - 1e-9).all()
@@ -33,7 +33,7 @@ def test_class_table(case):
     assert width[1] > width[0] and table["threshold_spread"][1] > 0
     assert np.isnan(table["threshold_spread"][2]) and np.isnan(table["average_precision"][2])
     with pytest.raises(InputError, match="2 names"):
-        analysis.class_table(labels, probs, decided, cuts, ["a", "b"], **options)
+        analysis.class_table(labels, probs, decided, class_thresholds, ["a", "b"], **options)
 
 
 def test_calibration_of_true_probabilities():

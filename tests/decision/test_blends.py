@@ -68,7 +68,7 @@ def test_taught_blends_beat_the_mean_of_unequal_models():
 
 
 @pytest.mark.parametrize("method", blends.FITTED)
-def test_no_row_is_judged_by_its_own_label_nor_its_twin_by_it(method):
+def test_no_row_is_judged_by_its_own_label_nor_its_duplicate_by_it(method):
     probs, labels = draw()
     groups = np.arange(400) // 2
     seen = []

@@ -59,7 +59,7 @@ def exported(tmp_path_factory):
         [first, second],
         np.array([0.4, np.inf, 0.3]),
         blend=blends.Formula("mean", (1.0, 3.0)),
-        picture=dict(original_size=2048),
+        training_images=dict(original_size=2048),
     )
     folder = bundle.write(tmp_path_factory.mktemp("b") / "bundle", made)
     return made, folder
@@ -68,8 +68,8 @@ def exported(tmp_path_factory):
 def test_what_is_read_predicts_what_was_written(exported):
     made, folder = exported
     again = bundle.read(folder)
-    assert again.class_names == NAMES and again.picture["original_size"] == 2048
-    assert again.versions["hpa_jax"] and np.isinf(again.cuts[1])
+    assert again.class_names == NAMES and again.training_images["original_size"] == 2048
+    assert again.versions["hpa_jax"] and np.isinf(again.thresholds[1])
     probs, embeddings = seen(made)
     probs_again, embeddings_again = seen(again)
     for name in probs:
@@ -128,14 +128,14 @@ def test_broken_bundles_are_refused(exported, tmp_path):
     with pytest.raises(InputError, match=r"bundle\.json"):
         bundle.read(tmp_path)
     with pytest.raises(InputError, match="same name"):
-        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, [made.members[0]] * 2, made.cuts))
+        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, [made.members[0]] * 2, made.thresholds))
     with pytest.raises(InputError, match="thresholds"):
-        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.cuts[:2]))
-    ranks = bundle.Bundle(NAMES, made.members, made.cuts, blend=blends.Formula("rank_mean"))
+        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.thresholds[:2]))
+    ranks = bundle.Bundle(NAMES, made.members, made.thresholds, blend=blends.Formula("rank_mean"))
     with pytest.raises(InputError, match="can't rank"):
         bundle.write(tmp_path / "x", ranks)
     with pytest.raises(InputError, match="stack"):
-        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.cuts, rule="stack"))
+        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.thresholds, rule="stack"))
     weights = folder / "models" / "worst.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])

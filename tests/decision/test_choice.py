@@ -79,11 +79,11 @@ def test_a_class_without_positives_gets_the_common_cut(rule):
     labels = rng.random((100, 3)) < [0.4, 0.2, 0]
     probs = np.clip(0.4 * labels + 0.6 * rng.random((100, 3)), 0, 1)
     own = choice.rules(np.array([0.3, 0.3, 0.1]), True, repeats=2)[rule]
-    cut = own.fit(labels, probs, None)[2]
+    threshold = own.fit(labels, probs, None)[2]
     if own.on_test:  # matches its training share
-        assert (probs[:, 2] >= cut).mean() == pytest.approx(0.1)
+        assert (probs[:, 2] >= threshold).mean() == pytest.approx(0.1)
     else:
-        assert cut == thresholds.pooled(labels, probs)
+        assert threshold == thresholds.pooled(labels, probs)
 
 
 def test_a_class_that_training_did_not_have_is_never_predicted():

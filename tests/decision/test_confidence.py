@@ -42,17 +42,17 @@ def test_cut_intervals_are_those_of_a_plain_bootstrap(case):
     def fit(labels, probs, groups):
         return 0.5 * thresholds.exact(labels, probs)
 
-    found = confidence.cut_intervals(labels, probs, fit, draws=60, seed=3)
-    cuts = []
+    found = confidence.threshold_intervals(labels, probs, fit, draws=60, seed=3)
+    class_thresholds = []
     for weight in confidence.resamples(300, 60, seed=3):
         rows = np.repeat(np.arange(300), weight)
-        cuts.append(0.5 * thresholds.exact(labels[rows], probs[rows]))
-    low, high = np.quantile(cuts, [0.025, 0.975], axis=0)
+        class_thresholds.append(0.5 * thresholds.exact(labels[rows], probs[rows]))
+    low, high = np.quantile(class_thresholds, [0.025, 0.975], axis=0)
     np.testing.assert_allclose(found.low[:2], low[:2])
     np.testing.assert_allclose(found.high[:2], high[:2])
-    np.testing.assert_allclose(found.spread[:2], np.std(cuts, axis=0)[:2])
-    cut = fit(labels, probs, None)
-    assert (found.low[:2] <= cut[:2]).all() and (cut[:2] <= found.high[:2]).all()
+    np.testing.assert_allclose(found.spread[:2], np.std(class_thresholds, axis=0)[:2])
+    threshold = fit(labels, probs, None)
+    assert (found.low[:2] <= threshold[:2]).all() and (threshold[:2] <= found.high[:2]).all()
     assert np.isnan([found.low[2], found.high[2], found.spread[2]]).all()  # without positives
 
 
@@ -64,13 +64,13 @@ def test_copies_of_a_row_stay_in_one_fold_of_the_rule(case):
         seen.append((probs, groups))
         return np.full(3, 0.5)
 
-    found = confidence.cut_intervals(labels, probs, fit, np.arange(300) // 2, draws=3)
+    found = confidence.threshold_intervals(labels, probs, fit, np.arange(300) // 2, draws=3)
     assert found.low[0] == found.high[0] == 0.5 and found.spread[0] == 0
     for rows, groups in seen:
         assert len(rows) == len(groups) == 300 and len(np.unique(groups)) < 110
         place = {tuple(row): group for row, group in zip(rows, groups)}
         assert all(place[tuple(row)] == group for row, group in zip(rows, groups))
-    confidence.cut_intervals(labels, probs, fit, draws=2, matched=probs[:7])
+    confidence.threshold_intervals(labels, probs, fit, draws=2, matched=probs[:7])
     assert len(seen[-1][0]) == 7 and seen[-1][1] is None
 
 

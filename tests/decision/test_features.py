@@ -19,14 +19,14 @@ def picture():
 
 
 def otsu_by_hand(values):
-    best, cut = -1.0, 0
+    best, threshold = -1.0, 0
     for level in range(255):
         low, high = values[values <= level], values[values > level]
         if len(low) and len(high):
             between = len(low) * len(high) * (low.mean() - high.mean()) ** 2
             if between > best * (1 + 1e-12):
-                best, cut = between, level
-    return cut
+                best, threshold = between, level
+    return threshold
 
 
 def test_equal_to_the_formulas(picture):
@@ -57,7 +57,7 @@ def test_legacy_bug_repeats_the_red_correlation(picture):
 
 def test_flat_channels_have_no_nan():
     picture = np.zeros((8, 8, 4), np.uint8)
-    picture[..., 1] = 100  # flat, and brighter than the fixed cut
+    picture[..., 1] = 100  # flat, and brighter than the fixed threshold
     found = features.metafeatures(picture, 512)
     assert all(np.isfinite(value) for value in found.values())
     assert found["red_corr_with_green"] == 0 and found["red_non_zero_mean"] == 0

@@ -23,8 +23,8 @@ def test_equal_to_a_loop():
     found = nested.predictions(labels, scores, fit, folds=4, seed=3)
     fold = folds.multilabel(labels, 4, 3)
     for number in range(4):
-        cuts = thresholds.exact(labels[fold != number], scores[fold != number])
-        np.testing.assert_array_equal(found[fold == number], scores[fold == number] >= cuts)
+        class_thresholds = thresholds.exact(labels[fold != number], scores[fold != number])
+        np.testing.assert_array_equal(found[fold == number], scores[fold == number] >= class_thresholds)
 
 
 def test_groups_are_passed_on_and_kept_whole():
@@ -66,7 +66,7 @@ def test_summary_has_what_is_published():
 @pytest.mark.parametrize("method", ["cross_validated", "exact"])
 def test_shuffled_labels_give_chance(method):
     """Not above the better of predicting every row and guessing at the class's share, two standard
-    errors allowed; `exact` cuts tuned on the rows that they decide lie .04 above."""
+    errors allowed; `exact` thresholds tuned on the rows that they decide lie .04 above."""
     rule = thresholds.fitter(method, repeats=4)
     above = []
     for seed in range(25):

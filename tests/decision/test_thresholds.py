@@ -19,26 +19,26 @@ def draw(seed=0, rows=300, shares=(0.4, 0.1, 0.03)):
     return labels, probs
 
 
-def best_of(labels, probs, cuts):
+def best_of(labels, probs, class_thresholds):
     scores = []
-    for cut in cuts:  # f1_score itself takes a millisecond a call; the first cut ties it to this
-        hit, said = np.sum(labels & (probs >= cut)), np.sum(probs >= cut)
+    for threshold in class_thresholds:  # f1_score itself takes a millisecond a call; the first threshold ties it to this
+        hit, said = np.sum(labels & (probs >= threshold)), np.sum(probs >= threshold)
         scores.append(2 * hit / max(said + labels.sum(), 1))
-    assert scores[0] == f1_score(labels, probs >= cuts[0], zero_division=0)
-    return cuts[int(np.argmax(scores))]
+    assert scores[0] == f1_score(labels, probs >= class_thresholds[0], zero_division=0)
+    return class_thresholds[int(np.argmax(scores))]
 
 
 def test_cross_validated_equals_a_sklearn_loop():
     labels, probs = draw()
     found = thresholds.cross_validated(labels, probs, folds=5, repeats=3, grid=50, seed=7)
     for c in range(labels.shape[1]):
-        cuts = []
+        class_thresholds = []
         for j in range(3):
             split = StratifiedKFold(5, shuffle=True, random_state=7 + 101 * j)
             for _, held in split.split(probs, labels[:, c]):
                 y, p = labels[held, c], probs[held, c]
-                cuts.append(best_of(y, p, np.linspace(p.min(), p.max(), 50)))
-        assert found[c] == pytest.approx(np.mean(cuts), abs=1e-9)
+                class_thresholds.append(best_of(y, p, np.linspace(p.min(), p.max(), 50)))
+        assert found[c] == pytest.approx(np.mean(class_thresholds), abs=1e-9)
 
 
 def test_rounded_and_constant_probabilities_equal_the_loop_too():
@@ -63,21 +63,21 @@ def test_few_positives_are_searched_on_the_whole_set():
     labels, probs = draw()
     labels[:, 2] = False
     labels[:4, 2] = True
-    cuts = np.linspace(probs[:, 2].min(), probs[:, 2].max(), 50)
-    expected = best_of(labels[:, 2], probs[:, 2], cuts)
+    class_thresholds = np.linspace(probs[:, 2].min(), probs[:, 2].max(), 50)
+    expected = best_of(labels[:, 2], probs[:, 2], class_thresholds)
     assert thresholds.cross_validated(labels, probs)[2] == pytest.approx(expected, abs=1e-12)
 
 
 def test_a_class_without_positives_is_never_predicted():
     labels, probs = draw()
     labels[:, 1] = False
-    for cuts in (
+    for class_thresholds in (
         thresholds.cross_validated(labels, probs),
         thresholds.cross_validated(labels, probs, search="exact"),
         thresholds.exact(labels, probs),
         thresholds.shrunk(thresholds.exact(labels, probs), labels, probs),
     ):
-        assert not (probs[:, 1] >= cuts[1]).any()
+        assert not (probs[:, 1] >= class_thresholds[1]).any()
 
 
 @settings(max_examples=60, deadline=None)
@@ -86,10 +86,10 @@ def test_exact_is_the_optimum_of_all_cuts(seed, rows, digits):
     rng = np.random.default_rng(seed)
     labels = rng.random((rows, 1)) < 0.3
     probs = np.round(rng.random((rows, 1)), digits)
-    cut = thresholds.exact(labels, probs)[0]
+    threshold = thresholds.exact(labels, probs)[0]
     tries = [*np.unique(probs), 2.0]
     best = max(metrics.class_f1(labels, probs >= t)[0] for t in tries)
-    assert metrics.class_f1(labels, probs >= cut)[0] == pytest.approx(best, abs=1e-12)
+    assert metrics.class_f1(labels, probs >= threshold)[0] == pytest.approx(best, abs=1e-12)
 
 
 def test_exact_lies_between_the_neighbours():
@@ -103,7 +103,7 @@ def test_groups_are_respected():
     groups = np.arange(200) // 2
     fold_cuts = thresholds.cross_validated(labels, probs, groups=groups)
     assert np.isfinite(fold_cuts).all()
-    swapped = np.arange(200) ^ 1  # twins change places: nothing may change
+    swapped = np.arange(200) ^ 1  # duplicates change places: nothing may change
     again = thresholds.cross_validated(labels[swapped], probs[swapped], groups=groups[swapped])
     assert fold_cuts.shape == again.shape == (3,)
     assert not np.allclose(fold_cuts, thresholds.cross_validated(labels, probs))
@@ -114,22 +114,22 @@ def test_a_held_out_part_without_positives_does_not_vote(search):
     labels, probs = draw(rows=200, shares=(0.1,))
     parts = np.tile(np.arange(200) % 5, (1, 1, 1))
     parts[0, 0, labels[:, 0]] = np.arange(labels.sum()) % 4  # the last part has none
-    cuts = thresholds.per_part(labels, probs, fold_ids=parts, search=search)[0]
-    assert len(cuts) == 4
-    for part, cut in enumerate(cuts):
+    class_thresholds = thresholds.per_part(labels, probs, fold_ids=parts, search=search)[0]
+    assert len(class_thresholds) == 4
+    for part, threshold in enumerate(class_thresholds):
         held = parts[0, 0] == part
         y, p = labels[held, 0], probs[held, 0]
         tries = np.linspace(p.min(), p.max(), 50)
         if search == "grid":
-            assert cut == pytest.approx(best_of(y, p, tries), abs=1e-12)
+            assert threshold == pytest.approx(best_of(y, p, tries), abs=1e-12)
         else:
-            assert f1_score(y, p >= cut) >= f1_score(y, p >= best_of(y, p, tries))
+            assert f1_score(y, p >= threshold) >= f1_score(y, p >= best_of(y, p, tries))
 
 
-def brute_match(p, share, cuts, half):
-    distance = [abs(np.mean(p >= cut) - share) for cut in cuts]
-    near = [cut for cut, d in zip(cuts, distance) if d <= min(distance) + 1e-12]
-    return min(near, key=lambda cut: abs(cut - 0.5)) if half else near[0]
+def brute_match(p, share, class_thresholds, half):
+    distance = [abs(np.mean(p >= threshold) - share) for threshold in class_thresholds]
+    near = [threshold for threshold, d in zip(class_thresholds, distance) if d <= min(distance) + 1e-12]
+    return min(near, key=lambda threshold: abs(threshold - 0.5)) if half else near[0]
 
 
 def test_match_proportions_equals_brute_force():
@@ -153,35 +153,35 @@ def test_pudae_rule_is_strictly_above_by_the_next_float():
 
 def test_shrinkage_goes_to_the_anchor_for_rare_classes_only():
     labels, probs = draw(rows=400, shares=(0.5, 0.02))
-    cuts = np.array([0.5, 0.9])
+    class_thresholds = np.array([0.5, 0.9])
     anchor = thresholds.pooled(labels, probs)
-    mixed = thresholds.shrunk(cuts, labels, probs, strength=10)
+    mixed = thresholds.shrunk(class_thresholds, labels, probs, strength=10)
     n = labels.sum(axis=0)
-    np.testing.assert_allclose(mixed, (n * cuts + 10 * anchor) / (n + 10))
-    np.testing.assert_allclose(thresholds.shrunk(cuts, labels, probs, strength=0), cuts)
-    assert thresholds.shrunk(cuts, labels, probs, 10, "proportions").shape == (2,)
+    np.testing.assert_allclose(mixed, (n * class_thresholds + 10 * anchor) / (n + 10))
+    np.testing.assert_allclose(thresholds.shrunk(class_thresholds, labels, probs, strength=0), class_thresholds)
+    assert thresholds.shrunk(class_thresholds, labels, probs, 10, "proportions").shape == (2,)
 
 
 def test_pooled_is_the_best_common_cut():
     labels, probs = draw(rows=100)
-    cut = thresholds.pooled(labels, probs, points=1000)
+    threshold = thresholds.pooled(labels, probs, points=1000)
     best = max(metrics.macro_f1(labels, probs >= t) for t in np.unique(probs))
-    assert metrics.macro_f1(labels, probs >= cut) == pytest.approx(best, abs=0.01)
+    assert metrics.macro_f1(labels, probs >= threshold) == pytest.approx(best, abs=0.01)
 
 
 def test_decide_rules():
     probs = np.array([[0.2, 0.4, 0.1], [0.6, 0.5, 0.3]])
-    cuts = np.array([0.6, 0.9, 0.15])
-    assert thresholds.decide(probs, cuts).tolist() == [[False] * 3, [True, False, True]]
-    empty = thresholds.decide(probs, cuts, argmax="empty")
+    class_thresholds = np.array([0.6, 0.9, 0.15])
+    assert thresholds.decide(probs, class_thresholds).tolist() == [[False] * 3, [True, False, True]]
+    empty = thresholds.decide(probs, class_thresholds, argmax="empty")
     assert empty[0].tolist() == [False, False, True]  # .1/.15 is the largest ratio
     out = thresholds.decide(probs, [0.6, 0.9, thresholds.never(0.4)], argmax="empty")
     assert out[0].tolist() == [False, True, False]  # never is never, whatever the ratio
     never = thresholds.never(0.9)
     assert thresholds.scaled([0.5, never], 0.48).tolist() == [0.24, never]
-    always = thresholds.decide(probs, cuts, argmax="always")
+    always = thresholds.decide(probs, class_thresholds, argmax="always")
     assert always[0].tolist() == [False, True, False]
-    assert thresholds.decide(probs, thresholds.scaled(cuts, 0.3)).all()
+    assert thresholds.decide(probs, thresholds.scaled(class_thresholds, 0.3)).all()
     assert thresholds.scaled([0.5, 0.4], [0.5, 2.0]).tolist() == [0.25, 0.8]
     for wrong in ((), (1.0, 2.0, 3.0), 0.0):
         with pytest.raises(InputError, match="threshold scale"):

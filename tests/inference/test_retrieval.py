@@ -95,7 +95,7 @@ def test_recall_counts_images_whose_antibody_has_another():
 def test_agreement_tells_what_a_cut_takes_and_how_often_it_is_right():
     labels = np.array([[1, 0], [1, 1], [0, 1]], bool)
     other = np.array([[1, 0], [1, 0], [1, 0]], bool)
-    table = retrieval.agreement(labels, other, np.array([0.9, 0.7, 0.1]), cuts=(0.65, 0.95))
+    table = retrieval.agreement(labels, other, np.array([0.9, 0.7, 0.1]), taus=(0.65, 0.95))
     assert table["taken"].tolist() == pytest.approx([2 / 3, 0])
     assert table["same"][0] == 0.5 and table["jaccard"][0] == 0.75 and np.isnan(table["same"][1])
 

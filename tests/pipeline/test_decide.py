@@ -44,7 +44,7 @@ def targets(ids, labels):
 
 def quick():
     config = configs.default().unlock()
-    config.stack.update(rounds=5, cut_repeats=1)
+    config.stack.update(rounds=5, threshold_repeats=1)
     config.thresholds.update(repeats=2)
     config.submission.argmax = "off"  # these rows may have no class at all
     return config

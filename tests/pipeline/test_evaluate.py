@@ -54,13 +54,13 @@ def test_every_method_is_scored_by_the_cuts_of_validation(context):
         .to_numpy()
         for name in ("tiny", "tiny_wide")
     ]
-    cuts = artifacts.read_json(context.path("thresholds.json"))["thresholds"]
+    class_thresholds = artifacts.read_json(context.path("thresholds.json"))["thresholds"]
     for name, probs in (("tiny_wide", both[1]), (scores.MEAN, np.mean(both, axis=0))):
-        own = np.array([np.inf if cut is None else cut for cut in cuts[name]], float)
+        own = np.array([np.inf if threshold is None else threshold for threshold in class_thresholds[name]], float)
         argmax = context.config.submission.argmax
         expected = metrics.macro_f1(labels, thresholds.decide(probs, own, argmax=argmax))
         assert found["scores"][name]["macro_f1"] == pytest.approx(expected)
-    assert set(found["scores"]) == set(cuts) and scores.STACK in cuts
+    assert set(found["scores"]) == set(class_thresholds) and scores.STACK in class_thresholds
     assert found["submission"].items() <= found["scores"][found["chosen"]].items()
 
 

@@ -1,4 +1,4 @@
-"""What --model names: which weights, views and cuts; averages; images of the right side."""
+"""What --model names: which weights, views and thresholds; averages; images of the right side."""
 
 import json
 import shutil
@@ -33,9 +33,9 @@ def change_run(workdir, **options):
     (workdir / "run.json").write_text(json.dumps(stored))
 
 
-def change_cuts(workdir, **cuts):
+def change_thresholds(workdir, **thresholds):
     stored = json.loads((workdir / "thresholds.json").read_text())
-    stored["thresholds"].update({n.replace("_of_", " of "): c for n, c in cuts.items()})
+    stored["thresholds"].update({n.replace("_of_", " of "): c for n, c in thresholds.items()})
     (workdir / "thresholds.json").write_text(json.dumps(stored))
 
 
@@ -53,7 +53,7 @@ def test_weights_and_views_are_those_of_the_run(workdir, monkeypatch):
     folder = workdir / "models" / "tiny" / "checkpoints"
     assert loaded == [checkpoint.find(folder, "last")]
     assert [member.views for member in packed.members] == ["oml"]
-    assert packed.picture["image_size"] == 64
+    assert packed.training_images["image_size"] == 64
 
 
 def test_snapshots_are_all_there(workdir):
@@ -65,23 +65,23 @@ def test_snapshots_are_all_there(workdir):
 
 def test_an_average_has_the_cuts_of_the_average(workdir):
     given = f"{workdir}/models/tiny,{workdir}/models/tiny_wide"
-    change_cuts(workdir, mean_of_models=[0.25] * 28)
+    change_thresholds(workdir, mean_of_models=[0.25] * 28)
     packed = members.of_folders(given)
     assert packed.models == ["tiny", "tiny_wide"]
-    assert "the mean of models in" in packed.picture["cuts"]
-    np.testing.assert_array_equal(packed.cuts, 0.25)
+    assert "the mean of models in" in packed.training_images["thresholds"]
+    np.testing.assert_array_equal(packed.thresholds, 0.25)
     probs = {member.name: np.full((1, 28), n / 2) for n, member in enumerate(packed.members)}
     assert packed.decide(probs)[0][0, 0] == 0.25  # of 0 and .5
 
 
 def test_an_average_that_no_cut_was_fitted_on_says_so(workdir):
-    change_cuts(workdir, tiny=[0.2, None] + [0.4] * 26, tiny_wide=[0.4, None] + [None] * 26)
+    change_thresholds(workdir, tiny=[0.2, None] + [0.4] * 26, tiny_wide=[0.4, None] + [None] * 26)
     stored = json.loads((workdir / "run.json").read_text())
     stored["config"]["models"]["third"] = stored["config"]["models"]["tiny"]
     (workdir / "run.json").write_text(json.dumps(stored))
     packed = members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
-    assert "none were fitted on their average" in packed.picture["cuts"]
-    np.testing.assert_allclose(packed.cuts, [0.3, np.inf] + [0.4] * 26)
+    assert "none were fitted on their average" in packed.training_images["thresholds"]
+    np.testing.assert_allclose(packed.thresholds, [0.3, np.inf] + [0.4] * 26)
 
 
 @pytest.mark.parametrize("which", ["tiny", "tiny/fold_0,tiny/fold_1"])
@@ -92,18 +92,18 @@ def test_folds_are_averaged_and_cut_where_their_model_is(workdir, which):
     shutil.rmtree(folder / "checkpoints")
     packed = members.of_folders(",".join(f"{workdir}/models/{one}" for one in which.split(",")))
     assert [member.name for member in packed.members] == ["tiny-fold_0", "tiny-fold_1"]
-    assert packed.models == ["tiny"] and "those of tiny in" in packed.picture["cuts"]
+    assert packed.models == ["tiny"] and "those of tiny in" in packed.training_images["thresholds"]
 
 
 def test_without_its_run_the_cuts_are_said_to_be_a_half(workdir):
     (workdir / "run.json").unlink()
     packed = members.of_folders(str(workdir / "models" / "tiny"))
-    assert packed.picture["cuts"].startswith("0.5 for every class")
-    np.testing.assert_array_equal(packed.cuts, 0.5)
+    assert packed.training_images["thresholds"].startswith("0.5 for every class")
+    np.testing.assert_array_equal(packed.thresholds, 0.5)
 
 
 def test_a_run_whose_thresholds_are_empty_is_refused(workdir):
-    change_cuts(workdir, tiny=[])
+    change_thresholds(workdir, tiny=[])
     with pytest.raises(InputError, match="0 thresholds of 'tiny' for 28 classes"):
         members.of_folders(str(workdir / "models" / "tiny"))
 
@@ -144,7 +144,7 @@ def test_what_a_bundle_leaves_out_is_said(tmp_path, mode, words):
 def test_each_network_reads_the_side_that_the_run_read(workdir):
     assert [side_for([64, 32, 128], wanted) for wanted in (16, 64, 65, 200)] == [32, 64, 128, 128]
     packed = members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
-    packed.picture |= {"image_size": 32, "sides": [32, 64, 128]}
+    packed.training_images |= {"image_size": 32, "sides": [32, 64, 128]}
     assert own.sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
     packed.members[0].config.unlock().image_size = 100
     assert own.sides(packed) == [32, 128, 64]

@@ -52,7 +52,7 @@ def test_the_bundle_decides_as_the_run(exported, done):
     leaked = pd.read_parquet(workdir / "leak_overlay.parquet")["id"]
     honest = ~found["id"].isin(leaked)
     same = found["class_numbers"][honest] == submission[found["id"][honest]].to_numpy()
-    assert same.mean() > 0.9  # a score within rounding of its cut may fall on the other side
+    assert same.mean() > 0.9  # a score within rounding of its threshold may fall on the other side
     assert len(found) == 30 and "Nucleoplasm" in found.columns
 
 
@@ -126,9 +126,9 @@ def test_every_method_is_exported_with_its_weights(exported, tmp_path, method):
         found, _ = packed.decide(given)
         name = "ensemble" if method == "greedy" else method
         np.testing.assert_allclose(found, scores_of(workdir, name, ids), atol=1e-6)
-        cuts = json.loads((workdir / "thresholds.json").read_text())["thresholds"][name]
-        expected = [np.inf if cut is None else cut for cut in cuts]
-        np.testing.assert_array_equal(packed.cuts, expected)
+        thresholds = json.loads((workdir / "thresholds.json").read_text())["thresholds"][name]
+        expected = [np.inf if threshold is None else threshold for threshold in thresholds]
+        np.testing.assert_array_equal(packed.thresholds, expected)
     finally:  # as the other tests expect it
         assert main(["thresholds", *CONFIG, f"--workdir={workdir}"]) == 0
         assert main(["export", *CONFIG, f"--workdir={workdir}"]) == 0
@@ -144,8 +144,8 @@ def test_one_network_labels_by_its_runs_thresholds(exported, tmp_path, capsys):
     assert f"thresholds: those of tiny in {workdir}/thresholds.json" in said
     ids, probs, _ = read_table(tmp_path / "predictions.parquet")
     np.testing.assert_allclose(probs, scores_of(workdir, "tiny", ids), atol=2e-3)
-    cuts = json.loads((workdir / "thresholds.json").read_text())["thresholds"]["tiny"]
-    decided = probs >= [np.inf if cut is None else cut for cut in cuts]
+    thresholds = json.loads((workdir / "thresholds.json").read_text())["thresholds"]["tiny"]
+    decided = probs >= [np.inf if threshold is None else threshold for threshold in thresholds]
     texts = pd.read_csv(tmp_path / "predictions.csv", dtype={"class_numbers": str})["class_numbers"]
     expected = [" ".join(map(str, np.flatnonzero(row))) for row in decided]
     agree = [a == b for a, b in zip(texts, expected) if b]  # empty rows get their best class

@@ -37,7 +37,7 @@ def test_a_image_replaced_in_place_is_seen_by_all_that_read_it(work):
     work()
     folder = work.workdir / "records" / "16-zstd"
     before = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.array_record")}
-    save(work.root / "train", "t0", picture(3))  # now a twin of t3, which has equal pixels
+    save(work.root / "train", "t0", picture(3))  # now a copy of t3, which has equal pixels
     work()
     records = Records(folder)
     assert (records.image(records.rows(["t0"])[0]) == picture(3)).all()

@@ -18,7 +18,7 @@ ANGLES = {  # degrees: near in angle is near in cosine
 AUDITED = {"a0": 1, "a1": 93, "a2": 184, "a3": 272}  # where the test rows lie: nearest of all
 
 
-def make(tmp_path, folds=False, twins=(), audit=False, **options):
+def make(tmp_path, folds=False, duplicates=(), audit=False, **options):
     """Four training, validation and test rows; xk lies between tk and vk, nearer to tk."""
     tmp_path.mkdir(exist_ok=True)
     config = configs.default().unlock()
@@ -42,7 +42,7 @@ def make(tmp_path, folds=False, twins=(), audit=False, **options):
     splits["fold"] = pd.array(fold, "Int64")
     splits.to_parquet(context.path("splits.parquet"))
     groups = pd.DataFrame({"id": ids, "group": range(len(ids))})
-    for one, other in twins:
+    for one, other in duplicates:
         number = groups.loc[groups["id"] == one, "group"].item()
         groups.loc[groups["id"] == other, "group"] = number
     groups.to_parquet(context.path("groups.parquet"))
@@ -75,9 +75,9 @@ def test_validation_borrows_from_training_and_test_from_all_labelled(tmp_path):
     assert neighbours(context, "test")["x0"] in ("t0", "v0")
 
 
-def test_twins_are_no_neighbours(tmp_path):
+def test_duplicates_are_no_neighbours(tmp_path):
     free = neighbours(make(tmp_path / "free"), "test")["x1"]
-    barred = neighbours(make(tmp_path / "barred", twins=[("x1", free)]), "test")["x1"]
+    barred = neighbours(make(tmp_path / "barred", duplicates=[("x1", free)]), "test")["x1"]
     assert free in ("t1", "v1") and barred in ("t1", "v1") and barred != free
 
 

@@ -1,4 +1,4 @@
-"""Scores that several networks or several images share: folds of a model, twins of the test."""
+"""Scores that several networks or several images share: folds of a model, duplicates of the test."""
 
 import json
 
@@ -24,7 +24,7 @@ def context(tmp_path):
     return Context(config.lock(), tmp_path)
 
 
-def test_twins_of_the_test_part_share_their_mean_in_every_method(context):
+def test_duplicates_of_the_test_part_share_their_mean_in_every_method(context):
     """a ~ b ~ c: all three are one image; v, of another part, joins nobody."""
     rng, drawn = np.random.default_rng(0), {}
     for split in ("valid", "test"):
@@ -76,12 +76,12 @@ def test_thresholds_that_are_not_one_a_class_are_refused(context, own):
     stored = {"classes": ["x", "y"], "thresholds": {"stack": [0.5, None], "m": own}}
     path.write_text(json.dumps(stored))
     with pytest.raises(InputError, match=r"thresholds\.json: .*run the step thresholds again"):
-        scores.cuts(context)
+        scores.class_thresholds(context)
     stored["thresholds"]["m"] = [0.25, 0.75]
     path.write_text(json.dumps(stored))
-    found = scores.cuts(context)
+    found = scores.class_thresholds(context)
     np.testing.assert_array_equal(found["stack"], [0.5, np.inf])
     np.testing.assert_array_equal(found["m"], [0.25, 0.75])
     context.config.classes = ("x", "z")
     with pytest.raises(InputError, match="made for other classes"):
-        scores.cuts(context)
+        scores.class_thresholds(context)

@@ -93,10 +93,10 @@ def test_the_stack_restores_these_shares(context, monkeypatch):
         stack.stack(context)[0].work()
 
 
-def test_twins_of_test_images_by_their_own_matches(context):
+def test_duplicates_of_test_images_by_their_own_matches(context):
     pairs = [("a", "b"), ("b", "c"), ("d", "train"), ("e", "train")]
     pd.DataFrame(pairs, columns=["id_a", "id_b"]).to_parquet(context.path("duplicates.parquet"))
-    found = tables.twins(context, np.array(["e", "c", "d", "a", "b"]))
+    found = tables.duplicate_groups(context, np.array(["e", "c", "d", "a", "b"]))
     assert found[1] == found[3] == found[4]
     assert len(set(found)) == 3  # d and e match one train image, not each other
 

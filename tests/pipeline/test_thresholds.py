@@ -1,4 +1,4 @@
-"""Cuts of a method by its own rule: on resampled rows, and the choice of a method itself nested."""
+"""Thresholds of a method by its own rule: on resampled rows, and the choice of a method itself nested."""
 
 import json
 from types import SimpleNamespace
@@ -42,8 +42,8 @@ def test_scale_and_fixed_cuts_are_respected(tmp_path):
     halved = around(context(tmp_path, repeats=2, scale=(0.5,)), rows, probs)
     np.testing.assert_allclose(halved["low"], 0.5 * plain["low"])
     assert (plain["low"] < plain["high"])[:2].all() and np.isnan(plain["low"][2])
-    cut = thresholds.cross_validated(rows.labels, probs)[:2]
-    assert (plain["low"][:2] <= cut).all() and (cut <= plain["high"][:2]).all()
+    threshold = thresholds.cross_validated(rows.labels, probs)[:2]
+    assert (plain["low"][:2] <= threshold).all() and (threshold <= plain["high"][:2]).all()
 
 
 def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
@@ -58,7 +58,7 @@ def test_matching_moves_with_the_shares_not_with_the_matched_rows(tmp_path):
 
 def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path, monkeypatch):
     rows, probs = rows_of()
-    protocol = SimpleNamespace(cut="cross_validated", cut_repeats=1, seed=0, shrink=0.0)
+    protocol = SimpleNamespace(threshold="cross_validated", threshold_repeats=1, seed=0, shrink=0.0)
     votes = "hpa_jax.decision.stack.stacking.load_votes"
     monkeypatch.setattr(votes, lambda folder: (protocol, probs))
     here = context(tmp_path, method="match_proportions", match_on="test")
@@ -89,7 +89,7 @@ def test_auto_takes_a_rule_for_each_method_and_nests_the_choice(tmp_path):
     assert fitted.rule == choice.simplest(rows.labels, fitted.by_rule, weights)
     expected, _ = choice.fold_by_fold(rows.labels, fitted.by_rule, rows.groups)
     np.testing.assert_array_equal(fitted.decided, expected)
-    assert fitted.cuts[2] < 1  # no positive of its own, but predicted
+    assert fitted.thresholds[2] < 1  # no positive of its own, but predicted
 
 
 def test_rules_without_test_scores_or_training_shares_are_left_out(tmp_path):
@@ -113,9 +113,9 @@ def test_every_method_has_intervals_of_cuts_and_f1(done, method):
     workdir, _ = done
     table = json.loads((workdir / "thresholds.json").read_text())
     scored = json.loads((workdir / "metrics.json").read_text())
-    cut = table["thresholds"][method]
+    threshold = table["thresholds"][method]
     own = table["intervals"][method]
-    for low, value, high, spread in zip(own["low"], cut, own["high"], own["spread"]):
+    for low, value, high, spread in zip(own["low"], threshold, own["high"], own["spread"]):
         assert value is not None or low is None
         assert low is None or (low <= high and spread >= 0)
     assert sum(low is not None for low in own["low"]) >= 20

@@ -41,7 +41,7 @@ def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
     assert (found.embeddings == (20 if which == "snapshots" else 8)).all()
 
 
-def test_each_training_row_is_left_out_by_one_model_of_five_twins_together(tmp_path):
+def test_each_training_row_is_left_out_by_one_model_of_five_duplicates_together(tmp_path):
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(50), 2)
     rows = Rows(np.arange(100).astype(str), rng.random((100, 2)) < 0.4, groups, np.ones(100))

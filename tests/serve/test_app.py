@@ -29,7 +29,7 @@ FROM_PAGE = {"X-Requested-By": "test"}
 class Packed:
     """A bundle that predicts nothing."""
 
-    members, class_names, picture = [None], ("a", "b"), {}
+    members, class_names, training_images = [None], ("a", "b"), {}
 
 
 def free_port():

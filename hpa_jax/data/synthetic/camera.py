@@ -76,13 +76,13 @@ def _unspecific(rng: np.random.Generator, field: cells.Field, red: np.ndarray) -
     return haze * grains * (field.owner >= 0) + bleed * red
 
 
-def copy_of(picture: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
+def copy_of(image: np.ndarray, kind: str, rng: np.random.Generator) -> np.ndarray:
     """The image once more as another file would have it; uint8 [H, W, 4].
 
     kind: "exact"; "reencoded" (through JPEG of quality 85-95); "brightness" (0.8-1.25 times, plus
     0-3 grey levels); "both".
     """
-    out = picture
+    out = image
     if kind in ("brightness", "both"):
         gain, offset = rng.uniform(0.8, 1.25), rng.uniform(0, 3)
         out = np.clip(out * gain + offset, 0, 255).round().astype(np.uint8)

@@ -34,7 +34,7 @@ EXTERNAL_BRIGHTNESS = 1.6
 
 
 @dataclass(frozen=True)
-class Picture:
+class Planned:
     """One image to draw: where it goes, what the tables say and what it shows."""
 
     id: str
@@ -91,7 +91,7 @@ def write(
     }
     root, truth_path = Path(root), Path(truth_path)
     _check(root, truth_path, settings)
-    pictures = plan(
+    images = plan(
         train=train,
         test=test,
         external=external,
@@ -105,10 +105,10 @@ def write(
         for part in ("train", "test", "external"):
             (folder / part).mkdir(parents=True)
         save = functools.partial(_save, folder, image_size, missing_yellow)
-        _each(save, pictures, workers)
-        _tables(folder, pictures)
+        _each(save, images, workers)
+        _tables(folder, images)
         (folder / MARKER).write_text(json.dumps(settings, indent=1, sort_keys=True) + "\n")
-        rows = [(p.id, _text(p.target)) for p in pictures if p.part == "test"]
+        rows = [(p.id, _text(p.target)) for p in images if p.part == "test"]
         with artifacts.atomic(truth_path) as truth:
             _write_csv(truth, "Target", rows)
 
@@ -123,7 +123,7 @@ def plan(
     duplicates: float,
     leak: float,
     seed: int,
-) -> list[Picture]:
+) -> list[Planned]:
     """Every image of the set in the order of the tables, ids and copies included."""
     rng = np.random.default_rng([seed, 0])
     parts = {}
@@ -132,7 +132,7 @@ def plan(
         sets = draw_label_sets(rng, count, floor)
         names = _hex_ids(rng, count)
         parts[part] = [
-            Picture(name, part, labels, labels, (seed, number, row), (seed, number, row))
+            Planned(name, part, labels, labels, (seed, number, row), (seed, number, row))
             for row, (name, labels) in enumerate(zip(names, sets))
         ]
     parts["external"] = _external(rng, external, _share(min_per_class, external, train), seed)
@@ -140,7 +140,7 @@ def plan(
     _leak(rng, parts, round(leak * test))
     _mislabel(rng, parts["train"], round(label_noise * train))
     return [
-        picture for part in parts.values() for picture in sorted(part, key=lambda item: item.id)
+        image for part in parts.values() for image in sorted(part, key=lambda item: item.id)
     ]
 
 
@@ -150,7 +150,7 @@ def label_sets() -> tuple[tuple[tuple[int, ...], ...], np.ndarray]:
     path = Path(__file__).with_name("label_sets.csv")
     with open(path, newline="") as handle:
         rows = list(csv.DictReader(handle))
-    counts = np.array([int(row["pictures"]) for row in rows], float)
+    counts = np.array([int(row["images"]) for row in rows], float)
     return tuple(tuple(classes.parse(row["labels"])) for row in rows), counts / counts.sum()
 
 
@@ -191,7 +191,7 @@ def _hex_ids(rng: np.random.Generator, count: int) -> list[str]:
     return list(names)
 
 
-def _external(rng: np.random.Generator, count: int, floor: int, seed: int) -> list[Picture]:
+def _external(rng: np.random.Generator, count: int, floor: int, seed: int) -> list[Planned]:
     """External images: antibodies with two wells of two samples that share one label set."""
     groups = (count + 3) // 4
     sets = draw_label_sets(rng, groups, max(1, floor // 3) if floor else 0)
@@ -202,25 +202,25 @@ def _external(rng: np.random.Generator, count: int, floor: int, seed: int) -> li
         plate = np.random.default_rng([seed, 7, group]).integers(100, 1900, 2)
         letter = "ABCDEFGH"[int(plate.sum() + well) % 8]
         name = f"{antibodies[group]}_{plate[well]}_{letter}{1 + int(plate[0]) % 12}_{1 + sample}"
-        out.append(Picture(name, "external", sets[group], sets[group], (seed, 2, row),
+        out.append(Planned(name, "external", sets[group], sets[group], (seed, 2, row),
                            (seed, 8, group)))  # fmt: skip
     return out
 
 
-def _becomes(copy: Picture, original: Picture, kind: str) -> Picture:
-    return Picture(copy.id, copy.part, original.target, original.shown, original.seed,
+def _becomes(copy: Planned, original: Planned, kind: str) -> Planned:
+    return Planned(copy.id, copy.part, original.target, original.shown, original.seed,
                    original.antibody, kind)  # fmt: skip
 
 
-def _copy_within(rng: np.random.Generator, pictures: list[Picture], pairs: int) -> None:
+def _copy_within(rng: np.random.Generator, images: list[Planned], pairs: int) -> None:
     """Turns `pairs` images into copies of others of the same part (no chains)."""
-    chosen = rng.permutation(len(pictures))[: 2 * pairs]
+    chosen = rng.permutation(len(images))[: 2 * pairs]
     for original, copy in chosen.reshape(-1, 2) if len(chosen) % 2 == 0 else []:
         kind = camera.COPIES[int(rng.integers(len(camera.COPIES)))]
-        pictures[copy] = _becomes(pictures[copy], pictures[original], kind)
+        images[copy] = _becomes(images[copy], images[original], kind)
 
 
-def _leak(rng: np.random.Generator, parts: dict[str, list[Picture]], count: int) -> None:
+def _leak(rng: np.random.Generator, parts: dict[str, list[Planned]], count: int) -> None:
     """Turns images of external (three in four) and of train into copies of test images."""
     chosen = rng.permutation(len(parts["test"]))[:count]
     for turn, row in enumerate(chosen):
@@ -233,42 +233,42 @@ def _leak(rng: np.random.Generator, parts: dict[str, list[Picture]], count: int)
         part[copy] = _becomes(part[copy], parts["test"][row], kind)
 
 
-def _mislabel(rng: np.random.Generator, pictures: list[Picture], count: int) -> None:
+def _mislabel(rng: np.random.Generator, images: list[Planned], count: int) -> None:
     """Gives `count` images another label set in the table than the one they show."""
-    for row in rng.permutation(len(pictures))[:count]:
-        wrong = pictures[row].shown
-        while wrong == pictures[row].shown:
+    for row in rng.permutation(len(images))[:count]:
+        wrong = images[row].shown
+        while wrong == images[row].shown:
             wrong = draw_label_sets(rng, 1, 0)[0]
-        pictures[row] = Picture(**{**asdict(pictures[row]), "target": wrong})
+        images[row] = Planned(**{**asdict(images[row]), "target": wrong})
 
 
-def _save(folder: Path, side: int, missing: float, picture: Picture) -> None:
+def _save(folder: Path, side: int, missing: float, planned: Planned) -> None:
     """Draws one image and writes its four PNG files."""
     from PIL import Image
 
     image = camera.photograph(
-        picture.seed, picture.shown, side, antibody=picture.antibody, missing=missing
+        planned.seed, planned.shown, side, antibody=planned.antibody, missing=missing
     )
-    if picture.part == "external":
+    if planned.part == "external":
         image = np.clip(image * EXTERNAL_BRIGHTNESS, 0, 255).round().astype(np.uint8)
-    if picture.copy:
-        key = int.from_bytes(picture.id.encode()[:8], "little")
-        image = camera.copy_of(image, picture.copy, np.random.default_rng([*picture.seed, key]))
+    if planned.copy:
+        key = int.from_bytes(planned.id.encode()[:8], "little")
+        image = camera.copy_of(image, planned.copy, np.random.default_rng([*planned.seed, key]))
     for k, channel in enumerate(CHANNELS):
-        path = folder / picture.part / f"{picture.id}_{channel}.png"
+        path = folder / planned.part / f"{planned.id}_{channel}.png"
         Image.fromarray(image[..., k]).save(path, compress_level=4)
 
 
-def _each(save: functools.partial, pictures: Sequence[Picture], workers: int) -> None:
+def _each(save: functools.partial, images: Sequence[Planned], workers: int) -> None:
     """Calls `save` on every image, in `workers` fresh processes (a fork of a process that
     already runs JAX could hang)."""
-    if workers <= 1 or len(pictures) < 32:
-        for picture in pictures:
-            save(picture)
+    if workers <= 1 or len(images) < 32:
+        for image in images:
+            save(image)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        for _ in pool.map(save, pictures, chunksize=8):
+        for _ in pool.map(save, images, chunksize=8):
             pass
 
 
@@ -276,9 +276,9 @@ def _text(labels: Sequence[int]) -> str:
     return " ".join(map(str, labels))
 
 
-def _tables(folder: Path, pictures: Sequence[Picture]) -> None:
+def _tables(folder: Path, images: Sequence[Planned]) -> None:
     def rows(part: str) -> Iterator[tuple[str, str]]:
-        return ((p.id, _text(p.target)) for p in pictures if p.part == part)
+        return ((p.id, _text(p.target)) for p in images if p.part == part)
 
     _write_csv(folder / "train.csv", "Target", rows("train"))
     _write_csv(folder / "external.csv", "Target", rows("external"))
@@ -310,8 +310,8 @@ def _check(root: Path, truth_path: Path, settings: dict) -> None:
             f"{root}: holds something that was not drawn here ({MARKER} is missing); "
             "choose another data.root or remove it"
         )
-    pictures = settings["train"] + settings["test"] + settings["external"]
-    need = pictures * len(CHANNELS) * (settings["image_size"] ** 2 + 4096)
+    images = settings["train"] + settings["test"] + settings["external"]
+    need = images * len(CHANNELS) * (settings["image_size"] ** 2 + 4096)
     parent = next(folder for folder in root.resolve().parents if folder.exists())
     if shutil.disk_usage(parent).free < need:
         raise InputError(f"{root}: {need >> 20} MB may be needed and the disk has less free")

@@ -142,10 +142,10 @@ def lines(
     return ndimage.gaussian_filter(ink, sigma, truncate=3.0) * (np.sqrt(2 * np.pi) * sigma)
 
 
-def look_up(picture: np.ndarray, points: np.ndarray, outside: float = 0.0) -> np.ndarray:
+def look_up(image: np.ndarray, points: np.ndarray, outside: float = 0.0) -> np.ndarray:
     """Values [...] of the pixels nearest to the points [..., 2]; `outside` beyond the image."""
     y = np.rint(points[..., 0]).astype(np.int32)
     x = np.rint(points[..., 1]).astype(np.int32)
-    height, width = picture.shape
+    height, width = image.shape
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
-    return np.where(inside, picture[y * inside, x * inside], outside)
+    return np.where(inside, image[y * inside, x * inside], outside)

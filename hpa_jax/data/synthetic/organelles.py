@@ -26,8 +26,8 @@ def _near_organizer(field: cells.Field, reach: float) -> np.ndarray:
     return field.cytoplasm * np.exp(-square / (2 * (reach * field.scale) ** 2))
 
 
-def _soft(field: cells.Field, picture: np.ndarray, blur: float = 0.12) -> np.ndarray:
-    return ndimage.gaussian_filter(picture, max(blur * field.scale, 0.35))
+def _soft(field: cells.Field, image: np.ndarray, blur: float = 0.12) -> np.ndarray:
+    return ndimage.gaussian_filter(image, max(blur * field.scale, 0.35))
 
 
 def reticulum(rng: Rng, field: cells.Field) -> np.ndarray:

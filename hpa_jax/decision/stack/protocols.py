@@ -53,9 +53,9 @@ class Protocol:
     penalty: float = 5.0  # L2 of leaf weights
     vote_factor: float = 1.0  # of a model's threshold, before it votes
     negatives: str = "all"  # all | prior: as many as restore the training share of the class
-    cut: str = "shrunk"  # the final cut; cross_validated: rare classes shrunk to the pooled one
-    cut_repeats: int = 4  # of a cross-validated one: folds x repeats, exact search
-    shrink: float = 10.0  # positives at which a class's best cut weighs as much as the other
+    threshold: str = "shrunk"  # the final threshold; cross_validated: rare classes shrunk to the pooled one
+    threshold_repeats: int = 4  # of a cross-validated one: folds x repeats, exact search
+    shrink: float = 10.0  # positives at which a class's best threshold weighs as much as the other
     min_positives: int = 6  # fewer: no model is fitted, the mean of the models decides
     seed: int = 0
     device: str = "auto"  # auto | cpu | cuda
@@ -100,7 +100,7 @@ _VOTES = dict(
     patience=5,
     strengths=(20.0,),
     negatives="prior",
-    cut="cross_validated",
+    threshold="cross_validated",
 )
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -110,9 +110,9 @@ PROTOCOLS: dict[str, Protocol] = {
     "by_frequency": Protocol("by_frequency", by_positives=True, rare_learner="ridge", **_VOTES),
 }
 
-# How all classes are counted and cut; `of_class` may change the rest, how a class is fitted.
+# How all classes are counted and decided; `of_class` may change the rest, how a class is fitted.
 _OF_ALL = ("protocol", "of_class", "seed", "device")
-_OF_ALL += ("cut", "cut_repeats", "shrink", "min_positives")
+_OF_ALL += ("threshold", "threshold_repeats", "shrink", "min_positives")
 OF_CLASS = tuple(f.name for f in dataclasses.fields(Protocol) if f.name not in _OF_ALL)
 
 CHOICES = dict(
@@ -121,7 +121,7 @@ CHOICES = dict(
     rare_learner=("boosted", "logistic", "ridge"),
     negatives=("all", "prior"),
     device=("auto", "cpu", "cuda"),
-    cut=("shrunk", "cross_validated"),
+    threshold=("shrunk", "cross_validated"),
 )
 
 
@@ -181,7 +181,7 @@ def _checked(protocol: Protocol) -> Protocol:
         value = getattr(protocol, key)
         if value not in known:
             raise InputError(f"stack.{key} {value!r}{near(str(value), known)}; known: {[*known]}")
-    for key in ("repeats", "inner_repeats", "rounds", "patience", "depth", "cut_repeats"):
+    for key in ("repeats", "inner_repeats", "rounds", "patience", "depth", "threshold_repeats"):
         if getattr(protocol, key) < 1:
             raise InputError(f"stack.{key} is {getattr(protocol, key)}; 1 or more is needed")
     if not protocol.vote_factor > 0:

@@ -27,7 +27,7 @@ from hpa_jax.decision.stack.protocols import Protocol
 from hpa_jax.decision.stack.units import StackUnit, fit_joint, fit_unit
 
 VERSION = 4
-_NOT_OF_A_UNIT = ("repeats", "cut", "cut_repeats", "shrink", "min_positives", "device")
+_NOT_OF_A_UNIT = ("repeats", "threshold", "threshold_repeats", "shrink", "min_positives", "device")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ of the models (small parts then never lose much to that mean, and trees are few)
 its own columns; rare classes get no trees.
 
 Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, the mean of
-the models' logits decides; a class without positives gets the common cut of the others (in the
+the models' logits decides; a class without positives gets the common threshold of the others (in the
 team's protocols it is never predicted); a class that no model
 knows and that has no positives gets the vote 0.
 """
@@ -290,13 +290,13 @@ def threshold_fitter(
 
     repeats: at most so many; fold_cache: as thresholds.fitter.
     """
-    if protocol.cut == "shrunk" and protocol.shrink:
+    if protocol.threshold == "shrunk" and protocol.shrink:
         return lambda y, p, g: thresholds.shrunk_to_matched(y, p, protocol.shrink)
-    if protocol.cut == "shrunk":
+    if protocol.threshold == "shrunk":
         return lambda y, p, g: thresholds.exact(y, p)
     return thresholds.fitter(
         "cross_validated",
-        repeats=min(protocol.cut_repeats, repeats or protocol.cut_repeats),
+        repeats=min(protocol.threshold_repeats, repeats or protocol.threshold_repeats),
         fold_cache=fold_cache,
         seed=protocol.seed,
         shrink=protocol.shrink,

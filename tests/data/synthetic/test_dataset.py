@@ -1,4 +1,4 @@
-"""Drawn data: layout, label distribution, twins, truth apart, determinism, honesty about errors."""
+"""Drawn data: layout, label distribution, duplicates, truth apart, determinism, honesty about errors."""
 
 import csv
 import filecmp
@@ -113,18 +113,18 @@ def test_a_floor_without_room_is_lowered_not_endless():
     assert len(drawn) == 20
 
 
-def test_twins_show_the_same_cells_and_carry_the_same_labels(drawn):
+def test_duplicates_show_the_same_cells_and_carry_the_same_labels(drawn):
     root, truth = drawn
     pictures = dataset.plan(
         duplicates=0.2, leak=0.2, label_noise=0.0,
         **{key: value for key, value in SMALL.items() if key != "image_size"},
     )  # fmt: skip
     original = {p.seed: p for p in pictures if not p.copy}
-    twins = [(p, original[p.seed]) for p in pictures if p.copy]
-    parts = {(copy.part, first.part) for copy, first in twins}
+    duplicates = [(p, original[p.seed]) for p in pictures if p.copy]
+    parts = {(copy.part, first.part) for copy, first in duplicates}
     assert {("train", "train"), ("external", "test"), ("train", "test")} <= parts
     labels = rows(root / "train.csv") | rows(truth) | rows(root / "external.csv")
-    for copy, first in twins:
+    for copy, first in duplicates:
         assert labels[copy.id]["Target"] == labels[first.id]["Target"]
         a = picture(root / copy.part, copy.id).astype(float)
         b = picture(root / first.part, first.id).astype(float)

@@ -82,15 +82,15 @@ def _area(positive, scores):
 
 
 def _best_threshold(positive, scores):
-    """Each score tried as a cut; of equal F1 the highest, moved half-way to the next one below."""
-    cuts = np.unique(scores)
-    f1 = np.array([f1_score(positive, scores >= cut) for cut in cuts])
+    """Each score tried as a threshold; of equal F1 the highest, moved half-way to the next one below."""
+    thresholds = np.unique(scores)
+    f1 = np.array([f1_score(positive, scores >= threshold) for threshold in thresholds])
     best = np.flatnonzero(f1 == f1.max())[-1]
-    return cuts[best] if best == 0 else (cuts[best] + cuts[best - 1]) / 2
+    return thresholds[best] if best == 0 else (thresholds[best] + thresholds[best - 1]) / 2
 
 
 def test_votes_are_those_of_a_plain_loop():
-    """Ridge models by scikit-learn, folds by scikit-learn, every candidate cut tried in turn."""
+    """Ridge models by scikit-learn, folds by scikit-learn, every candidate threshold tried in turn."""
     rng = np.random.default_rng(2)
     rows, new = 90, 20
     positive = rng.random(rows) < 0.4
