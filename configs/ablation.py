@@ -29,7 +29,7 @@ def get_config(arg: str = ""):
     if arg == "smoke":
         config.data.synthetic.update(train=1500, test=700, external=200, min_per_class=50)
         del config.models["tiny_wide"]
-        config.models.tiny.update(width=0.5, stages=(base.stage(epochs=14, lr=5e-3),))
+        config.models.tiny.update(width=0.5, phases=(base.phase(epochs=14, lr=5e-3),))
         config.ablate.method = "tiny"
     elif arg:
         raise InputError(f"configs/ablation.py: no variant {arg!r}; there is smoke")
@@ -131,14 +131,14 @@ def second(name: str, about: str, talk: str, models, **options) -> dict:
     alone, then 8 epochs at half of the highest rate of the 36 before, and 8 at a tenth.
     """
     first = next(iter(models))
-    whole = models[first].stages[0]
+    whole = models[first].phases[0]
     epochs = max(1, round(whole.epochs * 8 / 36))
-    stages = (
-        base.stage(epochs=1, lr=whole.lr, schedule="constant", freeze="backbone"),
-        base.stage(epochs=epochs, lr=whole.lr / 2),
-        base.stage(epochs=epochs, lr=whole.lr / 10),
+    phases = (
+        base.phase(epochs=1, lr=whole.lr, schedule="constant", freeze="backbone"),
+        base.phase(epochs=epochs, lr=whole.lr / 2),
+        base.phase(epochs=epochs, lr=whole.lr / 10),
     )
-    model = {**dict(models[first].items()), "init_from": f"model:{first}", "stages": stages}
+    model = {**dict(models[first].items()), "init_from": f"model:{first}", "phases": phases}
     return dict(
         name=name,
         about=about,
@@ -149,10 +149,10 @@ def second(name: str, about: str, talk: str, models, **options) -> dict:
 
 
 def snapshots(model) -> dict:
-    """The model's one stage in two cosine cycles, as long; the mean of both ends predicts."""
-    whole = model.stages[0]
-    stage = base.stage(epochs=whole.epochs, lr=whole.lr, schedule="cyclic_cosine", cycles=2)
-    return dict(stages=(stage,), checkpoint="snapshots")
+    """The model's one phase in two cosine cycles, as long; the mean of both ends predicts."""
+    whole = model.phases[0]
+    phase = base.phase(epochs=whole.epochs, lr=whole.lr, schedule="cyclic_cosine", cycles=2)
+    return dict(phases=(phase,), checkpoint="snapshots")
 
 
 def at_size(name: str, side: int, talk: str) -> dict:

@@ -95,7 +95,7 @@ def network(backbone, schedule, *, crop, stored, batch_size, **differences):
         aux_weight=0.0,  # inception_v3's auxiliary head was not trained
         # torch's Adam
         optimizer={**base.model().optimizer, "name": "adam", "b2": 0.999, "clip_norm": 1.0},
-        stages=(base.stage(epochs=until, schedule=schedule),),
+        phases=(base.phase(epochs=until, schedule=schedule),),
         checkpoint="best",
         # 8 turns x (the whole image and 3 random crops, of random sides as in training), the
         # maximum over all 32.

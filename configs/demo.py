@@ -29,7 +29,7 @@ def get_config(arg: str = ""):
         augment="demo",
     )
     config.models = {
-        "tiny": base.model(**common, width=0.75, stages=(base.stage(epochs=44, lr=5e-3),)),
-        "tiny_wide": base.model(**common, seed=1, stages=(base.stage(epochs=32, lr=5e-3),)),
+        "tiny": base.model(**common, width=0.75, phases=(base.phase(epochs=44, lr=5e-3),)),
+        "tiny_wide": base.model(**common, seed=1, phases=(base.phase(epochs=32, lr=5e-3),)),
     }
     return config.lock()

@@ -85,7 +85,7 @@ def network(backbone, side, *, epochs, **differences):
                 loss=dict(focal_mean=dict(gamma=2.0)),  # over batch and classes
                 optimizer={**base.model().optimizer, "name": "adam", "b2": 0.999},
                 accumulate_sum=True,
-                stages=(base.stage(epochs=epochs, lr=5e-4, schedule="constant"),),
+                phases=(base.phase(epochs=epochs, lr=5e-4, schedule="constant"),),
                 # The mean of the last 10 epochs' weights; BatchNorm is then estimated anew.
                 average={**base.model().average, "kind": "last", "count": 10},
                 views=dict(name="d4", output_size=side),

@@ -137,9 +137,9 @@ VERBS: dict[str, Verb] = {
     ),
     "preview": Verb(
         "hpa_jax.pipeline.preview:preview",
-        "a grid of images as each model's augmentation changes them, and each stage's own",
+        "a grid of images as each model's augmentation changes them, and each phase's own",
         "records/, splits.parquet",
-        "preview/NAME.png, NAME_stage_K.png",
+        "preview/NAME.png, NAME_phase_K.png",
         ONLY,
     ),
     "lr_find": Verb(
@@ -149,7 +149,7 @@ VERBS: dict[str, Verb] = {
         "models/NAME/lr_find.json, lr_find.png",
         {
             **ONLY,
-            "stage": ("0", "its freezing, loss and augmentation; counted from 0"),
+            "phase": ("0", "its freezing, loss and augmentation; counted from 0"),
             "checkpoint": ("", "own weights to begin from: best | last | a step; else fresh ones"),
             "iterations": ("1000", "steps from the first rate to the last"),
             "low": ("1e-7", "first rate"),

@@ -135,7 +135,10 @@ def _sklearn_loop(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     found = []
     for _, held in StratifiedKFold(5, shuffle=True, random_state=0).split(probs, labels):
         class_thresholds = np.linspace(probs[held].min(), probs[held].max(), 50)
-        scores = [f1_score(labels[held], probs[held] >= threshold, zero_division=0) for threshold in class_thresholds]
+        scores = [
+            f1_score(labels[held], probs[held] >= threshold, zero_division=0)
+            for threshold in class_thresholds
+        ]
         found.append(class_thresholds[int(np.argmax(scores))])
     return np.array(found)
 
@@ -237,9 +240,9 @@ def _unit_seconds(shared: inputs.StackData, job: runner.StackJob) -> float:
 def bench_votes(work: Path | None, classes: list[int], workers: int, settings: dict) -> None:
     """45 fits a class by us and by LightGBM; paired difference of macro-F1.
 
-    Held out: each row by the 9 models that did not see it, thresholds nested.  New: rows that nobody
-    saw, by all 45 models, threshold where the held-out votes say; so many rows that the interval is
-    that of the methods and not of a hundred positives.
+    Held out: each row by the 9 models that did not see it, thresholds nested.  New: rows that
+    nobody saw, by all 45 models, threshold where the held-out votes say; so many rows that the
+    interval is that of the methods and not of a hundred positives.
     """
     import joblib
 

@@ -30,8 +30,7 @@ import pandas as pd
 from PIL import Image
 
 from hpa_jax.data import batches as input
-from hpa_jax.data import encodings, records
-from hpa_jax.data import reader
+from hpa_jax.data import encodings, reader, records
 from hpa_jax.data.unpacked import Files
 
 CHANNELS = reader.CHANNELS
@@ -178,9 +177,7 @@ def _memory(sources: dict[str, Files | input.Records], options: argparse.Namespa
             pass
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         resident.append(round(pages * resource.getpagesize() / 1e6))
-    print(
-        json.dumps({"memory_MB": resident[1:], "of": name, "images": steps * 5 * options.batch})
-    )
+    print(json.dumps({"memory_MB": resident[1:], "of": name, "images": steps * 5 * options.batch}))
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def demo_model(name: str, **changes: Any) -> ConfigDict:
     """A model of the demo's recipe, with changes of its only phase."""
     given = demo.get_config().models[name]
     return configs.model(
-        **{**phases.plain(given), "stages": (configs.stage(**{**given.stages[0], **changes}),)}
+        **{**phases.plain(given), "phases": (configs.phase(**{**given.phases[0], **changes}),)}
     )
 
 
@@ -129,8 +129,8 @@ def data_wait(config: ConfigDict, options: argparse.Namespace) -> dict[str, Any]
     """Trains two epochs on packed noise, the worst case for decoding."""
     with tempfile.TemporaryDirectory() as folder:
         packed = _packed(Path(folder), config, options.steps * config.batch_size)
-        two = (configs.stage(epochs=2, lr=1e-3),)
-        config = configs.model(**{**phases.plain(config), "stages": two})
+        two = (configs.phase(epochs=2, lr=1e-3),)
+        config = configs.model(**{**phases.plain(config), "phases": two})
         train(config, Path(folder) / "model", packed, options.steps * config.batch_size)
         rows = logs.read(Path(folder) / "model" / "metrics.jsonl")
     last = [row for row in rows if row["split"] == "train"][-1]

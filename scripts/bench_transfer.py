@@ -120,7 +120,7 @@ def train(
         init_from=weights,
         checkpoint="last",
         seed=seed,
-        stages=(configs.stage(epochs=options.epochs, lr=2e-3),),
+        phases=(configs.phase(epochs=options.epochs, lr=2e-3),),
     )
     names = classes_of()
 

@@ -24,7 +24,7 @@ SMALL = [
     *(
         f"--config.models.{model}.{setting}"
         for model in ("tiny", "tiny_wide")
-        for setting in ("width=0.25", "batch_size=16", "stages[0].epochs=2")
+        for setting in ("width=0.25", "batch_size=16", "phases[0].epochs=2")
     ),
 ]
 SAME = (

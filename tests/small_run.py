@@ -11,7 +11,7 @@ CONFIG += ["--config.data.synthetic.image_size=64", "--config.data.synthetic.min
 CONFIG += ["--config.records.image_size=64", "--config.split.fraction=0.35"]
 for model in ("tiny", "tiny_wide"):
     CONFIG += [f"--config.models.{model}.{key}" for key in ("image_size=64", "batch_size=16")]
-    CONFIG += [f"--config.models.{model}.stages[0].epochs=1", f"--config.models.{model}.width=0.25"]
+    CONFIG += [f"--config.models.{model}.phases[0].epochs=1", f"--config.models.{model}.width=0.25"]
 
 
 def call(verb: str, workdir: Path, *extra: str, code: int = 0) -> str:

@@ -58,12 +58,12 @@ def test_help_shows_what_holds_where_a_flag_is_left_out(capsys):
             ["checkpoint", "best"],
         ),
         (["run", "--config=configs/demo.py", "--config.split.fraction=2.0"], ["fraction", "2.0"]),
-        (["run", "--config=configs/demo.py", "--config.models.tiny.stages[3].lr=1"], ["stages"]),
+        (["run", "--config=configs/demo.py", "--config.models.tiny.phases[3].lr=1"], ["phases"]),
         (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir", "run --help"]),
         (["classes", "word"], ["'word' is no flag", "classes --help"]),
         (
             ["run", "--config=configs/demo.py", "--config.models.tiny.epochs=3"],
-            ["keep_epochs", "models.tiny.stages[0].epochs"],
+            ["keep_epochs", "models.tiny.phases[0].epochs"],
         ),
         (["run", "--config=configs/demo.py"], ["--workdir"]),
         (["run", "--config=configs/demo.py", "--config.leak=maybe"], ["leak", "maybe", "off"]),
@@ -111,7 +111,7 @@ def test_a_missing_folder_is_named(capsys, tmp_path):
     assert code == 2 and "nothing" in err and "data.root" in err
 
 
-def test_a_stage_without_its_input_names_what_is_missing(capsys, tmp_path):
+def test_a_phase_without_its_input_names_what_is_missing(capsys, tmp_path):
     arguments = ["split", "--config=configs/demo.py", f"--workdir={tmp_path}"]
     code, _, err = run(capsys, *arguments)
     assert code == 2 and "catalog.parquet" in err

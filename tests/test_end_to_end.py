@@ -168,9 +168,9 @@ def test_a_copied_workdir_is_done_and_other_settings_lose_nothing(done, tmp_path
     copy = tmp_path / "copy"
     shutil.copytree(workdir, copy)
     assert call("run", copy).count("done before") == first.count(" -> ")
-    rate = "--config.models.tiny.stages[0].lr=0.0002"
+    rate = "--config.models.tiny.phases[0].lr=0.0002"
     out = call("run", copy, rate)
-    assert "stages[0].lr" in out and "kept in replaced/train-tiny-1" in out
+    assert "phases[0].lr" in out and "kept in replaced/train-tiny-1" in out
     assert "[train-tiny_wide] done before" in out and "[records] done before" in out
     back = call("run", copy)
     for task in ("train-tiny", "predict-tiny", "stack", "ensemble", "thresholds"):
@@ -189,7 +189,7 @@ def test_a_run_killed_twice_ends_in_the_same_files(done, tmp_path):
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
         while not (tmp_path / until).exists() and process.poll() is None:
             time.sleep(0.02)
-        process.kill()  # SIGKILL, in the middle of the stage that writes the file
+        process.kill()  # SIGKILL, in the middle of the phase that writes the file
         process.wait()
     call("run", tmp_path)
     for name in ("submission.csv", "metrics.json", "models/tiny/predictions/test.parquet"):
@@ -227,10 +227,10 @@ def test_two_hosts_give_one_submission(tmp_path):
 def test_near_labelled_images_replace_decisions(tmp_path):
     model = "--config.retrieval.model"
     extra = ["--config.retrieval.mode=replace", "--config.retrieval.tau=0.5"]
-    extra += [f"{model}.backbone=se_resnext_tiny", f"{model}.stages[0].epochs=2"]
+    extra += [f"{model}.backbone=se_resnext_tiny", f"{model}.phases[0].epochs=2"]
     extra += [f"{model}.image_size=64", f"{model}.batch_size=16"]
     extra += ["--config.data.synthetic.external=60", "--config.split.external=train"]
-    extra += ["--config.models.tiny_wide.stages[0].epochs=1"]
+    extra += ["--config.models.tiny_wide.phases[0].epochs=1"]
     out = call("run", tmp_path, *extra)
     assert re.search(r"\[retrieve\] recall@1 \d\.\d+ \(chance", out)
     taken = int(re.search(r"(\d+) by their neighbours", out)[1])

@@ -25,7 +25,7 @@ OURS = {
     "secretory": (6, 7, 23),
 }
 SMALL = [f"--config.models.{name}.{key}" for name in ("tiny", "tiny_wide")
-         for key in ("width=0.25", "batch_size=16", "stages[0].epochs=2")]  # fmt: skip
+         for key in ("width=0.25", "batch_size=16", "phases[0].epochs=2")]  # fmt: skip
 
 
 def sort_into_folders(drawn: Path, root: Path) -> Path:

@@ -1,4 +1,4 @@
-"""BN-Inception at 512 pixels: nine stages, two of them from an earlier checkpoint.
+"""BN-Inception at 512 pixels: nine phases, two of them from an earlier checkpoint.
 
 Source: pd_bninception_v3; validation macro-F1 .6672, .6750, .6815 along the way; 94 epochs.
 as_run: inputs less (104, 117, 128) without the scale of 255 and the order of channels that the
@@ -19,7 +19,7 @@ def model(as_run: bool = False):
         depth_groups=7,
         batch_size=28,
         augment=common.augmented(1.25, 0.25, 0.05, 0.7),
-        stages=(
+        phases=(
             common.frozen(6, 2e-3),
             common.unfrozen(16, 1e-3),
             common.unfrozen(16, 5e-4),  # .6672

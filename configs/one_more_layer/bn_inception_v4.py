@@ -1,7 +1,7 @@
 """BN-Inception at 768 pixels, made from the full-size images.
 
 Source: pd_bninception_v4; validation macro-F1 .6158 and .6597 along the way; 76 epochs.
-as_run: they saved the predictions of the last but one stage.
+as_run: they saved the predictions of the last but one phase.
 Command: python -m hpa_jax run --config=configs/one_more_layer/bn_inception_v4.py --workdir=runs/bn4
 """
 
@@ -18,10 +18,10 @@ def model(as_run: bool = False):
         normalize="bn_inception_as_run" if as_run else "bn_inception",
         dropout=0.5,
         depth_groups=7,
-        checkpoint="stage:6" if as_run else "last",
+        checkpoint="phase:6" if as_run else "last",
         batch_size=8,  # 8, then 12: where it and the warp changed is our guess
         augment=common.augmented(1.25, 0.25, 0.05, 0.7),
-        stages=(
+        phases=(
             common.frozen(4, 2e-3),
             common.unfrozen(8, 2e-3),  # .6158
             common.unfrozen(8, 5e-4, **later),

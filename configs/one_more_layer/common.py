@@ -31,7 +31,7 @@ Model = Callable[[bool], ConfigDict]
 def network(backbone: str, bce: bool, *, rounds: int = 4, **differences) -> ConfigDict:
     """One of their networks.
 
-    bce: trained on binary cross-entropy in every stage, as it was run.
+    bce: trained on binary cross-entropy in every phase, as it was run.
     rounds: calls of fastai's TTA.
     """
     shared = dict(
@@ -53,12 +53,12 @@ def network(backbone: str, bce: bool, *, rounds: int = 4, **differences) -> Conf
             decay_norm_and_bias=True,
             clip_norm=0.0,
         ),
-        checkpoint="last",  # a stage's end, where one-cycle has come to rest
+        checkpoint="last",  # a phase's end, where one-cycle has come to rest
     )
     model = base.model(**{**shared, **differences, "views": _views(rounds, **differences)})
     if bce:
         model.loss = ConfigDict(BCE)
-        model.stages = tuple(base.stage(**{**dict(s.items()), "loss": None}) for s in model.stages)
+        model.phases = tuple(base.phase(**{**dict(s.items()), "loss": None}) for s in model.phases)
     return model
 
 
@@ -78,7 +78,7 @@ def frozen(epochs: int, lr: float, **differences) -> ConfigDict:
 
 def unfrozen(epochs: int, lr: float, **differences) -> ConfigDict:
     """One cycle over the whole network."""
-    return base.stage(**{"epochs": epochs, "lr": lr, "lr_decay": STEM_TO_HEAD, **differences})
+    return base.phase(**{"epochs": epochs, "lr": lr, "lr_decay": STEM_TO_HEAD, **differences})
 
 
 def augmented(zoom: float, lighting: float, warp: float, p_lighting: float, **more) -> dict:
@@ -94,11 +94,11 @@ def augmented(zoom: float, lighting: float, warp: float, p_lighting: float, **mo
     )
 
 
-def _views(rounds: int, *, augment: dict, stages: tuple, checkpoint: str = "last", **_) -> dict:
-    """0.4 of the plain image, 0.6 of 8 corners a round under the transforms of the stage whose
+def _views(rounds: int, *, augment: dict, phases: tuple, checkpoint: str = "last", **_) -> dict:
+    """0.4 of the plain image, 0.6 of 8 corners a round under the transforms of the phase whose
     weights predict."""
-    number = int(checkpoint.removeprefix("stage:")) if ":" in checkpoint else -1
-    chosen = dict(stages[number].augment or augment)
+    number = int(checkpoint.removeprefix("phase:")) if ":" in checkpoint else -1
+    chosen = dict(phases[number].augment or augment)
     kept = {key: value for key, value in chosen.items() if key not in ("name", "zoom")}
     return dict(name="oml", rounds=rounds, **kept)
 
@@ -112,7 +112,7 @@ def alone(arg: str, *changes: Callable[[ConfigDict], None], **models: Model) -> 
     for change in changes:
         change(config)
     if "smoke" in chosen:
-        recipes.smoke(config, stages=2)
+        recipes.smoke(config, phases=2)
     return config.lock()
 
 
@@ -140,5 +140,5 @@ def full_size(config: ConfigDict) -> None:
 
 
 def best_by_f1(config: ConfigDict) -> None:
-    """The best checkpoint, where a stage goes back to it, is that of the highest macro-F1."""
+    """The best checkpoint, where a phase goes back to it, is that of the highest macro-F1."""
     config.train.monitor = "macro_f1"

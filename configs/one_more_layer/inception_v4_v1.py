@@ -1,6 +1,6 @@
 """InceptionV4 v1: 512-unit head, each depth group's rate by hand.
 
-Source: pd_inceptionv4_v1; validation macro-F1 .6728 before the last stage; 36 epochs.
+Source: pd_inceptionv4_v1; validation macro-F1 .6728 before the last phase; 36 epochs.
 Command: python -m hpa_jax run --config=configs/one_more_layer/inception_v4_v1.py --workdir=runs/i1
 """
 
@@ -22,7 +22,7 @@ def model(as_run: bool = False):
         batch_size=12,
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
         rounds=1,  # one call of fastai's TTA, not four
-        stages=(
+        phases=(
             common.constant(4, 1e-3, dropout=DROPOUT),
             common.unfrozen(8, 5e-4, lr_decay=RATES, dropout=DROPOUT),
             common.unfrozen(8, 1e-4, lr_decay=RATES, dropout=DROPOUT),  # .6728

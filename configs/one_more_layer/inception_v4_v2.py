@@ -16,7 +16,7 @@ def model(as_run: bool = False):
         depth_groups=6,
         batch_size=16,
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
-        stages=(
+        phases=(
             common.frozen(4, 1e-3),
             common.frozen(8, 1e-3, dropout=0.4),
             common.unfrozen(16, 1e-4, dropout=0.4),

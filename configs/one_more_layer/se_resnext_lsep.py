@@ -14,7 +14,7 @@ def model(as_run: bool = False):
         as_run,
         init_from="model:se_resnext_v3",  # .7062
         head_options=common.HIDDEN,
-        dropout=0.3,  # fastai halves it before the first of two dense layers; stages say .2
+        dropout=0.3,  # fastai halves it before the first of two dense layers; phases say .2
         depth_groups=14,
         batch_size=12,
         loss=dict(lsep=1.0),
@@ -28,7 +28,7 @@ def model(as_run: bool = False):
             corner_shift=0.03,  # "perspective" with one constant for all corners: a shift
             p_perspective=0.1,
         ),
-        stages=(common.unfrozen(4, 3e-5, lr_noise=0.01, dropout=se_resnext_v3.DROPOUT),),
+        phases=(common.unfrozen(4, 3e-5, lr_noise=0.01, dropout=se_resnext_v3.DROPOUT),),
     )
 
 

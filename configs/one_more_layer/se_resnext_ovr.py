@@ -23,7 +23,7 @@ def model(as_run: bool = False):
         batch_size=12,
         loss=dict(focal=dict(gamma=5.0)),
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
-        stages=(
+        phases=(
             common.constant(1, 1e-3),
             common.unfrozen(8, 5e-5),
             common.unfrozen(8, 1e-5),

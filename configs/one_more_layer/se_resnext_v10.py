@@ -1,7 +1,7 @@
 """SE-ResNeXt50 v10: two branches from one checkpoint, the second of which goes on.
 
 Source: pd_seresnext_v10 (two GPUs); validation macro-F1 .6822 before the branches, .6799 where the
-last stage starts; 49 epochs, 8 of them in the branch that was left.
+last phase starts; 49 epochs, 8 of them in the branch that was left.
 Command: python -m hpa_jax run --config=configs/one_more_layer/se_resnext_v10.py --workdir=runs/v10
 """
 
@@ -16,7 +16,7 @@ def model(as_run: bool = False):
         depth_groups=10,
         batch_size=24,
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
-        stages=(
+        phases=(
             common.constant(1, 1e-3),
             common.unfrozen(8, 1e-3),  # .6822
             common.unfrozen(8, 1e-4, dropout=0.6, augment=common.augmented(1.2, 0.2, 0.02, 0.65)),

@@ -18,11 +18,11 @@ def model(as_run: bool = False):
         extra_channels="zeros",
         dropout=0.5,
         depth_groups=10,
-        # The script's main output is the fourth stage's; two later ones are saved beside it.
-        checkpoint="stage:3" if as_run else "last",
+        # The script's main output is the fourth phase's; two later ones are saved beside it.
+        checkpoint="phase:3" if as_run else "last",
         batch_size=22,  # 20, 22 and 25 stand in the script; which was where is our guess
         augment=common.augmented(1.25, 0.25, 0.0, 0.7),
-        stages=(
+        phases=(
             common.frozen(8, 5e-3, batch_size=20),
             common.unfrozen(16, 1e-4),
             common.unfrozen(16, 8e-5),

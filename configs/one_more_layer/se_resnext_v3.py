@@ -14,12 +14,12 @@ def model(as_run: bool = False):
         "se_resnext50_32x4d",
         as_run,
         head_options=common.HIDDEN,
-        dropout=0.3,  # fastai halves it before the first of two dense layers; stages say .2
-        depth_groups=14,  # so the frozen stage trains the last dense layer only
+        dropout=0.3,  # fastai halves it before the first of two dense layers; phases say .2
+        depth_groups=14,  # so the frozen phase trains the last dense layer only
         batch_size=12,
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
         rounds=1,  # one call of fastai's TTA, not four
-        stages=(
+        phases=(
             common.constant(1, 1e-3, dropout=DROPOUT),
             common.unfrozen(8, 1e-3, dropout=DROPOUT),
             common.unfrozen(8, 1e-4, dropout=DROPOUT),

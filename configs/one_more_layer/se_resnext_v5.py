@@ -15,7 +15,7 @@ def model(as_run: bool = False):
         depth_groups=10,
         batch_size=24,
         augment=common.augmented(1.2, 0.2, 0.0, 0.65),
-        stages=(
+        phases=(
             common.constant(1, 1e-3),
             common.unfrozen(8, 1e-3),
             common.unfrozen(8, 1e-4),

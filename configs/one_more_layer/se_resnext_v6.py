@@ -16,7 +16,7 @@ def model(as_run: bool = False):
         depth_groups=10,
         batch_size=12,
         augment=common.augmented(1.25, 0.2, 0.0, 0.65),
-        stages=(
+        phases=(
             common.frozen(4, 1e-3, batch_size=14),  # 14, then 12: where it changed is our guess
             common.frozen(8, 8e-4, batch_size=14),
             common.unfrozen(8, 1e-4),

@@ -6,7 +6,7 @@ Cost: 572 epochs of 55,825 images (bn_inception_v4 of 768 px, the rest of 512), 
 image and network; GPUs.  `run` measures a few steps and says what is to be expected.
 Command: python -m hpa_jax run --config=configs/one_more_layer/solution.py --workdir=runs/oml
 One network at a time, on as many hosts as there are: the same command with --only=NAME.
-Variants: smoke (one network a backbone, LSEP, one-vs-rest; two stages each), as_run, talk (a stack
+Variants: smoke (one network a backbone, LSEP, one-vs-rest; two phases each), as_run, talk (a stack
 of 375 models a class), talk_20 (one of the talk's 20 repeats of 5 x 3 folds, 300 models a class),
 no_full_size (13 networks, for those without the full-size images).
 """
@@ -72,9 +72,9 @@ def get_config(arg: str = ""):
         common.full_size(config)
     # The verb adversarial: an Xception ranked the images for their hold-out; its training is not
     # published, so it is that of the other networks, short.
-    stages = (common.frozen(1, 2e-3), common.unfrozen(3, 1e-4, lr_decay=20.0))
+    phases = (common.frozen(1, 2e-3), common.unfrozen(3, 1e-4, lr_decay=20.0))
     one = dict(xception.model(as_run).items())
-    changes = dict(loss=common.BCE, stages=stages, views="identity")
+    changes = dict(loss=common.BCE, phases=phases, views="identity")
     config.adversarial.variant, config.adversarial.model = "network", base.model(**one | changes)
     # 441 to 6,000 models a class by its positives, each with one vote; the talk's 375 for each are
     # 5 x 5 outer folds, in each 5 x 3 inner ones.  Classes of fewer than 15 positives: ridge, which
@@ -98,5 +98,5 @@ def get_config(arg: str = ""):
         # The ridge was for classes 8, 10, 27 alone; 20 x 5 outer, 20 x 3 inner (27: 40).
         config.stack.update(protocol="main", colsample=1.0, ridge_alpha=0.1, rare_repeats=20)
     if "smoke" in chosen:
-        recipes.smoke(config, models=SMOKE, stages=2)
+        recipes.smoke(config, models=SMOKE, phases=2)
     return config.lock()

@@ -18,7 +18,7 @@ def model(as_run: bool = False):
         depth_groups=25,
         batch_size=12,
         augment=common.augmented(1.25, 0.25, 0.0, 0.7),
-        stages=(
+        phases=(
             common.frozen(4, 2e-3),
             common.unfrozen(8, 1e-4, lr_decay=20.0),
             common.unfrozen(8, 1e-4, lr_decay=32.0, dropout=0.65),

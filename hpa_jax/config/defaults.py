@@ -1,7 +1,7 @@
 """The options: each with its default, help, choices and range, stated once.
 
 Validation, `--help` and docs/options.md read what stands here.  A recipe under configs/ starts from
-`default()`, one locked ConfigDict, and states differences only.  `model(...)` and `stage(...)` are
+`default()`, one locked ConfigDict, and states differences only.  `model(...)` and `phase(...)` are
 the defaults of one network and of one phase of its training; a recipe puts as many of them as it
 likes into `config.models[NAME]`.
 """
@@ -32,13 +32,13 @@ def default() -> ConfigDict:
     return ConfigDict(defaults(OPTIONS)).lock()
 
 
-def stage(**differences: Any) -> ConfigDict:
+def phase(**differences: Any) -> ConfigDict:
     """One phase of training: epochs at one schedule, with the same parts frozen.
 
     Raises:
         InputError: an option that a phase does not have.
     """
-    return _with(PHASE, differences, "stage")
+    return _with(PHASE, differences, "phase")
 
 
 def model(**differences: Any) -> ConfigDict:
@@ -47,9 +47,9 @@ def model(**differences: Any) -> ConfigDict:
     Raises:
         InputError: an option that a model or a phase does not have.
     """
-    if "stages" in differences:
-        phases = (stage(**dict(phase.items())) for phase in differences["stages"])
-        differences["stages"] = tuple(phases)
+    if "phases" in differences:
+        phases = (phase(**dict(given.items())) for given in differences["phases"])
+        differences["phases"] = tuple(phases)
     return _with(MODEL, differences, "model")
 
 
@@ -71,7 +71,7 @@ def embedding_model(**differences: Any) -> ConfigDict:
         augment="d4",
         loss=dict(arcface=dict(weight=1.0, scale=30.0, margin=0.5, plain=0.5)),
         optimizer={**model().optimizer, "b2": 0.999, "clip_norm": 1.0},
-        stages=(stage(epochs=50, lr=1e-4, schedule="constant"),),
+        phases=(phase(epochs=50, lr=1e-4, schedule="constant"),),
         views="identity",
     )
     return model(**{**chosen, **differences})
@@ -82,14 +82,14 @@ def adversary_model(**differences: Any) -> ConfigDict:
     chosen = dict(
         backbone="resnet18",
         loss=dict(bce=1.0),
-        stages=(stage(epochs=4),),
+        phases=(phase(epochs=4),),
         checkpoint="best",
         views="identity",
     )
     return model(**{**chosen, **differences})
 
 
-# Statements: `OPTIONS` is the whole, `MODEL` one of config.models, `PHASE` one of its stages.
+# Statements: `OPTIONS` is the whole, `MODEL` one of config.models, `PHASE` one of its phases.
 _RULE: dict[str, Any] = dict(choices="hpa_jax.data.sources.imported:MISSING")
 FOLDER: Statement = dict(
     pattern=option(
@@ -215,7 +215,7 @@ PHASE: Statement = dict(
         above=0,
     ),
     lr_noise=option(0.0, "sigma of a factor 1 + N(0, sigma) on each depth group's lr", low=0),
-    lr_noise_every=option("stage", "how often that noise is drawn", choices=("stage", "step")),
+    lr_noise_every=option("phase", "how often that noise is drawn", choices=("phase", "step")),
     div_factor=option(25.0, "one_cycle starts at lr / div_factor", above=0),
     pct_start=option(0.3, "one_cycle: share of the rising phase", low=0, high=1),
     cycles=option(1, "of cyclic_cosine and cyclic_triangular; the end of each is kept", low=1),
@@ -343,17 +343,17 @@ MODEL: Statement = dict(
         epochs=option((), "averaged by chosen, counted from 1", items=(int,), low=1),
         decay=option(0.999, "of ema", low=0, below=1),
     ),
-    stages=option(lambda: (stage(),), "its phases: stage(...) each", kinds=(tuple,), each=PHASE),
+    phases=option(lambda: (phase(),), "its phases: phase(...) each", kinds=(tuple,), each=PHASE),
     augment=option(
         "d4", "a preset, or a mapping with its name and differences", also=(dict,), **_AUGMENT
     ),
     checkpoint=option(
         "final",
         "weights that predict; final: the average if one is made, else the best; snapshots: the "
-        "mean of what the ends of all phases and cycles predict; stage:K: the end of stages[K]; "
+        "mean of what the ends of all phases and cycles predict; phase:K: the end of phases[K]; "
         "epoch:N: one of keep_epochs",
         choices=("final", "best", "last", "snapshots"),
-        pattern=r"stage:\d+|epoch:\d+",
+        pattern=r"phase:\d+|epoch:\d+",
     ),
     keep_epochs=option((), "epochs whose ends are kept, counted from 1", items=(int,), low=1),
     views=option(
@@ -719,17 +719,6 @@ OPTIONS: Statement = dict(
         variations=option((), "dicts of name, add, set, method, at, about, talk", each=VARIATION),
     ),
 )
-# Options that got another name: old path -> new path, of an option or of all below it; * stands for
-# a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
-# by the new one; stored settings that hold it are read as if they held the new one.
-RENAMED: dict[str, str] = {
-    "data.folder.missing_yellow": "data.folder.missing.yellow",
-    "retrieval.pictures": "retrieval.min_images",
-    "stack.cut": "stack.threshold",
-    "stack.cut_repeats": "stack.threshold_repeats",
-}
-# Values that got another name: path -> regular expression of the whole value -> what stands for it.
-RENAMED_VALUES: dict[str, dict[str, str]] = {}
 
 
 def in_every_model(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -743,6 +732,23 @@ def in_every_model(table: Mapping[str, Any]) -> dict[str, Any]:
         for path, new in table.items()
         for place in places
     }
+
+
+# Options that got another name: old path -> new path, of an option or of all below it; * stands for
+# a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
+# by the new one; stored settings that hold it are read as if they held the new one.
+RENAMED: dict[str, str] = {
+    "data.folder.missing_yellow": "data.folder.missing.yellow",
+    "retrieval.pictures": "retrieval.min_images",
+    "stack.cut": "stack.threshold",
+    "stack.cut_repeats": "stack.threshold_repeats",
+    **in_every_model({"stages": "phases"}),
+}
+# Values that got another name: path -> regular expression of the whole value -> what stands for it.
+RENAMED_VALUES: dict[str, dict[str, str]] = {
+    **in_every_model({"checkpoint": {r"stage:(\d+)": r"phase:\1"}}),
+    **in_every_model({"phases[*].lr_noise_every": {"stage": "phase"}}),
+}
 
 
 def renamed(path: str) -> str:
@@ -765,13 +771,27 @@ def current(path: str, value: Any) -> tuple[str, Any]:
     return path, value
 
 
+def current_model(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's options of today for those that were stored with it."""
+    here = "models.one."
+    model = {}
+    for name, value in stored.items():
+        path, value = current(here + name, value)
+        model[path.removeprefix(here)] = value
+    for number, given in enumerate(model.get("phases", ())):
+        place = f"{here}phases[{number}]."
+        given = dict(current(place + name, value) for name, value in given.items())
+        model["phases"][number] = {path.removeprefix(place): value for path, value in given.items()}
+    return model
+
+
 def path_pattern(path: str) -> re.Pattern[str]:
     """What matches the beginning of a path in the form of RENAMED, up to the end of a name."""
     return re.compile(re.escape(path).replace(r"\*", r"([^.\[\]]+)") + r"(?![^.\[])")
 
 
 def entries(statement: Statement = OPTIONS, where: str = "") -> Iterator[tuple[str, Option]]:
-    """(path, option) of every option; those of models once, as models.NAME and its stages[K]."""
+    """(path, option) of every option; those of models once, as models.NAME and its phases[K]."""
     for name, stated in statement.items():
         path = f"{where}.{name}" if where else name
         if not isinstance(stated, Option):
@@ -810,7 +830,7 @@ def _with(statement: Statement, differences: Mapping[str, Any], what: str) -> Co
     """The defaults of a statement with differences."""
     for name in differences:
         if name not in statement:
-            place = f"models.*.stages[*].{name}" if statement is PHASE else f"models.*.{name}"
+            place = f"models.*.phases[*].{name}" if statement is PHASE else f"models.*.{name}"
             raise InputError(f"{what} has no option {name!r}{hint(place, statement)}")
     return ConfigDict({**defaults(statement), **differences})
 

@@ -13,7 +13,7 @@ HEAD = """# Options
 Written by `python -m hpa_jax.config.options_table docs/options.md` from
 [hpa_jax/config/defaults.py](../hpa_jax/config/defaults.py), where each option is stated once.
 Set any of them in a recipe or on the command line:
-`--config.split.fraction=0.1`. A model of the recipe is `models.NAME`, its phases are `stages[K]`;
+`--config.split.fraction=0.1`. A model of the recipe is `models.NAME`, its phases are `phases[K]`;
 `retrieval.model` and `adversarial.model` have the same options.
 None in `stack`: the protocol decides.
 """
@@ -35,6 +35,16 @@ def table() -> str:
             "| option | default | can be | what it is |\n|---|---|---|---|",
         ]
         parts += rows
+    parts += ["\n## Renamed\n", "| before | now |\n|---|---|"]
+    former = {
+        **defaults.RENAMED,
+        **{
+            f"{path}={old}": f"{path}={new}"
+            for path, table in defaults.RENAMED_VALUES.items()
+            for old, new in table.items()
+        },
+    }
+    parts += [f"| `{old}` | `{new}` |" for old, new in former.items()]
     return "\n".join(parts).replace("``", "` `") + "\n"
 
 

@@ -118,7 +118,7 @@ def _change(config: ConfigDict, key: str, text: str) -> None:
 
 
 def stated(key: str) -> Option | None:
-    """The option of a key as "models.tiny.stages[0].lr"; None inside of what is free in form."""
+    """The option of a key as "models.tiny.phases[0].lr"; None inside of what is free in form."""
     statement: Any = defaults.OPTIONS
     for part in key.replace("[", ".[").split("."):
         if isinstance(statement, Option):

@@ -8,7 +8,7 @@
             recipes.smoke(config)
         return config.lock()
 
-A smoke run has every part of the recipe (models, stages, heads, losses, augmentations, schedules,
+A smoke run has every part of the recipe (models, phases, heads, losses, augmentations, schedules,
 folds, averages, views, thresholds, stack, leak) on a few drawn images, in minutes on a laptop.
 Its score says that the parts fit together, not how good the recipe is.
 """
@@ -45,14 +45,14 @@ def variants(arg: str, *known: str) -> frozenset[str]:
 
 
 def smoke(
-    config: ConfigDict, *, models: Sequence[str] | None = None, stages: int | None = None
+    config: ConfigDict, *, models: Sequence[str] | None = None, phases: int | None = None
 ) -> None:
     """Makes an unlocked recipe tiny, in place; its structure stays.
 
     Args:
         config: a whole configuration.
         models: names of the models that are kept; None keeps all.
-        stages: how many stages of each model are kept, the first ones and the last; None: all.
+        phases: how many phases of each model are kept, the first ones and the last; None: all.
 
     Raises:
         InputError: `models` names one that the recipe lacks.
@@ -61,7 +61,7 @@ def smoke(
         if name not in config.models:
             raise InputError(f"smoke: no model {name!r}{near(name, config.models)}")
     kept = config.models if models is None else models
-    config.models = {name: tiny(config.models[name], stages) for name in kept}
+    config.models = {name: tiny(config.models[name], phases) for name in kept}
     config.retrieval.model = tiny(config.retrieval.model)
     config.adversarial.model = tiny(config.adversarial.model)
     config.adversarial.folds = FOLDS
@@ -92,15 +92,15 @@ def smoke(
     config.report.examples = 8
 
 
-def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
+def tiny(model: ConfigDict, phases: int | None = None) -> ConfigDict:
     """A small form of one model's config, with the same parts."""
-    total = len(model.stages)
+    total = len(model.phases)
     kept = list(range(total))
-    if stages is not None and stages < total:
-        kept = [*range(stages - 1), total - 1]
+    if phases is not None and phases < total:
+        kept = [*range(phases - 1), total - 1]
     epochs = 2 if len(kept) == 1 else 1
-    short = tuple(_short(model.stages[i], kept, model.batch_size, epochs) for i in kept)
-    epochs = sum(stage.epochs for stage in short)
+    short = tuple(_short(model.phases[i], kept, model.batch_size, epochs) for i in kept)
+    epochs = sum(phase.epochs for phase in short)
     average = model.average.to_dict()
     average["count"] = min(average["count"], epochs)
     if average["epochs"]:
@@ -116,7 +116,7 @@ def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
         batch_size=BATCH * accumulate,
         accumulate=accumulate,
         average=average,
-        stages=short,
+        phases=short,
         keep_epochs=keep_epochs,
         checkpoint=checkpoint,
         augment=_augment(model.augment),
@@ -127,14 +127,14 @@ def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
 
 
 def _ends(model: ConfigDict, kept: list[int], epochs: int) -> tuple[tuple[int, ...], str]:
-    """keep_epochs and checkpoint of the stages and epochs that are left."""
+    """keep_epochs and checkpoint of the phases and epochs that are left."""
     known, which = (epochs,) if model.keep_epochs else (), model.checkpoint
     what, _, number = which.partition(":")
     if what == "epoch":
         which = f"epoch:{epochs}"
-    elif what == "stage":
+    elif what == "phase":
         left = kept.index(int(number)) if int(number) in kept else len(kept) - 1
-        which = f"stage:{left}"
+        which = f"phase:{left}"
     return known, which
 
 
@@ -144,24 +144,24 @@ def side(pixels: int) -> int:
 
 
 def _short(given: Any, kept: list[int], batch_size: int, epochs: int) -> ConfigDict:
-    """A stage of few epochs; its restart and its step table follow what is left."""
-    stage = base.stage(**dict(given))
-    before, stage.epochs = stage.epochs, max(epochs, stage.cycles)
-    stage.warmup = stage.warmup * stage.epochs / before
-    if ":" in stage.schedule:
-        stage.schedule = re.sub(
+    """A phase of few epochs; its restart and its step table follow what is left."""
+    phase = base.phase(**dict(given))
+    before, phase.epochs = phase.epochs, max(epochs, phase.cycles)
+    phase.warmup = phase.warmup * phase.epochs / before
+    if ":" in phase.schedule:
+        phase.schedule = re.sub(
             r"([\d.]+)(?=\s*:)",
-            lambda until: f"{float(until[0]) * stage.epochs / before:.6g}",
-            stage.schedule,
+            lambda until: f"{float(until[0]) * phase.epochs / before:.6g}",
+            phase.schedule,
         )
-    source = str(stage.start_from)
+    source = str(phase.start_from)
     if source.isdigit():
-        stage.start_from = str(kept.index(int(source))) if int(source) in kept else ""
-    if stage.batch_size:
-        stage.batch_size = max(2, round(BATCH * stage.batch_size / batch_size))
-    if stage.augment is not None:
-        stage = base.stage(**{**dict(stage.items()), "augment": _augment(stage.augment)})
-    return stage
+        phase.start_from = str(kept.index(int(source))) if int(source) in kept else ""
+    if phase.batch_size:
+        phase.batch_size = max(2, round(BATCH * phase.batch_size / batch_size))
+    if phase.augment is not None:
+        phase = base.phase(**{**dict(phase.items()), "augment": _augment(phase.augment)})
+    return phase
 
 
 def _augment(given: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a step was made with, compared with the settings of today.
 
-In: settings by their path in the config ("models.tiny.stages[0].lr"), as a step's stamp or a
+In: settings by their path in the config ("models.tiny.phases[0].lr"), as a step's stamp or a
 checkpoint stored them, and those of today.  Out: what a user changed.  An option that one side
 lacks has its default there, so that adding, moving or renaming an option changes nothing.
 
@@ -35,7 +35,7 @@ _UNKNOWN = object()
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings (config path -> value or section) as JSON values by the path of each option.
 
-    What is free in form (FREE) is one value; so is a list, but for that of the stages.
+    What is free in form (FREE) is one value; so is a list, but for that of the phases.
     """
     return dict(_leaves("", settings))
 
@@ -88,10 +88,10 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping | ConfigDict) and name not in FREE:
         for key, item in value.items():
             yield from _leaves(f"{path}.{key}" if path else key, item)
-    elif name == "stages":
+    elif name == "phases":
         yield f"{path}.count", len(value)
-        for number, stage in enumerate(value):
-            yield from _leaves(f"{path}[{number}]", dict(stage))
+        for number, phase in enumerate(value):
+            yield from _leaves(f"{path}[{number}]", dict(phase))
     else:
         yield path, artifacts.plain(value)
 
@@ -104,10 +104,10 @@ def _default(path: str) -> Any:
 
 def _of_config(path: str) -> Any:
     """Today's default of an option; _UNKNOWN if no config has it."""
-    stage = re.fullmatch(r".*\bstages\[\d+\]\.(.+)", path)
+    phase = re.fullmatch(r".*\bphases\[\d+\]\.(.+)", path)
     model = re.fullmatch(r"models\.[^.]+\.(.+)", path)
-    if stage:
-        node, path = configs.stage(), stage[1]
+    if phase:
+        node, path = configs.phase(), phase[1]
     elif model:
         node, path = configs.model(), model[1]
     else:

@@ -48,7 +48,7 @@ def validate(config: ConfigDict) -> None:
 
 
 def check_key(config: ConfigDict, key: str) -> None:
-    """Checks that a dotted key ("models.a.stages[0].lr") names something in the config.
+    """Checks that a dotted key ("models.a.phases[0].lr") names something in the config.
 
     Raises:
         InputError: it does not; the message names the nearest key.
@@ -60,8 +60,8 @@ def check_key(config: ConfigDict, key: str) -> None:
         path = f"{done}.{name}" if done else name
         if not isinstance(node, Mapping | ConfigDict) or name not in node:
             known = list(node) if isinstance(node, Mapping | ConfigDict) else []
-            phases = node["stages"] if "stages" in known else ()
-            place = f"; {done}.stages[0].{name}, a stage's" if phases and name in phases[0] else ""
+            phases = node["phases"] if "phases" in known else ()
+            place = f"; {done}.phases[0].{name}, a phase's" if phases and name in phases[0] else ""
             hint = configs.hint(path, known)
             raise InputError(f"--config.{key}: {done or 'the config'} has no {name!r}{hint}{place}")
         node, done = node[name], path
@@ -166,9 +166,9 @@ def _check_model(config: ConfigDict, where: str) -> None:
     model: Any = config
     for part in where.split("."):
         model = model[part]
-    if not model.stages:
-        raise InputError(f"config.{where}.stages=(): needs at least one stage(...)")
-    ends = [f"stage:{number}" for number in range(len(model.stages))]
+    if not model.phases:
+        raise InputError(f"config.{where}.phases=(): needs at least one phase(...)")
+    ends = [f"phase:{number}" for number in range(len(model.phases))]
     ends += [f"epoch:{epoch}" for epoch in model.keep_epochs]
     if ":" in model.checkpoint and model.checkpoint not in ends:
         raise InputError(
@@ -198,9 +198,9 @@ def _check_model(config: ConfigDict, where: str) -> None:
         _ask("hpa_jax.models.registry:check", f"{where}.backbone={model.backbone!r}", *form)
     if (model.normalize, *model.channels) != ("hpa", *options.names_at(configs.CHANNELS)):
         _ask("hpa_jax.models.normalization:normalizer", where, model.normalize, model.channels)
-    for number, given in enumerate(model.stages):
-        phase = configs.stage(**dict(given))
-        path = f"{where}.stages[{number}]"
+    for number, given in enumerate(model.phases):
+        phase = configs.phase(**dict(given))
+        path = f"{where}.phases[{number}]"
         if phase.epochs % phase.cycles:
             raise InputError(
                 f"config.{path}.cycles={phase.cycles}: must divide its {phase.epochs} epochs"

@@ -65,7 +65,7 @@ def build(
       numbers: images with no class beside these are left out; One More Layer: 0 and 25) and
       `parts` (the parts of a competition to take, e.g. external alone).
     check: "decode" reads every pixel; "header" only sizes and file ends (110,000 images in
-      a minute), what it can't see (damage inside, all black) the stage duplicates finds.
+      a minute), what it can't see (damage inside, all black) the step duplicates finds.
     bad_images: where the findings are written as CSV.
     imported: folder for converted copies of images that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.

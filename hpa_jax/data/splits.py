@@ -193,7 +193,9 @@ class _Rows:
 
     def place_matches(self, where: str) -> None:
         """Copies of test images: out, or to validation with what stays with them (group_by)."""
-        matched = np.array([duplicate is not None for duplicate in self.duplicate], bool) & self.free()
+        matched = (
+            np.array([duplicate is not None for duplicate in self.duplicate], bool) & self.free()
+        )
         reasons = [f"copy of test image {duplicate}" for duplicate in self.duplicate[matched]]
         self.reason[matched] = reasons
         if where == "excluded":

@@ -1,7 +1,7 @@
 """Adversarial validation: can a model tell training images from test images, and by what?
 
 In: metafeatures of training and test images (the fast variant, boosted trees), or any callable
-that fits on some rows and scores others (the network variant: `stages.adversarial` hands in the
+that fits on some rows and scores others (the network variant: `pipeline.adversarial` hands in the
 project's own training engine).  Out: out-of-fold scores of every image (how much it looks like
 test), their AUC with a confidence interval, weights that make training look like test, and a
 validation set that does: One More Layer ranked the training images by the score of an Xception

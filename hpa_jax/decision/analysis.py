@@ -48,7 +48,8 @@ def class_table(
     scores = metrics.checked_scores(scores, labels.shape)
     if len(class_names) != labels.shape[1] or len(class_thresholds) != labels.shape[1]:
         raise InputError(
-            f"{len(class_names)} names and {len(thresholds)} thresholds for {labels.shape[1]} classes"
+            f"{len(class_names)} names and {len(class_thresholds)} thresholds for "
+            f"{labels.shape[1]} classes"
         )
     if weights is None:
         weights = confidence.resamples(len(labels), draws, seed, groups)

@@ -58,8 +58,9 @@ class Member:
 class Bundle:
     """Networks and the decision part.
 
-    rule: "stack", or "blend" (of the models, by `blend`); thresholds: float[C], inf = never; argmax: as
-    thresholds.decide; stack: for the rule "stack"; features: options of features.metafeatures;
+    rule: "stack", or "blend" (of the models, by `blend`); thresholds: float[C], inf = never;
+    argmax: as thresholds.decide; stack: for the rule "stack"; features: options of
+    features.metafeatures;
     training_images: what they were (image_size, original_size, ...), and how the method scored.
     """
 
@@ -196,7 +197,10 @@ def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
     bundle = Bundle(
         class_names=tuple(stored["classes"]),
         members=[_read_member(directory, one) for one in stored["members"]],
-        thresholds=np.array([np.inf if threshold is None else threshold for threshold in stored["thresholds"]], float),
+        thresholds=np.array(
+            [np.inf if threshold is None else threshold for threshold in stored["thresholds"]],
+            float,
+        ),
         rule=stored["rule"],
         blend=blends.from_json(stored["blend"], _models(stored)),
         argmax=stored["argmax"],
@@ -252,7 +256,9 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
             )
             for member in bundle.members
         ],
-        thresholds=[float(threshold) if np.isfinite(threshold) else None for threshold in bundle.thresholds],
+        thresholds=[
+            float(threshold) if np.isfinite(threshold) else None for threshold in bundle.thresholds
+        ],
         rule=bundle.rule,
         blend=bundle.blend.as_json(bundle.models),
         argmax=bundle.argmax,
@@ -289,9 +295,13 @@ def _check(bundle: Bundle) -> None:
         )
     if bundle.rule == STACK and bundle.stack is None:
         raise InputError('the bundle rule "stack" needs a stack')
-    if np.shape(bundle.thresholds) != (len(bundle.class_names),) or np.isnan(bundle.thresholds).any():
+    if (
+        np.shape(bundle.thresholds) != (len(bundle.class_names),)
+        or np.isnan(bundle.thresholds).any()
+    ):
         raise InputError(
-            f"{np.shape(bundle.thresholds)} thresholds for {len(bundle.class_names)} classes (or NaN)"
+            f"{np.shape(bundle.thresholds)} thresholds for "
+            f"{len(bundle.class_names)} classes (or NaN)"
         )
     for member in bundle.members:
         remedy = "predict --model=WORKDIR/models/NAME uses it without a bundle"

@@ -20,7 +20,7 @@ Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 @dataclass(frozen=True)
 class CutIntervals:
-    """low, high, spread (standard deviation over resamples): float[C]; NaN: no threshold below 1."""
+    """low, high, spread (standard deviation over resamples): float[C]; NaN: none below 1."""
 
     low: np.ndarray
     high: np.ndarray
@@ -97,12 +97,13 @@ def threshold_intervals(
     seed: int = 0,
     matched: np.ndarray | None = None,
 ) -> CutIntervals:
-    """How far a rule's thresholds move when the rows are drawn anew: `fit` is called on each resample.
+    """How far a rule's thresholds move on resampled rows: `fit` is called on each resample.
 
     labels, scores: [N, C]; fit: (labels, scores, groups) -> [C].  Copies of a row share a group,
     so that no fold of the rule holds what another was fitted on.  Resamples on which a class has
-    no positive (or no threshold below 1) are left out for it, those with too few rows for the rule's
-    folds altogether.  matched: scores that `fit` gets unchanged, of a rule that matches shares.
+    no positive (or no threshold below 1) are left out for it, those with too few rows for the
+    rule's folds altogether.  matched: scores that `fit` gets unchanged, of a rule that matches
+    shares.
     """
     labels = checked_labels(labels)
     scores = checked_scores(scores, labels.shape)
@@ -119,5 +120,8 @@ def threshold_intervals(
     for c, thresholds in enumerate(table.T):
         thresholds = thresholds[~np.isnan(thresholds)]
         if len(thresholds) > 1:
-            bounds[:, c] = *np.quantile(thresholds, [(1 - level) / 2, (1 + level) / 2]), thresholds.std()
+            bounds[:, c] = (
+                *np.quantile(thresholds, [(1 - level) / 2, (1 + level) / 2]),
+                thresholds.std(),
+            )
     return CutIntervals(*bounds)

@@ -5,10 +5,11 @@ not used here).  Out: the team's 15 columns by name, in their order.  Source: On
 tables (their code is lost; formulas from the spec: means, deviations and luminosity are settled by
 their numbers, masks and correlations are rebuilt).
 
-Rules: channels are scaled to [0, 1]; foreground is "above Otsu's threshold"; a channel of one single
-value has no Otsu threshold, its foreground is what lies above 0.05; a mean over an empty foreground is 0;
-the correlation with a flat channel is 0; `size` (side of the microscope image) is NaN if unknown.
-The team's blue column holds the red correlation by mistake: `legacy_corr_bug` repeats that.
+Rules: channels are scaled to [0, 1]; foreground is "above Otsu's threshold"; a channel of one
+single value has no Otsu threshold, its foreground is what lies above 0.05; a mean over an empty
+foreground is 0; the correlation with a flat channel is 0; `size` (side of the microscope image) is
+NaN if unknown. The team's blue column holds the red correlation by mistake: `legacy_corr_bug`
+repeats that.
 
 Everything but the correlations and masked means comes from 256-bin histograms, which is exact for
 8-bit images and much faster than passes over the pixels.
@@ -108,10 +109,11 @@ def metafeatures(
 
 
 def otsu(counts: np.ndarray) -> int:
-    """Otsu's threshold of a histogram int[256]: foreground is `value > threshold` (skimage's threshold_otsu).
+    """Otsu's threshold of a histogram int[256]: foreground is `value > threshold`
+    (skimage's threshold_otsu).
 
-    The threshold with the largest variance between the two sides (the lowest of equals); for a single
-    value the fixed threshold 0.05 * 255.
+    The threshold with the largest variance between the two sides (the lowest of equals); for a
+    single value the fixed threshold 0.05 * 255.
     """
     counts = np.asarray(counts, np.float64)
     below = np.cumsum(counts)[:-1]

@@ -17,8 +17,8 @@ Chuang 2021; for several labels Thyagarajan et al. 2022), as in the library clea
 equals its multilabel_classification.rank.get_label_quality_scores, `likely_errors` its
 multilabel_classification.filter.find_multilabel_issues_per_class but for the rounding of the number
 of errors (one label more or less in 3 of 177 classes of random sets) and the order of equal
-probabilities at the threshold (the library's is arbitrary).  A test compares with what it said, and with
-the library where it is installed.  They list far more than is wrong (docs/decision.md).
+probabilities at the threshold (the library's is arbitrary).  A test compares with what it said, and
+with the library where it is installed.  They list far more than is wrong (docs/decision.md).
 """
 
 from collections.abc import Sequence

@@ -32,8 +32,8 @@ def predictions(
 
     labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides;
     argmax: as thresholds.decide; on_held: `fit` gets the labels of the other folds and the scores
-    of the fold itself, as a rule does that matches its thresholds to the rows it decides; fold: int[N],
-    in place of the folds drawn here.
+    of the fold itself, as a rule does that matches its thresholds to the rows it decides; fold:
+    int[N], in place of the folds drawn here.
     """
     labels = metrics.checked_labels(labels)
     scores = metrics.checked_scores(scores, labels.shape)
@@ -45,7 +45,9 @@ def predictions(
         if on_held:
             class_thresholds = fit(labels[rest], scores[~rest], None)
         else:
-            class_thresholds = fit(labels[rest], scores[rest], None if groups is None else groups[rest])
+            class_thresholds = fit(
+                labels[rest], scores[rest], None if groups is None else groups[rest]
+            )
         decided[~rest] = thresholds.decide(scores[~rest], class_thresholds, argmax=argmax)
     return decided
 

@@ -104,10 +104,13 @@ def per_part(
 
 
 def _grid_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int, grid: int) -> np.ndarray:
-    """Best grid threshold of each held-out part with positives. y, p: [N], p ascending; parts: [R, N].
+    """Best grid threshold of each held-out part with positives.
 
-    Equal to comparing every probability with every threshold: `searchsorted` finds the rows at or above
-    a threshold among all rows, a running count of the part's members turns that into the part's rows.
+    y, p: [N], p ascending; parts: [R, N].
+
+    Equal to comparing every probability with every threshold: `searchsorted` finds the rows at or
+    above a threshold among all rows, a running count of the part's members turns that into the
+    part's rows.
     """
     rows = len(p)
     member = parts[:, None, :] == np.arange(k, dtype=parts.dtype)[:, None]  # [R, k, N]
@@ -142,8 +145,8 @@ def _exact_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int) -> np.
 def exact(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """Thresholds float[C] with the highest F1 on these rows: every possible threshold is tried.
 
-    The threshold lies half-way between the lowest accepted and the highest refused probability; of equal
-    F1 the highest threshold (fewest predictions) is taken.
+    The threshold lies half-way between the lowest accepted and the highest refused probability; of
+    equal F1 the highest threshold (fewest predictions) is taken.
     """
     labels, probs = _checked(labels, probs)
     order = np.argsort(probs, axis=0, kind="stable")
@@ -184,7 +187,7 @@ def _best_on_grid(y: np.ndarray, p: np.ndarray, grid: int) -> float:
 
 
 def never(largest: float) -> float:
-    """A threshold above 1 and above `largest`: no probability reaches it (`decide` knows it by that)."""
+    """A threshold above 1 and above `largest`: no probability reaches it (so `decide` knows it)."""
     return float(np.nextafter(max(1.0, largest), np.inf))
 
 
@@ -199,9 +202,9 @@ def match_proportions(
     """Thresholds float[C] at which the share of predicted rows is nearest to `proportions`.
 
     probs: [N, C]; proportions: [C] in [0, 1]; grid: number of points of [0, 1], or the points;
-    ties: "half" takes the threshold nearest to 0.5 (bestfitting), "first" the lowest (pudae); strict:
-    counts `p > threshold` (pudae) and returns the next float above the threshold, so that `p >= threshold`
-    decides the same.
+    ties: "half" takes the threshold nearest to 0.5 (bestfitting), "first" the lowest (pudae);
+    strict: counts `p > threshold` (pudae) and returns the next float above the threshold, so that
+    `p >= threshold` decides the same.
 
     Raises:
         InputError: NaN, a proportion outside [0, 1], or one for each class is not given.
@@ -221,7 +224,9 @@ def match_proportions(
         share = 1 - np.searchsorted(p, thresholds, side="right" if strict else "left") / len(p)
         distance = np.abs(share - target[c])
         near = np.flatnonzero(distance <= distance.min() + 1e-12)
-        threshold = thresholds[near[np.abs(thresholds[near] - 0.5).argmin() if ties == "half" else 0]]
+        threshold = thresholds[
+            near[np.abs(thresholds[near] - 0.5).argmin() if ties == "half" else 0]
+        ]
         result[c] = np.nextafter(threshold, np.inf) if strict else threshold
     return result
 
@@ -262,8 +267,8 @@ def shrunk(
     """Thresholds of rare classes drawn towards a steadier one: (n t + k t0) / (n + k), n positives.
 
     strength: k, the number of positives at which both weigh the same (0 leaves all as it is);
-    towards: "pooled" (one threshold for all classes) or "proportions" (the threshold at which as many rows
-    are predicted as are positive).
+    towards: "pooled" (one threshold for all classes) or "proportions" (the threshold at which as
+    many rows are predicted as are positive).
     """
     labels, probs = _checked(labels, probs)
     thresholds = np.asarray(thresholds, float)
@@ -282,12 +287,12 @@ def shrunk(
 
 
 def shrunk_to_matched(labels: np.ndarray, probs: np.ndarray, strength: float = 10.0) -> np.ndarray:
-    """Thresholds float[C] between the best threshold of a class and the one that predicts its share.
+    """Thresholds float[C] between a class's best threshold and the one that predicts its share.
 
     On the logit scale: (n logit t + k logit t0) / (n + k), with n positives, t of `exact`, t0 of
-    `match_proportions`; a class without positives gets the `pooled` threshold.  An empirical-Bayes rule
-    with the prior's weight fixed: the best threshold of a dozen positives is mostly noise, the matched
-    one has none of it, and with many positives their difference is real.
+    `match_proportions`; a class without positives gets the `pooled` threshold.  An empirical-Bayes
+    rule with the prior's weight fixed: the best threshold of a dozen positives is mostly noise, the
+    matched one has none of it, and with many positives their difference is real.
 
     labels, probs: [N, C]; strength: k, above 0.
     """
@@ -332,8 +337,8 @@ def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np
     probs, thresholds = checked_scores(probs), np.asarray(thresholds, float)
     if thresholds.shape != (probs.shape[1],) or np.isnan(thresholds).any():
         raise InputError(
-            f"thresholds {thresholds.shape} for {probs.shape[1]} classes (NaN: {np.isnan(thresholds).sum()}); "
-            "one number a class is needed"
+            f"thresholds {thresholds.shape} for {probs.shape[1]} classes (NaN: "
+            f"{np.isnan(thresholds).sum()}); one number a class is needed"
         )
     chosen = probs >= thresholds
     if argmax == "always":

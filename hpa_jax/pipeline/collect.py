@@ -73,6 +73,6 @@ def _progress(folder: Path, model: ConfigDict) -> str:
     log = folder / "metrics.jsonl"
     if not log.is_file():
         return "not begun"
-    epochs = sum(phases.epochs_of(stage) for stage in model.stages)
+    epochs = sum(phases.epochs_of(phase) for phase in model.phases)
     done = max((row.get("epoch", 0) for row in logs.read(log)), default=0)
     return f"epoch {done} of {epochs}" if done < epochs else "trained, not predicted"

@@ -29,7 +29,7 @@ def export(context: Context) -> Path:
     With config.refit the networks are those of the submission, trained on all labelled images.
 
     Raises:
-        InputError: a stage before it has not run.
+        InputError: a step before it has not run.
     """
     from hpa_jax.decision import bundle
 
@@ -148,7 +148,7 @@ USE = """
     about = json.load(open("thresholds.json"))
     images = np.zeros((1, about["image_size"], about["image_size"], 4), np.uint8)  # yours
     scores = np.asarray(program.call(images))
-    thresholds = [float("inf") if threshold is None else threshold for threshold in about["thresholds"]]
+    thresholds = [float("inf") if one is None else one for one in about["thresholds"]]
     labels = scores >= np.array(thresholds)
 """
 
@@ -227,7 +227,9 @@ def _about(packed: "Bundle") -> dict[str, Any]:
     """What a reader of scores needs, as JSON holds it."""
     return {
         "classes": list(packed.class_names),
-        "thresholds": [float(threshold) if np.isfinite(threshold) else None for threshold in packed.thresholds],
+        "thresholds": [
+            float(threshold) if np.isfinite(threshold) else None for threshold in packed.thresholds
+        ],
         "argmax": packed.argmax,
         "channels": ["red", "green", "blue", "yellow"],
         "stains": ["microtubules", "protein", "nucleus", "endoplasmic reticulum"],

@@ -30,7 +30,7 @@ class Fit(NamedTuple):
     @property
     def passes(self) -> int:
         """Images that training reads."""
-        return self.images * sum(stage.epochs for stage in self.model.stages)
+        return self.images * sum(phase.epochs for phase in self.model.phases)
 
 
 def bytes_needed(context: Context) -> int:
@@ -97,7 +97,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
             )
             say(f"{name}: {bound(1 / each, 1 / read, context.config.train.workers)}")
             each = max(each, read)
-        epochs = sum(stage.epochs for stage in model.stages)
+        epochs = sum(phase.epochs for phase in model.phases)
         seconds = each * sum(fit.passes for fit in fits)
         times = f" x {len(fits)}" if len(fits) > 1 else ""
         say(f"{name}: {1 / each:.1f} images/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")

@@ -2,8 +2,8 @@
 
 --model is a bundle, or one folder or several with commas between: WORKDIR/models/NAME, one fold of
 it, or one that holds folds.  Folds of a model are averaged first, then models.  What run.json
-beside them says (views, which weights, classes) counts as in the run itself; the thresholds are those
-that the run fitted for these models.
+beside them says (views, which weights, classes) counts as in the run itself; the thresholds are
+those that the run fitted for these models.
 """
 
 from collections.abc import Iterator
@@ -319,7 +319,10 @@ def _class_thresholds(found: list[_Trained], count: int) -> tuple[np.ndarray, st
         return joint, f"those of the {scores.MEAN} in {where}"
     stacked = np.ma.masked_invalid(np.stack(own))
     means = stacked.mean(axis=0).filled(np.inf)
-    return means, f"the mean of the thresholds of {', '.join(names)} (none were fitted on their average)"
+    return (
+        means,
+        f"the mean of the thresholds of {', '.join(names)} (none were fitted on their average)",
+    )
 
 
 def _field(context: Context) -> float | None:

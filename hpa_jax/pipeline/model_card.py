@@ -71,7 +71,9 @@ def text(context: Context, packed: "Bundle", use: str = "") -> str:
 
 def _class_rows(packed: "Bundle", labels: np.ndarray) -> list[str]:
     counts = labels.sum(axis=0)
-    thresholds = [f"{threshold:.3f}" if np.isfinite(threshold) else "never" for threshold in packed.thresholds]
+    thresholds = [
+        f"{threshold:.3f}" if np.isfinite(threshold) else "never" for threshold in packed.thresholds
+    ]
     rows = zip(packed.class_names, counts, thresholds)
     return [f"| {name.replace('|', '/')} | {int(n)} | {threshold} |" for name, n, threshold in rows]
 

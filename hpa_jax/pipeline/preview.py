@@ -21,7 +21,7 @@ _COLOURS["yellow"] = (0.5, 0.5, 0.0)
 
 
 def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Write preview/NAME.png for each model's augmentation, preview/NAME_stage_K.png for phase K's.
+    """Write preview/NAME.png for each model's augmentation, preview/NAME_phase_K.png for phase K's.
 
     A phase without an augmentation of its own has no grid.
     """
@@ -76,11 +76,11 @@ def grid(
 
 
 def augmentations(model: ConfigDict) -> dict[str, Any]:
-    """Return a model's augmentations: "" -> the model's, "_stage_K" -> that of phase K alone."""
-    of_phases = [dict(phase).get("augment") for phase in model.stages]
+    """Return a model's augmentations: "" -> the model's, "_phase_K" -> that of phase K alone."""
+    of_phases = [dict(phase).get("augment") for phase in model.phases]
     return {
         "": model.augment,
-        **{f"_stage_{index}": given for index, given in enumerate(of_phases) if given},
+        **{f"_phase_{index}": given for index, given in enumerate(of_phases) if given},
     }
 
 

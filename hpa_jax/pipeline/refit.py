@@ -1,11 +1,11 @@
-"""The stage `refit`: the networks once more, on all labelled images, for the submission alone.
+"""The step `refit`: the networks once more, on all labelled images, for the submission alone.
 
 The hold-out has told thresholds, blends and stack; then its images are worth more as training
-data.  Every network is trained again by the same stages on train and valid together and judges the
+data.  Every network is trained again by the same phases on train and valid together and judges the
 test part; what was learnt on validation decides.  With folds, one network is trained in place of
 the folds'.  The price: nothing labelled is left to measure the new networks on, so metrics.json
 speaks of those before, and nothing can be chosen: where the first training took the best epoch, the
-second takes the one of that number (of folds the median), and where it ended stages early, they
+second takes the one of that number (of folds the median), and where it ended phases early, they
 are planned as long as they were.
 """
 
@@ -24,7 +24,7 @@ from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 
-History = list[tuple[int, float | None]]  # (stage, monitor) of each finished epoch
+History = list[tuple[int, float | None]]  # (phase, monitor) of each finished epoch
 
 
 def refit(context: Context) -> list[Task]:
@@ -62,24 +62,24 @@ def without_choice(
     Args:
         trainings: what validation said of each; not needed where nothing was chosen by it.
         monitor: whose best epoch was taken.
-        early: whether stages could end early: they become as long as they were.
+        early: whether phases could end early: they become as long as they were.
     """
     changed = model.copy_and_resolve_references().unlock()
-    stages = [configs.stage(**dict(stage)).unlock() for stage in model.stages]
-    for number, stage in enumerate(stages if early else ()):
+    phases = [configs.phase(**dict(phase)).unlock() for phase in model.phases]
+    for number, phase in enumerate(phases if early else ()):
         ran = [sum(of == number for of, _ in training) for training in trainings]
-        stage.epochs = max(
-            stage.cycles, round(statistics.median(ran)) // stage.cycles * stage.cycles
+        phase.epochs = max(
+            phase.cycles, round(statistics.median(ran)) // phase.cycles * phase.cycles
         )
     kept = set(model.keep_epochs)
-    for number, stage in enumerate(stages):
-        if stage.start_from == "best":
-            kept.add(epoch := _best(trainings, monitor, stages[:number]))
-            stage.start_from = f"epoch:{epoch}"
+    for number, phase in enumerate(phases):
+        if phase.start_from == "best":
+            kept.add(epoch := _best(trainings, monitor, phases[:number]))
+            phase.start_from = f"epoch:{epoch}"
     if chooses(model):
-        kept.add(epoch := _best(trainings, monitor, stages))
+        kept.add(epoch := _best(trainings, monitor, phases))
         changed.checkpoint = f"epoch:{epoch}"
-    changed.stages, changed.keep_epochs = tuple(stages), tuple(sorted(kept))
+    changed.phases, changed.keep_epochs = tuple(phases), tuple(sorted(kept))
     return changed.lock()
 
 
@@ -90,28 +90,28 @@ def chooses(model: ConfigDict) -> bool:
 
 
 def _restarts(model: ConfigDict) -> bool:
-    return any(dict(stage).get("start_from") == "best" for stage in model.stages)
+    return any(dict(phase).get("start_from") == "best" for phase in model.phases)
 
 
-def _best(trainings: Sequence[History], monitor: str, stages: Sequence[ConfigDict]) -> int:
-    """The best epoch within the stages, counted from 1; of several trainings the median."""
+def _best(trainings: Sequence[History], monitor: str, phases: Sequence[ConfigDict]) -> int:
+    """The best epoch within the phases, counted from 1; of several trainings the median."""
     from hpa_jax.training.phases import LOWER_IS_BETTER
 
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
     found = []
     for training in trainings:
         known = [(sign * score, row) for row, (number, score) in enumerate(training)
-                 if number < len(stages) and score is not None]  # fmt: skip
+                 if number < len(phases) and score is not None]  # fmt: skip
         row = min(known)[1] if known else len(training) - 1
         number = training[row][0]
         inside = 1 + sum(of == number for of, _ in training[:row])
-        before = sum(stage.epochs for stage in stages[:number])
-        found.append(before + min(inside, stages[number].epochs))
+        before = sum(phase.epochs for phase in phases[:number])
+        found.append(before + min(inside, phases[number].epochs))
     return round(statistics.median(found))
 
 
 def _history(folder: Path, monitor: str) -> History:
-    """(stage, monitor on validation) of each epoch of a training, by its metrics.jsonl.
+    """(phase, monitor on validation) of each epoch of a training, by its metrics.jsonl.
 
     Raises:
         InputError: it is not trained yet.
@@ -122,9 +122,13 @@ def _history(folder: Path, monitor: str) -> History:
     if not log.is_file():
         raise InputError(f"refit: {log} is not there; train the model first (`run` does)")
     rows = logs.read(log)
-    stages = {row["epoch"]: row["stage"] for row in rows if row.get("split") == "train"}
+    phases: dict[int, int] = {
+        row["epoch"]: row["phase"] if "phase" in row else row["stage"]
+        for row in rows
+        if row.get("split") == "train"
+    }
     of_epochs = [row for row in rows if row.get("split") == "valid" and "weights" not in row]
-    return [(stages[row["epoch"]], row[monitor]) for row in of_epochs]
+    return [(phases[row["epoch"]], row[monitor]) for row in of_epochs]
 
 
 def _train(context: Context, name: str, model: ConfigDict) -> Task:

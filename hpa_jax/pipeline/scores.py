@@ -86,7 +86,9 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
         from hpa_jax.inference import ensemble
 
         duplicates = tables.duplicate_groups(context, ids)
-        found = {name: ensemble.average_duplicates(probs, duplicates) for name, probs in found.items()}
+        found = {
+            name: ensemble.average_duplicates(probs, duplicates) for name, probs in found.items()
+        }
     return found
 
 
@@ -120,7 +122,9 @@ def class_thresholds(context: Context) -> dict[str, np.ndarray]:
         if table["classes"] != known:
             raise InputError("made for other classes")
         for name, own in table["thresholds"].items():
-            found[name] = np.array([np.inf if threshold is None else threshold for threshold in own], float)
+            found[name] = np.array(
+                [np.inf if threshold is None else threshold for threshold in own], float
+            )
             if len(own) != len(known) or np.isnan(found[name]).any():
                 raise InputError(f"{len(own)} thresholds of {name!r} for {len(known)} classes")
     return found
@@ -265,7 +269,7 @@ def _weights(model: ConfigDict) -> str:
 
 
 def _restarts_from_best(model: ConfigDict) -> bool:
-    return any(dict(stage).get("start_from") == "best" for stage in model.stages[1:])
+    return any(dict(phase).get("start_from") == "best" for phase in model.phases[1:])
 
 
 def _chosen_somewhere(context: Context, name: str) -> bool:

@@ -84,7 +84,10 @@ def _thresholds(context: Context) -> Task:
             fitted = fit(context, name, probs, rows, matched[name], drawn)
             rules[name], nested[name] = fitted.rule, fitted.decided
             candidates |= {(name, rule): own for rule, own in fitted.by_rule.items()}
-            class_thresholds[name] = [float(threshold) if np.isfinite(threshold) else None for threshold in fitted.thresholds]
+            class_thresholds[name] = [
+                float(threshold) if np.isfinite(threshold) else None
+                for threshold in fitted.thresholds
+            ]
             intervals[name] = around(context, name, probs, rows, matched[name], drawn, fitted.rule)
             scored[name] = (
                 scores.score(rows.labels, nested[name], weights, scores.known_classes(probs))
@@ -99,7 +102,11 @@ def _thresholds(context: Context) -> Task:
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
         in_order = {name: nested[name] for name in found}
         scored = seen.marked(context, scored)
-        table = {"classes": list(context.config.classes), "method": settings, "thresholds": class_thresholds}
+        table = {
+            "classes": list(context.config.classes),
+            "method": settings,
+            "thresholds": class_thresholds,
+        }
         table |= {"intervals": intervals, "rules": rules, "calibrations": calibrations}
         artifacts.write_json(outputs[0], table)
         fold = tables.given_folds(context, rows.ids)
@@ -162,8 +169,11 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Fitted:
-    """One method's thresholds. thresholds: float[C], fitted on all rows by `rule`; decided: bool[N, C],
-    fold by fold without the own, the choice of a rule included; by_rule: the same by each rule."""
+    """The thresholds of one method.
+
+    thresholds: float[C], fitted on all rows by `rule`; decided: bool[N, C], fold by fold without
+    the row's own fold, the choice of a rule included; by_rule: the same by each rule.
+    """
 
     thresholds: np.ndarray
     decided: np.ndarray
@@ -249,7 +259,9 @@ def around(
     drawn: Drawn,
     rule: str = "",
 ) -> dict[str, np.ndarray]:
-    """low, high, spread: float[C], of the method's own threshold on resampled rows (duplicates together).
+    """low, high, spread: float[C], of the method's own thresholds on resampled rows.
+
+    Duplicates stay together in a resample.
 
     rule: which of its rules; not needed where there is one.
     """

@@ -58,7 +58,7 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
             **rows_to_fit(context, model, fold),
             settings=config.train,
             seed=config.seed,
-            phase=number(flags["stage"], int, "stage"),
+            phase=number(flags["phase"], int, "phase"),
             which=flags["checkpoint"],
             **options,
         )

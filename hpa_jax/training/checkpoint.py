@@ -217,7 +217,7 @@ def load(
     Args:
         directory: the folder that `loop.train` wrote (or its `checkpoints`).
         which: "best" (by the run's monitor), "last", "average" (what config.average made),
-            "stage:K" (the end of phase K, from 0), "epoch:N" (from 1), a step, or "final": the one
+            "phase:K" (the end of phase K, from 0), "epoch:N" (from 1), a step, or "final": the one
             of these that the config's `checkpoint` names; where that is "final" or "snapshots", the
             average if the config asked for one, else the best.
 
@@ -287,12 +287,12 @@ def find(folder: Path, which: str | int) -> int:
 
 
 def end_of(metas: Mapping[int, Mapping[str, Any]], which: str) -> int | None:
-    """Return the step of "stage:K" or "epoch:N"; None where that was not kept, or for other text.
+    """Return the step of "phase:K" or "epoch:N"; None where that was not kept, or for other text.
 
     A phase's end is that of its last epoch, which is always kept.
     """
     key, _, number = which.partition(":")
-    if key not in ("stage", "epoch") or not number.isdecimal():
+    if key not in ("phase", "epoch") or not number.isdecimal():
         return None
     ends = [
         step
@@ -330,7 +330,7 @@ def read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 def config_of(meta: Mapping[str, Any]) -> ConfigDict:
     """Return the model config of a meta dictionary; options newer than it have their defaults."""
-    return configs.model(**_tuples(meta["model"]))
+    return configs.model(**_tuples(configs.current_model(meta["model"])))
 
 
 def write_checksums(folder: Path) -> None:

@@ -177,7 +177,10 @@ def restore(setup: Setup, checkpoints: Checkpoints, directory: Path) -> Start:
     meta = checkpoints.metas[newest]
     checkpoint.check_same_run(meta, artifacts.plain(setup.identity), directory)
     checkpoint.check_architecture(meta, setup.shapes, checkpoints.folder)
-    phase, history = setup.phases[meta["stage"]], meta["history"]
+    phase, history = (
+        setup.phases[meta["phase"] if "phase" in meta else meta["stage"]],
+        meta["history"],
+    )
     state = checkpoints.restore(newest, setup.template(phase))
     if meta["kind"] == "middle":
         return Start(state, phase, False, history, newest in phase.epoch_ends)
@@ -308,7 +311,7 @@ class _Run:
             "step": step,
             "epoch": phase.epochs_until(step),
             "split": "train",
-            "stage": phase.index,
+            "phase": phase.index,
             "loss": float(totals.loss) / count,
             "grad_norm": float(totals.grad_norm) / count,
             "skipped": int(totals.skipped),
@@ -368,7 +371,7 @@ class _Run:
             "step": step,
             "epoch": phase.epochs_until(step),
             "kind": kind,
-            "stage": phase.index,
+            "phase": phase.index,
             "keep": keep,
             "snapshot": snapshot,
             "metrics": scores,

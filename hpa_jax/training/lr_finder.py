@@ -77,7 +77,7 @@ def find(
     layout = distributed.layout()
     setup = setups.build(config, settings, layout, examples, class_names, seed, init_folder)
     if not 0 <= phase < len(setup.phases):
-        raise InputError(f"lr_find: stage={phase}, but there are {len(setup.phases)} phases")
+        raise InputError(f"lr_find: phase={phase}, but there are {len(setup.phases)} phases")
     params, stats, _ = setups.initial(setup)
     if which:
         _, params, stats = network.split(checkpoint.load(directory, which)[0])

@@ -122,17 +122,17 @@ def lay_out(
     from hpa_jax.models.normalization import normalizer
 
     _check(config, settings)
-    if not config.stages:
+    if not config.phases:
         raise InputError(
-            "stages is empty: name at least one, for example stages=(stage(epochs=8),)"
+            "phases is empty: name at least one, for example phases=(phase(epochs=8),)"
         )
     if count < 1:
         raise InputError("the training part is empty: there is nothing to train on")
     beta1 = optimizer.resting(config.optimizer.to_dict())
     phases: list[Phase] = []
-    for index, given in enumerate(config.stages):
+    for index, given in enumerate(config.phases):
         try:
-            options = configs.stage(**dict(given))
+            options = configs.phase(**dict(given))
             plan = optimizer.plan(
                 list(outline.params),
                 list(outline.stats),
@@ -147,7 +147,7 @@ def lay_out(
             if options.dropout is not None:
                 network.rates_for(options.dropout, len(outline.dropout))
         except InputError as error:
-            raise InputError(f"stages[{index}]: {error}") from None
+            raise InputError(f"phases[{index}]: {error}") from None
         phases.append(phase)
     losses.from_config(plain(config.loss), classes)  # evaluation's
     augmentation(plain(config.augment), config.channels)
@@ -188,10 +188,10 @@ def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[st
     whole = optimizer.Plan((), (), {}, 1)
     phases: list[Phase] = []
     epochs, lr, stem, momentum = [], [], [], []
-    for given in config.stages:
-        options = configs.stage(**dict(given))
+    for given in config.phases:
+        options = configs.phase(**dict(given))
         decay, frozen = options.lr_decay, options.freeze not in ("none", "", 0, "0")
-        options = configs.stage(**{**dict(given), "lr_decay": 1.0, "freeze": "none"})
+        options = configs.phase(**{**dict(given), "lr_decay": 1.0, "freeze": "none"})
         phase = _phase(config, options, whole, phases, count=count, seed=0, beta1=beta1)
         phases.append(phase)
         at, rates, beta = phase.schedule.values(points)
@@ -230,10 +230,10 @@ def _phase(
         raise InputError(f"epochs: must be a whole number of at least 1, not {epochs}")
     if cycles < 1 or epochs % cycles:
         raise InputError(f"cycles={cycles}: must divide the {epochs} epochs")
-    if options.lr_noise < 0 or options.lr_noise_every not in ("stage", "step"):
+    if options.lr_noise < 0 or options.lr_noise_every not in ("phase", "step"):
         raise InputError(
             f"lr_noise={options.lr_noise}, lr_noise_every={options.lr_noise_every!r}: needs a "
-            "number >= 0, drawn every stage or step"
+            "number >= 0, drawn every phase or step"
         )
     _check_start(options.start_from, before, config.keep_epochs)
     batch_size = options.batch_size or config.batch_size
@@ -297,7 +297,7 @@ def _check(config: ConfigDict, settings: ConfigDict) -> None:
             f"average: count must be >= 1 and decay in (0, 1), not {average['count']} and "
             f"{average['decay']}"
         )
-    epochs = sum(map(epochs_of, config.stages))
+    epochs = sum(map(epochs_of, config.phases))
     chosen = average["epochs"]
     if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
         raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")

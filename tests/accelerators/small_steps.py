@@ -37,7 +37,7 @@ def options(name: str, **differences: Any) -> dict[str, Any]:
     if name == DEMO:
         recipe = runpy.run_path("configs/demo.py")["get_config"]()
         model = recipe.models[name].to_dict()
-        model["stages"] = [dict(stage) for stage in model["stages"]]
+        model["phases"] = [dict(phase) for phase in model["phases"]]
         model["dtype"] = "bfloat16"
     else:
         model = dict(backbone=name, augment="d4", **MODELS[name])

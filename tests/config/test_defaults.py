@@ -24,11 +24,11 @@ def leaves(config: ConfigDict, path: str = "") -> Iterator[str]:
 
 
 def all_leaves() -> list[str]:
-    """Of the whole config, of a model and of a stage."""
+    """Of the whole config, of a model and of a phase."""
     return [
         *leaves(configs.default()),
         *(f"models.*.{name}" for name in leaves(configs.model())),
-        *(f"models.*.stages[*].{name}" for name in leaves(configs.stage())),
+        *(f"models.*.phases[*].{name}" for name in leaves(configs.phase())),
     ]
 
 

@@ -64,9 +64,9 @@ def test_a_range_and_its_words(limits, inside, outside, words):
 
 
 def test_a_default_that_is_made_is_not_shared():
-    configs.model().stages[0].lr = 5.0
+    configs.model().phases[0].lr = 5.0
     configs.default().unlock().retrieval.model.width = 9.0
-    assert configs.model().stages[0].lr == 1e-3
+    assert configs.model().phases[0].lr == 1e-3
     assert configs.default().retrieval.model.width == 1.0
 
 
@@ -75,7 +75,7 @@ def test_help_describes_what_a_step_reads():
     assert line.startswith("--config.split.fraction=0.2 ") and line.endswith("(between 0 and 1)")
     lines = configs.described(("split", "models"))
     assert all(line.startswith(("--config.split.", "--config.models")) for line in lines)
-    assert any("stages[K].schedule=one_cycle" in line and "constant" in line for line in lines)
+    assert any("phases[K].schedule=one_cycle" in line and "constant" in line for line in lines)
 
 
 def test_every_option_has_a_help():

@@ -36,7 +36,7 @@ def recipe(tmp_path):
         ("models.m.augment=d4", "models.m.augment", "d4"),
         ("models.m.loss.focal=2", "models.m.loss.focal", 2.0),
         ("models.m.loss=dict(bce=1)", "models.m.loss.bce", 1),
-        ("models.m.stages[0].dropout=0.25", "models.m.stages[0].dropout", 0.25),
+        ("models.m.phases[0].dropout=0.25", "models.m.phases[0].dropout", 0.25),
         ("data.sources=(dict(source='kaggle'),)", "data.sources[0].source", "kaggle"),
     ],
 )
@@ -57,7 +57,7 @@ def test_a_value_is_read_by_its_options_type(recipe, change, key, value):
         ("refit=maybe", ["config.refit='maybe'", "true or false"]),
         ("data.sources=(dict(source=", ["config.data.sources", "a tuple"]),
         ("data.sources=(dict(weight='x'),)", ["config.data.sources[0].weight='x'", "a number"]),
-        ("models.m.stages[0]=1", ["the whole tuple"]),
+        ("models.m.phases[0]=1", ["the whole tuple"]),
         ("seed[0]=1", ["no numbered items"]),
         ("sed=1", ["'sed'", "'seed'"]),
     ],
@@ -111,13 +111,13 @@ def test_a_variant_of_a_recipe_without_variants_is_refused(tmp_path):
 
 def test_an_old_name_is_refused_by_the_new_one(monkeypatch, recipe):
     table = {"thresholds.cuts": "thresholds.folds"}
-    table |= configs.in_every_model({"spin": "dropout", "stages[*].rate": "stages[*].lr"})
+    table |= configs.in_every_model({"spin": "dropout", "phases[*].rate": "phases[*].lr"})
     monkeypatch.setattr(configs, "RENAMED", table)
     for key, new in {
         "thresholds.cuts": "folds",
         "models.m.spin": "dropout",
         "retrieval.model.spin": "dropout",
-        "models.m.stages[0].rate": "lr",
+        "models.m.phases[0].rate": "lr",
     }.items():
         with pytest.raises(InputError, match=f"it is now '{new}'"):
             overrides.configured([recipe, f"--config.{key}=1"])

@@ -21,8 +21,8 @@ def test_equal_settings_do_not_differ_also_as_json():
     ("change", "said"),
     [
         (dict(dropout=0.1), "models.tiny.dropout: 0.5 -> 0.1"),
-        (dict(stages=[dict(lr=0.5)]), "models.tiny.stages[0].lr: 0.001 -> 0.5"),
-        (dict(stages=[{}, {}]), "models.tiny.stages.count: 1 -> 2"),
+        (dict(phases=[dict(lr=0.5)]), "models.tiny.phases[0].lr: 0.001 -> 0.5"),
+        (dict(phases=[{}, {}]), "models.tiny.phases.count: 1 -> 2"),
         (dict(loss={"bce": 1.0}), "models.tiny.loss: {'focal': 1.0} -> {'bce': 1.0}"),
         (dict(optimizer={**configs.model().optimizer, "b1": 0.8}), "optimizer.b1: 0.9 -> 0.8"),
     ],
@@ -38,11 +38,11 @@ def without(stored, *paths):
 
 
 def test_an_option_that_was_added_changes_nothing_until_it_is_set():
-    paths = ("models.tiny.dropout", "models.tiny.stages[0].lr", "models.tiny.optimizer.b1", "seed")
+    paths = ("models.tiny.dropout", "models.tiny.phases[0].lr", "models.tiny.optimizer.b1", "seed")
     old = without(of(), *paths)
     assert settings.differences(old, of()) == ([], [])
     assert settings.differences(old, of(dropout=0.1))[0] == ["models.tiny.dropout: 0.5 -> 0.1"]
-    assert settings.differences(old, of(stages=[dict(lr=0.5)]))[0]
+    assert settings.differences(old, of(phases=[dict(lr=0.5)]))[0]
 
 
 def test_an_option_whose_default_changed_has_the_default_of_then(monkeypatch):
@@ -54,14 +54,14 @@ def test_an_option_whose_default_changed_has_the_default_of_then(monkeypatch):
 
 def test_an_option_that_moved_is_the_same(monkeypatch):
     old = {path.replace("tiny.dropout", "tiny.head.drop").replace(".lr", ".rate"): value
-           for path, value in of(stages=[dict(lr=0.5)]).items()}  # fmt: skip
+           for path, value in of(phases=[dict(lr=0.5)]).items()}  # fmt: skip
     moved = {"models.*.head.drop": "models.*.dropout"}
-    moved |= {"models.*.stages[*].rate": "models.*.stages[*].lr"}
-    moved |= {f"models.*.stages[*].rate_{end}": f"models.*.stages[*].lr_{end}"
+    moved |= {"models.*.phases[*].rate": "models.*.phases[*].lr"}
+    moved |= {f"models.*.phases[*].rate_{end}": f"models.*.phases[*].lr_{end}"
               for end in ("decay", "noise", "noise_every")}  # fmt: skip
     monkeypatch.setattr(configs, "RENAMED", moved)
-    assert settings.differences(old, of(stages=[dict(lr=0.5)])) == ([], [])
-    assert settings.differences(old, of())[0] == ["models.tiny.stages[0].lr: 0.5 -> 0.001"]
+    assert settings.differences(old, of(phases=[dict(lr=0.5)])) == ([], [])
+    assert settings.differences(old, of())[0] == ["models.tiny.phases[0].lr: 0.5 -> 0.001"]
 
 
 def test_a_section_moves_with_all_that_is_in_it(monkeypatch):
@@ -91,5 +91,5 @@ def test_every_option_of_the_config_is_known_to_have_a_default():
     config = configs.default().unlock()
     config.models = {"tiny": configs.model()}
     for path in settings.flat(settings.without_places(config)):
-        if not path.endswith("stages.count"):
+        if not path.endswith("phases.count"):
             assert settings._default(path) is not settings._UNKNOWN, path

@@ -15,13 +15,13 @@ def test_every_row_is_accepted_and_there_are_enough_of_them(variant):
 @pytest.mark.parametrize("variant", ["", "smoke"])
 def test_the_snapshots_train_as_long_as_the_base(variant):
     config = ablation.get_config(variant)
-    base = {name: model.stages[0].epochs for name, model in config.models.items()}
+    base = {name: model.phases[0].epochs for name, model in config.models.items()}
     row = next(row for row in ablate.checked(config) if row["name"] == "snapshots")
     changed = ablate.changed(config, row["set"])
     for name, model in changed.models.items():
-        (stage,) = model.stages
-        assert stage.epochs == base[name], name
-        assert stage.cycles > 1 and stage.epochs % stage.cycles == 0
+        (phase,) = model.phases
+        assert phase.epochs == base[name], name
+        assert phase.cycles > 1 and phase.epochs % phase.cycles == 0
 
 
 @pytest.mark.parametrize(("name", "factor"), [("half the width", 0.5), ("twice the width", 2.0)])
@@ -36,7 +36,7 @@ def test_the_smoke_form_sees_less_of_the_same_rows():
     full, smoke = ablation.get_config(), ablation.get_config("smoke")
     names = [[row["name"] for row in ablate.checked(config)] for config in (full, smoke)]
     assert names[0] == names[1]
-    assert smoke.models.tiny.stages[0].epochs < full.models.tiny.stages[0].epochs
+    assert smoke.models.tiny.phases[0].epochs < full.models.tiny.phases[0].epochs
     assert smoke.data.synthetic.train < full.data.synthetic.train
 
 
@@ -46,7 +46,7 @@ def test_one_vs_all_adds_a_network_of_ten_classes_begun_from_the_first():
     new = ablate.varied(config, rows["one-vs-all"]).models
     assert set(new) == {"tiny", "second"} and new.tiny == config.models.tiny
     assert len(set(new.second.classes)) == 10 and new.second.init_from == "model:tiny"
-    assert [stage.epochs for stage in new.second.stages] == [1, 3, 3]
+    assert [phase.epochs for phase in new.second.phases] == [1, 3, 3]
     assert rows["one-vs-all"]["method"] == "mean of models"
     # what a second network does, whatever it knows, is told by a row that differs in that alone
     other = ablate.varied(config, rows["one more for all"]).models.second

@@ -16,30 +16,30 @@ from hpa_jax.decision.stack import protocols
 from hpa_jax.inference import views
 
 
-def stage(freeze, epochs, lr, **changes):
-    """A stage of the table; what is not said is one cycle from lr / 25, base 16, going on."""
+def phase(freeze, epochs, lr, **changes):
+    """A phase of the table; what is not said is one cycle from lr / 25, base 16, going on."""
     usual = dict(schedule="one_cycle", base=16.0, div=25.0, start="", gamma=2.0)
     return dict(freeze=freeze, epochs=epochs, lr=lr, **{**usual, **changes})
 
 
 def fit(epochs, lr, **changes):
     """A constant rate, the same for all, while the body is frozen."""
-    return stage("backbone", epochs, lr, schedule="constant", **{"base": 1.0, **changes})
+    return phase("backbone", epochs, lr, schedule="constant", **{"base": 1.0, **changes})
 
 
 def frozen(epochs, lr, **changes):
-    return stage("backbone", epochs, lr, **changes)
+    return phase("backbone", epochs, lr, **changes)
 
 
 def whole(epochs, lr, **changes):
-    return stage("none", epochs, lr, **changes)
+    return phase("none", epochs, lr, **changes)
 
 
 BY_HAND = (1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
 TWO = dict(dropout=(0.2, 0.3))
-# The spec's table of stages (one_more_layer 3).  "Where it changed is our guess" of the recipes:
-# the batches of v6, v14 and bn_inception_v4, and what the last stage of v10 goes on from.
-STAGES = dict(
+# The spec's table of phases (one_more_layer 3).  "Where it changed is our guess" of the recipes:
+# the batches of v6, v14 and bn_inception_v4, and what the last phase of v10 goes on from.
+PHASES = dict(
     se_resnext_v2=(
         fit(1, 1e-3, batch=12, **TWO), whole(8, 1e-3, batch=12, base=BY_HAND, **TWO),
         whole(8, 1e-4, batch=12, base=BY_HAND, **TWO)),
@@ -114,7 +114,7 @@ PARTS = dict(
     inception_v4_v1=("inception", 6, 512),
     inception_v4_v2=("inception", 6, None),
 )
-# Network: zoom, lighting, warp and chance of lighting at the start and in the last stage.
+# Network: zoom, lighting, warp and chance of lighting at the start and in the last phase.
 AUGMENT = dict(
     se_resnext_v2=((1.2, 0.2, 0, 0.65),) * 2,
     se_resnext_v3=((1.2, 0.2, 0, 0.65),) * 2,
@@ -147,8 +147,8 @@ def layers():
 
 
 def planned(model, number):
-    """A stage of a recipe in the words of the table."""
-    given = dict(model.stages[number])
+    """A phase of a recipe in the words of the table."""
+    given = dict(model.phases[number])
     loss = (given["loss"] or model.loss).to_dict()
     gamma = loss["focal"]["gamma"] if "focal" in loss else None
     return dict(
@@ -165,13 +165,13 @@ def planned(model, number):
     )
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_one_more_layers_stages(layers, name):
+@pytest.mark.parametrize("name", PHASES)
+def test_one_more_layers_phases(layers, name):
     model = layers[name]
-    assert len(model.stages) == len(STAGES[name])
-    for number, expected in enumerate(STAGES[name]):
+    assert len(model.phases) == len(PHASES[name])
+    for number, expected in enumerate(PHASES[name]):
         assert planned(model, number) == expected, number
-        assert not model.stages[number].freeze_bn and model.stages[number].pct_start == 0.3
+        assert not model.phases[number].freeze_bn and model.phases[number].pct_start == 0.3
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -220,14 +220,14 @@ def test_one_more_layers_protocols(name):
 
 
 def test_what_one_network_alone_has(layers):
-    first, second, third = (one.augment for one in layers.se_resnext_v7.stages)
+    first, second, third = (one.augment for one in layers.se_resnext_v7.phases)
     chances = [first["blank_protein"], second["blank_protein"], third.get("blank_protein", 0)]
     assert chances == [1.0, 0.5, 0]
     lsep = layers.se_resnext_lsep
-    assert lsep.loss.to_dict() == {"lsep": 1.0} and lsep.stages[0].lr_noise == 0.01
+    assert lsep.loss.to_dict() == {"lsep": 1.0} and lsep.phases[0].lr_noise == 0.01
     jitter = ("jitter", "p_jitter", "corner_shift", "p_perspective")
     assert [lsep.augment[key] for key in jitter] == [0.03, 0.1, 0.03, 0.1]
-    warps = {name: [(one.augment or model.augment)["warp"] for one in model.stages]
+    warps = {name: [(one.augment or model.augment)["warp"] for one in model.phases]
              for name, model in layers.items()}  # fmt: skip
     assert warps["se_resnext_v10"] == [0, 0, 0.02, 0, 0]
     assert warps["bn_inception_v4"] == [0.05] * 4 + [0.07] * 4
@@ -239,7 +239,7 @@ def test_what_one_network_alone_has(layers):
 def test_one_more_layers_augmentation(layers, name):
     model = layers[name]
     for chosen, expected in zip(
-        (model.augment, model.stages[-1].augment or model.augment), AUGMENT[name], strict=True
+        (model.augment, model.phases[-1].augment or model.augment), AUGMENT[name], strict=True
     ):
         zoom, light, warp, chance = expected
         assert tuple(chosen["zoom"]) == (1.0, zoom)
@@ -261,7 +261,7 @@ def test_bestfittings_numbers():
     assert config.retrieval.model.backbone == "resnet50"  # of metric learning alone
     assert config.retrieval.tau == 0.65
     metric = config.retrieval.model
-    assert (metric.stages[0].epochs, metric.stages[0].lr, metric.image_size) == (50, 1e-4, 768)
+    assert (metric.phases[0].epochs, metric.phases[0].lr, metric.image_size) == (50, 1e-4, 768)
     assert (metric.checkpoint, metric.keep_epochs) == ("epoch:45", (45,))
     assert (metric.extra_channels, metric.augment, metric.views) == ("copy_red", "d4", "identity")
     assert (metric.head, metric.head_options["size"]) == ("embedding", 512)
@@ -292,20 +292,20 @@ def test_bestfittings_numbers():
     }  # fmt: skip
     large = config.models.densenet121_large
     assert (large.image_size, large.augment["output_size"], large.large_stem) == (1536, 1024, True)
-    assert config.models.densenet121.stages[0].schedule == (
+    assert config.models.densenet121.phases[0].schedule == (
         "25: 3e-4, 30: 1.5e-4, 35: 7.5e-5, 40: 3e-5, 45: 1e-5"
     )
-    assert large.stages[0].schedule == "25: 3e-4, 35: 1.5e-4, 45: 7.5e-5, 50: 3e-5, 55: 1e-5"
+    assert large.phases[0].schedule == "25: 3e-4, 35: 1.5e-4, 45: 7.5e-5, 50: 3e-5, 55: 1e-5"
 
 
 def test_pudaes_numbers():
     config = pudae.get_config()
     models = config.models
     assert config.split.fraction == 1 / 11
-    assert {n: m.stages[0].epochs for n, m in models.items()} == {
+    assert {n: m.phases[0].epochs for n, m in models.items()} == {
         **{f"resnet34_{fold}": 40 for fold in range(5)}, "se_resnext50": 22, "inception_v3": 27
     }  # fmt: skip
-    assert all(model.stages[0].lr == 5e-4 for model in models.values())
+    assert all(model.phases[0].lr == 5e-4 for model in models.values())
     assert all(m.average.kind == "last" and m.average.count == 10 for m in models.values())
     assert all(
         model.loss.to_dict() == dict(focal_mean=dict(gamma=2.0)) for model in models.values()
@@ -318,7 +318,7 @@ def test_pudaes_numbers():
         assert model.normalize == ("half_range" if small else "per_image")
         assert model.head == ("gap" if small else "attention")
         assert dict(model.augment) == dict(name="pudae", output_size=512 if small else 1024)
-        assert model.stages[0].schedule == "constant" and model.aux_weight == 0.4
+        assert model.phases[0].schedule == "constant" and model.aux_weight == 0.4
         own = model.optimizer
         assert (own.name, own.b1, own.b2, own.weight_decay) == ("adam", 0.9, 0.999, 0.0)
         assert model.accumulate_sum and model.dropout == 0.0

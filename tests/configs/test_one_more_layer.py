@@ -47,7 +47,7 @@ def test_thresholds_are_the_teams_5_folds_20_repeats_50_points(full):
 
 def test_fourteen_networks_of_572_epochs(full):
     found = {
-        name: sum(phases.epochs_of(stage) for stage in model.stages)
+        name: sum(phases.epochs_of(phase) for phase in model.phases)
         for name, model in full.models.items()
     }
     assert found == EPOCHS and sum(found.values()) == 572
@@ -78,10 +78,10 @@ def test_views_are_36_passes_or_9(full):
     rounds = {name: model.views["rounds"] for name, model in full.models.items()}
     few = {name for name, count in rounds.items() if count == 1}
     assert few == {"se_resnext_v2", "se_resnext_v3", "inception_v4_v1"}
-    assert full.models.xception.views["warp"] == 0.1  # the last stage's
+    assert full.models.xception.views["warp"] == 0.1  # the last phase's
 
 
-def test_views_are_those_of_the_stage_whose_weights_predict(full, as_run):
+def test_views_are_those_of_the_phase_whose_weights_predict(full, as_run):
     keys = ("warp", "brightness", "p_lighting")
     found = [[c.models.se_resnext_v14.views[key] for key in keys] for c in (full, as_run)]
     assert found == [[0.05, 0.25, 0.72], [0.0, 0.25, 0.7]]
@@ -91,11 +91,11 @@ def test_views_are_those_of_the_stage_whose_weights_predict(full, as_run):
 def test_as_run_trains_on_cross_entropy_everywhere(full, as_run):
     for name, model in as_run.models.items():
         assert model.loss.to_dict() == {"bce_mean": 1.0}, name
-        assert all(stage.loss is None for stage in model.stages), name
-    assert full.models.se_resnext_v7.stages[2].loss.to_dict() == {"focal": {"gamma": 5.0}}
+        assert all(phase.loss is None for phase in model.phases), name
+    assert full.models.se_resnext_v7.phases[2].loss.to_dict() == {"focal": {"gamma": 5.0}}
     assert as_run.models.bn_inception_v3.normalize == "bn_inception_as_run"
     ends = {name: model.checkpoint for name, model in as_run.models.items()}
-    assert ends.pop("bn_inception_v4") == "stage:6" and ends.pop("se_resnext_v14") == "stage:3"
+    assert ends.pop("bn_inception_v4") == "phase:6" and ends.pop("se_resnext_v14") == "phase:3"
     assert {*ends.values(), *(model.checkpoint for model in full.models.values())} == {"last"}
     assert as_run.models.xception.as_run and not full.models.xception.as_run
     assert as_run.features.legacy_corr_bug and not full.features.legacy_corr_bug
@@ -113,7 +113,7 @@ def test_smoke_keeps_a_network_a_backbone_and_what_others_start_from():
         "se_resnext50_32x4d", "bn_inception", "xception", "inception_v4"
     }  # fmt: skip
     assert {"se_resnext_lsep", "se_resnext_ovr"} < set(small.models)
-    assert all(len(model.stages) <= 2 for model in small.models.values())
+    assert all(len(model.phases) <= 2 for model in small.models.values())
 
 
 def test_the_stack_counts_models_by_frequency_and_as_run_by_the_released_script(full, as_run):

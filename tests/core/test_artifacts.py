@@ -56,10 +56,10 @@ def test_json_takes_numpy_and_nan(tmp_path):
 
 
 def test_json_takes_configs_inside_of_lists(tmp_path):
-    nested = {"variations": [{"set": {"stages": (ConfigDict({"lr": 1e-3}),)}}]}
+    nested = {"variations": [{"set": {"phases": (ConfigDict({"lr": 1e-3}),)}}]}
     artifacts.write_json(tmp_path / "a.json", nested)
     found = artifacts.read_json(tmp_path / "a.json")
-    assert found["variations"][0]["set"]["stages"] == [{"lr": 1e-3}]
+    assert found["variations"][0]["set"]["phases"] == [{"lr": 1e-3}]
 
 
 def test_missing_and_broken_files_are_named(tmp_path):

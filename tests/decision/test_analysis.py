@@ -22,7 +22,9 @@ def test_class_table(case):
     decided = probs >= class_thresholds
     around = np.stack([class_thresholds - 0.1, class_thresholds + 0.2], axis=1)
     options = dict(around=around, draws=200)
-    table = analysis.class_table(labels, probs, decided, class_thresholds, ["a", "b", "c"], **options)
+    table = analysis.class_table(
+        labels, probs, decided, class_thresholds, ["a", "b", "c"], **options
+    )
     np.testing.assert_allclose(table["f1"], metrics.class_f1(labels, decided))
     assert (table["f1_low"] <= table["f1"] + 1e-9).all()
     assert (table["f1_high"] >= table["f1"] - 1e-9).all()

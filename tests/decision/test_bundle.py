@@ -1,10 +1,13 @@
 """A bundle opened elsewhere predicts what was exported, and refuses what is broken."""
 
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from hpa_jax.config import defaults as config
+from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, bundle, unlike
 from hpa_jax.decision.stack import inputs, stacking
@@ -86,6 +89,17 @@ def test_what_is_read_predicts_what_was_written(exported):
     assert row["labels"] == "; ".join(NAMES[c] for c in np.flatnonzero(labels[0]))
 
 
+def test_a_bundle_with_the_former_keys_is_read(exported, tmp_path):
+    made, folder = exported
+    shutil.copytree(folder, tmp_path / "old")
+    stored = artifacts.read_json(folder / "bundle.json")
+    stored |= {"cuts": stored.pop("thresholds"), "picture": stored.pop("training_images")}
+    artifacts.write_json(tmp_path / "old" / "bundle.json", stored)
+    again = bundle.read(tmp_path / "old")
+    np.testing.assert_array_equal(again.thresholds, made.thresholds)
+    assert again.training_images == made.training_images
+
+
 def test_the_stack_gets_its_columns_by_name(tmp_path):
     rng = np.random.default_rng(0)
     names = ["meta/green_mean", "tiny/p00", "tiny/p01", "tiny/p02"]
@@ -135,7 +149,9 @@ def test_broken_bundles_are_refused(exported, tmp_path):
     with pytest.raises(InputError, match="can't rank"):
         bundle.write(tmp_path / "x", ranks)
     with pytest.raises(InputError, match="stack"):
-        bundle.write(tmp_path / "x", bundle.Bundle(NAMES, made.members, made.thresholds, rule="stack"))
+        bundle.write(
+            tmp_path / "x", bundle.Bundle(NAMES, made.members, made.thresholds, rule="stack")
+        )
     weights = folder / "models" / "worst.safetensors"
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])

@@ -24,7 +24,9 @@ def test_equal_to_a_loop():
     fold = folds.multilabel(labels, 4, 3)
     for number in range(4):
         class_thresholds = thresholds.exact(labels[fold != number], scores[fold != number])
-        np.testing.assert_array_equal(found[fold == number], scores[fold == number] >= class_thresholds)
+        np.testing.assert_array_equal(
+            found[fold == number], scores[fold == number] >= class_thresholds
+        )
 
 
 def test_groups_are_passed_on_and_kept_whole():

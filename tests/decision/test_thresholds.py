@@ -21,7 +21,9 @@ def draw(seed=0, rows=300, shares=(0.4, 0.1, 0.03)):
 
 def best_of(labels, probs, class_thresholds):
     scores = []
-    for threshold in class_thresholds:  # f1_score itself takes a millisecond a call; the first threshold ties it to this
+    for threshold in (
+        class_thresholds
+    ):  # f1_score itself takes a millisecond a call; the first threshold ties it to this
         hit, said = np.sum(labels & (probs >= threshold)), np.sum(probs >= threshold)
         scores.append(2 * hit / max(said + labels.sum(), 1))
     assert scores[0] == f1_score(labels, probs >= class_thresholds[0], zero_division=0)
@@ -128,7 +130,9 @@ def test_a_held_out_part_without_positives_does_not_vote(search):
 
 def brute_match(p, share, class_thresholds, half):
     distance = [abs(np.mean(p >= threshold) - share) for threshold in class_thresholds]
-    near = [threshold for threshold, d in zip(class_thresholds, distance) if d <= min(distance) + 1e-12]
+    near = [
+        threshold for threshold, d in zip(class_thresholds, distance) if d <= min(distance) + 1e-12
+    ]
     return min(near, key=lambda threshold: abs(threshold - 0.5)) if half else near[0]
 
 
@@ -158,7 +162,9 @@ def test_shrinkage_goes_to_the_anchor_for_rare_classes_only():
     mixed = thresholds.shrunk(class_thresholds, labels, probs, strength=10)
     n = labels.sum(axis=0)
     np.testing.assert_allclose(mixed, (n * class_thresholds + 10 * anchor) / (n + 10))
-    np.testing.assert_allclose(thresholds.shrunk(class_thresholds, labels, probs, strength=0), class_thresholds)
+    np.testing.assert_allclose(
+        thresholds.shrunk(class_thresholds, labels, probs, strength=0), class_thresholds
+    )
     assert thresholds.shrunk(class_thresholds, labels, probs, 10, "proportions").shape == (2,)
 
 

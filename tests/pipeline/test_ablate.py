@@ -150,7 +150,7 @@ def get_config(arg=""):
     config.ablate.seeds = (0, 1)
     second = dict(config.models.tiny.items())
     # CONFIG shrinks the recipe's own two networks; the added one has to be as small by itself
-    second |= dict(width=0.25, stages=(base.stage(epochs=1),))
+    second |= dict(width=0.25, phases=(base.phase(epochs=1),))
     second |= dict(init_from="model:tiny", classes=config.classes[8:18])
     config.ablate.variations = (
         dict(name="plain", set={"models.*.views": "identity"}),

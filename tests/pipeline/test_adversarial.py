@@ -21,7 +21,7 @@ TRAIN, TEST, SIDE = 60, 40, 16
 
 
 def workdir_of(folder, planted, scheme="holdout"):
-    """Packed images and a split, without the stages; planted: test images are brighter."""
+    """Packed images and a split, without the phases; planted: test images are brighter."""
     root = folder / "data"
     ids = [f"t{i}" for i in range(TRAIN)] + [f"x{i}" for i in range(TEST)]
     for number, id in enumerate(ids):
@@ -58,7 +58,7 @@ def settings(variant, scheme="holdout"):
         image_size=SIDE,
         batch_size=16,
         dropout=0.0,
-        stages=(defaults.stage(epochs=4, lr=2e-2),),
+        phases=(defaults.phase(epochs=4, lr=2e-2),),
     )
     config.adversarial.update(variant=variant, model=model, folds=2)
     return config

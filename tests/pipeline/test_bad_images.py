@@ -100,7 +100,7 @@ def test_all_that_headers_do_not_show_is_named_at_once(root, tmp_path, capsys):
         assert id in message
 
 
-def test_what_is_left_out_is_in_no_later_stage(root, tmp_path):
+def test_what_is_left_out_is_in_no_later_phase(root, tmp_path):
     work = tmp_path / "work"
     prepare(root, work, "--config.data.on_bad_image=skip")
     assert sorted(pd.read_csv(work / "bad_duplicates.csv")["id"]) == ["t1", "t2", "x3"]

@@ -16,8 +16,8 @@ from hpa_jax.pipeline.context import Context
 
 def recipe():
     config = configs.default().unlock()
-    stages = (configs.stage(epochs=1), configs.stage(epochs=2))
-    config.models = {name: configs.model(stages=stages) for name in ("a", "b", "c")}
+    phases = (configs.phase(epochs=1), configs.phase(epochs=2))
+    config.models = {name: configs.model(phases=phases) for name in ("a", "b", "c")}
     config.models.c.init_from = "model:b"
     config.ensemble.weights = {"a": 1.0, "b": 2.0}
     return config
@@ -103,7 +103,7 @@ def test_nothing_to_collect_and_a_chosen_model_that_is_missing(tmp_path):
 
 
 @pytest.fixture
-def stages(monkeypatch, tmp_path):
+def phases(monkeypatch, tmp_path):
     """Two networks whose training is a line in a list; nothing is forecast."""
     done = []
 
@@ -120,17 +120,17 @@ def stages(monkeypatch, tmp_path):
     return done
 
 
-def test_one_network_does_not_wait_for_the_workdir(stages, tmp_path):
+def test_one_network_does_not_wait_for_the_workdir(phases, tmp_path):
     flags = {"workdir": str(tmp_path), "only": "a"}
     with FileLock(tmp_path / ".lock"), pytest.raises(InputError, match="another run is at work"):
         runner.run(recipe(), {**flags, "only": None}, ["train"])
-    assert stages == []
+    assert phases == []
     with FileLock(tmp_path / ".lock"):
         assert runner.run(recipe(), flags, ["train"]) == 0
-    assert stages == ["a"]
+    assert phases == ["a"]
 
 
-def test_a_network_that_another_run_trains_is_waited_for_and_that_is_said(stages, tmp_path, capsys):
+def test_a_network_that_another_run_trains_is_waited_for_and_that_is_said(phases, tmp_path, capsys):
     (tmp_path / "models" / "a").mkdir(parents=True)
     lock = FileLock(tmp_path / "models" / "a" / ".lock")
     lock.acquire()
@@ -138,10 +138,10 @@ def test_a_network_that_another_run_trains_is_waited_for_and_that_is_said(stages
     thread = threading.Thread(target=runner.run, args=(recipe(), flags, ["train"]))
     thread.start()
     thread.join(timeout=0.5)
-    waited = thread.is_alive() and stages == []
+    waited = thread.is_alive() and phases == []
     lock.release()
     thread.join(timeout=10)
-    assert waited and stages == ["a"]
+    assert waited and phases == ["a"]
     assert (
         f"waiting: another run is at work in {tmp_path / 'models' / 'a'}" in capsys.readouterr().out
     )

@@ -56,7 +56,10 @@ def test_every_method_is_scored_by_the_cuts_of_validation(context):
     ]
     class_thresholds = artifacts.read_json(context.path("thresholds.json"))["thresholds"]
     for name, probs in (("tiny_wide", both[1]), (scores.MEAN, np.mean(both, axis=0))):
-        own = np.array([np.inf if threshold is None else threshold for threshold in class_thresholds[name]], float)
+        own = np.array(
+            [np.inf if threshold is None else threshold for threshold in class_thresholds[name]],
+            float,
+        )
         argmax = context.config.submission.argmax
         expected = metrics.macro_f1(labels, thresholds.decide(probs, own, argmax=argmax))
         assert found["scores"][name]["macro_f1"] == pytest.approx(expected)

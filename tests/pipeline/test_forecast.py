@@ -20,8 +20,8 @@ from tests.data.layouts import competition
 def context(tmp_path, epochs=2, train=100, size=32):
     config = configs.default().unlock()
     config.data.synthetic.update(train=train, test=0, external=0, image_size=size)
-    stages = (configs.stage(epochs=epochs),)
-    tiny = configs.model(backbone="se_resnext_tiny", width=0.25, image_size=size, stages=stages)
+    phases = (configs.phase(epochs=epochs),)
+    tiny = configs.model(backbone="se_resnext_tiny", width=0.25, image_size=size, phases=phases)
     config.models = {"m": tiny}
     write_tables(tmp_path, train)
     return Context(config.lock(), tmp_path)

@@ -1,4 +1,4 @@
-"""The stages from images to records: what a changed image makes them do again."""
+"""The phases from images to records: what a changed image makes them do again."""
 
 import os
 
@@ -14,19 +14,19 @@ from hpa_jax.pipeline import prepare, runner
 from hpa_jax.pipeline.context import Context
 from tests.data.layouts import competition, picture, save
 
-STAGES = ["catalog", "duplicates", "records"]
+STEPS = ["catalog", "duplicates", "records"]
 
 
 @pytest.fixture(params=["decode", "header"])
 def work(request, tmp_path, capsys):
-    """Runs the stages over a folder of nine images; returns what they said."""
+    """Runs the phases over a folder of nine images; returns what they said."""
     root = competition(tmp_path / "data")
 
     def run() -> str:
         config = configs.default().unlock()
         config.data.update(source="kaggle", root=str(root), check=request.param)
         config.records.update(image_size=16, shard_images=2)
-        runner.run(config.lock(), {"workdir": str(tmp_path / "run")}, STAGES)
+        runner.run(config.lock(), {"workdir": str(tmp_path / "run")}, STEPS)
         return capsys.readouterr().out
 
     run.root, run.workdir, run.check = root, tmp_path / "run", request.param

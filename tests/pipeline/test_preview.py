@@ -27,13 +27,13 @@ def test_images_without_the_named_channels_are_refused():
         preview.grid(np.zeros((1, 8, 8, 3), np.uint8), "d4")
 
 
-def test_each_stage_with_its_own_augmentation_is_shown():
-    own = configs.stage(augment={"name": "oml", "warp": 0.1})
-    model = configs.model(augment="d4", stages=(configs.stage(), own, {"augment": "none"}))
+def test_each_phase_with_its_own_augmentation_is_shown():
+    own = configs.phase(augment={"name": "oml", "warp": 0.1})
+    model = configs.model(augment="d4", phases=(configs.phase(), own, {"augment": "none"}))
     found = preview.augmentations(model)
-    assert list(found) == ["", "_stage_1", "_stage_2"]
-    assert found[""] == "d4" and found["_stage_2"] == "none"
+    assert list(found) == ["", "_phase_1", "_phase_2"]
+    assert found[""] == "d4" and found["_phase_2"] == "none"
     images = np.full((1, 8, 8, 4), 90, np.uint8)
     assert not np.array_equal(
-        preview.grid(images, found["_stage_1"]), preview.grid(images, found[""])
+        preview.grid(images, found["_phase_1"]), preview.grid(images, found[""])
     )

@@ -44,8 +44,8 @@ def test_all_labelled_rows_are_fitted_and_none_else(tmp_path, folds):
     assert [np.flatnonzero(row).tolist() for row in rows.labels] == [[0], [1], [2]]
 
 
-def history(*stages):
-    return [(number, score) for number, scores in enumerate(stages) for score in scores]
+def history(*phases):
+    return [(number, score) for number, scores in enumerate(phases) for score in scores]
 
 
 LOSS = [history((0.9, 0.4, 0.5, 0.45, 0.3))]
@@ -63,7 +63,7 @@ LOSS = [history((0.9, 0.4, 0.5, 0.45, 0.3))]
     ],
 )
 def test_no_weights_are_chosen_on_rows_that_were_fitted(checkpoint, average, kept):
-    model = configs.model(checkpoint=checkpoint, stages=(configs.stage(epochs=5),))
+    model = configs.model(checkpoint=checkpoint, phases=(configs.phase(epochs=5),))
     model.average.kind = average
     new = refit.without_choice(model, LOSS)
     assert new.checkpoint == kept
@@ -71,29 +71,29 @@ def test_no_weights_are_chosen_on_rows_that_were_fitted(checkpoint, average, kep
     validation.validate(context(Path("unused"), models={"m": new}).config)
 
 
-def test_a_stage_goes_back_to_the_epoch_that_the_holdout_found():
-    stages = (configs.stage(epochs=3), configs.stage(epochs=2, start_from="best"))
-    model = configs.model(checkpoint="last", stages=stages)
+def test_a_phase_goes_back_to_the_epoch_that_the_holdout_found():
+    phases = (configs.phase(epochs=3), configs.phase(epochs=2, start_from="best"))
+    model = configs.model(checkpoint="last", phases=phases)
     scores = [history((0.9, 0.4, 0.5), (0.45, 0.3))]
     new = refit.without_choice(model, scores)
-    assert new.stages[1].start_from == "epoch:2" and new.keep_epochs == (2,)
+    assert new.phases[1].start_from == "epoch:2" and new.keep_epochs == (2,)
     of_f1 = refit.without_choice(model, scores, "macro_f1")
-    assert of_f1.stages[1].start_from == "epoch:1"
-    assert model.stages[1].start_from == "best"
+    assert of_f1.phases[1].start_from == "epoch:1"
+    assert model.phases[1].start_from == "best"
 
 
-def test_of_folds_the_median_epoch_counts_and_stages_are_as_long_as_they_were():
-    stages = (configs.stage(epochs=9), configs.stage(epochs=4))
-    model = configs.model(checkpoint="best", stages=stages)
+def test_of_folds_the_median_epoch_counts_and_phases_are_as_long_as_they_were():
+    phases = (configs.phase(epochs=9), configs.phase(epochs=4))
+    model = configs.model(checkpoint="best", phases=phases)
     scores = [
         history((0.5, 0.2, 0.9), (0.9,)),
         history((0.9, 0.9, 0.9, 0.1, 0.9), (0.9, 0.9)),
-        history((0.9,) * 6, (0.9, 0.1, 0.9)),  # 5 + 2, as stage 0 has 5 now
+        history((0.9,) * 6, (0.9, 0.1, 0.9)),  # 5 + 2, as phase 0 has 5 now
     ]
     new = refit.without_choice(model, scores, early=True)
-    assert [stage.epochs for stage in new.stages] == [5, 2] and new.checkpoint == "epoch:4"
+    assert [phase.epochs for phase in new.phases] == [5, 2] and new.checkpoint == "epoch:4"
     last = refit.without_choice(model, scores[2:], early=True)
-    assert [stage.epochs for stage in last.stages] == [6, 3] and last.checkpoint == "epoch:8"
+    assert [phase.epochs for phase in last.phases] == [6, 3] and last.checkpoint == "epoch:8"
 
 
 def test_the_history_is_read_and_asked_for(tmp_path):
@@ -108,7 +108,7 @@ def test_the_history_is_read_and_asked_for(tmp_path):
 
 
 def write_history(tmp_path):
-    rows = [dict(step=4 * epoch, epoch=epoch, split=split, stage=0, loss=loss)
+    rows = [dict(step=4 * epoch, epoch=epoch, split=split, phase=0, loss=loss)
             for epoch, loss in ((1, 0.5), (2, 0.4)) for split in ("train", "valid")]  # fmt: skip
     rows.append(dict(step=9, epoch=2, split="valid", weights="last", loss=0.1))
     log = tmp_path / "models" / "m" / "metrics.jsonl"

@@ -19,7 +19,7 @@ from hpa_jax.pipeline import checks, predict, runner, tables
 from hpa_jax.training import loop
 from tests.data.layouts import competition, picture, save
 
-STAGES = ["catalog", "duplicates", "split", "records", "train", "predict", "features"]
+STEPS = ["catalog", "duplicates", "split", "records", "train", "predict", "features"]
 ALL = {
     *("catalog", "duplicates", "leak-table", "split", "records"),
     *("train-one", "predict-one", "train-two", "predict-two", "features"),
@@ -47,7 +47,7 @@ class Runner:
             node[leaf] = value
         out = io.StringIO()
         with contextlib.redirect_stdout(out):
-            runner.run(config.lock(), {"workdir": str(self.workdir), **self.flags}, STAGES)
+            runner.run(config.lock(), {"workdir": str(self.workdir), **self.flags}, STEPS)
         self.said = out.getvalue()
         return {line[1:].split("]")[0] for line in self.said.splitlines() if " reads " in line}
 
@@ -160,9 +160,9 @@ def test_a_new_test_image_trains_nothing(run):
 
 
 def test_another_rate_trains_one_network(run):
-    stage = configs.stage(lr=0.1)
-    assert run(models__one__stages=(stage,)) == {"train-one", "predict-one"}
-    assert "models.one.stages[0].lr: 0.001 -> 0.1" in run.said
+    phase = configs.phase(lr=0.1)
+    assert run(models__one__phases=(phase,)) == {"train-one", "predict-one"}
+    assert "models.one.phases[0].lr: 0.001 -> 0.1" in run.said
     assert run() == set() and "[train-one] brought back" in run.said
     assert "[predict-one] brought back" in run.said
 
@@ -179,7 +179,7 @@ def test_other_shards_train_nothing(run):
 
 
 def test_an_option_that_the_program_gets_trains_nothing(run, monkeypatch):
-    """As after an upgrade of hpa_jax: a new option of models, stages, training and the split."""
+    """As after an upgrade of hpa_jax: a new option of models, phases, training and the split."""
     with_differences, default = configs._with, configs.default
 
     def of_tomorrow():
@@ -194,7 +194,7 @@ def test_an_option_that_the_program_gets_trains_nothing(run, monkeypatch):
         lambda known, own, what: with_differences({**known, "new": option(1, "new")}, own, what),
     )
     monkeypatch.setattr(configs, "default", of_tomorrow)
-    assert configs.model().new == configs.stage().new == configs.default().split.brand_new == 1
+    assert configs.model().new == configs.phase().new == configs.default().split.brand_new == 1
     assert run() == set()
     assert run(models__one__new=2) == {"train-one", "predict-one"}
 

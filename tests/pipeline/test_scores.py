@@ -1,4 +1,4 @@
-"""Scores that several networks or several images share: folds of a model, duplicates of the test."""
+"""Scores that several networks or several images share: folds of a model, test duplicates."""
 
 import json
 

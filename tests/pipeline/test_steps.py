@@ -16,7 +16,7 @@ def context(done):
     stored = json.loads((done[0] / "run.json").read_text())["config"]
     config = configs.default().unlock()
     for name, model in stored["models"].items():
-        config.models[name] = configs.model(**{k: v for k, v in model.items() if k != "stages"})
+        config.models[name] = configs.model(**{k: v for k, v in model.items() if k != "phases"})
     config.retrieval.mode, config.refit = "boost", True
     for model in config.models.values():
         model.checkpoint = "last"  # else refit reads what the first training chose

@@ -228,10 +228,10 @@ def test_how_weights_were_chosen_is_said(checkpoint, average, said):
 
 def test_a_choice_in_the_middle_of_training_is_said():
     config, last = configs.default().unlock(), {"checkpoint": "last"}
-    stages = (configs.stage(), configs.stage(start_from="best"))
+    phases = (configs.phase(), configs.phase(start_from="best"))
     config.models = {
         "a": configs.model(),
-        "b": configs.model(stages=stages, **last),
+        "b": configs.model(phases=phases, **last),
         "c": configs.model(init_from="model:a", **last),
         "d": configs.model(init_from="model:e", **last),
         "e": configs.model(),
@@ -241,7 +241,7 @@ def test_a_choice_in_the_middle_of_training_is_said():
     assert "the weights of b and c and d are the last ones" in text
     assert "a phase of b began at the epoch of the best loss on these rows" in text
     assert "c began with weights of a that were chosen on these rows" in text
-    assert "d began" not in text and "stage of c" not in text
+    assert "d began" not in text and "phase of c" not in text
 
 
 def test_sizes_are_of_the_catalog_and_of_the_files(tmp_path):

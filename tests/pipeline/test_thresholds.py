@@ -1,4 +1,4 @@
-"""Thresholds of a method by its own rule: on resampled rows, and the choice of a method itself nested."""
+"""Thresholds of a method by its own rule: on resampled rows, and a nested choice of method."""
 
 import json
 from types import SimpleNamespace

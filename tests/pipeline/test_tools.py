@@ -1,4 +1,4 @@
-"""Verbs beside the stages, each on the small run's workdir: they write what they say."""
+"""Verbs beside the phases, each on the small run's workdir: they write what they say."""
 
 import json
 
@@ -59,7 +59,7 @@ def test_lr_find_sweeps_and_leaves_the_model_alone(verb, done):
         file: file.stat().st_mtime_ns
         for file in (done[0] / "models" / "tiny" / "checkpoints").rglob("*")
     }
-    flags = ("--low=1e-6", "--high=1", "--stage=0", "--checkpoint=best")
+    flags = ("--low=1e-6", "--high=1", "--phase=0", "--checkpoint=best")
     workdir, out = verb("lr_find", "--only=tiny", "--iterations=10", *flags)
     found = json.loads((workdir / "models" / "tiny" / "lr_find.json").read_text())
     assert found["lr"][0] == pytest.approx(1e-6)

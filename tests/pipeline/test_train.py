@@ -111,11 +111,11 @@ def context_of(folder, **models):
     ("change", "message"),
     [
         (
-            dict(stages=(configs.stage(), configs.stage(lr=0.0))),
-            r"stages\[1\]: lr: .* not 0",
+            dict(phases=(configs.phase(), configs.phase(lr=0.0))),
+            r"phases\[1\]: lr: .* not 0",
         ),
-        (dict(stages=(configs.stage(freeze="stem"),)), r"stages\[0\]: .*unknown group 'stem'"),
-        (dict(stages=(configs.stage(freeze=9),)), "9 of . depth groups"),
+        (dict(phases=(configs.phase(freeze="stem"),)), r"phases\[0\]: .*unknown group 'stem'"),
+        (dict(phases=(configs.phase(freeze=9),)), "9 of . depth groups"),
         (dict(batch_size=6, accumulate=4), "batch_size=6: not divisible"),
         (dict(loss=dict(focl=1.0)), "did you mean 'focal'"),
         (dict(loss=dict(bce=dict(positive_weight=(1.0, 2.0)))), "2 numbers for 28 classes"),
@@ -137,8 +137,8 @@ def test_the_plan_of_metric_learning_is_checked_too(tmp_path):
     context.config.retrieval.mode = "boost"
     context.config.retrieval.model = configs.embedding_model(**TINY)
     checks.check_plans(context)
-    context.config.retrieval.model.stages = (configs.stage(lr=-1.0),)
-    with pytest.raises(InputError, match=r"config\.retrieval\.model: stages\[0\]: lr:"):
+    context.config.retrieval.model.phases = (configs.phase(lr=-1.0),)
+    with pytest.raises(InputError, match=r"config\.retrieval\.model: phases\[0\]: lr:"):
         checks.check_plans(context)
 
 

@@ -69,10 +69,10 @@ def test_planned_rates_of_every_model_and_phase_are_shown():
     from hpa_jax.training.phases import learning_rates
 
     plans = {
-        "one": learning_rates(configs.model(stages=(configs.stage(epochs=2),)), 100),
+        "one": learning_rates(configs.model(phases=(configs.phase(epochs=2),)), 100),
         "two": learning_rates(
             configs.model(
-                stages=(configs.stage(freeze="backbone"), configs.stage(epochs=3, lr_decay=16.0))
+                phases=(configs.phase(freeze="backbone"), configs.phase(epochs=3, lr_decay=16.0))
             ),
             100,
         ),

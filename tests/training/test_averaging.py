@@ -17,7 +17,7 @@ from hpa_jax.training import averaging, checkpoint, distributed, logs, network
 from hpa_jax.training.augment import warp
 from tests.training import tiny
 
-stage = configs.stage
+phase = configs.phase
 
 
 def weights_at(folder, which):
@@ -30,7 +30,7 @@ def weights_at(folder, which):
 @pytest.mark.parametrize("kind", ["last", "chosen", "swa", "ema"])
 def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
     config = tiny.model(
-        stages=(stage(epochs=3, lr=1e-2, schedule="constant"),),
+        phases=(phase(epochs=3, lr=1e-2, schedule="constant"),),
         average=dict(kind=kind, count=2, epochs=(2, 3), decay=0.5),
     )
     tiny.train(tmp_path, config, keep=9 if kind != "chosen" else 1)
@@ -62,7 +62,7 @@ def test_averages_are_means_with_reestimated_norms(tmp_path, kind):
 
 def test_norms_are_reestimated_at_the_size_that_the_network_sees(tmp_path):
     config = tiny.model(
-        stages=(stage(epochs=2, lr=1e-2, schedule="constant"),),
+        phases=(phase(epochs=2, lr=1e-2, schedule="constant"),),
         average=dict(kind="last", count=2),
         augment=dict(name="d4", output_size=20),
     )
@@ -79,7 +79,7 @@ def test_norms_are_reestimated_at_the_size_that_the_network_sees(tmp_path):
 
 def test_swa_of_a_training_that_ends_early_is_of_its_last_epochs(tmp_path):
     config = tiny.model(
-        stages=(stage(epochs=30, lr=1e-4, schedule="constant"),),
+        phases=(phase(epochs=30, lr=1e-4, schedule="constant"),),
         average=dict(kind="swa", count=2),
     )
     tiny.train(tmp_path, config, patience=3, monitor="macro_f1", keep=1)
@@ -97,7 +97,7 @@ def test_swa_of_a_training_that_ends_early_is_of_its_last_epochs(tmp_path):
 def test_statistics_are_those_of_every_image_once(tmp_path, count):
     """70 images in batches of 16, the last of 6; 11 fill no batch."""
     config = tiny.model(
-        stages=(stage(epochs=1, lr=1e-2),), average=dict(kind="ema", decay=0.5), augment="none"
+        phases=(phase(epochs=1, lr=1e-2),), average=dict(kind="ema", decay=0.5), augment="none"
     )
     tiny.train(tmp_path, config, held=96 - count)
     with tiny.in_place():
@@ -111,8 +111,8 @@ def test_statistics_are_those_of_every_image_once(tmp_path, count):
 
 
 def test_norms_that_stand_still_keep_their_statistics(tmp_path):
-    plan = (stage(epochs=1, lr=1e-2), stage(epochs=1, lr=1e-2, freeze=1, freeze_bn=True))
-    tiny.train(tmp_path, tiny.model(stages=plan, average=dict(kind="last", count=1)))
+    plan = (phase(epochs=1, lr=1e-2), phase(epochs=1, lr=1e-2, freeze=1, freeze_bn=True))
+    tiny.train(tmp_path, tiny.model(phases=plan, average=dict(kind="last", count=1)))
     before, after = weights_at(tmp_path, "last")[1], weights_at(tmp_path, "average")[1]
     for name, x in after.items():
         assert np.array_equal(x, before[name]) == name.startswith("bn1."), name
@@ -147,7 +147,7 @@ def test_the_auxiliary_heads_norms_are_estimated_too():
 
 def test_statistics_that_are_not_finite_are_no_network(tmp_path):
     nothing = mock.patch.object(averaging, "_of_batch", lambda old, zero, one: old * jnp.nan)
-    config = tiny.model(stages=(stage(),), average=dict(kind="last", count=1))
+    config = tiny.model(phases=(phase(),), average=dict(kind="last", count=1))
     with nothing, pytest.raises(FloatingPointError, match="not finite"):
         tiny.train(tmp_path, config)
     assert checkpoint.find(tmp_path / "checkpoints", "final") == 4
@@ -162,7 +162,7 @@ def test_a_batch_with_padding_is_cut_to_its_real_rows():
 
 
 def test_told_to_stop_while_averaging_leaves_and_ends_the_same(tmp_path):
-    config = tiny.model(stages=(stage(epochs=2, lr=1e-2),), average=dict(kind="swa", count=2))
+    config = tiny.model(phases=(phase(epochs=2, lr=1e-2),), average=dict(kind="swa", count=2))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     tiny.train(whole, config)
     real_rows = averaging.real_rows

@@ -31,7 +31,7 @@ def config(folder):
     return tiny.model(
         backbone="resnet18", width=1 / 16, depth=(1, 1, 1, 1), image_size=32,
         init_from=str(folder), extra_channels="copy_red", augment="none",
-        stages=({"epochs": 1, "lr": 1e-9},),
+        phases=({"epochs": 1, "lr": 1e-9},),
     )  # fmt: skip
 
 
@@ -77,12 +77,12 @@ def test_training_tells_what_it_took_and_writes_it_down(folder, tmp_path, monkey
     assert set(written["unused"]) == {"head.fc.kernel", "head.fc.bias"}
 
 
-@pytest.mark.parametrize("which", ["stage:0", "last", "best", "final"])
+@pytest.mark.parametrize("which", ["phase:0", "last", "best", "final"])
 def test_a_network_begins_from_the_weights_that_the_other_predicts_with(which, tmp_path):
     plan = ({"epochs": 1, "lr": 1e-2}, {"epochs": 1, "lr": 1e-2}, {"epochs": 1, "lr": 3e-1})
-    tiny.train(tmp_path, tiny.model(stages=plan, checkpoint=which))
+    tiny.train(tmp_path, tiny.model(phases=plan, checkpoint=which))
     folder = tmp_path / "checkpoints"
-    steps = [checkpoint.find(folder, name) for name in ("stage:0", "best", "last")]
+    steps = [checkpoint.find(folder, name) for name in ("phase:0", "best", "last")]
     assert len(set(steps)) == 3  # else the test could not tell them apart
     with tiny.in_place():
         setup = setups.build(

@@ -66,7 +66,7 @@ def test_kill_nine_at_several_moments_changes_no_bit(tmp_path):
     whole = tmp_path / "whole"
     finish(start(whole, cache=cache))
     folder = tmp_path / "killed"
-    # after each step a save; killed in the middle of epochs, while saving, and between stages
+    # after each step a save; killed in the middle of epochs, while saving, and between phases
     options = dict(cache=cache, pause=0.15, minutes=0.0)
     for steps in (2, 5, 7, 10):
         process = start(folder, **options)

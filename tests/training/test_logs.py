@@ -12,7 +12,7 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.training import logs, loop
 from tests.training import tiny
 
-stage = configs.stage
+phase = configs.phase
 
 
 def test_metrics_are_cut_back_and_half_lines_dropped(tmp_path):
@@ -77,7 +77,7 @@ def test_profile_traces_five_steps_or_all(tmp_path, steps, traced):
 
 def test_profile_ends_with_a_training_that_fails(tmp_path):
     """A trace that goes on would make the next training of the process fail."""
-    short = tiny.model(stages=(stage(epochs=1, lr=1e-2),))
+    short = tiny.model(phases=(phase(epochs=1, lr=1e-2),))
     with (
         pytest.raises(RuntimeError, match="disk"),
         mock.patch.object(loop._Run, "save_or_leave", side_effect=RuntimeError("disk")),

@@ -23,14 +23,14 @@ from hpa_jax.training import (
 )
 from tests.training import tiny
 
-stage = configs.stage
+phase = configs.phase
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """(folder, config) of three epochs, every checkpoint kept."""
     folder = tmp_path_factory.mktemp("trained")
-    config = tiny.model(stages=(stage(epochs=3, lr=1e-2),))
+    config = tiny.model(phases=(phase(epochs=3, lr=1e-2),))
     tiny.train(folder, config, keep=9, tensorboard=True)
     return folder, config
 
@@ -71,10 +71,17 @@ def test_model_opens_without_its_config(trained):
     with tiny.in_place():
         model, found, names = checkpoint.load(folder)
     assert names == tiny.CLASSES
-    assert found.channels == config.channels and found.stages[0]["lr"] == 1e-2
+    assert found.channels == config.channels and found.phases[0]["lr"] == 1e-2
     logits = model(np.zeros((2, 8, 8, 4), np.float32))
     assert logits.shape == (2, 5)
     np.testing.assert_array_equal(logits[0], logits[1])  # evaluation mode: no dropout
+
+
+def test_a_checkpoint_with_the_former_names_of_options_is_opened():
+    stored = {"stages": [{"epochs": 2, "lr_noise_every": "stage"}], "checkpoint": "stage:0"}
+    found = checkpoint.config_of({"model": stored})
+    assert found.checkpoint == "phase:0"
+    assert found.phases == (configs.phase(epochs=2, lr_noise_every="phase"),)
 
 
 def test_best_and_last_and_steps(trained):
@@ -136,15 +143,15 @@ def test_a_full_disk_is_one_line_with_folder_and_step(tmp_path, monkeypatch, met
     with pytest.raises(
         InputError, match=r"checkpoints/[04]: not saved, the disk is full"
     ) as caught:
-        tiny.train(tmp_path, tiny.model(stages=(stage(epochs=1, lr=1e-2),)), keep=1)
+        tiny.train(tmp_path, tiny.model(phases=(phase(epochs=1, lr=1e-2),)), keep=1)
     assert "\n" not in str(caught.value)
 
 
 def test_another_training_in_the_folder_is_refused(trained, tmp_path):
     folder, config = trained
     for other, key in (
-        (tiny.model(stages=config.stages, batch_size=8), "batch_size: 16 -> 8"),
-        (tiny.model(stages=(stage(epochs=4, lr=1e-2),)), "other stages"),
+        (tiny.model(phases=config.phases, batch_size=8), "batch_size: 16 -> 8"),
+        (tiny.model(phases=(phase(epochs=4, lr=1e-2),)), "other phases"),
     ):
         with pytest.raises(InputError, match=key):
             tiny.train(folder, other)
@@ -152,7 +159,7 @@ def test_another_training_in_the_folder_is_refused(trained, tmp_path):
         tiny.train(folder, config, records=tiny.Records(seed=5))
     with pytest.raises(InputError, match="other seeds"):
         tiny.train(folder, config, seed=1)
-    only_views = tiny.model(stages=config.stages, views="none")
+    only_views = tiny.model(phases=config.phases, views="none")
     tiny.train(folder, only_views, keep=9)  # inference's options are free
 
 
@@ -171,12 +178,12 @@ def test_restoring_another_architecture_is_refused(trained):
 def test_phases_freeze_change_and_go_back(tmp_path, capsys):
     """Head alone with still norms; all at layered rates; again from phase 0 with other settings."""
     plan = (
-        stage(epochs=1, lr=1e-2, freeze="backbone", freeze_bn=True, schedule="constant"),
-        stage(epochs=1, lr=1e-2, lr_decay=16.0, dropout=0.2, augment="none", lr_noise=0.01),
-        stage(epochs=1, lr=5e-3, start_from="0", loss={"bce": 1.0}, batch_size=32,
+        phase(epochs=1, lr=1e-2, freeze="backbone", freeze_bn=True, schedule="constant"),
+        phase(epochs=1, lr=1e-2, lr_decay=16.0, dropout=0.2, augment="none", lr_noise=0.01),
+        phase(epochs=1, lr=5e-3, start_from="0", loss={"bce": 1.0}, batch_size=32,
               lr_decay=(0.1, 0.5, 1.0), schedule="cyclic_cosine"),
     )  # fmt: skip
-    config = tiny.model(stages=plan)
+    config = tiny.model(phases=plan)
     tiny.train(tmp_path, config, keep=9)
     rows = [r for r in logs.read(tmp_path / "metrics.jsonl") if r["split"] == "train"]
     assert [row["step"] for row in rows] == [4, 8, 10]
@@ -211,8 +218,8 @@ def _seed(seed, model_seed):
 
 
 def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
-    cyclic = stage(epochs=4, cycles=2, schedule="cyclic_cosine", lr=1e-2)
-    tiny.train(tmp_path, tiny.model(stages=(cyclic, stage(epochs=1))), keep=1)
+    cyclic = phase(epochs=4, cycles=2, schedule="cyclic_cosine", lr=1e-2)
+    tiny.train(tmp_path, tiny.model(phases=(cyclic, phase(epochs=1))), keep=1)
     metas = {int(p.name): checkpoint.read_meta(p.parent, int(p.name))
              for p in (tmp_path / "checkpoints").iterdir()}  # fmt: skip
     best = checkpoint.best_step(metas, "loss")
@@ -221,21 +228,21 @@ def test_snapshots_of_cycles_and_the_newest_are_kept(tmp_path):
 
 
 def test_named_epochs_are_kept_found_and_gone_back_to(tmp_path, capsys):
-    plan = (stage(epochs=3, lr=1e-2), stage(epochs=2, lr=1e-2, start_from="epoch:2"))
-    config = tiny.model(stages=plan, keep_epochs=(2, 4), checkpoint="epoch:4")
+    plan = (phase(epochs=3, lr=1e-2), phase(epochs=2, lr=1e-2, start_from="epoch:2"))
+    config = tiny.model(phases=plan, keep_epochs=(2, 4), checkpoint="epoch:4")
     tiny.train(tmp_path, config, keep=1)
     folder = tmp_path / "checkpoints"
     found = [checkpoint.find(folder, f"epoch:{epoch}") for epoch in (2, 4)]
     assert found == [8, 16] and checkpoint.find(folder, "final") == 16
-    assert [checkpoint.find(folder, f"stage:{number}") for number in (0, 1)] == [12, 20]
+    assert [checkpoint.find(folder, f"phase:{number}") for number in (0, 1)] == [12, 20]
     assert checkpoint.snapshots(tmp_path) == [12, 20]  # a named epoch is no end of a cycle
     assert "phase 2 starts from the weights of step 8" in capsys.readouterr().out
-    with pytest.raises(InputError, match="no checkpoint 'stage:2'"):
-        checkpoint.find(folder, "stage:2")
+    with pytest.raises(InputError, match="no checkpoint 'phase:2'"):
+        checkpoint.find(folder, "phase:2")
 
 
 def test_a_non_finite_loss_stops_with_the_batchs_ids(tmp_path):
-    config = tiny.model(stages=(stage(epochs=2, lr=1e30, schedule="constant"),))
+    config = tiny.model(phases=(phase(epochs=2, lr=1e30, schedule="constant"),))
     with pytest.raises(FloatingPointError, match="step"):
         tiny.train(tmp_path, config)
     told = json.loads((tmp_path / "nonfinite.json").read_text())
@@ -249,7 +256,7 @@ def test_a_non_finite_loss_stops_with_the_batchs_ids(tmp_path):
 
 
 def test_skipped_steps_are_counted(tmp_path):
-    config = tiny.model(stages=(stage(epochs=1, lr=1e30, schedule="constant"),))
+    config = tiny.model(phases=(phase(epochs=1, lr=1e30, schedule="constant"),))
     tiny.train(tmp_path, config, on_nonfinite="skip")
     row = logs.read(tmp_path / "metrics.jsonl")[0]
     assert row["skipped"] >= 1 and row["loss"] > 0
@@ -266,7 +273,7 @@ def test_an_epoch_without_a_finite_step_has_no_loss(tmp_path):
 
 
 def test_no_state_is_saved_from_a_non_finite_step_on(tmp_path):
-    config = tiny.model(stages=(stage(epochs=9, lr=1e30, schedule="constant"),))
+    config = tiny.model(phases=(phase(epochs=9, lr=1e30, schedule="constant"),))
     with pytest.raises(FloatingPointError, match="step"):
         tiny.train(tmp_path, config, checkpoint_minutes=0.0, keep=99)
     bad = json.loads((tmp_path / "nonfinite.json").read_text())["step"]
@@ -284,7 +291,7 @@ def test_several_hosts_check_for_non_finite_steps_after_the_same_steps(hosts, st
 
 def test_nothing_compiles_twice(tmp_path, capsys):
     """Phases that differ in rates alone share the compiled step; the loop adds no compilation."""
-    config = tiny.model(stages=(stage(epochs=2, lr=1e-2), stage(epochs=2, lr=1e-3, lr_decay=4.0)))
+    config = tiny.model(phases=(phase(epochs=2, lr=1e-2), phase(epochs=2, lr=1e-3, lr_decay=4.0)))
     tiny.train(tmp_path, config)
     compiled = re.findall(r"(\w+) step.* compiled in", capsys.readouterr().out)
     assert compiled == ["training", "evaluation"]
@@ -293,19 +300,19 @@ def test_nothing_compiles_twice(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("change", "settings", "message"),
     [
-        (dict(stages=()), {}, "stages is empty"),
-        (dict(stages=(stage(), stage(lr=0.0))), {}, r"stages\[1\]: lr: must be > 0, not 0"),
-        (dict(stages=(stage(epochs=0),)), {}, r"stages\[0\]: epochs: .* not 0"),
-        (dict(stages=(stage(freeze="stem"),)), {}, "unknown group 'stem'"),
-        (dict(stages=(stage(freeze=3),)), {}, "3 of 3 depth groups"),
-        (dict(stages=(stage(lr_decay=(1.0, 1.0)),)), {}, "3 factors"),
-        (dict(stages=(stage(start_from="0"),)), {}, "start_from='0'"),
-        (dict(stages=(stage(), stage(start_from="epoch:2")), keep_epochs=(2,)), {}, "epoch:2"),
-        (dict(stages=(stage(), stage(start_from="epoch:1"))), {}, "in keep_epochs"),
-        (dict(stages=(stage(dropout=(0.1, 0.2)),)), {}, "1 dropout layer"),
-        (dict(stages=(stage(epochs=3, cycles=2),)), {}, "cycles=2"),
-        (dict(stages=(stage(loss={"focl": 1.0}),)), {}, r"stages\[0\]: loss: unknown"),
-        (dict(stages=(stage(augment="d5"),)), {}, "d5"),
+        (dict(phases=()), {}, "phases is empty"),
+        (dict(phases=(phase(), phase(lr=0.0))), {}, r"phases\[1\]: lr: must be > 0, not 0"),
+        (dict(phases=(phase(epochs=0),)), {}, r"phases\[0\]: epochs: .* not 0"),
+        (dict(phases=(phase(freeze="stem"),)), {}, "unknown group 'stem'"),
+        (dict(phases=(phase(freeze=3),)), {}, "3 of 3 depth groups"),
+        (dict(phases=(phase(lr_decay=(1.0, 1.0)),)), {}, "3 factors"),
+        (dict(phases=(phase(start_from="0"),)), {}, "start_from='0'"),
+        (dict(phases=(phase(), phase(start_from="epoch:2")), keep_epochs=(2,)), {}, "epoch:2"),
+        (dict(phases=(phase(), phase(start_from="epoch:1"))), {}, "in keep_epochs"),
+        (dict(phases=(phase(dropout=(0.1, 0.2)),)), {}, "1 dropout layer"),
+        (dict(phases=(phase(epochs=3, cycles=2),)), {}, "cycles=2"),
+        (dict(phases=(phase(loss={"focl": 1.0}),)), {}, r"phases\[0\]: loss: unknown"),
+        (dict(phases=(phase(augment="d5"),)), {}, "d5"),
         (dict(batch_size=16, accumulate=3), {}, "batch_size=16: not divisible by accumulate=3"),
         (dict(sampling="rar"), {}, "did you mean 'rare'"),
         (dict(average=dict(kind="sma")), {}, "did you mean 'swa'"),
@@ -327,9 +334,9 @@ def test_a_batch_that_the_devices_cannot_share_is_refused_before_the_first_step(
     three = types.SimpleNamespace(mesh=types.SimpleNamespace(size=3))
     with (
         mock.patch.object(distributed, "layout", lambda: three),
-        pytest.raises(InputError, match=r"stages\[1\]: batch_size=16: .* on 3 devices"),
+        pytest.raises(InputError, match=r"phases\[1\]: batch_size=16: .* on 3 devices"),
     ):
-        tiny.train(tmp_path, tiny.model(stages=(stage(batch_size=12), stage())))
+        tiny.train(tmp_path, tiny.model(phases=(phase(batch_size=12), phase())))
     assert not (tmp_path / "metrics.jsonl").exists()
 
 

@@ -49,7 +49,7 @@ def test_training_can_start_from_another_training(tmp_path):
     tiny.train(tmp_path / "first", tiny.model())
     again = tiny.model(
         init_from=str(tmp_path / "first"),
-        stages=({"epochs": 1, "lr": 1e-9, "freeze": "backbone", "freeze_bn": True},),
+        phases=({"epochs": 1, "lr": 1e-9, "freeze": "backbone", "freeze_bn": True},),
     )
     tiny.train(tmp_path / "second", again)
     from hpa_jax.training import checkpoint

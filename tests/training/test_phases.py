@@ -14,9 +14,9 @@ from hpa_jax.training import checkpoint, logs, network, phases, preemption, vali
 from hpa_jax.training.phases import Phase
 from tests.training import tiny
 
-stage = configs.stage
+phase = configs.phase
 OF_STEPS = dict(start=10, end=50, epoch_ends=(20, 30, 40, 50))
-STILL = stage(epochs=30, lr=1e-12, schedule="constant")
+STILL = phase(epochs=30, lr=1e-12, schedule="constant")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def rows_of(folder):
 
 
 def test_early_stopping_ends_and_stays_ended(tmp_path):
-    config = tiny.model(stages=(STILL,), head="no_norm")
+    config = tiny.model(phases=(STILL,), head="no_norm")
     tiny.train(tmp_path, config, patience=2, monitor="macro_f1")
     rows = logs.read(tmp_path / "metrics.jsonl")
     assert rows[-1]["epoch"] == 3
@@ -72,14 +72,14 @@ def test_early_stopping_ends_and_stays_ended(tmp_path):
 
 
 def test_later_phases_go_on_after_one_that_ended_early(tmp_path, capsys):
-    plan = (STILL, stage(epochs=1, lr=1e-2), stage(epochs=1, lr=1e-2, start_from="0"))
-    config = tiny.model(stages=plan, head="no_norm")
+    plan = (STILL, phase(epochs=1, lr=1e-2), phase(epochs=1, lr=1e-2, start_from="0"))
+    config = tiny.model(phases=plan, head="no_norm")
     how = dict(patience=2, monitor="macro_f1", keep=1)
     tiny.train(tmp_path / "whole", config, **how)
     rows = rows_of(tmp_path / "whole")
     train = [row for row in rows if row["split"] == "train"]
     # the plan's numbers: phase 2 begins at step 120, after 30 epochs, of which 3 ran
-    assert [(r["stage"], r["epoch"], r["step"]) for r in train] == [
+    assert [(r["phase"], r["epoch"], r["step"]) for r in train] == [
         (0, 1, 4), (0, 2, 8), (0, 3, 12), (1, 31, 124), (2, 32, 128)
     ]  # fmt: skip
     said = capsys.readouterr().out
@@ -94,7 +94,7 @@ def test_later_phases_go_on_after_one_that_ended_early(tmp_path, capsys):
 
 
 def test_told_to_stop_while_validating_leaves_and_ends_the_same(tmp_path, capsys):
-    config = tiny.model(stages=(stage(epochs=3, lr=1e-2),))
+    config = tiny.model(phases=(phase(epochs=3, lr=1e-2),))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     tiny.train(whole, config)
     evaluate, calls = validation.evaluate, []
@@ -123,7 +123,7 @@ def test_told_to_stop_while_validating_leaves_and_ends_the_same(tmp_path, capsys
 
 def test_planned_curves_span_all_phases():
     config = tiny.model(
-        stages=(stage(epochs=1, lr=1e-2), {"epochs": 2, "lr": 1e-3, "schedule": "constant"})
+        phases=(phase(epochs=1, lr=1e-2), {"epochs": 2, "lr": 1e-3, "schedule": "constant"})
     )
     found = phases.learning_rates(config, 64)
     assert found["epoch"][0] == 0 and found["epoch"][-1] == pytest.approx(2.75)
@@ -131,10 +131,10 @@ def test_planned_curves_span_all_phases():
     assert found["beta1"][0] == 0.95 and found["beta1"][-1] == 0.9
     assert found["borders"].tolist() == [1.0]
     layered = (
-        stage(lr=1e-2, freeze="backbone"),
-        stage(lr=1e-2, lr_decay=16.0, schedule="constant"),
+        phase(lr=1e-2, freeze="backbone"),
+        phase(lr=1e-2, lr_decay=16.0, schedule="constant"),
     )
-    found = phases.learning_rates(tiny.model(stages=layered), 64)
+    found = phases.learning_rates(tiny.model(phases=layered), 64)
     later = found["epoch"] >= 1
     assert np.isnan(found["stem"][~later]).all()
     np.testing.assert_allclose(found["stem"][later], 1e-2 / 16)

@@ -97,7 +97,7 @@ def test_group_factors_are_log_spaced_or_listed():
         schedules.group_factors(4, 0.0)
 
 
-def test_noise_is_drawn_per_group_and_stage_or_step():
+def test_noise_is_drawn_per_group_and_phase_or_step():
     one = schedules.noise_factors(1000, 0.01, seed=1, phase=0)
     assert one.std() == pytest.approx(0.01, rel=0.1) and one.mean() == pytest.approx(1, abs=2e-3)
     np.testing.assert_array_equal(one, schedules.noise_factors(1000, 0.01, seed=1, phase=0))

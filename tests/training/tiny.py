@@ -134,7 +134,7 @@ def model(**differences):
         image_size=SIDE,
         batch_size=16,
         augment="d4",
-        stages=(configs.stage(epochs=2, lr=1e-2),),
+        phases=(configs.phase(epochs=2, lr=1e-2),),
     )
     return configs.model(**{**defaults, **differences})
 

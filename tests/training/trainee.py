@@ -69,9 +69,9 @@ def main(
         preemption.Preemption.interruptible = slow
 
     config = tiny.model(
-        stages=(
-            configs.stage(epochs=1, lr=lr, freeze="backbone"),
-            configs.stage(epochs=epochs - 1, lr=lr, lr_decay=4.0),
+        phases=(
+            configs.phase(epochs=1, lr=lr, freeze="backbone"),
+            configs.phase(epochs=epochs - 1, lr=lr, lr_decay=4.0),
         ),
         optimizer=dict(name=optimizer),
         accumulate=accumulate,

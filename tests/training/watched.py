@@ -19,7 +19,7 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 
-from hpa_jax.config.defaults import stage
+from hpa_jax.config.defaults import phase
 from hpa_jax.training import loop
 from hpa_jax.training.setup import Setup
 from tests.training import tiny
@@ -82,7 +82,7 @@ def main(folder: Path) -> None:
         for number, epochs in enumerate((1, 1, 3)):  # the first fills the cache of small programs
             watch.compiled.clear()
             before = len(log.read_text())
-            config = tiny.model(stages=(stage(epochs=epochs, lr=1e-2),))
+            config = tiny.model(phases=(phase(epochs=epochs, lr=1e-2),))
             tiny.train(folder / str(number), config)
             compiled.append(dict(watch.compiled))
     shapes = ("uint8[16,8,8,4]", "uint8[16,5]", "bool[16]")  # images, labels, mask

@@ -139,9 +139,7 @@ def plan(
     _copy_within(rng, parts["train"], round(duplicates * train / 2))
     _leak(rng, parts, round(leak * test))
     _mislabel(rng, parts["train"], round(label_noise * train))
-    return [
-        image for part in parts.values() for image in sorted(part, key=lambda item: item.id)
-    ]
+    return [image for part in parts.values() for image in sorted(part, key=lambda item: item.id)]
 
 
 @functools.cache

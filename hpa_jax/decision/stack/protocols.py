@@ -53,7 +53,9 @@ class Protocol:
     penalty: float = 5.0  # L2 of leaf weights
     vote_factor: float = 1.0  # of a model's threshold, before it votes
     negatives: str = "all"  # all | prior: as many as restore the training share of the class
-    threshold: str = "shrunk"  # the final threshold; cross_validated: rare classes shrunk to the pooled one
+    threshold: str = (
+        "shrunk"  # the final threshold; cross_validated: rare classes shrunk to the pooled one
+    )
     threshold_repeats: int = 4  # of a cross-validated one: folds x repeats, exact search
     shrink: float = 10.0  # positives at which a class's best threshold weighs as much as the other
     min_positives: int = 6  # fewer: no model is fitted, the mean of the models decides

@@ -8,9 +8,9 @@ of the models (small parts then never lose much to that mean, and trees are few)
 its own columns; rare classes get no trees.
 
 Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, the mean of
-the models' logits decides; a class without positives gets the common threshold of the others (in the
-team's protocols it is never predicted); a class that no model
-knows and that has no positives gets the vote 0.
+the models' logits decides; a class without positives gets the common threshold of the others (in
+the team's protocols it is never predicted); a class that no model knows and that has no positives
+gets the vote 0.
 """
 
 import os

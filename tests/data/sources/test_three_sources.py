@@ -1,4 +1,4 @@
-"""2,000 images of three sources, through every stage to a trained network."""
+"""2,000 images of three sources, through every phase to a trained network."""
 
 import io
 import threading
@@ -118,7 +118,7 @@ def test_from_three_sources_to_a_trained_network(tmp_path, server):
             width=0.5,
             image_size=SIDE,
             batch_size=64,
-            stages=(configs.stage(epochs=1),),
+            phases=(configs.phase(epochs=1),),
         )
     }
     config.lock()

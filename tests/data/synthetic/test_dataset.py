@@ -1,4 +1,4 @@
-"""Drawn data: layout, label distribution, duplicates, truth apart, determinism, honesty about errors."""
+"""Synthetic data: layout, label distribution, duplicates, truth apart, determinism, errors."""
 
 import csv
 import filecmp

@@ -82,7 +82,7 @@ def _area(positive, scores):
 
 
 def _best_threshold(positive, scores):
-    """Each score tried as a threshold; of equal F1 the highest, moved half-way to the next one below."""
+    """Each score tried as a threshold; of equal F1 the highest, half-way to the next below."""
     thresholds = np.unique(scores)
     f1 = np.array([f1_score(positive, scores >= threshold) for threshold in thresholds])
     best = np.flatnonzero(f1 == f1.max())[-1]
@@ -90,7 +90,7 @@ def _best_threshold(positive, scores):
 
 
 def test_votes_are_those_of_a_plain_loop():
-    """Ridge models by scikit-learn, folds by scikit-learn, every candidate threshold tried in turn."""
+    """Ridge models by scikit-learn, folds by scikit-learn, every threshold tried."""
     rng = np.random.default_rng(2)
     rows, new = 90, 20
     positive = rng.random(rows) < 0.4

@@ -149,7 +149,9 @@ def test_rare_and_absent_classes_follow_the_rule(data):
     few[np.flatnonzero(few[:, 3])[3:], 3] = False
     found = stacking.fit(features[:300], few, names=names, workers=1)
     assert {unit.c for unit in found.units} == {0, 1, 2}
-    assert found.thresholds[4] == thresholds.pooled(few, found.oof)  # the common threshold of the others
+    assert found.thresholds[4] == thresholds.pooled(
+        few, found.oof
+    )  # the common threshold of the others
     fit = stacking.threshold_fitter(protocols.resolve("talk"))  # the team's: never
     assert not (found.oof[:, 4] >= fit(few, found.oof, None)[4]).any()
     assert np.isfinite(found.oof[:, 3]).all()
