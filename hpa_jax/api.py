@@ -4,7 +4,7 @@
     result = model.predict("my_images")        # a folder, a list of files, or an array
     result.table                               # a pandas table; a notebook shows the images
 
-The command `predict --model` uses the same objects: pipeline/own.py, pipeline/arrays.py.
+The command `predict --model` uses the same objects: pipeline/predict_images.py, pipeline/arrays.py.
 """
 
 import shutil
@@ -19,7 +19,7 @@ import numpy as np
 from hpa_jax.config import defaults
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.reader import CHANNELS
-from hpa_jax.pipeline import arrays, members, own
+from hpa_jax.pipeline import arrays, bundles, predict_images
 from hpa_jax.pipeline.context import Context
 from hpa_jax.report import predictions
 from hpa_jax.report.predictions import Predictions
@@ -162,12 +162,12 @@ class Model:
                 config.data.folder[name] = value
             config.predict.batch_size = batch_size
             context = Context(config, Path(scratch) / "work")
-            labelled = own.label(context, self.bundle)
+            labelled = predict_images.label(context, self.bundle)
             rows = labelled.catalog.head(SHOWN).to_dict("records")
             return self._result(labelled.found, [_small(reader.read(row)) for row in rows])
 
     def _result(self, found: Predictions, shown: Sequence[np.ndarray]) -> Result:
-        return Result(found, own.table(self.bundle, found), shown)
+        return Result(found, predict_images.table(self.bundle, found), shown)
 
 
 def load(name: str | Path, *, code: bool = False) -> Model:
@@ -178,7 +178,7 @@ def load(name: str | Path, *, code: bool = False) -> Model:
     Raises:
         InputError: there is no such model.
     """
-    return Model(members.named(str(name), code), str(name))
+    return Model(bundles.named(str(name), code), str(name))
 
 
 def _are_paths(images: Any) -> bool:

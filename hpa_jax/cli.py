@@ -130,7 +130,7 @@ VERBS: dict[str, Verb] = {
         },
     ),
     "classes": Verb(
-        "hpa_jax.pipeline.tools:classes",
+        "hpa_jax.pipeline.classes:classes",
         "class counts, pairs, matrices and graphs by source, and of the submission",
         "catalog.parquet, splits.parquet, groups.parquet, submission.csv (if there)",
         "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
@@ -143,7 +143,7 @@ VERBS: dict[str, Verb] = {
         ONLY,
     ),
     "lr_find": Verb(
-        "hpa_jax.pipeline.tools:lr_find",
+        "hpa_jax.pipeline.lr_find:lr_find",
         "sweeps the learning rate of each model; leaves the model as it is",
         "records/, splits.parquet",
         "models/NAME/lr_find.json, lr_find.png",
@@ -169,7 +169,7 @@ VERBS: dict[str, Verb] = {
         forms={"list": (), "show": ("NAME",), "fetch": ("NAME",)},
     ),
     "import_weights": Verb(
-        "hpa_jax.pipeline.tools:import_weights",
+        "hpa_jax.pipeline.import_weights:import_weights",
         "a published weight file (safetensors, torch) as a folder for init_from",
         "--weights",
         "--out (an Orbax folder)",
@@ -187,7 +187,7 @@ VERBS: dict[str, Verb] = {
         "adversarial_unlike.csv; adversarial/fold_K/ (variant network)",
     ),
     "label_noise": Verb(
-        "hpa_jax.pipeline.tools:label_noise",
+        "hpa_jax.pipeline.label_noise:label_noise",
         "likely label errors among the validation images",
         "models/*/predictions/valid.parquet, splits.parquet, records/",
         "label_noise.csv, label_noise.html (the least trusted, with images)",

@@ -7,7 +7,7 @@ import numpy as np
 
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data.reader import CHANNELS, resize
-from hpa_jax.pipeline import own
+from hpa_jax.pipeline import predict_images
 from hpa_jax.pipeline.context import side_for
 from hpa_jax.report.predictions import Predictions
 
@@ -93,7 +93,7 @@ def label(
     """
     from hpa_jax.decision.features import metafeature_table
 
-    sides = own.sides(packed)
+    sides = predict_images.sides(packed)
     probs, embeddings = {}, {}
     for member in packed.members:
         probs[member.name], embeddings[member.name] = seen(
@@ -105,7 +105,7 @@ def label(
         sizes = [float(max(image.shape[:2])) for image in images]
         return metafeature_table(first, ids, sizes, None, **packed.features)
 
-    return own.decide(packed, ids, probs, embeddings, features)
+    return predict_images.decide(packed, ids, probs, embeddings, features)
 
 
 def seen(
@@ -123,7 +123,7 @@ def seen(
 
     if member.name not in programs:
         programs[member.name] = predict.compiled(member.network, member.config, views=member.views)
-    size = own.batch_size(min(batch_size, len(images)), member)
+    size = predict_images.batch_size(min(batch_size, len(images)), member)
     batches = _batches(images, side_for(sides, member.config.image_size), member.config, size)
     parts = [(rows, *found[:2]) for rows, found in predict.stream(programs[member.name], batches)]
     order = np.argsort(np.concatenate([rows for rows, *_ in parts]))

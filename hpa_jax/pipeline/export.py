@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import galleries, members, model_card, scores
+from hpa_jax.pipeline import bundles, galleries, model_card, scores
 from hpa_jax.pipeline.context import Context, opened
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def export(context: Context) -> Path:
 
     packed = packed_of(context)
     written = bundle.write(context.path("bundle"), packed)
-    gallery = galleries.of_run(context, members.strongest(packed), packed.class_names)
+    gallery = galleries.of_run(context, bundles.strongest(packed), packed.class_names)
     if gallery is not None and context.flags.get("gallery", True):
         galleries.write(written / "gallery", gallery)
     return written
@@ -55,17 +55,17 @@ def packed_of(context: Context) -> "Bundle":
     blend: blends.Blend = blends.Formula()
     if method in scores.blends(context):
         blend = blends.from_json(artifacts.read_json(stored)[method], list(context.config.models))
-    fits = [fit for fit in members.fits(context) if not single or fit[0] == method]
+    fits = [fit for fit in bundles.fits(context) if not single or fit[0] == method]
     return bundle.Bundle(
         class_names=tuple(context.config.classes),
-        members=[member for fit in fits for member in members.of_fit(context, *fit)],
+        members=[member for fit in fits for member in bundles.of_fit(context, *fit)],
         thresholds=scores.class_thresholds(context)[method],
         rule=bundle.STACK if method == scores.STACK else bundle.BLEND,
         blend=blend,
         argmax=context.config.submission.argmax,
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
-        training_images=members.training_images(context, method) | {"left_out": left_out(context)},
+        training_images=bundles.training_images(context, method) | {"left_out": left_out(context)},
     )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.inference.tables import read_embeddings
-from hpa_jax.pipeline import members, tables
+from hpa_jax.pipeline import bundles, tables
 from hpa_jax.pipeline.context import Context
 from hpa_jax.report.figures import mosaic, planes
 from hpa_jax.report.predictions import NEAR_SIDE, Neighbours
@@ -92,7 +92,7 @@ def of_model(given: str, packed: "Bundle", member: "Member") -> Gallery | None:
         return read(bundle.parent / "gallery")
     if "macro_f1" not in packed.training_images:  # published, or without its run
         return None
-    run = members.run_of(given.split(",")[0])
+    run = bundles.run_of(given.split(",")[0])
     return None if run is None else of_run(run, member, packed.class_names)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import reader
-from hpa_jax.pipeline import galleries, members
+from hpa_jax.pipeline import bundles, galleries
 from hpa_jax.pipeline.context import Context, side_for
 from hpa_jax.report import predictions
 from hpa_jax.report.predictions import Maps, Predictions
@@ -41,7 +41,7 @@ def write(
     Raises:
         InputError: --maps is no number.
     """
-    member = members.strongest(packed)
+    member = bundles.strongest(packed)
     rows = table.to_dict("records")
 
     def images() -> Iterator[np.ndarray]:

@@ -144,7 +144,7 @@ STEPS: dict[str, Step] = {
             "names": (None, "for cellmaps: a table with the columns name and filename"),
             "maps": ("300", "with --model: images of the page that get class activation maps"),
         },
-        verb="hpa_jax.pipeline.own:verb",
+        verb="hpa_jax.pipeline.predict_images:verb",
     ),
     "retrieve": Step(
         "hpa_jax.pipeline.retrieve:retrieve",

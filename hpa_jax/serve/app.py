@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import members, own
+from hpa_jax.pipeline import bundles, predict_images
 from hpa_jax.pipeline.context import Context
 from hpa_jax.report import page
 
@@ -154,7 +154,7 @@ class App:
         context.workdir.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            text = own.predict(context, self.packed, self.given)
+            text = predict_images.predict(context, self.packed, self.given)
         bad = context.path("bad_images.csv")
         return {
             "said": text.split(" -> ")[0],
@@ -329,7 +329,7 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
         raise InputError("--model=MODEL is missing: a bundle, WORKDIR/models/NAME, or a name")
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise InputError(f"--port={port}: a number from 1 to 65535")
-    packed = members.named(given, bool(flags.get("code")))
+    packed = bundles.named(given, bool(flags.get("code")))
     folder = Path(tempfile.mkdtemp(prefix="hpa_jax_serve_"))
     app = App(packed, given, folder)
     try:

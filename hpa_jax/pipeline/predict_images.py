@@ -18,7 +18,7 @@ from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import formats, members, prepare, tables
+from hpa_jax.pipeline import bundles, formats, prepare, tables
 from hpa_jax.pipeline.context import Context, opened, side_for
 from hpa_jax.report.predictions import Predictions
 
@@ -157,7 +157,7 @@ def decide(
 
     metafeatures: computes them; called only if the stack or the flags need them.
     """
-    strongest = members.strongest(packed).name
+    strongest = bundles.strongest(packed).name
     if not packed.class_names:  # features only
         none = np.zeros((len(ids), 0))
         unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
@@ -312,7 +312,7 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
         flags = {**flags, "workdir": _workdir(config, given)}
         print(f"workdir: {flags['workdir']} (another one: --workdir)", flush=True)
     print(f"[predict] loading {given}", flush=True)
-    packed = members.named(given, bool(flags.get("code")))
+    packed = bundles.named(given, bool(flags.get("code")))
     print(f"[predict] {predict(opened(config, flags), packed, given)}")
     return 0
 

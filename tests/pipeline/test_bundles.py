@@ -9,7 +9,7 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import bundle
-from hpa_jax.pipeline import export, members, own, refit
+from hpa_jax.pipeline import bundles, export, predict_images, refit
 from hpa_jax.pipeline.context import Context, side_for
 from hpa_jax.training import checkpoint
 
@@ -49,7 +49,7 @@ def test_weights_and_views_are_those_of_the_run(workdir, monkeypatch):
         return plain(folder, which)
 
     monkeypatch.setattr(checkpoint, "load", load)
-    packed = members.of_folders(str(workdir / "models" / "tiny"))
+    packed = bundles.of_folders(str(workdir / "models" / "tiny"))
     folder = workdir / "models" / "tiny" / "checkpoints"
     assert loaded == [checkpoint.find(folder, "last")]
     assert [member.views for member in packed.members] == ["oml"]
@@ -58,7 +58,7 @@ def test_weights_and_views_are_those_of_the_run(workdir, monkeypatch):
 
 def test_snapshots_are_all_there(workdir):
     change_run(workdir, checkpoint="snapshots")
-    packed = members.of_folders(str(workdir / "models" / "tiny"))
+    packed = bundles.of_folders(str(workdir / "models" / "tiny"))
     steps = checkpoint.snapshots(workdir / "models" / "tiny")
     assert len(packed.members) == len(steps) and packed.models == ["tiny"]
 
@@ -66,7 +66,7 @@ def test_snapshots_are_all_there(workdir):
 def test_an_average_has_the_cuts_of_the_average(workdir):
     given = f"{workdir}/models/tiny,{workdir}/models/tiny_wide"
     change_thresholds(workdir, mean_of_models=[0.25] * 28)
-    packed = members.of_folders(given)
+    packed = bundles.of_folders(given)
     assert packed.models == ["tiny", "tiny_wide"]
     assert "the mean of models in" in packed.training_images["thresholds"]
     np.testing.assert_array_equal(packed.thresholds, 0.25)
@@ -79,7 +79,7 @@ def test_an_average_that_no_cut_was_fitted_on_says_so(workdir):
     stored = json.loads((workdir / "run.json").read_text())
     stored["config"]["models"]["third"] = stored["config"]["models"]["tiny"]
     (workdir / "run.json").write_text(json.dumps(stored))
-    packed = members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
+    packed = bundles.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
     assert "none were fitted on their average" in packed.training_images["thresholds"]
     np.testing.assert_allclose(packed.thresholds, [0.3, np.inf] + [0.4] * 26)
 
@@ -90,14 +90,14 @@ def test_folds_are_averaged_and_cut_where_their_model_is(workdir, which):
     for fold in ("fold_0", "fold_1"):
         shutil.copytree(folder / "checkpoints", folder / fold / "checkpoints")
     shutil.rmtree(folder / "checkpoints")
-    packed = members.of_folders(",".join(f"{workdir}/models/{one}" for one in which.split(",")))
+    packed = bundles.of_folders(",".join(f"{workdir}/models/{one}" for one in which.split(",")))
     assert [member.name for member in packed.members] == ["tiny-fold_0", "tiny-fold_1"]
     assert packed.models == ["tiny"] and "those of tiny in" in packed.training_images["thresholds"]
 
 
 def test_without_its_run_the_cuts_are_said_to_be_a_half(workdir):
     (workdir / "run.json").unlink()
-    packed = members.of_folders(str(workdir / "models" / "tiny"))
+    packed = bundles.of_folders(str(workdir / "models" / "tiny"))
     assert packed.training_images["thresholds"].startswith("0.5 for every class")
     np.testing.assert_array_equal(packed.thresholds, 0.5)
 
@@ -105,25 +105,25 @@ def test_without_its_run_the_cuts_are_said_to_be_a_half(workdir):
 def test_a_run_whose_thresholds_are_empty_is_refused(workdir):
     change_thresholds(workdir, tiny=[])
     with pytest.raises(InputError, match="0 thresholds of 'tiny' for 28 classes"):
-        members.of_folders(str(workdir / "models" / "tiny"))
+        bundles.of_folders(str(workdir / "models" / "tiny"))
 
 
 def test_no_model_and_one_named_twice_are_refused(workdir):
     with pytest.raises(InputError, match="no trained model"):
-        members.of_folders(f"{workdir}/models/none")
+        bundles.of_folders(f"{workdir}/models/none")
     with pytest.raises(InputError, match="twice"):
-        members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny")
+        bundles.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny")
 
 
 def test_a_bundle_of_a_refitted_run_holds_the_refitted_networks(workdir, done):
-    here = members._run(workdir)
-    assert [folder.name for *_, folder in members.fits(here)] == ["tiny", "tiny_wide"]
+    here = bundles._run(workdir)
+    assert [folder.name for *_, folder in bundles.fits(here)] == ["tiny", "tiny_wide"]
     for name in ("tiny", "tiny_wide"):
         log = done[0] / "models" / name / "metrics.jsonl"
         shutil.copy(log, workdir / "models" / name / "metrics.jsonl")
     with here.config.unlocked():
         here.config.refit = True
-    found = list(members.fits(here))
+    found = list(bundles.fits(here))
     assert [folder for *_, folder in found] == [
         workdir / "models" / name / "refit" for name in ("tiny", "tiny_wide")
     ]
@@ -143,9 +143,9 @@ def test_what_a_bundle_leaves_out_is_said(tmp_path, mode, words):
 
 def test_each_network_reads_the_side_that_the_run_read(workdir):
     assert [side_for([64, 32, 128], wanted) for wanted in (16, 64, 65, 200)] == [32, 64, 128, 128]
-    packed = members.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
+    packed = bundles.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
     packed.training_images |= {"image_size": 32, "sides": [32, 64, 128]}
-    assert own.sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
+    assert predict_images.sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
     packed.members[0].config.unlock().image_size = 100
-    assert own.sides(packed) == [32, 128, 64]
+    assert predict_images.sides(packed) == [32, 128, 64]
     assert isinstance(packed, bundle.Bundle)
