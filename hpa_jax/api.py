@@ -137,7 +137,7 @@ class Model:
         if len(names) != len(grey) or len(set(names)) != len(names):
             raise InputError(f"{len(names)} ids for {len(grey)} images; each needs its own")
         found = arrays.label(
-            self.bundle, list(grey), names, batch_size=batch_size, programs=self._programs
+            self.bundle, list(grey), names, at_once=batch_size, programs=self._programs
         )
         return self._result(found, [_small(image) for image in grey[:SHOWN]])
 
@@ -167,7 +167,7 @@ class Model:
             return self._result(labelled.found, [_small(reader.read(row)) for row in rows])
 
     def _result(self, found: Predictions, shown: Sequence[np.ndarray]) -> Result:
-        return Result(found, predict_images.table(self.bundle, found), shown)
+        return Result(found, arrays.table(self.bundle, found), shown)
 
 
 def load(name: str | Path, *, code: bool = False) -> Model:

@@ -57,6 +57,7 @@ def build(
     largest: int = 0,
     workers: int | None = None,
     content: Callable[[str], str] = sha256,
+    ready: Callable[[Mapping[str, Any]], None] | None = None,
 ) -> "pd.DataFrame":
     """The checked catalog of all sources.
 
@@ -70,6 +71,8 @@ def build(
     imported: folder for converted copies of images that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
     content: file -> digest of its bytes.
+    ready: called with the id, channel files, original_size and `files` of an image of a folder as
+      soon as they are known, while later ones are still converted; no more once one is refused.
 
     The column root is the number of a row's source, its paths are whole; a catalog that is written
     has them relative to it: `relative`, `absolute`.
@@ -79,11 +82,23 @@ def build(
     """
     import pandas as pd
 
-    problems = Problems()
+    problems, stopped = Problems(), on_bad_image == "error"
+
+    def tell(id: str, row: Mapping[str, Any] | None) -> None:
+        nonlocal ready
+        if stopped and (row is None or problems.found):
+            ready = None
+        if ready is not None and row is not None:
+            channels = {channel: row[channel] for channel in CHANNELS}
+            size, files = row["original_size"], row["seen"]["files"]
+            ready({"id": id, **channels, "original_size": size, "files": files})
+
     sources = [{**s, "root": str(Path(s["root"]).expanduser())} for s in sources]
     tables = [
         _scan(
-            source, class_names, problems, imported and Path(imported) / str(i), largest, content
+            *(source, class_names, problems, imported and Path(imported) / str(i), largest),
+            content,
+            tell,
         ).assign(root=i)
         for i, source in enumerate(sources)
     ]
@@ -151,6 +166,7 @@ def _scan(
     imported: Path | None,
     largest: int,
     content: Callable[[str], str],
+    tell: Callable[[str, Mapping[str, Any] | None], None],
 ) -> "pd.DataFrame":
     """Rows of one source, filtered and weighted."""
     options = {k: v for k, v in source.items() if k not in ("source", "root", *FOR_ANY)}
@@ -170,6 +186,8 @@ def _scan(
         options.setdefault("largest", largest)
     if "content" in known:
         options["content"] = content
+    if "tell" in known:
+        options["tell"] = tell
     for name in ("not_only", "parts"):  # it need not look for the files of what is left out
         if name in known:
             options[name] = source.get(name, ())

@@ -9,7 +9,6 @@ parts (the folder is shared); all of them return the whole result.
 """
 
 import hashlib
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from flax import nnx
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
+from hpa_jax.core.progress import Progress
 from hpa_jax.data.batches import Records, eval_batches
 from hpa_jax.data.reader import resize
 from hpa_jax.inference import predict
@@ -28,7 +28,6 @@ from hpa_jax.inference import views as views_module
 from hpa_jax.inference.tables import check_finite
 
 SAVE_SECONDS = 30.0
-SAY_SECONDS = 15.0
 
 
 def predict_records(
@@ -63,7 +62,7 @@ def predict_records(
     parts = None
     if directory is not None:
         about = (aggregate or made.aggregate, seed, content(records))
-        parts = Parts(directory, _fingerprint(model, model_config, made, ids, about))
+        parts = Parts(directory, fingerprint(model, model_config, made, ids, about))
     result = _Result(len(ids))
     if parts is not None:
         for rows, seen in parts.read():
@@ -82,7 +81,7 @@ def predict_records(
             image_size=model_config.image_size,
         )
         found = predict.stream(forward, batches, missing)
-        _collect(found, result, parts, _Progress(title, len(ids), int(result.done.sum())))
+        _collect(found, result, parts, Progress(title, len(ids), int(result.done.sum())))
     if jax.process_count() > 1:
         _gather(result, parts)
     check_finite(result.found.probs, ids)
@@ -122,8 +121,7 @@ class Parts:
 
 
 def predict_images(
-    model: nnx.Module,
-    model_config: Any,
+    forward: predict.Forward,
     read: Callable[[int], np.ndarray],
     ids: Sequence[str],
     *,
@@ -131,25 +129,19 @@ def predict_images(
     image_size: int = 0,
     overlap: float = 0.25,
     batch_size: int = 8,
-    views: str | Mapping[str, Any] | views_module.Views = "identity",
     aggregate: str = "max",
-    directory: str | Path | None = None,
-    shown: str = "",
-    title: str = "predict",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and embeddings of images uint8[h, w, K] of any sizes, cut into tiles.
+    """Probabilities and embeddings of images uint8[h, w, K] of any sizes, split into tiles.
 
     Tiles of `tile` pixels overlap by at least a share and are batched across images, so one shape
     is compiled; a side shorter than a tile is mirrored up to it.
 
     Args:
-      read: row -> image; rows that are done already are not read.
+      forward: the network's pass, of `predict.compiled`.
+      read: row -> image.
       image_size: side that tiles are scaled to; 0: as they are.
       aggregate: over the tiles of an image: "max" (a compartment is where any cell shows it) or
         "mean".  Views of one tile are averaged.
-      directory: folder for part files of finished images, which stay; None: no restart.
-      shown: fingerprint of the images, for the restart.
-      title: of the progress line.
 
     Raises:
         InputError: unknown aggregate, no ids, a probability that is not finite.
@@ -158,44 +150,16 @@ def predict_images(
         raise InputError(f"aggregate {aggregate!r} over tiles; known: max, mean")
     if not len(ids):
         raise InputError("no images to predict: the list of ids is empty")
-    side, made, parts = image_size or tile, views_module.make(views), None
-    if directory is not None:
-        about = (tile, side, overlap, aggregate, shown)
-        parts = Parts(directory, _fingerprint(model, model_config, made, ids, about))
     result, counts = _Result(len(ids)), np.zeros(len(ids), int)
-    for rows, seen in parts.read() if parts is not None else ():
-        result.put(rows, seen)
-    missing = np.flatnonzero(~result.done)
-    forward = predict.compiled(model, model_config, views=made)
-    batches = _tile_batches(read, missing, counts, tile, overlap, batch_size, side)
-
-    def whole(first: int, end: int) -> tuple[np.ndarray, predict.Seen]:
-        """The images missing[first:end], all of whose tiles have been seen."""
-        rows = missing[first:end]
-        seen = predict.Seen(*(array[rows] for array in result.found))
-        seen.embeddings[:] /= counts[rows, None]
-        if aggregate == "mean":
-            seen.probs[:] /= counts[rows, None]
-        result.put(rows, seen)
-        return rows, seen
-
-    begun, kept, saved = 0, 0, time.monotonic()
-    with _Progress(title, len(ids), int(result.done.sum())) as progress:
-        for rows, seen in predict.stream(forward, batches):
-            result.add(rows, seen, aggregate)
-            now = int(np.searchsorted(missing, rows[-1]))  # tiles of this one may still come
-            progress.add(now - begun)
-            begun = now
-            if parts is not None and begun > kept and time.monotonic() - saved > SAVE_SECONDS:
-                parts.write(*whole(kept, begun))
-                kept, saved = begun, time.monotonic()
-        progress.add(len(missing) - begun)
-    if kept < len(missing):
-        last = whole(kept, len(missing))
-        if parts is not None:
-            parts.write(*last)
-    check_finite(result.found.probs, ids)
-    return result.found.probs, result.found.embeddings
+    batches = _tile_batches(
+        read, np.arange(len(ids)), counts, tile, overlap, batch_size, image_size or tile
+    )
+    for rows, seen in predict.stream(forward, batches):
+        result.add(rows, seen, aggregate)
+    probs, embeddings = result.found.probs, result.found.embeddings / counts[:, None]
+    probs = probs / counts[:, None] if aggregate == "mean" else probs
+    check_finite(probs, ids)
+    return probs, embeddings.astype(np.float32)
 
 
 def tiles_of(image: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
@@ -268,7 +232,7 @@ def _collect(
     found: Iterator[tuple[np.ndarray, predict.Seen]],
     result: _Result,
     parts: Parts | None,
-    progress: "_Progress",
+    progress: Progress,
 ) -> None:
     """Takes in all that comes; writes a part every SAVE_SECONDS and at the end."""
     held: list[tuple[np.ndarray, predict.Seen]] = []
@@ -313,14 +277,14 @@ def _wait(name: str) -> None:
         multihost_utils.sync_global_devices(name)
 
 
-def _fingerprint(
+def fingerprint(
     model: nnx.Module,
     model_config: Any,
     views: views_module.Views,
     ids: Sequence[str],
     about: tuple[Any, ...],
 ) -> str:
-    """Of everything that the result depends on: weights, views, ids, and what else is named."""
+    """SHA-256 of all that a prediction depends on: weights, views, ids, and what else is named."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         digest.update(np.ascontiguousarray(leaf).tobytes())
@@ -331,35 +295,3 @@ def _fingerprint(
     digest.update(repr(settings).encode())
     digest.update("\n".join(map(str, ids)).encode())
     return digest.hexdigest()
-
-
-class _Progress:
-    """A bar on a terminal, a plain line now and then elsewhere."""
-
-    def __init__(self, title: str, total: int, done: int) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(total=total, initial=done, desc=title, unit="image", disable=None)
-        self._title, self._total, self._done = title, total, done
-        self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
-
-    def __enter__(self) -> "_Progress":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def add(self, count: int) -> None:
-        self._done += count
-        self._bar.update(count)
-        now = time.monotonic()
-        if self._bar.disable and now - self._said > SAY_SECONDS:
-            self._said = now
-            rate = (self._done - self._first) / (now - self._start)
-            left = (self._total - self._done) / rate
-            print(
-                f"{self._title}: {self._done:,} of {self._total:,} images, "
-                f"{rate:.1f} images/s, {left:.0f} s left",
-                file=sys.stderr,
-                flush=True,
-            )

@@ -1,17 +1,19 @@
-"""Images in memory -> what a bundle says of them, as `predict` says of the same images in files."""
+"""Images in memory -> what a bundle says of them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data.reader import CHANNELS, resize
-from hpa_jax.pipeline import predict_images
+from hpa_jax.pipeline import bundles
 from hpa_jax.pipeline.context import side_for
 from hpa_jax.report.predictions import Predictions
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hpa_jax.decision.bundle import Bundle, Member
     from hpa_jax.inference.predict import Forward
 
@@ -84,54 +86,145 @@ def label(
     images: Sequence[np.ndarray],
     ids: Sequence[str],
     *,
-    batch_size: int = 64,
+    at_once: int = 64,
     programs: Programs | None = None,
 ) -> Predictions:
     """Return the labels, scores and embeddings of N images uint8[h, w, 4].
 
     programs: compiled forward passes, kept between calls.
     """
-    from hpa_jax.decision.features import metafeature_table
-
-    sides = predict_images.sides(packed)
+    stored = sides(packed)
     probs, embeddings = {}, {}
     for member in packed.members:
+        size = min(batch_size(at_once, member), len(images))
         probs[member.name], embeddings[member.name] = seen(
-            member, images, sides, batch_size, {} if programs is None else programs
+            member, images, stored, size, {} if programs is None else programs
         )
 
-    def features() -> Any:
-        first = (resize(image, sides[0]) for image in images)
-        sizes = [float(max(image.shape[:2])) for image in images]
-        return metafeature_table(first, ids, sizes, None, **packed.features)
+    def features() -> "pd.DataFrame":
+        lengths = [float(max(image.shape[:2])) for image in images]
+        return metafeatures(packed, images, ids, lengths)
 
-    return predict_images.decide(packed, ids, probs, embeddings, features)
+    return decide(packed, ids, probs, embeddings, features)
 
 
 def seen(
     member: "Member",
     images: Sequence[np.ndarray],
     sides: Sequence[int],
-    batch_size: int,
+    at_once: int,
     programs: Programs,
+    seeds: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a network's probabilities [N, C] and embeddings [N, E] of images uint8[h, w, 4].
 
-    sides: in pixels, to which `predict` reduces images before it packs them.
+    sides: in pixels, of which images take one before the network's, as in a run.
+    seeds: int[N], of the random views of each image; None: its number.
     """
+    from hpa_jax.inference import predict
+
+    forward = seeded(program(member, programs), seeds)
+    filled = batches(images, side_for(sides, member.config.image_size), member.config, at_once)
+    parts = [found[:2] for _, found in predict.stream(forward, filled)]
+    probs, embeddings = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return probs, embeddings
+
+
+def program(member: "Member", programs: Programs) -> "Forward":
+    """The compiled pass of a network, made once."""
     from hpa_jax.inference import predict
 
     if member.name not in programs:
         programs[member.name] = predict.compiled(member.network, member.config, views=member.views)
-    size = predict_images.batch_size(min(batch_size, len(images)), member)
-    batches = _batches(images, side_for(sides, member.config.image_size), member.config, size)
-    parts = [(rows, *found[:2]) for rows, found in predict.stream(programs[member.name], batches)]
-    order = np.argsort(np.concatenate([rows for rows, *_ in parts]))
-    probs, embeddings = (np.concatenate([part[k] for part in parts])[order] for k in (1, 2))
-    return probs, embeddings
+    return programs[member.name]
 
 
-def _batches(
+def seeded(forward: "Forward", seeds: np.ndarray | None) -> "Forward":
+    """A pass whose random views of row n are those of seeds[n]."""
+    if seeds is None:
+        return forward
+    return lambda images, rows: forward(images, seeds[rows])
+
+
+def decide(
+    packed: "Bundle",
+    ids: Sequence[str],
+    probs: Mapping[str, np.ndarray],
+    embeddings: Mapping[str, np.ndarray],
+    metafeatures: "Callable[[], pd.DataFrame]",
+) -> Predictions:
+    """Return a bundle's labels from the probabilities and embeddings of each of its networks.
+
+    metafeatures: computes them; called only if the stack or the flags need them.
+    """
+    strongest = bundles.strongest(packed).name
+    if not packed.class_names:  # features only
+        none = np.zeros((len(ids), 0))
+        unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
+        values = (none, none.astype(bool), packed.thresholds, unlike, why)
+        return Predictions(ids, (), *values, embeddings, strongest)
+    features = metafeatures() if needs_features(packed) else None
+    scored, labels = packed.decide(probs, features)
+    unlike, why = packed.judge(embeddings, features)
+    values = (scored, labels, packed.thresholds, unlike, why)
+    return Predictions(ids, packed.class_names, *values, embeddings, strongest)
+
+
+def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
+    """Return one row an image: id, labels, flag and reason where they are known, scores."""
+    from hpa_jax.decision import bundle
+
+    unlike = found.unlike if judges(packed) else None
+    rows = bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
+    if found.scale_unknown is not None and found.scale_unknown.any():
+        first_score = rows.columns.get_loc(packed.class_names[0])
+        rows.insert(first_score, "scale_unknown", found.scale_unknown)
+    return rows
+
+
+def judges(packed: "Bundle") -> bool:
+    """Whether a bundle knows what ordinary images look like."""
+    return any(member.reference for member in packed.members)
+
+
+def needs_features(packed: "Bundle") -> bool:
+    """Whether a bundle's decision reads metafeatures."""
+    return bool(packed.class_names) and (packed.stack is not None or judges(packed))
+
+
+def metafeatures(
+    packed: "Bundle",
+    images: Sequence[np.ndarray],
+    ids: Sequence[str],
+    original_sizes: Sequence[float],
+    file_bytes: Sequence[int] | None = None,
+) -> "pd.DataFrame":
+    """Return `id` and the columns of `features.metafeature_table`, a row an image."""
+    from hpa_jax.decision.features import metafeature_table
+
+    side = sides(packed)[0]
+    reduced = (resize(image, side) for image in images)
+    return metafeature_table(reduced, ids, original_sizes, file_bytes, **packed.features)
+
+
+def sides(packed: "Bundle") -> list[int]:
+    """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
+    wanted = [member.config.image_size for member in packed.members]
+    base = packed.training_images.get("image_size") or max(wanted)
+    stored = packed.training_images.get("sides") or [base]
+    return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
+
+
+def batch_size(asked: int, member: "Member") -> int:
+    """Return how many images to read at a time: as asked, on a CPU at most four megapixels."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        return asked
+    return min(asked, max(1, 4 * 1024**2 // member.config.image_size**2))
+
+
+def batches(
     images: Sequence[np.ndarray], stored: int, config: Any, size: int
 ) -> Iterator[Mapping[str, np.ndarray]]:
     """Batches of one shape; the last is filled up with its last image."""

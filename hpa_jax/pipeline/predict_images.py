@@ -1,11 +1,10 @@
 """`predict --model` on one's own images.
 
 A folder of images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet,
-predictions/index.html.  Images are packed once for each side that a network or the metafeatures
-read, as a run does (config.records.also).
+predictions/index.html; on the way, the answers so far in predict_parts/part-00000.csv, ...
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,26 +15,24 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
-from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import bundles, formats, prepare, tables
-from hpa_jax.pipeline.context import Context, opened, side_for
+from hpa_jax.pipeline import arrays, bundles, formats, prepare, tables
+from hpa_jax.pipeline.answers import Answers, write_csv
+from hpa_jax.pipeline.context import Context, opened
 from hpa_jax.report.predictions import Predictions
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hpa_jax.data.batches import Records
-    from hpa_jax.decision.bundle import Bundle, Member
+    from hpa_jax.decision.bundle import Bundle
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Own images and what a bundle says of them. records: side in pixels -> the packed images."""
+    """Images, and what a bundle says of them."""
 
     found: Predictions
     catalog: "pd.DataFrame"
-    records: "Mapping[int, Records]"
 
 
 def predict(context: Context, packed: "Bundle", given: str = "") -> str:
@@ -55,11 +52,7 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     labelled = label(context, packed)
     found = labelled.found
     if packed.class_names and "csv" in wanted:
-        result = table(packed, found)
-        for name in {"id", "labels", "why"} & {*result}:
-            result[name] = result[name].map(cell)
-        with artifacts.atomic(context.path("predictions.csv")) as temporary:
-            result.to_csv(temporary, index=False, float_format="%.5f")
+        write_csv(context.path("predictions.csv"), arrays.table(packed, found))
     if packed.class_names and "parquet" in wanted:
         scored = found.scores.astype(np.float32)
         tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
@@ -68,26 +61,12 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     for name, values in found.embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
     about = [summary(context, packed, labelled), *notes(context, packed)]
-    page = predictions_page.write(
-        *(context, packed, found, labelled.catalog, labelled.records, given, about)
-    )
+    page = predictions_page.write(*(context, packed, found, labelled.catalog, given, about))
     artifacts.remove(context.path("predict_parts"))
     in_table = packed.class_names and "csv" in wanted
     answers = context.path("predictions.csv" if in_table else "embeddings")
     about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
-
-
-def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
-    """Return one row an image: id, labels, flag and reason where they are known, scores."""
-    from hpa_jax.decision import bundle
-
-    unlike = found.unlike if judges(packed) else None
-    rows = bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
-    if found.scale_unknown is not None and found.scale_unknown.any():
-        first_score = rows.columns.get_loc(packed.class_names[0])
-        rows.insert(first_score, "scale_unknown", found.scale_unknown)
-    return rows
 
 
 def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
@@ -108,83 +87,36 @@ def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
 
 
 def label(context: Context, packed: "Bundle") -> Labelled:
-    """Read, pack and label every image of the config's sources.
+    """Read and label every image of the config's sources; the first ones while later ones are
+    still converted.
 
     Raises:
         InputError: no folder of images, or unusable images.
     """
-    from hpa_jax.data import records as packing
-    from hpa_jax.data.batches import Records
-
-    table = _catalog(context, packed)
-    ids = table["id"].to_numpy(str)
-    sets = {
-        side: Records(
-            packing.write(
-                table,
-                context.path("records"),
-                image_size=side,
-                encoding="raw",
-            )
-        )
-        for side in sides(packed)
-    }
-    probs, embeddings = {}, {}
-    for member in packed.members:
-        probs[member.name], embeddings[member.name] = _look(context, member, table, sets)
-    found = decide(
+    settings, directory = context.config.predict, context.path("predict_parts")
+    answers = Answers(
         packed,
-        ids,
-        probs,
-        embeddings,
-        lambda: _metafeatures(next(iter(sets.values())), ids, table, packed),
+        directory,
+        batch_size=settings.batch_size,
+        tile=settings.tile,
+        tile_aggregate=settings.tile_aggregate,
     )
+    table = _catalog(context, packed, answers.add)
+    found = answers.of(table)
     if packed.training_images.get("field_um"):
         # The user's own images; those of a competition are the training's kind.
         unknown = (table["source"] == "own") & table["pixel_size"].isna()
         found = replace(found, scale_unknown=unknown.to_numpy(bool))
-    return Labelled(found, table, sets)
+    return Labelled(found, table)
 
 
-def decide(
-    packed: "Bundle",
-    ids: Sequence[str],
-    probs: Mapping[str, np.ndarray],
-    embeddings: Mapping[str, np.ndarray],
-    metafeatures: "Callable[[], pd.DataFrame]",
-) -> Predictions:
-    """Return a bundle's labels from the probabilities and embeddings of each of its networks.
+def _catalog(
+    context: Context, packed: "Bundle", ready: Callable[[Mapping[str, Any]], None]
+) -> "pd.DataFrame":
+    """The images of the config's sources; a root alone is a folder of the user's images.
 
-    metafeatures: computes them; called only if the stack or the flags need them.
+    ready: called with each image of a folder as soon as it can be read.
     """
-    strongest = bundles.strongest(packed).name
-    if not packed.class_names:  # features only
-        none = np.zeros((len(ids), 0))
-        unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
-        values = (none, none.astype(bool), packed.thresholds, unlike, why)
-        return Predictions(ids, (), *values, embeddings, strongest)
-    features = metafeatures() if packed.stack is not None or judges(packed) else None
-    scored, labels = packed.decide(probs, features)
-    unlike, why = packed.judge(embeddings, features)
-    values = (scored, labels, packed.thresholds, unlike, why)
-    return Predictions(ids, packed.class_names, *values, embeddings, strongest)
-
-
-def judges(packed: "Bundle") -> bool:
-    """Whether a bundle knows what ordinary images look like."""
-    return any(member.reference for member in packed.members)
-
-
-def sides(packed: "Bundle") -> list[int]:
-    """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
-    wanted = [member.config.image_size for member in packed.members]
-    base = packed.training_images.get("image_size") or max(wanted)
-    stored = packed.training_images.get("sides") or [base]
-    return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
-
-
-def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
-    """The images of the config's sources; a root alone is a folder of own images."""
     from hpa_jax.data import catalog
 
     config = context.config.data
@@ -209,61 +141,13 @@ def _catalog(context: Context, packed: "Bundle") -> "pd.DataFrame":
             bad_images=context.path("bad_images.csv"),
             imported=context.path("imported"),
             content=context.contents.file,
+            ready=ready,
         )
     except InputError as error:
         other = packed.training_images.get("without_yellow")
         if other and "no yellow channel" in str(error):
             raise InputError(f"{error}; or --model={other}, which reads no yellow") from None
         raise
-
-
-def _look(
-    context: Context, member: "Member", table: "pd.DataFrame", sets: "Mapping[int, Records]"
-) -> tuple[np.ndarray, np.ndarray]:
-    """A network's probabilities and embeddings: of whole packed images, or tile by tile."""
-    from hpa_jax.data import reader
-    from hpa_jax.inference import sweep
-
-    settings, ids = context.config.predict, table["id"].to_numpy(str)
-    records = sets[side_for(sets, member.config.image_size)]
-    parts = context.path("predict_parts", member.name)
-    if settings.tile:
-        channels = tuple(member.config.channels)
-        rows = table.to_dict("records")
-        return sweep.predict_images(
-            member.network,
-            member.config,
-            lambda row: reader.read(rows[row], channels),
-            ids,
-            tile=settings.tile,
-            image_size=member.config.image_size,
-            batch_size=batch_size(settings.batch_size, member),
-            views=member.views,
-            aggregate=settings.tile_aggregate,
-            directory=parts,
-            shown=sweep.content(records),
-            title=member.name,
-        )
-    seen = sweep.predict_records(
-        member.network,
-        member.config,
-        records,
-        ids,
-        batch_size=batch_size(settings.batch_size, member),
-        views=member.views,
-        directory=parts,
-        title=member.name,
-    )
-    return seen.probs, seen.embeddings
-
-
-def batch_size(asked: int, member: "Member") -> int:
-    """Return how many images to read at a time: as asked, on a CPU at most four megapixels."""
-    import jax
-
-    if jax.default_backend() != "cpu":
-        return asked
-    return min(asked, max(1, 4 * 1024**2 // member.config.image_size**2))
 
 
 def notes(context: Context, packed: "Bundle") -> list[str]:
@@ -280,25 +164,6 @@ def notes(context: Context, packed: "Bundle") -> list[str]:
     if left_out := packed.training_images.get("left_out"):
         lines.append(f"not in the bundle: {left_out}")
     return lines
-
-
-def _metafeatures(
-    records: "Records", ids: np.ndarray, table: "pd.DataFrame", packed: "Bundle"
-) -> "pd.DataFrame":
-    from hpa_jax.data.batches import eval_batches
-    from hpa_jax.decision.features import metafeature_table
-
-    batches = eval_batches(
-        records,
-        ids,
-        None,
-        batch_size=64,
-        channels=records.channels,
-        image_size=records.image_size,
-    )
-    images = (image for batch in batches for image in batch["image"][batch["mask"]])
-    sizes = tables.sizes(table, packed.features.get("extra", False))
-    return metafeature_table(images, ids, *sizes, **packed.features)
 
 
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:

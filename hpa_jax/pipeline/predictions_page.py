@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import reader
-from hpa_jax.pipeline import bundles, galleries
+from hpa_jax.pipeline import arrays, bundles, galleries
 from hpa_jax.pipeline.context import Context, side_for
 from hpa_jax.report import predictions
 from hpa_jax.report.predictions import Maps, Predictions
@@ -16,7 +16,6 @@ from hpa_jax.report.predictions import Maps, Predictions
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hpa_jax.data.batches import Records
     from hpa_jax.decision.bundle import Bundle, Member
 
 BATCH = 16  # images whose maps are computed at a time
@@ -28,14 +27,13 @@ def write(
     packed: "Bundle",
     found: Predictions,
     table: "pd.DataFrame",
-    records: "Mapping[int, Records]",
     given: str,
     lines: Sequence[str],
 ) -> Path:
     """Write predictions/index.html; return its path.
 
     Args:
-      table: the catalog of the images.  records: side in pixels -> the packed images.
+      table: the catalog of the images.
       given: what --model names, where a gallery may lie.  lines: what the page begins with.
 
     Raises:
@@ -50,8 +48,8 @@ def write(
     count = _number(context.flags.get("maps"))
     maps = None
     if count and packed.class_names and maps_of(member) and not context.config.predict.tile:
-        side = side_for(records, member.config.image_size)
-        maps = activation_maps(member, records[side], found, count)
+        side = side_for(arrays.sides(packed), member.config.image_size)
+        maps = activation_maps(member, rows[:count], side, found)
     gallery = galleries.of_model(given, packed, member) if given else None
     neighbours = None if gallery is None else gallery.nearest(found.embeddings[member.name])
     return predictions.write(
@@ -71,32 +69,31 @@ def write(
     )
 
 
-def activation_maps(member: "Member", records: "Records", found: Predictions, count: int) -> Maps:
-    """Return maps of the first `count` images: of their labels, or of the best class if none."""
-    from hpa_jax.data.batches import eval_batches
+def activation_maps(
+    member: "Member", rows: Sequence[Mapping[str, Any]], side: int, found: Predictions
+) -> Maps:
+    """Return maps of the first images: of their labels, or of the best class if none.
+
+    rows: of the catalog, of as many images as get maps.  side: which images take before the
+    network's.
+    """
     from hpa_jax.inference import maps
 
-    ids = np.asarray(found.ids[:count])
+    count = len(rows)
     known = np.asarray(member.class_numbers)
     relative = found.scores[:count, known] / np.clip(found.thresholds[known], 1e-6, None)
     order = np.argsort(-(relative + 1e6 * found.labels[:count, known]), axis=1)[:, :MOST]
     mapped = maps.compiled(member.network, member.config)
-    planes: list[dict[int, np.ndarray]] = [{} for _ in ids]
-    batches = eval_batches(
-        records,
-        ids,
-        None,
-        batch_size=min(BATCH, len(ids)),
-        channels=tuple(member.config.channels),
-        image_size=member.config.image_size,
-    )
-    for batch in batches:
-        index = np.asarray(batch["index"])
-        drawn = mapped(batch["image"], order[index])
-        for row in np.flatnonzero(batch["mask"]):
-            n = int(index[row])
+    planes: list[dict[int, np.ndarray]] = []
+    size = min(BATCH, count)
+    for start in range(0, count, size):
+        images = [reader.read(row) for row in rows[start : start + size]]
+        (batch,) = arrays.batches(images, side, member.config, size)
+        drawn = mapped(batch["image"], order[start + batch["index"]])
+        for row in range(len(images)):
+            n = start + row
             wanted = [k for k, c in enumerate(known[order[n]]) if found.labels[n, c]] or [0]
-            planes[n] = {int(known[order[n, k]]): drawn[row, k] for k in wanted}
+            planes.append({int(known[order[n, k]]): drawn[row, k] for k in wanted})
     return Maps(member.name, maps.method(member.network), planes)
 
 

@@ -128,7 +128,7 @@ def test_another_network_is_another_fingerprint():
     other = Tiny()
     other.scale[...] = jnp.float32(2.0)
     prints = {
-        sweep._fingerprint(model, CONFIG, sweep.views_module.make(views), ids, ("mean", 0))
+        sweep.fingerprint(model, CONFIG, sweep.views_module.make(views), ids, ("mean", 0))
         for model in (Tiny(), other)
         for views in (made, "identity", {"name": "oml", "rounds": 2})
         for ids in (["a"], ["b"])
@@ -159,46 +159,26 @@ def test_tiles_of_all_images_are_joined_by_max():
     pictures = [np.zeros((*shape, 4), np.uint8) for shape in shapes]
     pictures[0][39, 22] = 255
     pictures[2][0, 0] = 128
+    forward = predict.compiled(Tiny(), CONFIG)
     probs, embeddings = sweep.predict_images(
-        Tiny(), CONFIG, pictures.__getitem__, ["a", "b", "c"], tile=16, batch_size=3
+        forward, pictures.__getitem__, ["a", "b", "c"], tile=16, batch_size=3
     )
     assert probs[0, 0] > probs[2, 0] > probs[1, 0]
     assert embeddings.shape == (3, 4)
 
 
 @pytest.mark.parametrize("aggregate", ["max", "mean"])
-def test_stopped_tiles_go_on_where_they_were(tmp_path, monkeypatch, aggregate):
+def test_the_answer_of_an_image_in_tiles_is_its_own(aggregate):
     rng = np.random.default_rng(0)
     shapes = [(40, 23), (16, 16), (5, 60), (33, 33)]
     pictures = [rng.integers(0, 200 + 10 * n, (*s, 4), np.uint8) for n, s in enumerate(shapes)]
     options = dict(tile=16, batch_size=3, aggregate=aggregate)
-    ids = ["a", "b", "c", "d"]
-    whole = sweep.predict_images(Tiny(), CONFIG, pictures.__getitem__, ids, **options)
-    monkeypatch.setattr(sweep, "SAVE_SECONDS", 0.0)
-    options |= dict(directory=tmp_path, shown="these")
-
-    def stops(row):
-        if row == 3:
-            raise KeyboardInterrupt
-        return pictures[row]
-
-    with pytest.raises(KeyboardInterrupt):
-        sweep.predict_images(Tiny(), CONFIG, stops, ids, **options)
-    read = []
-
-    def counts(row):
-        read.append(row)
-        return pictures[row]
-
-    again = sweep.predict_images(Tiny(), CONFIG, counts, ids, **options)
-    assert 3 in read and 0 not in read
-    for one, other in zip(whole, again, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
-    read.clear()
-    sweep.predict_images(Tiny(), CONFIG, counts, ids, **options)
-    assert not read
-    sweep.predict_images(Tiny(), CONFIG, counts, ids, **{**options, "shown": "others"})
-    assert read == [0, 1, 2, 3]
+    forward = predict.compiled(Tiny(), CONFIG)
+    whole = sweep.predict_images(forward, pictures.__getitem__, list("abcd"), **options)
+    for row, picture in enumerate(pictures):
+        alone = sweep.predict_images(forward, [picture].__getitem__, ["a"], **options)
+        for one, other in zip(whole, alone, strict=True):
+            np.testing.assert_allclose(one[row], other[0], atol=1e-6)
 
 
 def test_no_process_writes_before_all_have_read_what_is_known(packed, tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import bundle
-from hpa_jax.pipeline import bundles, export, predict_images, refit
+from hpa_jax.pipeline import arrays, bundles, export, refit
 from hpa_jax.pipeline.context import Context, side_for
 from hpa_jax.training import checkpoint
 
@@ -145,7 +145,7 @@ def test_each_network_reads_the_side_that_the_run_read(workdir):
     assert [side_for([64, 32, 128], wanted) for wanted in (16, 64, 65, 200)] == [32, 64, 128, 128]
     packed = bundles.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
     packed.training_images |= {"image_size": 32, "sides": [32, 64, 128]}
-    assert predict_images.sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
+    assert arrays.sides(packed) == [32, 64]  # of metafeatures, of networks of 64 px
     packed.members[0].config.unlock().image_size = 100
-    assert predict_images.sides(packed) == [32, 128, 64]
+    assert arrays.sides(packed) == [32, 128, 64]
     assert isinstance(packed, bundle.Bundle)

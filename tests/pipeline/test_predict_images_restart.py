@@ -1,12 +1,17 @@
 """Verbs on a finished run: a stopped prediction goes on as if it had not been; Dask's stack."""
 
 import shutil
+import time
 
+import numpy as np
 import pandas as pd
 import pytest
+import tifffile
 
 from hpa_jax.__main__ import main
-from hpa_jax.inference import predict, sweep
+from hpa_jax.data.reader import CHANNELS
+from hpa_jax.data.sources import imported
+from hpa_jax.pipeline import answers, arrays
 from tests.small_run import CONFIG, call
 
 
@@ -16,27 +21,29 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     given = [f"--model={workdir}/bundle", f"--config.data.root={workdir}/data/test"]
     given += ["--config.predict.batch_size=8"]
     assert main(["predict", *given, f"--workdir={tmp_path}/whole"]) == 0
-    monkeypatch.setattr(sweep, "SAVE_SECONDS", 0.0)
-    plain, asked = predict.stream, []
+    monkeypatch.setattr(answers, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(answers, "AT_ONCE", 8)
+    plain, asked = arrays.seen, []
 
-    def stops(forward, batches, rows):
-        for number, found in enumerate(plain(forward, batches, rows)):
-            if number == 2:
-                raise KeyboardInterrupt
-            yield found
+    def stops(member, images, *rest):
+        asked.append(len(images))
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return plain(member, images, *rest)
 
-    def counts(forward, batches, rows):
-        asked.append(len(rows))
-        return plain(forward, batches, rows)
+    def counts(member, images, *rest):
+        asked.append(len(images))
+        return plain(member, images, *rest)
 
     again = ["predict", *given, f"--workdir={tmp_path}/again"]
-    monkeypatch.setattr(predict, "stream", stops)
+    monkeypatch.setattr(arrays, "seen", stops)
     assert main(again) == 130
     assert not (tmp_path / "again" / "predictions.csv").exists()
-    assert len(list((tmp_path / "again" / "predict_parts").rglob("part-*.npz"))) == 2
-    monkeypatch.setattr(predict, "stream", counts)
+    assert len(list((tmp_path / "again" / "predict_parts").glob("part-*.npz"))) == 2
+    asked.clear()
+    monkeypatch.setattr(arrays, "seen", counts)
     assert main(again) == 0
-    assert asked[0] == 30 - 2 * 8  # the first network's other images
+    assert sum(asked) == 30 - 2 * 8  # the other images, of the one network
     files = {
         str(path.relative_to(tmp_path / "whole"))
         for path in (tmp_path / "whole").rglob("*")
@@ -50,6 +57,50 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
         else:
             pd.testing.assert_frame_equal(pd.read_parquet(one), pd.read_parquet(other), atol=1e-6)
     assert not (tmp_path / "again" / "predict_parts").exists()
+
+
+def test_first_answers_can_be_read_while_later_images_are_converted(done, tmp_path, monkeypatch):
+    workdir, _ = done
+    monkeypatch.setattr(answers, "AT_ONCE", 4)
+    rng = np.random.default_rng(0)
+    for image in range(9):
+        for channel in CHANNELS:
+            pixels = rng.integers(0, 4096, (64, 64), np.uint16)
+            tifffile.imwrite(tmp_path / f"i{image}_{channel}.tif", pixels)
+    part, read = tmp_path / "out" / "predict_parts" / "part-00000.csv", []
+    convert = imported.convert
+
+    def waits(id, *rest):
+        if id == "i8":
+            until = time.monotonic() + 60
+            while not part.is_file() and time.monotonic() < until:
+                time.sleep(0.05)
+            read.append(pd.read_csv(part))
+        return convert(id, *rest)
+
+    monkeypatch.setattr(imported, "convert", waits)
+    arguments = [f"--model={workdir}/models/tiny", f"--config.data.root={tmp_path}"]
+    arguments += ["--config.predict.batch_size=4"]
+    assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 0
+    whole = pd.read_csv(tmp_path / "out" / "predictions.csv")
+    assert len(whole) == 9 and read[0]["id"].tolist() == ["i0", "i1", "i2", "i3"]
+    pd.testing.assert_frame_equal(read[0], whole.head(4)[read[0].columns], atol=1e-4)
+
+
+def test_no_answer_is_computed_once_an_image_is_refused(done, tmp_path, monkeypatch, capsys):
+    workdir, _ = done
+    monkeypatch.setattr(answers, "AT_ONCE", 2)
+    rng = np.random.default_rng(0)
+    for image in range(6):
+        for channel in CHANNELS:
+            pixels = rng.integers(0, 4096, (64, 64), np.uint16)
+            tifffile.imwrite(tmp_path / f"i{image}_{channel}.tif", pixels)
+    (tmp_path / "i0_red.tif").write_bytes(b"no image")
+    arguments = [f"--model={workdir}/models/tiny", f"--config.data.root={tmp_path}"]
+    arguments += ["--config.predict.batch_size=2"]
+    assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 2
+    assert "i0_red.tif" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("part-*"))
 
 
 def test_the_stack_on_a_cluster_through_the_command_line(done, tmp_path):

@@ -90,6 +90,7 @@ def scan(
     not_only: Sequence[int] = (),
     largest: int = 0,
     content: Callable[[str], str] = sha256,
+    tell: imported.Tell | None = None,
 ) -> "pd.DataFrame":
     """Rows of every image of the folder.
 
@@ -107,6 +108,7 @@ def scan(
     not_only: images that have no class beside these are left out.
     largest: side in pixels to which larger images are reduced if they are converted; 0 keeps it.
     content: file -> digest of its bytes.
+    tell: called with each image as soon as it is converted: `imported.rows`.
 
     Raises:
         InputError: no folder, a wrong option, no file fits the pattern, or too little disk.
@@ -141,7 +143,9 @@ def scan(
             for name, scene in _scenes(id, match, problems):
                 images[name] = imported.Files(match.paths, scene, match.plate)
                 whose[name] = id
-    ready = imported.rows(images, into, conversion, problems, content=content, title="folder")
+    ready = imported.rows(
+        images, into, conversion, problems, content=content, title="import", tell=tell
+    )
     rows = []
     for id, row in ready.items():
         match = matches[whose[id]]

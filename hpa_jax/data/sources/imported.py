@@ -26,6 +26,7 @@ import numpy as np
 from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
+from hpa_jax.core.progress import Progress
 from hpa_jax.data import reader
 from hpa_jax.data.planes import BadImage, Planes, Reading
 from hpa_jax.data.problems import Problems
@@ -39,6 +40,7 @@ COLUMNS = (
 )
 LAYOUT = 3  # of what `convert` makes; another one is imported anew
 MISSING = ("error", "zeros", "mean")
+Tell = Callable[[str, "dict[str, Any] | None"], None]
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
 STAINS = {
     "red": (
@@ -102,18 +104,19 @@ def rows(
     content: Callable[[str], str] = sha256,
     title: str = "import",
     hint: Mapping[str, str] | None = None,
+    tell: Tell | None = None,
 ) -> dict[str, dict[str, Any]]:
     """id -> channel paths, original_size, pixel_size (µm or None), black and white points; images
     that can't be used become findings. 8-bit channel files are used where they lie.
 
     into: folder for converted copies; what no image needs is removed there.
     hint: what a problem's text gets added.
+    tell: called with (id, row, or None if it can't be used) of each image in turn, while later ones
+    are converted.
 
     Raises:
         InputError: too little disk.
     """
-    from tqdm import tqdm
-
     into.mkdir(parents=True, exist_ok=True)
     bad: dict[str, BadImage] = {}
 
@@ -154,8 +157,13 @@ def rows(
 
         ready = [id for id in images if marks[id] and id not in bad]
         results = pool.map(functools.partial(guarded, work), ready)
-        bar = tqdm(results, total=len(ready), desc=title, unit="images", disable=None)
-        done = dict(zip(ready, bar))
+        done = {}
+        with Progress(title, len(ready)) as progress:
+            for id, row in zip(ready, results):
+                done[id] = row
+                progress.add()
+                if tell is not None:
+                    tell(id, row)
     for id, error in sorted(bad.items()):
         problems.add(error.path, id, error.what + (hint or {}).get(error.what, ""))
     found = {id: row for id, row in done.items() if row is not None}

@@ -1,0 +1,226 @@
+"""What a bundle says of images on disk, a few at a time, while later ones are still converted.
+
+In: catalog rows, as the folder's images become ready and then all of them.  Out: probabilities,
+embeddings and metafeatures of each.  They are kept in DIRECTORY/part-00000.npz, ... (with which a
+call that was killed goes on) and, to be read before the end, as labels and scores in part-00000.csv
+beside it.  Memory is that of a few images and of the numbers.
+"""
+
+import hashlib
+import os
+import time
+import zlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpa_jax.core import artifacts
+from hpa_jax.core.progress import Progress
+from hpa_jax.core.tables import cell
+from hpa_jax.data import reader
+from hpa_jax.data.reader import CHANNELS
+from hpa_jax.pipeline import arrays, tables
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hpa_jax.decision.bundle import Bundle
+    from hpa_jax.report.predictions import Predictions
+
+AT_ONCE = 64  # images in memory
+TEXTS = ("id", "labels", "why")
+SAVE_SECONDS = 30.0  # between part files; the first one is written at once
+
+
+class Answers:
+    """Answers of a bundle's networks by image: (id, digest of the pixels).
+
+    tile: side of the squares that images are split into, in their pixels; 0: whole images.
+    """
+
+    def __init__(
+        self,
+        packed: "Bundle",
+        directory: Path,
+        *,
+        batch_size: int,
+        tile: int = 0,
+        tile_aggregate: str = "max",
+    ) -> None:
+        self.packed, self.directory = packed, directory
+        self.batch_size, self.tile, self.tile_aggregate = batch_size, tile, tile_aggregate
+        self.sides = arrays.sides(packed)
+        self.with_features = arrays.needs_features(packed)
+        self._programs: arrays.Programs = {}
+        self._fingerprint = self._digest()
+        self._places: dict[tuple[str, str], tuple[int, int]] = {}
+        self._parts: list[dict[str, np.ndarray]] = []
+        self._waiting: list[Mapping[str, Any]] = []
+        self._unsaved: list[dict[str, np.ndarray]] = []
+        self._saved = 0.0
+        self._number = 0
+        for path in sorted(directory.glob("part-*.npz")):
+            self._number = int(path.stem.removeprefix("part-")) + 1
+            self._take(path)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """An image is ready: answered when there are enough of them, unless it has been.
+
+        row: id, path of each channel, original_size, and `files`, the digest of its pixels.
+        """
+        if (row["id"], row["files"]) not in self._places:
+            self._waiting.append(row)
+        if len(self._waiting) == max(AT_ONCE, self.batch_size):
+            self._answer()
+
+    def of(self, catalog: "pd.DataFrame", title: str = "predict") -> "Predictions":
+        """What the bundle says of all images of a catalog, in its order.
+
+        Raises:
+            InputError: an image can't be read, or a probability is not finite.
+        """
+        import pandas as pd
+
+        self._waiting.clear()  # of images that the catalog left out, perhaps
+        rows = catalog.to_dict("records")
+        keys = [(row["id"], row["files"]) for row in rows]
+        with Progress(title, len(rows), sum(key in self._places for key in keys)) as progress:
+            for row, key in zip(rows, keys, strict=True):
+                if key not in self._places:
+                    self.add(row)
+                    progress.add()
+            self._answer()
+        self._save()
+        where = [self._places[key] for key in keys]
+        values = {
+            name: np.stack([self._parts[part][name][row] for part, row in where])
+            for name in self._parts[0]
+            if name not in ("ids", "files", "names")
+        }
+        features = None
+        if self.with_features:
+            features = pd.DataFrame(values.pop("features"), columns=self._parts[0]["names"])
+            features.insert(0, "id", catalog["id"].to_numpy(str))
+        return self._decided(catalog["id"].to_numpy(str), values, features)
+
+    def _decided(
+        self, ids: np.ndarray, values: Mapping[str, np.ndarray], features: "pd.DataFrame | None"
+    ) -> "Predictions":
+        names = [member.name for member in self.packed.members]
+        probs = {name: values[f"probs_{k}"] for k, name in enumerate(names)}
+        embeddings = {name: values[f"embeddings_{k}"] for k, name in enumerate(names)}
+        return arrays.decide(self.packed, ids, probs, embeddings, lambda: features)
+
+    def _answer(self) -> None:
+        """Looks at the images that wait."""
+        rows, self._waiting = self._waiting, []
+        if not rows:
+            return
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+            images = list(pool.map(reader.read, rows))
+        found = {
+            "ids": np.array([row["id"] for row in rows]),
+            "files": np.array([row["files"] for row in rows]),
+        }
+        # Random views of an image are its own, whichever images are answered with it.
+        seeds = np.array([zlib.crc32(row["id"].encode()) & 0x7FFFFFFF for row in rows], np.int32)
+        for k, member in enumerate(self.packed.members):
+            found[f"probs_{k}"], found[f"embeddings_{k}"] = self._seen(member, rows, images, seeds)
+        if self.with_features:
+            table = arrays.metafeatures(self.packed, images, found["ids"], *self._sizes(rows))
+            numbers = table.drop(columns="id")
+            found |= {"features": numbers.to_numpy(float), "names": numbers.columns.to_numpy(str)}
+        self._hold(found)
+        self._unsaved.append(found)
+        if time.monotonic() - self._saved > SAVE_SECONDS:
+            self._save()
+
+    def _seen(
+        self,
+        member: Any,
+        rows: Sequence[Mapping[str, Any]],
+        images: Sequence[np.ndarray],
+        seeds: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        from hpa_jax.inference import sweep
+        from hpa_jax.inference.tables import check_finite
+
+        size = arrays.batch_size(self.batch_size, member)
+        size = size if self._parts else min(size, len(rows))  # a few images are all there are
+        if not self.tile:
+            found = arrays.seen(member, images, self.sides, size, self._programs, seeds)
+            check_finite(found[0], [row["id"] for row in rows])
+            return found
+        planes = [CHANNELS.index(name) for name in member.config.channels]
+        return sweep.predict_images(
+            arrays.seeded(arrays.program(member, self._programs), seeds),
+            lambda row: images[row][..., planes],
+            [row["id"] for row in rows],
+            tile=self.tile,
+            image_size=member.config.image_size,
+            batch_size=size,
+            aggregate=self.tile_aggregate,
+        )
+
+    def _sizes(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray | None]:
+        import pandas as pd
+
+        return tables.sizes(pd.DataFrame(rows), self.packed.features.get("extra", False))
+
+    def _hold(self, found: dict[str, np.ndarray]) -> None:
+        number = len(self._parts)
+        self._parts.append(found)
+        keys = zip(found["ids"].tolist(), found["files"].tolist(), strict=True)
+        self._places |= {key: (number, row) for row, key in enumerate(keys)}
+
+    def _save(self) -> None:
+        """Writes a part file of what was answered since the last one."""
+        import pandas as pd
+
+        if not self._unsaved:
+            return
+        first = self._unsaved[0]
+        whole = {name: np.concatenate([part[name] for part in self._unsaved]) for name in first}
+        whole |= {name: first[name] for name in ("names",) if name in first}
+        name = f"part-{self._number:05d}"
+        if self.packed.class_names:
+            features = None
+            if self.with_features:
+                features = pd.DataFrame(whole["features"], columns=whole["names"])
+                features.insert(0, "id", whole["ids"])
+            result = arrays.table(self.packed, self._decided(whole["ids"], whole, features))
+            write_csv(self.directory / f"{name}.csv", result)
+        with artifacts.atomic(self.directory / f"{name}.npz") as temporary:
+            np.savez(temporary, fingerprint=self._fingerprint, **whole)
+        self._unsaved, self._saved, self._number = [], time.monotonic(), self._number + 1
+
+    def _take(self, path: Path) -> None:
+        """Reads a part of an earlier call; a damaged one, or one of other networks, is none."""
+        try:
+            with np.load(path, allow_pickle=False) as part:
+                if str(part["fingerprint"]) == self._fingerprint:
+                    self._hold({name: part[name] for name in part.files if name != "fingerprint"})
+        except (OSError, ValueError, KeyError, EOFError):
+            return
+
+    def _digest(self) -> str:
+        """Of all that an answer depends on beside the image."""
+        from hpa_jax.inference import sweep, views
+
+        about = (self.tile, self.tile_aggregate, self.sides, sorted(self.packed.features.items()))
+        whole = hashlib.sha256(repr((about, self.with_features)).encode())
+        for member in self.packed.members:
+            made = views.make(member.views)
+            text = sweep.fingerprint(member.network, member.config, made, (), ())
+            whole.update(text.encode())
+        return whole.hexdigest()
+
+
+def write_csv(path: Path, rows: "pd.DataFrame") -> None:
+    """A table of answers as CSV; what a spreadsheet would take for a formula is made text."""
+    rows = rows.assign(**{name: rows[name].map(cell) for name in TEXTS if name in rows})
+    with artifacts.atomic(path) as temporary:
+        rows.to_csv(temporary, index=False, float_format="%.5f")
