@@ -106,19 +106,3 @@ def test_a_stages_keys_are_known_and_free_forms_are_free():
     config.models.m.stages = (configs.stage(), stage)
     with pytest.raises(InputError, match=r"models\.m\.stages\[1\]\.epoch: .*'epochs'"):
         validation.validate(config)
-
-
-def test_an_unknown_key_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'stages'"):
-        validation.check_key(with_one(), "models.m.stage[0].lr")
-    with pytest.raises(InputError, match=r"1 items, \[0\] to \[0\]"):
-        validation.check_key(with_one(), "models.m.stages[3].lr")
-
-
-def test_a_key_of_a_models_stages_is_shown_its_place():
-    told = r"'epochs', .*'keep_epochs'.*models\.m\.stages\[0\]\.epochs"
-    with pytest.raises(InputError, match=told):
-        validation.check_key(with_one(), "models.m.epochs")
-    with pytest.raises(InputError) as error:
-        validation.check_key(with_one(), "models.m.nonsense")
-    assert "stages[0]" not in str(error.value)
