@@ -6,7 +6,7 @@ import numpy as np
 
 from hpa_jax import __version__
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import scores, tables
 from hpa_jax.pipeline.context import Context
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ def _class_rows(packed: "Bundle", labels: np.ndarray) -> list[str]:
 def _score_rows(context: Context) -> list[str]:
     """Macro-F1 with its interval and its rows, of every set of rows that is scored."""
     metrics = artifacts.read_json(context.path("metrics.json"))
-    method = context.config.submission.method
-    known = metrics["scores"].get(method) or metrics["scores"][metrics["best"]]
-    rows = [_row("validation", known, metrics["rows"])]
+    method = scores.chosen_method(context)
+    rows = [_row("validation", metrics["scores"][method], f"{method}; {metrics['rows']}")]
     path = context.path("evaluation.json")
     if path.is_file():
         stored = artifacts.read_json(path)
