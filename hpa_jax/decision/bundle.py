@@ -25,6 +25,7 @@ from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, thresholds, unlike
 from hpa_jax.decision.stack import stacking
 from hpa_jax.decision.stack.inputs import of_tables
+from hpa_jax.decision.validated import Validated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,8 @@ class Bundle:
 
     rule: "stack", or "blend" (of the models, by `blend`); cuts: float[C], inf = never; argmax: as
     thresholds.decide; stack: for the rule "stack"; features: options of features.metafeatures;
-    image: what the training images were (image_size, original_size, ...), for the user.
+    image: what the training images were (image_size, original_size, ...), for the user; validated:
+    calibration, F1 and support of each class, None where they are unknown.
     """
 
     class_names: tuple[str, ...]
@@ -72,6 +74,7 @@ class Bundle:
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
     picture: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    validated: Validated | None = None
 
     def decide(
         self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None" = None
@@ -201,6 +204,7 @@ def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
         features=stored["features"],
         picture=stored["picture"],
         versions=stored["versions"],
+        validated=_validated(stored),
     )
     _check(bundle)
     return bundle
@@ -230,6 +234,12 @@ def table(
     return pd.DataFrame(columns)
 
 
+def _validated(stored: Mapping[str, Any]) -> Validated | None:
+    """What validation says of each class; earlier versions wrote bundles without."""
+    found = stored.get("validated")
+    return None if found is None else Validated.from_json(found, len(stored["classes"]))
+
+
 def _models(stored: Mapping[str, Any]) -> list[str]:
     return list(dict.fromkeys(member["model"] for member in stored["members"]))
 
@@ -256,6 +266,7 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
         features=bundle.features,
         picture=bundle.picture,
         versions=bundle.versions or _versions(),
+        validated=None if bundle.validated is None else bundle.validated.as_json(),
     )
 
 

@@ -56,8 +56,8 @@ def text(context: Context, packed: "Bundle", use: str = "") -> str:
         + "; ".join(LICENCE.get(kind, "the data owner's terms") for kind in dict.fromkeys(kinds))
         + ". Weights take their licence from the data and from weights that training began with.",
         "",
-        "| class | training images | threshold |",
-        "|---|---|---|",
+        "| class | training images | threshold | F1 | validation images |",
+        "|---|---|---|---|---|",
         *_class_rows(packed, train.labels),
         "",
         "## Scores",
@@ -72,8 +72,15 @@ def text(context: Context, packed: "Bundle", use: str = "") -> str:
 def _class_rows(packed: "Bundle", labels: np.ndarray) -> list[str]:
     counts = labels.sum(axis=0)
     cuts = [f"{cut:.3f}" if np.isfinite(cut) else "never" for cut in packed.cuts]
-    rows = zip(packed.class_names, counts, cuts)
-    return [f"| {name.replace('|', '/')} | {int(n)} | {cut} |" for name, n, cut in rows]
+    known = packed.validated  # None: of a run of an earlier version
+    blank = [""] * len(cuts)
+    f1 = blank if known is None else [f"{own:.3f}" for own in known.f1]
+    support = blank if known is None else known.support.tolist()
+    rows = zip(packed.class_names, counts, cuts, f1, support, strict=True)
+    return [
+        f"| {name.replace('|', '/')} | {int(n)} | {cut} | {own} | {positives} |"
+        for name, n, cut, own, positives in rows
+    ]
 
 
 def _score_rows(context: Context) -> list[str]:

@@ -1,8 +1,8 @@
 """`predict --model` on one's own images.
 
-A folder of images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet,
-predictions/index.html.  Images are packed once for each side that a network or the metafeatures
-read, as a run does (config.records.also).
+A folder of images -> predictions.csv, predictions_by_class.csv, predictions.parquet,
+embeddings/NAME.parquet, predictions/index.html.  Images are packed once for each side that a
+network or the metafeatures read, as a run does (config.records.also).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -60,6 +60,7 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
             result[name] = result[name].map(cell)
         with artifacts.atomic(context.path("predictions.csv")) as temporary:
             result.to_csv(temporary, index=False, float_format="%.5f")
+    _write_by_class(context.path("predictions_by_class.csv"), found if "csv" in wanted else None)
     if packed.class_names and "parquet" in wanted:
         scored = found.scores.astype(np.float32)
         tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
@@ -76,6 +77,23 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     answers = context.path("predictions.csv" if in_table else "embeddings")
     about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
+
+
+def _write_by_class(path: Path, found: Predictions | None) -> None:
+    """predictions_by_class.csv, as the predictions.csv of a run; none where no calibration is
+    known, not even that of an earlier call."""
+    from hpa_jax.decision import validated
+
+    if found is None or found.validated is None:
+        artifacts.remove(path)
+        return
+    listed = validated.by_class(
+        *(found.validated, found.ids, found.classes, found.scores, found.labels, found.thresholds)
+    )
+    for name in ("id", "class"):
+        listed[name] = listed[name].map(cell)
+    with artifacts.atomic(path) as temporary:
+        listed.to_csv(temporary, index=False, float_format="%.4g")
 
 
 def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
@@ -139,6 +157,8 @@ def label(context: Context, packed: "Bundle") -> Labelled:
         embeddings,
         lambda: _metafeatures(next(iter(sets.values())), ids, table, packed),
     )
+    if context.config.predict.tile:  # what was calibrated are scores of whole images
+        found = replace(found, validated=None)
     if packed.picture.get("field_um"):
         # The user's own images; those of a competition are the training's kind.
         unknown = (table["source"] == "own") & table["pixel_size"].isna()
@@ -167,7 +187,8 @@ def decide(
     scored, labels = packed.decide(probs, features)
     unlike, why = packed.judge(embeddings, features)
     values = (scored, labels, packed.cuts, unlike, why)
-    return Predictions(ids, packed.class_names, *values, embeddings, strongest)
+    known = packed.validated
+    return Predictions(ids, packed.class_names, *values, embeddings, strongest, validated=known)
 
 
 def judges(packed: "Bundle") -> bool:
@@ -273,6 +294,8 @@ def notes(context: Context, packed: "Bundle") -> list[str]:
         whose = packed.picture.get("cuts")
         whose = whose or f"those of the bundle ({packed.picture.get('method')})"
         lines.append(f"thresholds: {whose}")
+        if packed.validated is not None and context.config.predict.tile:
+            lines.append("no probabilities: scores of tiles were never calibrated")
     if packed.picture.get("cells"):
         lines.append(
             "this model was trained on images of single cells; whole fields are unlike them"

@@ -1,5 +1,8 @@
 """A bundle opened elsewhere predicts what was exported, and refuses what is broken."""
 
+import json
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +10,9 @@ import pytest
 from hpa_jax.config import defaults as config
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, bundle, unlike
+from hpa_jax.decision.calibration import Calibration
 from hpa_jax.decision.stack import inputs, stacking
+from hpa_jax.decision.validated import Validated
 from hpa_jax.inference import predict
 from hpa_jax.training import network
 from tests.training import tiny
@@ -60,6 +65,11 @@ def exported(tmp_path_factory):
         np.array([0.4, np.inf, 0.3]),
         blend=blends.Formula("mean", (1.0, 3.0)),
         picture=dict(original_size=2048),
+        validated=Validated(
+            Calibration(np.array([[0.1, 1, 1], [0.2, 1, 2], [0.3, 2, 1]])),
+            np.array([0.5, np.nan, 0.7]),
+            np.array([9, 0, 4]),
+        ),
     )
     folder = bundle.write(tmp_path_factory.mktemp("b") / "bundle", made)
     return made, folder
@@ -84,6 +94,25 @@ def test_what_is_read_predicts_what_was_written(exported):
     assert list(written.columns[:3]) == ["id", "labels", "class_numbers"]
     row = written.iloc[0]
     assert row["labels"] == "; ".join(NAMES[c] for c in np.flatnonzero(labels[0]))
+
+
+def test_a_bundle_of_an_earlier_version_knows_no_calibration(exported, tmp_path):
+    made, folder = exported
+    shutil.copytree(folder, tmp_path / "old")
+    path = tmp_path / "old" / "bundle.json"
+    stored = json.loads(path.read_text())
+    del stored["validated"]
+    path.write_text(json.dumps(stored))
+    old, new = bundle.read(path.parent), bundle.read(folder)
+    assert old.validated is None and old.class_names == NAMES
+    scores = np.random.default_rng(0).random((4, 3))
+    np.testing.assert_array_equal(
+        new.validated.probabilities(scores), made.validated.probabilities(scores)
+    )
+    stored["validated"] = {**made.validated.as_json(), "f1": [0.5]}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="for 3 classes"):
+        bundle.read(path.parent)
 
 
 def test_the_stack_gets_its_columns_by_name(tmp_path):
