@@ -37,9 +37,11 @@ SIDE = 256  # px of their longer side
 class Result:
     """What a model says of N images.
 
-    ids [N]; scores: float[N, C]; labels: bool[N, C]; unlike: bool[N], the images that are unlike
-    the training images, with the reasons in why; classes: the C names; thresholds: float[C];
-    embeddings: float[N, E] of the strongest network; table: one row an image, as predictions.csv.
+    ids [N]; scores: float[N, C]; probabilities: float[N, C], the scores calibrated on the run's
+    validation images, None where the model knows no calibration; labels: bool[N, C]; unlike:
+    bool[N], the images that are unlike the training images, with the reasons in why; classes: the
+    C names; thresholds: float[C]; embeddings: float[N, E] of the strongest network; table: one row
+    an image, as predictions.csv.
     """
 
     found: Predictions
@@ -48,6 +50,7 @@ class Result:
 
     ids = property(lambda self: list(self.found.ids))
     scores = property(lambda self: self.found.scores)
+    probabilities = property(lambda self: self.found.probabilities)
     labels = property(lambda self: self.found.labels)
     unlike = property(lambda self: self.found.unlike)
     why = property(lambda self: list(self.found.why))

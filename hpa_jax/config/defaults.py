@@ -171,6 +171,11 @@ OF_SOURCE: dict[str, Statement] = dict(
     ),
     atlas=ATLAS,
 )
+SOURCES = option(
+    (),
+    "several: dicts of source, root, weight, not_only, parts and options of their kind",
+    items=(dict,),
+)
 VARIATION: Statement = dict(
     name=option("", "name of its folder and row"),
     about=option("", "what it tries, in words"),
@@ -188,6 +193,7 @@ _AUGMENT: dict[str, Any] = dict(
     choices="hpa_jax.training.augment:PRESETS",
     pattern=OWN,
     check="hpa_jax.training.augment:resolve",
+    text_key="name",
 )
 PHASE: Statement = dict(
     epochs=option(1, "epochs of the training rows", low=1),
@@ -362,6 +368,7 @@ MODEL: Statement = dict(
         choices="hpa_jax.inference.views:VIEWS",
         also=(dict,),
         check="hpa_jax.inference.views:make",
+        text_key="name",
     ),
 )
 
@@ -384,11 +391,7 @@ OPTIONS: Statement = dict(
             "synthetic", "where the images come from", choices="hpa_jax.data.catalog:SOURCES"
         ),
         root=option("", 'their folder; "" with synthetic: WORKDIR/data'),
-        sources=option(
-            (),
-            "several: dicts of source, root, weight, not_only, parts and options of their kind",
-            items=(dict,),
-        ),
+        sources=SOURCES,
         truth=option("", "table of the test part's labels; only evaluate and report read it"),
         on_bad_image=option(
             "error", "skip leaves it out and writes bad_images.csv", choices=("error", "skip")

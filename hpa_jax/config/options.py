@@ -47,6 +47,7 @@ class Option:
     kinds: types that a value can have; items: those of a tuple's items.
     form: statement of a mapping; each: of every item of a tuple, of every value of a mapping.
     check: "module:function" that raises InputError for a value that does not fit.
+    text_key: where a text stands for a mapping, its key there: "d4" is {"name": "d4"}.
     """
 
     default: Any
@@ -62,6 +63,7 @@ class Option:
     form: Statement | None
     each: Statement | None
     check: str
+    text_key: str
 
     def value(self) -> Any:
         """The default, made anew."""
@@ -122,6 +124,7 @@ def option(
     form: Statement | None = None,
     each: Statement | None = None,
     check: str = "",
+    text_key: str = "",
 ) -> Option:
     """An option whose values have the type of its default.
 
@@ -135,7 +138,7 @@ def option(
         kind = dict if isinstance(default, Mapping) else type(default)
         kinds = (int, float) if kind is float else (kind,)
     return Option(default, help, choices, pattern, low, high, above, below,
-                  (*kinds, *also), items, form, each, check)  # fmt: skip
+                  (*kinds, *also), items, form, each, check, text_key)  # fmt: skip
 
 
 def of_kind(value: Any, kinds: Kinds) -> bool:
@@ -157,6 +160,16 @@ def defaults(statement: Statement) -> dict[str, Any]:
         name: stated.value() if isinstance(stated, Option) else defaults(stated)
         for name, stated in statement.items()
     }
+
+
+def joined(path: str, part: str | int) -> str:
+    """A path and what is below it, as `--config.PATH` reads it: x.name, x[0], x["a name"]."""
+    if isinstance(part, int):
+        return f"{path}[{part}]"
+    if part.isidentifier():
+        return f"{path}.{part}" if path else part
+    plain = part.isprintable() and not set(part) & {'"', "\\"}
+    return f'{path}["{part}"]' if plain else f"{path}[{part!r}]"
 
 
 def at(place: str) -> Callable[..., Any]:

@@ -34,7 +34,8 @@ def validate(config: ConfigDict) -> None:
         if name == configs.RETRIEVAL:
             raise InputError(f"config.models.{name}: this name is metric learning's (--only)")
         if not name.isidentifier():
-            raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
+            path = options.joined("models", name)
+            raise InputError(f"config.{path}: a model's name is letters, digits and _")
         _check_model(config, f"models.{name}")
     configs.in_training_order(config.models)
     _check_model(config, "adversarial.model")
@@ -47,41 +48,12 @@ def validate(config: ConfigDict) -> None:
     _check_decision(config)
 
 
-def check_key(config: ConfigDict, key: str) -> None:
-    """Checks that a dotted key ("models.a.phases[0].lr") names something in the config.
-
-    Raises:
-        InputError: it does not; the message names the nearest key.
-    """
-    node: Any = config
-    done = ""
-    for part in key.split("."):
-        name, _, index = part.partition("[")
-        path = f"{done}.{name}" if done else name
-        if not isinstance(node, Mapping | ConfigDict) or name not in node:
-            known = list(node) if isinstance(node, Mapping | ConfigDict) else []
-            phases = node["phases"] if "phases" in known else ()
-            place = f"; {done}.phases[0].{name}, a phase's" if phases and name in phases[0] else ""
-            hint = configs.hint(path, known)
-            raise InputError(f"--config.{key}: {done or 'the config'} has no {name!r}{hint}{place}")
-        node, done = node[name], path
-        if index:
-            position = index.rstrip("]")
-            if not isinstance(node, tuple | list):
-                raise InputError(f"--config.{key}: {done} has no numbered items")
-            if not position.isdecimal() or int(position) >= len(node):
-                raise InputError(
-                    f"--config.{key}: {done} has {len(node)} items, [0] to [{len(node) - 1}]"
-                )
-            node, done = node[int(position)], f"{done}[{position}]"
-
-
 def _check_section(section: Any, statement: Statement, where: str) -> None:
     """Each option of a section, and of what is below it, by the statement."""
     if not isinstance(section, Mapping | ConfigDict):
         raise InputError(f"config.{where}={section!r}: needs options: {', '.join(statement)}")
     for name, value in section.items():
-        path = f"{where}.{name}" if where else str(name)
+        path = options.joined(where, str(name))
         if name not in statement:
             raise InputError(f"config.{path}: no such option{configs.hint(path, statement)}")
         stated = statement[name]
@@ -101,18 +73,19 @@ def _check_option(value: Any, stated: Option, path: str) -> None:
             return
         return _check_section(value, stated.form, path)
     if isinstance(value, tuple | list):
-        items = {f"{path}[{number}]": item for number, item in enumerate(value)}
+        items = {options.joined(path, number): item for number, item in enumerate(value)}
     elif isinstance(value, Mapping | ConfigDict) and (stated.each or stated.items):
-        items = {f"{path}.{name}": item for name, item in value.items()}
+        items = {options.joined(path, name): item for name, item in value.items()}
     else:
         items = {}
         _check_value(value, stated, path)
+    kinds = stated.items or ((str,) if stated.choices else ())
     for place, item in items.items():
         if stated.each:
             _check_section(item, stated.each, place)
             continue
-        if stated.items and not options.of_kind(item, stated.items):
-            words = options.kinds_in_words(stated.items)
+        if kinds and not options.of_kind(item, kinds):
+            words = options.kinds_in_words(kinds)
             raise InputError(f"config.{place}={_plain(item)!r}: needs to be {words}")
         _check_value(item, stated, place)
     if stated.check and value is not None and _plain(value) != _plain(stated.value()):
@@ -127,8 +100,9 @@ def _check_value(value: Any, stated: Option, path: str) -> None:
             f"config.{path}={value!r}: one of {', '.join(map(_quoted, names))}{near(value, names)}"
         )
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and not stated.inside(value):
+    if is_number and (abs(value) >= 2**63 or not stated.inside(value)):
         words = stated.range() or "a finite number"
+        words += ", of 64 bits" if abs(value) >= 2**63 else ""
         raise InputError(f"config.{path}={value}: needs to be {words}")
 
 
@@ -146,8 +120,9 @@ def _ask(place: str, path: str, *arguments: Any) -> None:
         if text.startswith((f"{name}.", f"{name}=", f"{name}:")):
             raise InputError(f"config.{above}.{text}" if above else f"config.{text}") from None
         raise InputError(f"config.{path}: {text}") from None
-    except (TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"config.{path}={arguments[-1]!r}: {error}") from None
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
+        text = " ".join(str(error).split())
+        raise InputError(f"config.{path}={arguments[-1]!r}: {text}") from None
 
 
 def _check_source(source: Any, where: str, default_kind: str) -> None:
@@ -191,7 +166,7 @@ def _check_model(config: ConfigDict, where: str) -> None:
     of_head = options.names_at(f"hpa_jax.models.heads:HEADS.{model.head}")
     for name in model.head_options:
         if name not in of_head:
-            path = f"{where}.head_options.{name}"
+            path = options.joined(f"{where}.head_options", name)
             raise InputError(f"config.{path}: head {model.head} has none{near(name, of_head)}")
     if model.image_size < SMALL or model.large_stem or model.as_run:
         form = (model.backbone, model.image_size, model.large_stem, model.as_run)
@@ -211,10 +186,23 @@ def _check_model(config: ConfigDict, where: str) -> None:
 
 def _check_decision(config: ConfigDict) -> None:
     """What the options of blends, thresholds, stack and submission say about each other."""
+    of_stack: Any = configs.OPTIONS["stack"]
+    for name, own in config.stack.of_class.items():
+        path = options.joined("stack.of_class", name)
+        if not isinstance(own, Mapping | ConfigDict):
+            raise InputError(f"config.{path}={own!r}: needs to be a mapping of settings")
+        for key, value in own.items():
+            stated = of_stack.get(key)
+            if isinstance(stated, Option):  # what is no option the stack's protocol checks
+                _check_option(value, stated, options.joined(path, key))
     try:
         options.at(PROTOCOLS)(config.stack.to_dict(), config.classes)
     except InputError as error:
         raise InputError(f"config.{error}") from None
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"config.stack.of_class={_plain(config.stack.of_class)}: {error}"
+        ) from None
     method = config.submission.method
     methods = ("auto", *configs.METHODS, *config.models)
     if method not in methods:
@@ -225,7 +213,8 @@ def _check_decision(config: ConfigDict) -> None:
     weights, thresholds = config.ensemble.weights, config.thresholds
     for name in weights:
         if name not in config.models:
-            raise InputError(f"config.ensemble.weights.{name}: no model{near(name, config.models)}")
+            path = options.joined("ensemble.weights", name)
+            raise InputError(f"config.{path}: no model{near(name, config.models)}")
     if weights and config.ensemble.method in ("likelihood", "greedy"):
         raise InputError(f"config.ensemble.weights: method {config.ensemble.method} fits its own")
     for key, counts in (("proportions", (0,)), ("scale", (1,))):

@@ -25,6 +25,7 @@ from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, thresholds, unlike
 from hpa_jax.decision.stack import stacking
 from hpa_jax.decision.stack.inputs import of_tables
+from hpa_jax.decision.validated import Validated
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +61,8 @@ class Bundle:
 
     rule: "stack", or "blend" (of the models, by `blend`); thresholds: float[C], inf = never;
     argmax: as thresholds.decide; stack: for the rule "stack"; features: options of
-    features.metafeatures;
-    training_images: what they were (image_size, original_size, ...), and how the method scored.
+    features.metafeatures; training_images: what they were (image_size, original_size, ...), and how
+    the method scored; validated: calibration, F1 and support of each class, None where unknown.
     """
 
     class_names: tuple[str, ...]
@@ -74,6 +75,7 @@ class Bundle:
     features: dict[str, Any] = dataclasses.field(default_factory=dict)
     training_images: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    validated: Validated | None = None
 
     def decide(
         self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None" = None
@@ -208,6 +210,7 @@ def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
         features=stored["features"],
         training_images=stored["training_images"],
         versions=stored["versions"],
+        validated=_validated(stored),
     )
     _check(bundle)
     return bundle
@@ -235,6 +238,12 @@ def table(
         columns["why"] = list(reasons)
     columns |= {name: scores[:, c].astype(np.float32) for c, name in enumerate(names)}
     return pd.DataFrame(columns)
+
+
+def _validated(stored: Mapping[str, Any]) -> Validated | None:
+    """What validation says of each class; earlier versions wrote bundles without."""
+    found = stored.get("validated")
+    return None if found is None else Validated.from_json(found, len(stored["classes"]))
 
 
 def _models(stored: Mapping[str, Any]) -> list[str]:
@@ -265,6 +274,7 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
         features=bundle.features,
         training_images=bundle.training_images,
         versions=bundle.versions or _versions(),
+        validated=None if bundle.validated is None else bundle.validated.as_json(),
     )
 
 

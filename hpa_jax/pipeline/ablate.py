@@ -17,7 +17,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import validation
+from hpa_jax.config import overrides, validation
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.pipeline import cache, replaced, runner
@@ -101,7 +101,7 @@ def varied(config: ConfigDict, variation: Mapping[str, Any]) -> ConfigDict:
         InputError: an added model has the name of another or an unknown option, or a changed key is
             none.
     """
-    copy = ConfigDict(config.to_dict()).unlock()
+    copy = config.copy_and_resolve_references().unlock()
     for name, options in variation.get("add", {}).items():
         if name in config.models:
             raise InputError(f"config.models.{name}: is there already, can't be added")
@@ -123,16 +123,10 @@ def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
     Raises:
         InputError: a key that the config lacks.
     """
-    copy = ConfigDict(config.to_dict()).unlock()
+    copy = config.copy_and_resolve_references()
     for pattern, value in changes.items():
         for key in _matching(config, pattern):
-            validation.check_key(config, key)
-            *path, leaf = key.split(".")
-            node = copy
-            for part in path:
-                node = node[part]
-            with node.ignore_type():
-                node[leaf] = value
+            copy = overrides.changed(copy, key, value)
     validation.validate(copy)
     return copy.lock()
 

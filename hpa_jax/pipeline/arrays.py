@@ -167,7 +167,8 @@ def decide(
     scored, labels = packed.decide(probs, features)
     unlike, why = packed.judge(embeddings, features)
     values = (scored, labels, packed.thresholds, unlike, why)
-    return Predictions(ids, packed.class_names, *values, embeddings, strongest)
+    known = packed.validated
+    return Predictions(ids, packed.class_names, *values, embeddings, strongest, validated=known)
 
 
 def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":

@@ -168,17 +168,19 @@ def of_folders(given: str, code: bool = False) -> "Bundle":
     known = sorted({number for member in members for number in member.class_numbers})
     for member in members:
         member.class_numbers = tuple(known.index(number) for number in member.class_numbers)
-    thresholds, said = _class_thresholds(found, len(classes))
+    thresholds, method, said = _class_thresholds(found, len(classes))
     run = found[0].run
     about = {"sides": sorted({member.config.image_size for member in members})}
     if run is not None:
         about = training_images(run, ", ".join(one.name for one in found))
+    validated = scores.validated(run, method) if run is not None and method else None
     return bundle.Bundle(
         tuple(classes[number] for number in known),
         members,
         thresholds[known],
         argmax="empty" if run is None else run.config.submission.argmax,
         training_images={**about, "thresholds": said},
+        validated=None if validated is None else validated.of_classes(known),
     )
 
 
@@ -304,25 +306,25 @@ def _reference(context: Context, folder: Path, optional: bool = False) -> "Refer
     return unlike.fit(embeddings, features.to_numpy(float), list(features.columns))
 
 
-def _class_thresholds(found: list[_Trained], count: int) -> tuple[np.ndarray, str]:
-    """float[C] for the average of these models, and whose they are."""
+def _class_thresholds(found: list[_Trained], count: int) -> tuple[np.ndarray, str, str]:
+    """float[C] for the average of these models, the method of the run they were fitted for ("":
+    for none), and whose they are."""
     run, names = found[0].run, [one.name for one in found]
     own = [one.thresholds(one.name, count) for one in found]
     if any(thresholds is None for thresholds in own):
-        return np.full(count, 0.5), "0.5 for every class (no thresholds.json of the run has them)"
+        said = "0.5 for every class (no thresholds.json of the run has them)"
+        return np.full(count, 0.5), "", said
     where = run.path("thresholds.json")
     same = len({one.place for one in found}) == 1
     if same and len(set(names)) == 1:
-        return own[0], f"those of {names[0]} in {where}"
+        return own[0], names[0], f"those of {names[0]} in {where}"
     joint = found[0].thresholds(scores.MEAN, count)
     if same and joint is not None and set(names) == set(run.config.models):
-        return joint, f"those of the {scores.MEAN} in {where}"
+        return joint, scores.MEAN, f"those of the {scores.MEAN} in {where}"
     stacked = np.ma.masked_invalid(np.stack(own))
     means = stacked.mean(axis=0).filled(np.inf)
-    return (
-        means,
-        f"the mean of the thresholds of {', '.join(names)} (none were fitted on their average)",
-    )
+    said = f"the mean of the thresholds of {', '.join(names)} (none were fitted on their average)"
+    return means, "", said
 
 
 def _field(context: Context) -> float | None:

@@ -66,6 +66,7 @@ def packed_of(context: Context) -> "Bundle":
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
         training_images=bundles.training_images(context, method) | {"left_out": left_out(context)},
+        validated=scores.validated(context, method),
     )
 
 

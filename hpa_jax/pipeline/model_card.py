@@ -6,7 +6,7 @@ import numpy as np
 
 from hpa_jax import __version__
 from hpa_jax.core import artifacts
-from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import scores, tables
 from hpa_jax.pipeline.context import Context
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def text(context: Context, packed: "Bundle", use: str = "") -> str:
         + "; ".join(LICENCE.get(kind, "the data owner's terms") for kind in dict.fromkeys(kinds))
         + ". Weights take their licence from the data and from weights that training began with.",
         "",
-        "| class | training images | threshold |",
-        "|---|---|---|",
+        "| class | training images | threshold | F1 | validation images |",
+        "|---|---|---|---|---|",
         *_class_rows(packed, train.labels),
         "",
         "## Scores",
@@ -74,16 +74,22 @@ def _class_rows(packed: "Bundle", labels: np.ndarray) -> list[str]:
     thresholds = [
         f"{threshold:.3f}" if np.isfinite(threshold) else "never" for threshold in packed.thresholds
     ]
-    rows = zip(packed.class_names, counts, thresholds)
-    return [f"| {name.replace('|', '/')} | {int(n)} | {threshold} |" for name, n, threshold in rows]
+    known = packed.validated  # None: of a run of an earlier version
+    blank = [""] * len(thresholds)
+    f1 = blank if known is None else [f"{own:.3f}" for own in known.f1]
+    support = blank if known is None else known.support.tolist()
+    rows = zip(packed.class_names, counts, thresholds, f1, support, strict=True)
+    return [
+        f"| {name.replace('|', '/')} | {int(n)} | {threshold} | {own} | {positives} |"
+        for name, n, threshold, own, positives in rows
+    ]
 
 
 def _score_rows(context: Context) -> list[str]:
     """Macro-F1 with its interval and its rows, of every set of rows that is scored."""
     metrics = artifacts.read_json(context.path("metrics.json"))
-    method = context.config.submission.method
-    known = metrics["scores"].get(method) or metrics["scores"][metrics["best"]]
-    rows = [_row("validation", known, metrics["rows"])]
+    method = scores.chosen_method(context)
+    rows = [_row("validation", metrics["scores"][method], f"{method}; {metrics['rows']}")]
     path = context.path("evaluation.json")
     if path.is_file():
         stored = artifacts.read_json(path)

@@ -1,7 +1,8 @@
 """`predict --model` on one's own images.
 
-A folder of images -> predictions.csv, predictions.parquet, embeddings/NAME.parquet,
-predictions/index.html; on the way, the answers so far in predict_parts/part-00000.csv, ...
+A folder of images -> predictions.csv, predictions_by_class.csv, predictions.parquet,
+embeddings/NAME.parquet, predictions/index.html; on the way, the answers so far in
+predict_parts/part-00000.csv, ...
 """
 
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
+from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline import arrays, bundles, formats, prepare, tables
 from hpa_jax.pipeline.answers import Answers, write_csv
@@ -53,6 +55,7 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     found = labelled.found
     if packed.class_names and "csv" in wanted:
         write_csv(context.path("predictions.csv"), arrays.table(packed, found))
+    _write_by_class(context.path("predictions_by_class.csv"), found if "csv" in wanted else None)
     if packed.class_names and "parquet" in wanted:
         scored = found.scores.astype(np.float32)
         tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
@@ -67,6 +70,23 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     answers = context.path("predictions.csv" if in_table else "embeddings")
     about[0] += f" -> {answers}, {page}"
     return "\n".join(about)
+
+
+def _write_by_class(path: Path, found: Predictions | None) -> None:
+    """predictions_by_class.csv, as the predictions.csv of a run; none where no calibration is
+    known, not even that of an earlier call."""
+    from hpa_jax.decision import validated
+
+    if found is None or found.validated is None:
+        artifacts.remove(path)
+        return
+    listed = validated.by_class(
+        *(found.validated, found.ids, found.classes, found.scores, found.labels, found.thresholds)
+    )
+    for name in ("id", "class"):
+        listed[name] = listed[name].map(cell)
+    with artifacts.atomic(path) as temporary:
+        listed.to_csv(temporary, index=False, float_format="%.4g")
 
 
 def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
@@ -103,6 +123,8 @@ def label(context: Context, packed: "Bundle") -> Labelled:
     )
     table = _catalog(context, packed, answers.add)
     found = answers.of(table)
+    if settings.tile:  # what was calibrated are scores of whole images
+        found = replace(found, validated=None)
     if packed.training_images.get("field_um"):
         # The user's own images; those of a competition are the training's kind.
         unknown = (table["source"] == "own") & table["pixel_size"].isna()
@@ -157,6 +179,8 @@ def notes(context: Context, packed: "Bundle") -> list[str]:
         whose = packed.training_images.get("thresholds")
         whose = whose or f"those of the bundle ({packed.training_images.get('method')})"
         lines.append(f"thresholds: {whose}")
+        if packed.validated is not None and context.config.predict.tile:
+            lines.append("no probabilities: scores of tiles were never calibrated")
     if packed.training_images.get("cells"):
         lines.append(
             "this model was trained on images of single cells; whole fields are unlike them"

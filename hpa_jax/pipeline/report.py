@@ -58,7 +58,8 @@ def report(context: Context) -> list[Task]:
     names += ("duplicates.parquet", "leak.parquet", "leak_overlay.parquet", "leak_conflicts.csv")
     names += ("stack", "ensemble")
     inputs = (context.records / "manifest.json", *(context.path(name) for name in names))
-    optional = (*context.paths("evaluation.json", "audit.json"), *_adversarial_files(context))
+    optional = context.paths("evaluation.json", "audit.json", "predictions.csv")
+    optional += _adversarial_files(context)
     optional += (context.truth, *(folder / "metrics.jsonl" for *_, folder in context.fits()))
     inputs += tuple(path for path in optional if path and path.is_file())
     inputs += tuple(context.path("models", name, "predictions") for name in context.config.models)
@@ -325,7 +326,14 @@ def _examples(context: Context) -> Examples:
         labels = tables.truth(context.truth, rows.ids, context)
     decided = tables.submission(context.path("submission.csv"), rows.ids, context)
     shown = np.argsort(rows.ids)[: context.config.report.examples]
-    return Examples(rows.ids[shown], decided[shown], None if labels is None else labels[shown])
+    ids = rows.ids[shown]
+    by_class = None
+    if context.path("predictions.csv").is_file():  # earlier versions wrote none
+        import pandas as pd
+
+        table = pd.read_csv(context.path("predictions.csv"), dtype={"id": str, "class": str})
+        by_class = table[table["id"].isin(ids)]
+    return Examples(ids, decided[shown], None if labels is None else labels[shown], by_class)
 
 
 def _neighbours(context: Context) -> Neighbours | None:

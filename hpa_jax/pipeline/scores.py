@@ -6,7 +6,7 @@ the config's ensemble if it is another); the stack.
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -18,6 +18,9 @@ from hpa_jax.core.errors import InputError, near
 from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
+
+if TYPE_CHECKING:
+    from hpa_jax.decision.validated import Validated
 
 DRAWS = 1000  # resamples behind every published interval
 AGAIN = "run the step thresholds again"
@@ -130,7 +133,30 @@ def class_thresholds(context: Context) -> dict[str, np.ndarray]:
     return found
 
 
-def decide(context: Context, probs: np.ndarray, class_thresholds: np.ndarray) -> np.ndarray:
+def validated(context: Context, method: str) -> "Validated | None":
+    """Return what validation says of a method's scores of each class.
+
+    None where the run has no thresholds of the method, or an earlier version fitted them, which
+    calibrated nothing.
+
+    Raises:
+        InputError: a damaged file.
+    """
+    from hpa_jax.decision.validated import Validated
+
+    path, measured = context.paths("thresholds.json", "metrics.json")
+    if not (path.is_file() and measured.is_file()):
+        return None
+    table, metrics = artifacts.read_json(path), artifacts.read_json(measured)
+    with artifacts.parsing(path, f"{AGAIN} (--force=thresholds)"):
+        if method not in table.get("calibrations", {}):
+            return None
+        found = {"calibration": table["calibrations"][method], "support": metrics["support"]}
+        found["f1"] = metrics["scores"][method]["class_f1"]
+        return Validated.from_json(found, len(table["classes"]))
+
+
+def decide(context: Context, probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """bool[N, C] of test rows by the submission's rule."""
     from hpa_jax.decision import thresholds
 

@@ -123,7 +123,8 @@ STEPS: dict[str, Step] = {
         "models/NAME/checkpoints/, records/",
         "models/NAME/predictions/{valid,test}.parquet, …_plain.parquet (without test-time views), "
         "…_embeddings.parquet; with --model: "
-        "predictions/index.html, predictions.csv, predictions.parquet, embeddings/NAME.parquet",
+        "predictions/index.html, predictions.csv, predictions_by_class.csv, predictions.parquet, "
+        "embeddings/NAME.parquet",
         ("models", "records"),
         (*TRAINING, "inference"),
         on_all_hosts=True,

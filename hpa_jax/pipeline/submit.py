@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import retrieve, scores, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
@@ -13,7 +14,6 @@ from hpa_jax.pipeline.context import Context
 if TYPE_CHECKING:
     import pandas as pd
 
-SHOWN_FROM = 0.05  # probability from which a class that is not predicted is listed, too
 MATCHES = "matches"  # in submission.leak_tables: near-duplicates found by the step duplicates
 
 
@@ -97,39 +97,19 @@ def _submit(context: Context) -> Task:
 def predictions(
     context: Context, method: str, ids: np.ndarray, decided: np.ndarray
 ) -> "pd.DataFrame":
-    """What is known of each class of each image, most probable first; images in the order of `ids`.
+    """Return what is known of each class of each image, as `validated.by_class`.
 
-    Columns: id, class, predicted (before leak table and neighbours), score, threshold (empty:
-    never), probability (the score, calibrated), f1 and support of the class on validation.  Without
-    the rows that are not predicted and whose probability is below `SHOWN_FROM`.
+    decided: bool[N, C], before leak table and neighbours.
     """
-    import pandas as pd
+    from hpa_jax.decision import validated
 
-    from hpa_jax.decision.calibration import Calibration
-
+    known = scores.validated(context, method)
+    if known is None:
+        path = context.path("thresholds.json")
+        raise InputError(f"{path}: has no calibrations; {scores.AGAIN} (--force=thresholds)")
     own = scores.of_methods(context, tables.FINAL, ids)[method]
-    path = context.path("thresholds.json")
-    stored = artifacts.read_json(path)
-    with artifacts.parsing(path, f"{scores.AGAIN} (--force=thresholds)"):
-        coefficients = np.array(stored["calibrations"][method], float)
-    probability = np.nan_to_num(Calibration(coefficients)(own))
-    metrics = artifacts.read_json(context.path("metrics.json"))
-    thresholds = scores.class_thresholds(context)[method]
-    row, c = np.nonzero(decided | (probability >= SHOWN_FROM))
-    order = np.lexsort((-probability[row, c], row))
-    row, c = row[order], c[order]
-    return pd.DataFrame(
-        {
-            "id": ids[row],
-            "class": np.array(context.config.classes, object)[c],
-            "predicted": decided[row, c],
-            "score": own[row, c],
-            "threshold": np.where(thresholds <= 1, thresholds, np.nan)[c],
-            "probability": probability[row, c],
-            "f1": np.array(metrics["scores"][method]["class_f1"], float)[c],
-            "support": np.array(metrics["support"], int)[c],
-        }
-    )
+    names, thresholds = context.config.classes, scores.class_thresholds(context)[method]
+    return validated.by_class(known, ids, names, own, decided, thresholds)
 
 
 def options(context: Context) -> dict[str, Any]:

@@ -128,6 +128,21 @@ def label_errors(
     return Section("label_errors", "Likely label errors", notes, cards=cards)
 
 
+def _known(shown: Examples, id: str) -> list[Line]:
+    """What is known of each predicted class of an image."""
+    if shown.by_class is None:
+        return []
+    rows = shown.by_class[(shown.by_class["id"] == id) & shown.by_class["predicted"]]
+    return [
+        Line(
+            f"{row['class']}: score {number(row['score'], 2)}, threshold "
+            f"{number(row['threshold'], 2)}, probability {number(row['probability'], 2)}; "
+            f"F1 {number(row['f1'], 2)} on {row['support']}"
+        )
+        for row in rows.to_dict("records")
+    ]
+
+
 def examples(shown: Examples, classes: Sequence[str], images: Images) -> Section:
     """Return test images with truth (if known) and decision."""
     cards = []
@@ -139,6 +154,13 @@ def examples(shown: Examples, classes: Sequence[str], images: Images) -> Section
             truth = Line(f"truth: {class_names(shown.labels[row], classes)}")
             sign, kind = ("✓", "good") if right else ("✗", "bad")
             lines = [truth, Line(f"{sign} {predicted}", kind)]
+        lines += _known(shown, str(shown.ids[row]))
         cards.append(Card(cells(image), str(shown.ids[row]), lines))
     notes = ["Red: microtubules; green: the protein; blue: nucleus. Brightness is stretched."]
+    if shown.by_class is not None:
+        notes.append(
+            "Below: score and threshold of each class that the method predicts (the leak table may "
+            "overwrite it), the score's calibrated probability, and what the class's F1 was on how "
+            "many validation images."
+        )
     return Section("examples", "Examples from the test part", notes, cards=cards)

@@ -96,11 +96,15 @@ class Results:
 
 @dataclass(frozen=True)
 class Examples:
-    """Test images with decisions bool[N, C], and labels bool[N, C] if they are known."""
+    """Test images with decisions bool[N, C], and labels bool[N, C] if they are known.
+
+    by_class: rows of `validated.by_class`, None where no calibration is known.
+    """
 
     ids: np.ndarray
     decided: np.ndarray
     labels: np.ndarray | None
+    by_class: "pd.DataFrame | None" = None
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
 /* The predictions page: `data` is what report/predictions.py wrote. */
 const data = JSON.parse(document.getElementById("data").textContent);
-const images = data.images, classes = data.classes, cuts = data.thresholds;
+const images = data.images, classes = data.classes, thresholds = data.thresholds;
 const HUES = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"];
 const $ = id => document.getElementById(id);
 
 // A label's certainty: its score as a multiple of its threshold.
-const ratio = (image, c) => cuts[c] === null ? 0 : image.scores[c] / Math.max(cuts[c], 1e-6);
+const ratio = (image, c) => thresholds[c] === null ? 0 : image.scores[c] / Math.max(thresholds[c], 1e-6);
 const sorted = image => [...image.labels].sort((a, b) => ratio(image, b) - ratio(image, a));
 images.forEach((image, place) => {
   image.place = place;
@@ -15,6 +15,7 @@ images.forEach((image, place) => {
 const counts = classes.map((_, c) => images.filter(image => image.labels.includes(c)).length);
 const frequent = counts.map((n, c) => [n, c]).filter(([n]) => n).sort((a, b) => b[0] - a[0]).map(([, c]) => c).slice(0, HUES.length);
 const hue = c => frequent.includes(c) ? HUES[frequent.indexOf(c)] : "#8794a1";
+const worth = c => data.f1[c] === null ? "–" : data.f1[c].toFixed(2);
 const names = labels => labels.length ? labels.map(c => classes[c]).join(", ") : "no label";
 const chosen = new Set();
 
@@ -72,8 +73,9 @@ function say() {
 }
 function chip(image, c) {
   const score = image.scores[c] === null ? "–" : image.scores[c].toFixed(2);
+  const known = data.f1 ? `, probability ${image.probabilities[c].toFixed(2)}; F1 ${worth(c)} on ${data.support[c]} validation images` : "";
   return element("li", {class: "chip", style: `--hue: ${hue(c)}`,
-    title: cuts[c] === null ? "" : `score ${score}, threshold ${cuts[c].toFixed(2)}`}, `${classes[c]} `, element("b", {}, score));
+    title: thresholds[c] === null ? "" : `score ${score}, threshold ${thresholds[c].toFixed(2)}${known}`}, `${classes[c]} `, element("b", {}, score));
 }
 function chips(image) {
   const list = element("ul", {class: "chips", "aria-label": "Labels"}, ...image.order.slice(0, CHIPS).map(c => chip(image, c)));
@@ -110,14 +112,17 @@ const open = viewer(image => ({name: image.id, cells: image, micrometres: image.
         element("p", {class: "note"}, data.maps.note));
     }
     const rows = classes.map((_, c) => c).sort((a, b) => ratio(image, b) - ratio(image, a) || image.scores[b] - image.scores[a]);
-    const table = element("table", {class: "scores", "data-fold": "12"}, element("thead", {}, element("tr", {}, element("th", {class: "text"}, "class"), element("th", {}, "score"), element("th", {}, "threshold"), element("th", {class: "text"}, ""))),
+    const table = element("table", {class: "scores", "data-fold": "12"}, element("thead", {}, element("tr", {}, element("th", {class: "text"}, "class"), element("th", {}, "score"), element("th", {}, "threshold"),
+      ...(data.f1 ? ["probability", "F1", "validation images"].map(name => element("th", {}, name)) : []), element("th", {class: "text"}, ""))),
       element("tbody", {}, ...rows.map(c => element("tr", {class: image.labels.includes(c) ? "assigned" : ""},
         element("td", {class: "text"}, `${image.labels.includes(c) ? "✓ " : ""}${classes[c]}`), element("td", {}, image.scores[c] === null ? "–" : image.scores[c].toFixed(3)),
-        element("td", {}, cuts[c] === null ? "never" : cuts[c].toFixed(3)),
+        element("td", {}, thresholds[c] === null ? "never" : thresholds[c].toFixed(3)),
+        ...(data.f1 ? [image.probabilities[c].toFixed(3), worth(c), String(data.support[c])].map(text => element("td", {}, text)) : []),
         element("td", {class: "bar-cell"}, element("div", {class: "meter"}, element("i", {style: `width: ${100 * Math.min(1, image.scores[c] || 0)}%`}),
-          cuts[c] === null ? null : element("u", {style: `left: ${100 * Math.min(1, cuts[c])}%`})))))));
+          thresholds[c] === null ? null : element("u", {style: `left: ${100 * Math.min(1, thresholds[c])}%`})))))));
     const scroll = element("div", {class: "scroll"}, table);
-    const holder = element("div", {}, element("h3", {}, "Scores and thresholds of all classes"), scroll);
+    const holder = element("div", {}, element("h3", {}, "Scores and thresholds of all classes"), scroll,
+      data.f1 ? element("p", {class: "note"}, "Probability: of the run's validation images with this score, so many have the class. F1 and images: of the class on validation.") : null);
     parts.push(holder);
     sortable(table);
     if (image.near?.length) {

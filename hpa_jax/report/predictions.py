@@ -9,13 +9,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.report.figures import mosaic, planes, uri
 from hpa_jax.report.page import asset, environment
+
+if TYPE_CHECKING:
+    from hpa_jax.decision.validated import Validated
 
 INSIDE = 300  # images that are embedded in the page
 BYTES = 40_000_000  # of a page with its images
@@ -58,7 +61,8 @@ class Predictions:
     scores: float[N, C], NaN in a class without a score; labels: bool[N, C]; thresholds: float[C],
     inf for a class that is never assigned; unlike: bool[N], with the reason in why; embeddings:
     network -> float[N, E]; strongest: the network of the page's map and neighbours;
-    scale_unknown: bool[N], images whose scale nothing tells, None where that doesn't matter.
+    scale_unknown: bool[N], images whose scale nothing tells, None where that doesn't matter;
+    validated: what is known of each class, None where nothing is.
     """
 
     ids: Sequence[str]
@@ -71,6 +75,12 @@ class Predictions:
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
     strongest: str = ""
     scale_unknown: np.ndarray | None = None
+    validated: "Validated | None" = None
+
+    @property
+    def probabilities(self) -> np.ndarray | None:
+        """Calibrated scores float[N, C]; None where no calibration is known."""
+        return None if self.validated is None else self.validated.probabilities(self.scores)
 
     def first(self, count: int) -> "Predictions":
         """Return the first `count` images."""
@@ -86,6 +96,7 @@ class Predictions:
             {name: values[rows] for name, values in self.embeddings.items()},
             self.strongest,
             None if self.scale_unknown is None else self.scale_unknown[rows],
+            self.validated,
         )
 
 
@@ -140,6 +151,9 @@ def _about(found: Predictions, maps: Maps | None, neighbours: Neighbours | None)
         "thresholds": [float(t) if np.isfinite(t) else None for t in found.thresholds],
         "gallery": [],
     }
+    if found.validated is not None:
+        about["f1"] = artifacts.plain(np.round(found.validated.f1, 3))
+        about["support"] = artifacts.plain(found.validated.support)
     if maps is not None:
         about["maps"] = {
             "method": f"{maps.method} of {maps.network}",
@@ -170,6 +184,7 @@ def _rows(
     neighbours: Neighbours | None,
 ) -> list[dict[str, Any]]:
     places = project(found.embeddings.get(found.strongest))
+    probabilities = found.probabilities
     rows: list[dict[str, Any]] = []
     for n, id in enumerate(found.ids):
         row: dict[str, Any] = {
@@ -182,6 +197,8 @@ def _rows(
             "um": micrometres[n] if len(micrometres) else None,
             "xy": None if places is None else [round(float(v), 3) for v in places[n]],
         }
+        if probabilities is not None:
+            row["probabilities"] = [round(float(p), 4) for p in probabilities[n]]
         if maps is not None and n < len(maps.planes):
             row["maps"] = {str(c): _bytes(plane) for c, plane in maps.planes[n].items()}
         if neighbours is not None:

@@ -252,6 +252,10 @@ def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
     """
     if own_code.is_reference(terms):
         terms = {"own": {"function": terms}}
+    if isinstance(terms, str):
+        raise InputError(
+            f"loss={terms!r}: name -> weight, as {{'focal': 1.0}}, or 'my_file.py:name'"
+        )
     parts, own = [], {}
     for name, value in dict(terms).items():
         options = dict(value) if hasattr(value, "items") else {"weight": value}

@@ -66,10 +66,10 @@ def test_the_defaults_are_valid():
         (dict(models__m__batch_size=-3), ["models.m.batch_size=-3", "at least 1"]),
         (dict(models__m__image_size=7), ["models.m.image_size=7", "16 to 8192"]),
         (dict(models__m__image_size=64, models__m__backbone="inception_v3"), ["75 pixels"]),
-        (dict(models__m__phases=(dict(lr=1e9),)), ["phases[0].lr=1000000000.0", "at most 10"]),
-        (dict(models__m__phases=(dict(schedule="x:1"),)), ["phases[0].schedule", "step table"]),
-        (dict(models__m__phases=(dict(epochs=3, cycles=2),)), ["phases[0].cycles=2", "divide"]),
-        (dict(models__m__phases=()), ["models.m.phases", "at least one"]),
+        (dict(models__m__stages=(dict(lr=1e9),)), ["phases[0].lr=1000000000.0", "at most 10"]),
+        (dict(models__m__stages=(dict(schedule="x:1"),)), ["phases[0].schedule", "step table"]),
+        (dict(models__m__stages=(dict(epochs=3, cycles=2),)), ["phases[0].cycles=2", "divide"]),
+        (dict(models__m__stages=()), ["models.m.phases", "at least one"]),
         (dict(models__m__backbone="resnet35"), ["backbone='resnet35'", "did you mean 'resnet"]),
         (dict(models__m__loss={"focall": 1.0}), ["config.models.m.loss", "'focal'"]),
         (dict(models__m__loss={"focal": {"gama": 1.0}}), ["models.m.loss.focal", "'gamma'"]),
@@ -95,7 +95,7 @@ def test_refused_with_key_and_choices(changes, words):
     assert all(word in str(raised.value) for word in words)
 
 
-def test_a_phases_keys_are_known_and_free_forms_are_free():
+def test_a_stages_keys_are_known_and_free_forms_are_free():
     config = with_one(models__m__loss={"focal": {"gamma": 1.0}}, models__m__views={"name": "oml"})
     config.ensemble.weights = {"m": 1.0}
     config.models.m.head_options = {"hidden": 5}
@@ -106,19 +106,3 @@ def test_a_phases_keys_are_known_and_free_forms_are_free():
     config.models.m.phases = (configs.phase(), phase)
     with pytest.raises(InputError, match=r"models\.m\.phases\[1\]\.epoch: .*'epochs'"):
         validation.validate(config)
-
-
-def test_an_unknown_key_names_the_nearest():
-    with pytest.raises(InputError, match="did you mean 'phases'"):
-        validation.check_key(with_one(), "models.m.phase[0].lr")
-    with pytest.raises(InputError, match=r"1 items, \[0\] to \[0\]"):
-        validation.check_key(with_one(), "models.m.phases[3].lr")
-
-
-def test_a_key_of_a_models_phases_is_shown_its_place():
-    told = r"'epochs', .*'keep_epochs'.*models\.m\.phases\[0\]\.epochs"
-    with pytest.raises(InputError, match=told):
-        validation.check_key(with_one(), "models.m.epochs")
-    with pytest.raises(InputError) as error:
-        validation.check_key(with_one(), "models.m.nonsense")
-    assert "phases[0]" not in str(error.value)

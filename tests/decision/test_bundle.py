@@ -1,5 +1,6 @@
 """A bundle opened elsewhere predicts what was exported, and refuses what is broken."""
 
+import json
 import shutil
 
 import numpy as np
@@ -7,10 +8,11 @@ import pandas as pd
 import pytest
 
 from hpa_jax.config import defaults as config
-from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import blends, bundle, unlike
+from hpa_jax.decision.calibration import Calibration
 from hpa_jax.decision.stack import inputs, stacking
+from hpa_jax.decision.validated import Validated
 from hpa_jax.inference import predict
 from hpa_jax.training import network
 from tests.training import tiny
@@ -63,6 +65,11 @@ def exported(tmp_path_factory):
         np.array([0.4, np.inf, 0.3]),
         blend=blends.Formula("mean", (1.0, 3.0)),
         training_images=dict(original_size=2048),
+        validated=Validated(
+            Calibration(np.array([[0.1, 1, 1], [0.2, 1, 2], [0.3, 2, 1]])),
+            np.array([0.5, np.nan, 0.7]),
+            np.array([9, 0, 4]),
+        ),
     )
     folder = bundle.write(tmp_path_factory.mktemp("b") / "bundle", made)
     return made, folder
@@ -89,15 +96,23 @@ def test_what_is_read_predicts_what_was_written(exported):
     assert row["labels"] == "; ".join(NAMES[c] for c in np.flatnonzero(labels[0]))
 
 
-def test_a_bundle_with_the_former_keys_is_read(exported, tmp_path):
+def test_a_bundle_of_an_earlier_version_knows_no_calibration(exported, tmp_path):
     made, folder = exported
     shutil.copytree(folder, tmp_path / "old")
-    stored = artifacts.read_json(folder / "bundle.json")
-    stored |= {"cuts": stored.pop("thresholds"), "picture": stored.pop("training_images")}
-    artifacts.write_json(tmp_path / "old" / "bundle.json", stored)
-    again = bundle.read(tmp_path / "old")
-    np.testing.assert_array_equal(again.thresholds, made.thresholds)
-    assert again.training_images == made.training_images
+    path = tmp_path / "old" / "bundle.json"
+    stored = json.loads(path.read_text())
+    del stored["validated"]
+    path.write_text(json.dumps(stored))
+    old, new = bundle.read(path.parent), bundle.read(folder)
+    assert old.validated is None and old.class_names == NAMES
+    scores = np.random.default_rng(0).random((4, 3))
+    np.testing.assert_array_equal(
+        new.validated.probabilities(scores), made.validated.probabilities(scores)
+    )
+    stored["validated"] = {**made.validated.as_json(), "f1": [0.5]}
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="for 3 classes"):
+        bundle.read(path.parent)
 
 
 def test_the_stack_gets_its_columns_by_name(tmp_path):

@@ -11,10 +11,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from hpa_jax.__main__ import main
+from hpa_jax.config import defaults
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.reader import CHANNELS
 from hpa_jax.decision import blends, bundle
-from hpa_jax.pipeline import export
+from hpa_jax.pipeline import export, model_card
+from hpa_jax.pipeline.context import Context
 from tests.small_run import CONFIG
 
 ALONE = """
@@ -71,6 +73,23 @@ def test_weights_come_with_config_and_card(exported):
     scores = json.loads((workdir / "metrics.json").read_text())["scores"]["weighted mean"]
     assert f"| validation | {scores['macro_f1']:.3f} |" in card and "| test |" in card
     assert "synthetic cells" in card and "## Intended use" in card and "| Nucleoplasm |" in card
+
+
+def test_the_card_names_the_method_that_decides(tmp_path):
+    """Of submission.method="auto" the chosen one, which need not be the best."""
+
+    def score(macro_f1):
+        return {"macro_f1": macro_f1, "macro_f1_interval": [macro_f1 - 0.1, macro_f1 + 0.1]}
+
+    metrics = {"rows": "90 validation images", "best": "stack", "chosen": "mean of models"}
+    metrics["scores"] = {"stack": score(0.61), "mean of models": score(0.57)}
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    config = defaults.default()
+    for method, f1 in (("auto", ".570"), ("stack", ".610")):
+        config.submission.method = method
+        (row,) = model_card._score_rows(Context(config, tmp_path))[2:]
+        name = metrics["chosen"] if method == "auto" else method
+        assert row.startswith(f"| validation | 0{f1} | ") and f"| {name}; 90 validation" in row
 
 
 def packed(blend, models=2, classes=3):

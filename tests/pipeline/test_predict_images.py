@@ -12,6 +12,7 @@ from PIL import Image
 from hpa_jax.__main__ import main
 from hpa_jax.decision import bundle
 from hpa_jax.inference.tables import read_table
+from hpa_jax.pipeline import members
 from tests.small_run import CONFIG
 
 CHANNELS = ("red", "green", "blue", "yellow")
@@ -54,6 +55,35 @@ def test_the_bundle_decides_as_the_run(exported, done):
     same = found["class_numbers"][honest] == submission[found["id"][honest]].to_numpy()
     assert same.mean() > 0.9  # a score within rounding of its threshold may fall on the other side
     assert len(found) == 30 and "Nucleoplasm" in found.columns
+
+
+def test_the_bundle_says_of_each_class_what_the_run_says(exported):
+    workdir, packed, own = exported
+    theirs, found = (
+        pd.read_csv(path).set_index(["id", "class"]).sort_index()
+        for path in (workdir / "predictions.csv", own / "predictions_by_class.csv")
+    )
+    assert [*found.columns] == [*theirs.columns]
+    both = found.index.intersection(theirs.index)
+    # A probability within rounding of .05 may be listed on one side alone.
+    assert len(both) > 0.95 * max(len(found), len(theirs)) > 0
+    for name, within in dict(score=3e-3, probability=5e-3, f1=0, support=0).items():
+        np.testing.assert_allclose(found.loc[both, name], theirs.loc[both, name], atol=within)
+    known = bundle.read(packed).validated
+    image = page_of(own)["images"][0]
+    expected = known.probabilities(np.array([image["scores"]]))[0]
+    np.testing.assert_allclose(image["probabilities"], expected, atol=1e-3)
+
+
+def test_models_of_a_run_carry_the_calibration_that_it_fitted_for_them(exported):
+    workdir, _, _ = exported
+    packed = members.named(f"{workdir}/models/tiny")
+    stored = json.loads((workdir / "thresholds.json").read_text())["calibrations"]["tiny"]
+    np.testing.assert_array_equal(
+        packed.validated.calibration.coefficients, np.array(stored, float)
+    )
+    both = members.named(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
+    assert both.validated is not None and both.picture["cuts"].startswith("those of the mean")
 
 
 def page_of(workdir):
@@ -191,6 +221,8 @@ def test_tiles_see_the_ends_of_a_long_image(exported, tmp_path):
     found = dict(zip(names, probs))
     left, right = scores_of(workdir, "tiny", ids)
     np.testing.assert_allclose(found["one"], left, atol=2e-3)  # one tile is the image itself
+    # What was calibrated are scores of whole images.
+    assert not (tmp_path / "out" / "predictions_by_class.csv").exists()
     assert (found["long"] >= np.maximum(left, right) - 2e-3).all()
 
 

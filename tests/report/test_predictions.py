@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from hpa_jax.core.tables import cell
+from hpa_jax.decision.calibration import Calibration
+from hpa_jax.decision.validated import Validated
 from hpa_jax.report import figures, predictions
 from hpa_jax.report.predictions import Maps, Neighbours, Predictions
 from tests.report import browser
@@ -18,7 +20,7 @@ CLICKS = Path(__file__).parent / "clicks.js"
 CLASSES = ["Nucleoplasm", "Golgi <apparatus>", "Never"]
 
 
-def page_of(folder, count=4, *, side=24, ids=None, **more):
+def page_of(folder, count=4, *, side=24, ids=None, known=None, **more):
     rng = np.random.default_rng(0)
     ids = ids or [f"cell {n}" for n in range(count)]
     images = rng.integers(0, 255, (count, side, side + 8, 4), np.uint8)
@@ -29,7 +31,10 @@ def page_of(folder, count=4, *, side=24, ids=None, **more):
     why = [f"too {EVIL}" if flag else "" for flag in unlike]
     thresholds = np.array([0.4, 0.4, np.inf])
     embeddings = {"net": rng.normal(size=(count, 5))}
-    found = Predictions(ids, CLASSES, scores, labels, thresholds, unlike, why, embeddings, "net")
+    found = Predictions(
+        *(ids, CLASSES, scores, labels, thresholds, unlike, why, embeddings, "net"),
+        validated=known,
+    )
     path = predictions.write(
         folder, found, lambda: iter(images), title=f"Cells {EVIL}", lines=[EVIL], **more
     )
@@ -60,6 +65,44 @@ def test_the_page_holds_what_was_predicted(tmp_path):
     np.testing.assert_allclose(stored.reshape(2, 3) / 255, plane, atol=1 / 500)
     assert "maps" not in last and last["near"] == [[0, 0.5]]
     assert data["gallery"][0]["labels"] == [0, 1]
+
+
+KNOWN = Validated(
+    Calibration(np.array([[0, 2, 1], [0, 1, 1], [np.nan] * 3])),
+    np.array([0.81239, np.nan, 0.0]),
+    np.array([12, 3, 0]),
+)
+
+
+def test_the_page_says_what_a_score_is_worth_where_it_is_known(tmp_path):
+    path, found, _ = page_of(tmp_path / "p", known=KNOWN)
+    data = data_of(path)
+    assert data["f1"] == [0.812, None, 0.0] and data["support"] == [12, 3, 0]
+    for image, scores in zip(data["images"], found.scores, strict=True):
+        assert image["probabilities"] == pytest.approx(
+            [scores[0] ** 2 / (scores[0] ** 2 + 1 - scores[0]), np.nan_to_num(scores[1]), 0],
+            abs=1e-3,
+        )
+    assert found.first(2).probabilities.shape == (2, 3)
+    unknown = data_of(page_of(tmp_path / "q")[0])
+    assert "f1" not in unknown and "probabilities" not in unknown["images"][0]
+
+
+@pytest.mark.browser
+def test_the_large_view_has_columns_for_what_is_known(tmp_path):
+    script = """setTimeout(() => {
+      document.querySelector("button.open").click();
+      setTimeout(() => { document.title = JSON.stringify([
+        [...document.querySelectorAll("dialog th")].map(cell => cell.textContent.trim()),
+        document.querySelector("dialog tbody tr").children.length,
+        [...document.querySelectorAll(".chip")].map(chip => chip.title)]); }, 300);
+    }, 300);"""
+    path, found, _ = page_of(tmp_path / "p", known=KNOWN, ids=["a", "b", "c", "d"])
+    log, console = browser.clicked(path, tmp_path, script)
+    assert console == "" and log[0][3:6] == ["probability", "F1", "validation images"]
+    assert log[1] == 7
+    told = sum(title.endswith("; F1 – on 3 validation images") for title in log[2])
+    assert told == found.labels[:, 1].sum() == 2
 
 
 def test_texts_from_outside_are_escaped(tmp_path):

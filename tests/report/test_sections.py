@@ -11,9 +11,9 @@ from sklearn.metrics import f1_score, precision_recall_curve
 from hpa_jax.decision import leak
 from hpa_jax.report import dataset, errors, training
 from hpa_jax.report import results as sections
-from hpa_jax.report.inputs import ChainStep, Leak, Neighbours
+from hpa_jax.report.inputs import ChainStep, Examples, Leak, Neighbours
 from hpa_jax.report.page import span
-from tests.report.example import CLASSES, data, results
+from tests.report.example import CLASSES, data, noise, results
 
 
 def svg(section, number=0):
@@ -223,3 +223,23 @@ def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
     wanted = ["pair 1, cosine 0.90", "truth: none", y, f"neighbour: {CLASSES[1]}", "b"]
     assert texts == wanted and section.cards[0].other
     assert dataset.neighbours(data(found)) is None
+
+
+def test_an_example_says_what_its_predicted_classes_are_worth():
+    listed = pd.DataFrame(
+        [
+            ("t1", "b", True, 0.8, 0.4, 0.93, 0.71, 45),
+            ("t1", "a", False, 0.2, 0.4, 0.11, 0.5, 9),
+            ("t2", "a", True, 0.3, np.nan, 0.2, np.nan, 0),
+        ],
+        columns=["id", "class", "predicted", "score", "threshold", "probability", "f1", "support"],
+    )
+    ids, decided = np.array(["t1", "t2"]), np.array([[False, True, False], [True, False, False]])
+    shown = Examples(ids, decided, None, listed)
+    section = errors.examples(shown, CLASSES, noise)
+    lines = [[line.text for line in card.lines] for card in section.cards]
+    assert lines[0][1:] == ["b: score 0.80, threshold 0.40, probability 0.93; F1 0.71 on 45"]
+    assert lines[1][1:] == ["a: score 0.30, threshold –, probability 0.20; F1 – on 0"]
+    assert "calibrated" in section.notes[-1]
+    plain = errors.examples(dataclasses.replace(shown, by_class=None), CLASSES, noise)
+    assert [len(card.lines) for card in plain.cards] == [1, 1]
