@@ -8,9 +8,9 @@ own rows.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from array_record.python.array_record_module import ArrayRecordReader
 
 Batch = dict[str, np.ndarray]
-Batches = Iterator[Batch]
+
+
+class Labels(Protocol):
+    """[N, C] in {0, 1}: an array, or what makes its rows when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+Batches = Generator[Batch, None, None]  # close() stops its threads
 Sampler = Callable[[int], np.ndarray]
 BLOCK = 8  # images a thread reads at a time: enough to hide the call, few for even work
 
@@ -70,7 +80,7 @@ class Records:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def rows(self, ids: Sequence[str]) -> np.ndarray:
+    def rows(self, ids: Sequence[str] | np.ndarray) -> np.ndarray:
         """Record numbers int64[N] of ids.
 
         Raises:
@@ -167,8 +177,8 @@ class Records:
 
 def train_batches(
     records: Records,
-    ids: Sequence[str],
-    labels: np.ndarray,
+    ids: Sequence[str] | np.ndarray,
+    labels: Labels,
     *,
     batch_size: int,
     channels: Sequence[str],
@@ -212,8 +222,8 @@ def train_batches(
 
 def eval_batches(
     records: Records,
-    ids: Sequence[str],
-    labels: np.ndarray | None,
+    ids: Sequence[str] | np.ndarray,
+    labels: Labels | None,
     *,
     batch_size: int,
     channels: Sequence[str],
@@ -333,12 +343,14 @@ def _images(
         raise
 
 
-def _check(ids: Sequence[str], labels: np.ndarray, batch_size: int, process_count: int) -> int:
+def _check(
+    ids: Sequence[str] | np.ndarray, labels: Labels, batch_size: int, process_count: int
+) -> int:
     """The batch of one host."""
     if len(ids) == 0:
         raise InputError("no images: the list of ids is empty")
-    if labels.shape[0] != len(ids):
-        raise InputError(f"{len(ids)} ids, but labels of {labels.shape[0]} rows")
+    if len(labels) != len(ids):
+        raise InputError(f"{len(ids)} ids, but labels of {len(labels)} rows")
     if batch_size < 1 or batch_size % process_count:
         raise InputError(f"batch_size={batch_size}: must be a multiple of {process_count} hosts")
     return batch_size // process_count

@@ -206,7 +206,7 @@ def best_step(metas: Mapping[int, Mapping[str, Any]], monitor: str) -> int | Non
         if meta.get("kind") == "epoch"
     }
     scores = {s: sign * x for s, x in values.items() if x is not None and math.isfinite(x)}
-    return min(scores, key=scores.get) if scores else None
+    return min(scores, key=scores.__getitem__) if scores else None
 
 
 def load(

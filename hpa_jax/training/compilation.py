@@ -64,7 +64,7 @@ def keep_programs(folder: str | Path) -> None:
 
     A cache that is set already (by the caller or JAX_COMPILATION_CACHE_DIR) stays.
     """
-    if jax.config.jax_compilation_cache_dir:
+    if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # defined at run time
         return
     jax.config.update("jax_compilation_cache_dir", str(Path(folder).resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

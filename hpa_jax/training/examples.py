@@ -104,9 +104,10 @@ class Examples:
             (self.valid_ids, self.valid_labels),
         ):
             digest.update("\n".join(map(str, ids)).encode())
-            single = isinstance(labels, OneClass)
-            content = (labels.numbers, np.int64) if single else (labels, np.uint8)
-            digest.update(np.ascontiguousarray(*content).tobytes())
+            if isinstance(labels, OneClass):
+                digest.update(np.ascontiguousarray(labels.numbers, np.int64).tobytes())
+            else:
+                digest.update(np.ascontiguousarray(labels, np.uint8).tobytes())
         if self.weights is not None:
             digest.update(np.ascontiguousarray(self.weights, np.float64).tobytes())
         return digest.hexdigest()[:16]

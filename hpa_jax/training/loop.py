@@ -19,6 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import averaging, checkpoint, compilation, distributed, network, validation
 from hpa_jax.training import phases as planning
 from hpa_jax.training import setup as setups
@@ -84,7 +85,8 @@ def train(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     compilation.keep_programs(settings.compilation_cache or directory / "compilation_cache")
-    examples = Examples(records, train_ids, train_labels, valid_ids, valid_labels, train_weights)
+    ids = np.asarray(train_ids), np.asarray(valid_ids)
+    examples = Examples(records, ids[0], train_labels, ids[1], valid_labels, train_weights)
     layout = distributed.layout()
     setup = setups.build(config, settings, layout, examples, class_names, seed, init_folder)
     with contextlib.ExitStack() as stack:
@@ -256,6 +258,11 @@ class _Run:
                 step = self.setup.phases[int(source)].last_step(self.history)
             else:
                 step = checkpoint.end_of(metas, source)
+            if step is None:  # Orbax would take the newest
+                raise InputError(
+                    f"stages[{phase.index}].start_from={source!r}: no such checkpoint is kept; "
+                    f"there are steps {list(metas)}"
+                )
             params, stats = self.checkpoints.weights(step, state)
             self.log.say(f"phase {phase.index + 1} starts from the weights of step {step:,}")
         fresh = self.setup.state(phase, params, stats, phase.start)

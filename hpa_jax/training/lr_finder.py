@@ -73,7 +73,8 @@ def find(
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     compilation.keep_programs(settings.compilation_cache or directory / "compilation_cache")
-    examples = Examples(records, train_ids, train_labels, valid_ids, valid_labels, train_weights)
+    ids = np.asarray(train_ids), np.asarray(valid_ids)
+    examples = Examples(records, ids[0], train_labels, ids[1], valid_labels, train_weights)
     layout = distributed.layout()
     setup = setups.build(config, settings, layout, examples, class_names, seed, init_folder)
     if not 0 <= phase < len(setup.phases):

@@ -94,15 +94,15 @@ def train(
     fitted = (numbers >= 0) & ~held
     if not held.any():
         raise InputError("metric learning: no antibody has images enough to hold one out")
-    ids = np.asarray(ids)
+    images = np.asarray(ids)
     loop.train(
         config,
         name=name,
         directory=directory,
         records=records,
-        train_ids=ids[fitted],
+        train_ids=images[fitted],
         train_labels=OneClass(numbers[fitted], len(names)),
-        valid_ids=ids[held],
+        valid_ids=images[held],
         valid_labels=OneClass(numbers[held], len(names)),
         class_names=names,
         settings=settings,
@@ -120,6 +120,7 @@ def load(directory: str | Path) -> tuple[nnx.Module, ConfigDict]:
     Raises:
         InputError: as checkpoint.load.
     """
+    network: Any
     network, config, _ = checkpoint.load(directory, "final")
     vectors = network.head.weight
     network.head.weight = nnx.Param(jnp.zeros_like(vectors[...][:, :1]))

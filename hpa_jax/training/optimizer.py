@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jax.typing import ArrayLike
 
 from hpa_jax.core.errors import InputError, near
 
@@ -155,7 +156,7 @@ def resting(options: Mapping[str, Any]) -> float:
     return options["momentum" if options["name"] == "sgd" else "b1"]
 
 
-def set_rates(state: Any, lr: jax.Array, b1: jax.Array) -> Any:
+def set_rates(state: Any, lr: ArrayLike, b1: ArrayLike) -> Any:
     """The optimizer state with lr [G] and b1 of this step."""
     return state._replace(hyperparams={**state.hyperparams, "lr": lr, "b1": b1})
 

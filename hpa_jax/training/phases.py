@@ -26,7 +26,7 @@ MONITORS = ("loss", "focal", "macro_f1", "micro_f1", "map")
 LOWER_IS_BETTER = ("loss", "focal")
 AVERAGES = ("none", "last", "chosen", "swa", "ema")
 ON_NONFINITE = ("stop", "skip")
-History = Sequence[tuple[int, float | None]]
+History = Sequence[Sequence[Any]]  # [step, monitor (None: not finite)] of the finished epochs
 
 
 @dataclass(frozen=True)

@@ -207,7 +207,7 @@ class Setup:
             **self._input_options(),
         )
 
-    def eval_batches(self, ids: Sequence[str], labels: Labels) -> Batches:
+    def eval_batches(self, ids: Sequence[str] | np.ndarray, labels: Labels) -> Batches:
         """Return host batches of every row once, the last one padded."""
         from hpa_jax.data import batches
 

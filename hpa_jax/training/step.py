@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
+from jax.typing import ArrayLike
 
 from hpa_jax.training import optimizer as optimizers
 from hpa_jax.training.augment import warp
@@ -48,8 +50,8 @@ class TrainState(NamedTuple):
 class Rates(NamedTuple):
     """lr [G] of the depth groups (stem first), and Adam's beta 1 or SGD's momentum."""
 
-    lr: Array
-    b1: Array
+    lr: Array | np.ndarray
+    b1: ArrayLike
 
 
 def zero_totals(bad_step: int = -1) -> Totals:

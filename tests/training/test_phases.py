@@ -4,13 +4,15 @@ import math
 import os
 import shutil
 import signal
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.training import checkpoint, logs, network, phases, preemption, validation
+from hpa_jax.core.errors import InputError
+from hpa_jax.training import checkpoint, logs, loop, network, phases, preemption, validation
 from hpa_jax.training.phases import Phase
 from tests.training import tiny
 
@@ -152,3 +154,17 @@ def test_several_hosts_agree_by_the_count_of_their_calls():
     ):
         assert [stop.requested() for _ in range(4)] == [False, False, True, False]
     assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("source", ["best", "epoch:7"])
+def test_a_phase_that_starts_from_weights_that_are_gone_is_refused(source):
+    """No epoch has a finite score, or the checkpoint was removed: the newest is none of them."""
+    metas = {30: {"kind": "epoch", "epoch": 3, "metrics": {"loss": math.nan}}}
+    run = SimpleNamespace(
+        checkpoints=mock.Mock(metas=metas),
+        setup=SimpleNamespace(settings=SimpleNamespace(monitor="loss")),
+    )
+    phase = SimpleNamespace(index=1, options=stage(start_from=source))
+    with pytest.raises(InputError, match=rf"stages\[1\]\.start_from='{source}'.* \[30\]"):
+        loop._Run.enter(run, phase, SimpleNamespace(params={}, stats={}))
+    run.checkpoints.weights.assert_not_called()
