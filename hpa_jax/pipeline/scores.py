@@ -156,7 +156,7 @@ def validated(context: Context, method: str) -> "Validated | None":
         return Validated.from_json(found, len(table["classes"]))
 
 
-def decide(context: Context, probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+def decide(context: Context, probs: np.ndarray, class_thresholds: np.ndarray) -> np.ndarray:
     """bool[N, C] of test rows by the submission's rule."""
     from hpa_jax.decision import thresholds
 
@@ -239,7 +239,8 @@ def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
 
 def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
     """Names of the classes without a positive among the rows: scored 0."""
-    return [name for name, any_ in zip(context.config.classes, labels.any(axis=0)) if not any_]
+    present = np.asarray(labels.any(axis=0))
+    return [name for name, held in zip(context.config.classes, present) if not held]
 
 
 def summary(scores: dict[str, dict[str, Any]]) -> str:
@@ -280,7 +281,7 @@ def checkpoint_choice(context: Context) -> str:
         if _restarts_from_best(model):
             parts.append(f"a phase of {name} began at the epoch of the best {monitor}")
         source = configs.started_from(model)
-        if source in models and _chosen_somewhere(context, source):
+        if source is not None and source in models and _chosen_somewhere(context, source):
             parts.append(f"{name} began with weights of {source} that were chosen on these rows")
     if train.patience:
         parts.append(f"the end of training was chosen by the {monitor}")
@@ -302,7 +303,8 @@ def _chosen_somewhere(context: Context, name: str) -> bool:
     """Whether validation rows chose the final weights of a model, or what it began with."""
     model = context.config.models[name]
     source = configs.started_from(model)
-    before = source in context.config.models and _chosen_somewhere(context, source)
+    known = source is not None and source in context.config.models
+    before = known and _chosen_somewhere(context, str(source))
     best = model.average.kind == "none" and not model.checkpoint.startswith("epoch:")
     return best or _restarts_from_best(model) or before
 

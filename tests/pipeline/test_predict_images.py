@@ -12,7 +12,7 @@ from PIL import Image
 from hpa_jax.__main__ import main
 from hpa_jax.decision import bundle
 from hpa_jax.inference.tables import read_table
-from hpa_jax.pipeline import members
+from hpa_jax.pipeline import bundles
 from tests.small_run import CONFIG
 
 CHANNELS = ("red", "green", "blue", "yellow")
@@ -77,12 +77,12 @@ def test_the_bundle_says_of_each_class_what_the_run_says(exported):
 
 def test_models_of_a_run_carry_the_calibration_that_it_fitted_for_them(exported):
     workdir, _, _ = exported
-    packed = members.named(f"{workdir}/models/tiny")
+    packed = bundles.named(f"{workdir}/models/tiny")
     stored = json.loads((workdir / "thresholds.json").read_text())["calibrations"]["tiny"]
     np.testing.assert_array_equal(
         packed.validated.calibration.coefficients, np.array(stored, float)
     )
-    both = members.named(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
+    both = bundles.named(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
     assert both.validated is not None and both.picture["cuts"].startswith("those of the mean")
 
 
