@@ -260,7 +260,7 @@ class _Run:
                 step = checkpoint.end_of(metas, source)
             if step is None:  # Orbax would take the newest
                 raise InputError(
-                    f"stages[{phase.index}].start_from={source!r}: no such checkpoint is kept; "
+                    f"phases[{phase.index}].start_from={source!r}: no such checkpoint is kept; "
                     f"there are steps {list(metas)}"
                 )
             params, stats = self.checkpoints.weights(step, state)

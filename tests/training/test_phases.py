@@ -164,7 +164,7 @@ def test_a_phase_that_starts_from_weights_that_are_gone_is_refused(source):
         checkpoints=mock.Mock(metas=metas),
         setup=SimpleNamespace(settings=SimpleNamespace(monitor="loss")),
     )
-    phase = SimpleNamespace(index=1, options=phase(start_from=source))
-    with pytest.raises(InputError, match=rf"stages\[1\]\.start_from='{source}'.* \[30\]"):
-        loop._Run.enter(run, phase, SimpleNamespace(params={}, stats={}))
+    second = SimpleNamespace(index=1, options=phase(start_from=source))
+    with pytest.raises(InputError, match=rf"phases\[1\]\.start_from='{source}'.* \[30\]"):
+        loop._Run.enter(run, second, SimpleNamespace(params={}, stats={}))
     run.checkpoints.weights.assert_not_called()
