@@ -110,7 +110,10 @@ VERBS: dict[str, Verb] = {
         "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/, export/FORM/",
         {
-            "to": ("bundle", "bundle, safetensors (with a model card), stablehlo; with commas"),
+            "to": (
+                "bundle",
+                "bundle, safetensors (with a model card), stablehlo, onnx, bioimageio; with commas",
+            ),
             "gallery": (
                 True,
                 "with small copies of up to 500 labelled images, to show the nearest of one's own",

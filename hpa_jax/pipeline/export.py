@@ -2,6 +2,7 @@
 
 bundle (default): all that `predict --model` needs.  safetensors: weights, config.json and a model
 card in the layout of Hugging Face.  stablehlo: one program for jax alone, from images to scores.
+onnx, bioimageio: the same for programs without jax (export_onnx.py).
 """
 
 import dataclasses
@@ -89,7 +90,7 @@ def safetensors(context: Context) -> Path:
     """
     from hpa_jax.decision import bundle
 
-    packed = _without_trees(packed_of(context), "safetensors")
+    packed = without_trees(packed_of(context), "safetensors")
     folder = context.path("export", "safetensors")
     with artifacts.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
@@ -98,15 +99,15 @@ def safetensors(context: Context) -> Path:
             single = len(packed.members) == 1
             files.append("model.safetensors" if single else f"{member.name}.safetensors")
             bundle.write_weights(temporary / files[-1], member)
-        about = _about(packed)
+        facts = about(packed)
         networks = [
             {"file": file, "name": m.name, "model": m.model, "config": m.config.to_dict(),
              "class_numbers": m.class_numbers, "views": m.views}
             for file, m in zip(files, packed.members, strict=True)
         ]  # fmt: skip
         blend = packed.blend.as_json(packed.models)
-        about |= {"library_name": "hpa_jax", "networks": networks, "blend": blend}
-        artifacts.write_json(temporary / "config.json", about)
+        facts |= {"library_name": "hpa_jax", "networks": networks, "blend": blend}
+        artifacts.write_json(temporary / "config.json", facts)
         (temporary / "README.md").write_text(model_card.text(context, packed), "utf-8")
     return folder
 
@@ -125,7 +126,7 @@ def stablehlo(context: Context) -> Path:
     import jax.numpy as jnp
     from jax import export as jax_export
 
-    packed = _without_trees(packed_of(context), "stablehlo")
+    packed = without_trees(packed_of(context), "stablehlo")
     side = one_side(packed)
     (count,) = jax_export.symbolic_shape("n")
     images = jax.ShapeDtypeStruct((count, side, side, 4), jnp.uint8)
@@ -135,7 +136,7 @@ def stablehlo(context: Context) -> Path:
     with artifacts.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
         (temporary / "model.stablehlo").write_bytes(exported.serialize())
-        artifacts.write_json(temporary / "thresholds.json", {**_about(packed), "image_size": side})
+        artifacts.write_json(temporary / "thresholds.json", {**about(packed), "image_size": side})
         (temporary / "README.md").write_text(model_card.text(context, packed, USE), "utf-8")
     return folder
 
@@ -224,8 +225,8 @@ def one_side(packed: "Bundle") -> int:
     return sides[0]
 
 
-def _about(packed: "Bundle") -> dict[str, Any]:
-    """What a reader of scores needs, as JSON holds it."""
+def about(packed: "Bundle") -> dict[str, Any]:
+    """Return what a reader of scores needs, as JSON holds it."""
     return {
         "classes": list(packed.class_names),
         "thresholds": [
@@ -238,7 +239,12 @@ def _about(packed: "Bundle") -> dict[str, Any]:
     }
 
 
-def _without_trees(packed: "Bundle", form: str) -> "Bundle":
+def without_trees(packed: "Bundle", form: str) -> "Bundle":
+    """Return a bundle that networks alone decide.
+
+    Raises:
+        InputError: a stack decides.
+    """
     from hpa_jax.decision import bundle
 
     if packed.rule == bundle.STACK:
@@ -249,10 +255,24 @@ def _without_trees(packed: "Bundle", form: str) -> "Bundle":
     return dataclasses.replace(packed, stack=None)
 
 
+def _onnx(context: Context) -> Path:
+    from hpa_jax.pipeline import export_onnx
+
+    return export_onnx.onnx(context)
+
+
+def _bioimageio(context: Context) -> Path:
+    from hpa_jax.pipeline import export_onnx
+
+    return export_onnx.bioimageio(context)
+
+
 FORMS: dict[str, Callable[[Context], Path]] = {
     "bundle": export,
     "safetensors": safetensors,
     "stablehlo": stablehlo,
+    "onnx": _onnx,
+    "bioimageio": _bioimageio,
 }
 
 

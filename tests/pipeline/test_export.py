@@ -62,6 +62,26 @@ def test_jax_alone_gives_the_runs_scores(exported, tmp_path, count):
     assert "jax.export.deserialize" in (folder / "stablehlo/README.md").read_text()
 
 
+@pytest.mark.slow
+def test_onnx_gives_the_runs_scores_and_the_zoo_takes_the_package(exported):
+    pytest.importorskip("jax2onnx")
+    ort = pytest.importorskip("onnxruntime")
+    core = pytest.importorskip("bioimageio.core")
+    workdir, folder = exported
+    method = "--config.submission.method=weighted mean"
+    arguments = [*CONFIG, method, f"--workdir={workdir}", "--to=onnx,bioimageio"]
+    assert main(["export", *arguments]) == 0
+    known = pd.read_parquet(workdir / "ensemble/weighted_mean/test.parquet").set_index("id")
+    program = ort.InferenceSession(folder / "onnx" / "model.onnx")
+    for id in known.index[:3]:
+        planes = [Image.open(workdir / f"data/test/{id}_{c}.png") for c in CHANNELS]
+        image = np.stack([np.asarray(plane) for plane in planes], -1)[None]
+        (scores,) = program.run(None, {"image": image})
+        np.testing.assert_allclose(scores[0], known.loc[id].to_numpy(), atol=1e-4)
+    assert "onnxruntime.InferenceSession" in (folder / "onnx" / "README.md").read_text()
+    assert core.test_model(folder / "bioimageio" / "model.zip").status == "passed"
+
+
 def test_weights_come_with_config_and_card(exported):
     workdir, folder = exported
     about = json.loads((folder / "safetensors/config.json").read_text())
