@@ -58,6 +58,10 @@ VERBS: dict[str, Verb] = {
                 False,
                 "train nothing: decide with the networks that are there",
             ),
+            "parallel": (
+                None,
+                "small networks side by side, each on a GPU of its own; =N: N at a time",
+            ),
         },
     ),
     "clean": Verb(
@@ -228,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
             print(verb_help(name, verb))
             return 0
         config, flags = parse(name, verb, rest)
+        flags["arguments"] = rest
         module, function = verb.function.split(":")
         work = getattr(importlib.import_module(module), function)
         # Called from here, not by a helper: few frames lie between the command and the step.
@@ -312,7 +317,8 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
         flag = argument.partition("=")[0].removeprefix("--")
         if argument.startswith("--") and (name, flag) in RENAMED_FLAGS:
             raise InputError(f"--{flag} is now called --{RENAMED_FLAGS[name, flag]}")
-    arguments = ["--force=all" if a == "--force" else a for a in arguments]
+    bare = {"--force": "--force=all", "--parallel": "--parallel=gpus"}
+    arguments = [bare.get(argument, argument) for argument in arguments]
     config, arguments = overrides.configured(arguments)
     try:
         rest = known([name, *arguments])[1:]

@@ -1,6 +1,7 @@
 """What every step gets: the config, the work directory, where its files lie (design §3)."""
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,11 +158,25 @@ def workdir_of(flags: dict[str, Any]) -> Path:
     """The folder of --workdir.
 
     Raises:
-        InputError: no --workdir.
+        InputError: no --workdir, or a remote one.
     """
     if not flags.get("workdir"):
         raise InputError("--workdir=DIR is missing: the folder for everything that is written")
-    return Path(flags["workdir"]).expanduser().resolve()
+    return local(flags["workdir"], "--workdir").resolve()
+
+
+def local(path: str, option: str) -> Path:
+    """A folder of this machine, ~ expanded.
+
+    Raises:
+        InputError: an address as gs://... or s3://...; `option` is named.
+    """
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
+        raise InputError(
+            f"{option}={path}: must be a folder of this machine; mount a bucket (gcsfuse, "
+            "mountpoint-s3) or copy it first"
+        )
+    return Path(path).expanduser()
 
 
 def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:

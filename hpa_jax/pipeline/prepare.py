@@ -13,7 +13,7 @@ from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part, Task
-from hpa_jax.pipeline.context import Context, opened
+from hpa_jax.pipeline.context import Context, local, opened
 
 SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
 _MISSING = {
@@ -55,6 +55,8 @@ def sources(context: Context) -> list[dict]:
         kind = "kaggle" if config.source == "synthetic" else config.source
         listed = [{"source": kind, "root": str(context.data_root)}]
     for source in listed:
+        if "root" in source:
+            local(source["root"], "config.data.root")
         if "source" not in source or "root" not in source:
             raise InputError(
                 "config.data.sources: every source needs the keys source and root (or "

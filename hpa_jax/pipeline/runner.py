@@ -36,6 +36,10 @@ def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) ->
             at work there, the only step is switched off, or what a step raises.
         SystemExit: with 75 if training was told to stop (call again to go on).
     """
+    if not names and flags.get("parallel"):
+        from hpa_jax.pipeline import parallel
+
+        parallel.train(config, flags)  # what follows finds the networks done
     if not names:
         config, names = _whole(config, flags)
     context = Context(config, _writable(flags), flags)

@@ -83,7 +83,9 @@ def test_models_of_a_run_carry_the_calibration_that_it_fitted_for_them(exported)
         packed.validated.calibration.coefficients, np.array(stored, float)
     )
     both = bundles.named(f"{workdir}/models/tiny,{workdir}/models/tiny_wide")
-    assert both.validated is not None and both.training_images["thresholds"].startswith("those of the mean")
+    assert both.validated is not None and both.training_images["thresholds"].startswith(
+        "those of the mean"
+    )
 
 
 def page_of(workdir):
