@@ -77,6 +77,27 @@ def embedding_model(**differences: Any) -> ConfigDict:
     return model(**{**chosen, **differences})
 
 
+def frozen_model(trained: str = "linear", hidden: int = 512, **differences: Any) -> ConfigDict:
+    """A head (`trained`: linear, mlp) on the stored embeddings of a frozen network.
+
+    The network, which is run once over the images, is what `differences` say of it:
+    `**published.options("NAME")`, or backbone, head, channels, image_size, normalize, init_from.
+    Adam with decoupled weight decay, one-cycle, 20 epochs of batches of 256; each update sees one
+    of the stored views of each image.
+    """
+    chosen = dict(
+        frozen={**model().frozen, "head": trained, "hidden": hidden},
+        dropout=0.2,
+        augment="none",
+        batch_size=256,
+        head_init="prior",
+        loss=dict(bce=1.0),
+        optimizer={**model().optimizer, "name": "adamw", "weight_decay": 1e-2},
+        stages=(stage(epochs=20, lr=3e-3),),
+    )
+    return model(**{**chosen, **differences})
+
+
 def adversary_model(**differences: Any) -> ConfigDict:
     """The network that tells test images from training images: a small one, few epochs."""
     chosen = dict(
@@ -293,6 +314,15 @@ MODEL: Statement = dict(
         'weight file, folder of a trained model, "published:NAME" (`models list`), or '
         '"model:NAME", another one of this recipe '
         "(trained first; its final weights, fold by fold); a head of other size starts afresh",
+    ),
+    frozen=dict(
+        head=option(
+            "",
+            "what is trained on the stored embeddings of this network, which stays as init_from "
+            'gives it and is run once over the images; "": the network itself is trained',
+            choices=("", "linear", "mlp"),
+        ),
+        hidden=option(512, "units of mlp", low=1),
     ),
     extra_channels=option(
         "zeros", "of a weight file's stem", choices="hpa_jax.models.pretrained:EXTRA_CHANNELS"

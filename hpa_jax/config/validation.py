@@ -37,6 +37,9 @@ def validate(config: ConfigDict) -> None:
             raise InputError(f"config.models.{name}: a model's name is letters, digits and _")
         _check_model(config, f"models.{name}")
     configs.in_training_order(config.models)
+    for where in ("adversarial.model", "retrieval.model"):
+        if _at(config, where).frozen.head:
+            raise InputError(f"config.{where}.frozen.head: for networks of config.models alone")
     _check_model(config, "adversarial.model")
     if not config.adversarial.sources:
         raise InputError("config.adversarial.sources=(): at least one of train, external, own")
@@ -163,9 +166,8 @@ def _check_source(source: Any, where: str, default_kind: str) -> None:
 
 def _check_model(config: ConfigDict, where: str) -> None:
     """What the options of a model say about each other."""
-    model: Any = config
-    for part in where.split("."):
-        model = model[part]
+    model = _at(config, where)
+    _check_frozen(model, where)
     if not model.stages:
         raise InputError(f"config.{where}.stages=(): needs at least one stage(...)")
     ends = [f"stage:{number}" for number in range(len(model.stages))]
@@ -207,6 +209,34 @@ def _check_model(config: ConfigDict, where: str) -> None:
             )
         if phase.schedule not in options.names_at("hpa_jax.training.schedules:NAMES"):
             _ask("hpa_jax.training.schedules:table", f"{path}.schedule", phase.schedule)
+
+
+def _check_frozen(model: ConfigDict, where: str) -> None:
+    """What a head on stored embeddings leaves no choice for."""
+    if not model.frozen.head:
+        return
+    if configs.started_from(model):
+        raise InputError(
+            f"config.{where}.init_from={model.init_from!r}: a frozen network is run before any "
+            "training; train that one in a run of its own and name its folder here"
+        )
+    changed = {"augment": model.augment} | {
+        f"stages[{number}].augment": dict(stage).get("augment")
+        for number, stage in enumerate(model.stages)
+    }
+    for key, augment in changed.items():
+        if augment not in ("none", None):
+            raise InputError(
+                f"config.{where}.{key}={_plain(augment)!r}: a head on stored embeddings is trained "
+                "on the views they are stored in; augment='none', and more views"
+            )
+
+
+def _at(config: ConfigDict, where: str) -> Any:
+    node: Any = config
+    for part in where.split("."):
+        node = node[part]
+    return node
 
 
 def _check_decision(config: ConfigDict) -> None:

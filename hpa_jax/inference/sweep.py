@@ -22,6 +22,7 @@ from flax import nnx
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.batches import Records, eval_batches
+from hpa_jax.data.embeddings import Embeddings
 from hpa_jax.data.reader import resize
 from hpa_jax.inference import predict
 from hpa_jax.inference import views as views_module
@@ -34,7 +35,7 @@ SAY_SECONDS = 15.0
 def predict_records(
     model: nnx.Module,
     model_config: Any,
-    records: Records,
+    records: Records | Embeddings,
     ids: Sequence[str],
     *,
     batch_size: int,
@@ -49,7 +50,7 @@ def predict_records(
     Args:
       model, model_config, views, aggregate, seed: as predict.predict; `model_config.image_size`
         is the side the images are read at.
-      records: the packed data set.
+      records: the packed data set; or stored embeddings, for the head alone that reads them.
       ids: N ids.
       directory: folder for part files, which stay; None: no restart.
       title: of the progress line.
@@ -69,7 +70,7 @@ def predict_records(
         for rows, seen in parts.read():
             result.put(rows, seen)
     # All have read before one writes, else they would deal out different rows.
-    _wait("known parts read")
+    wait("known parts read")
     missing = np.flatnonzero(~result.done)[jax.process_index() :: jax.process_count()]
     if len(missing):
         forward = predict.compiled(model, model_config, views=made, aggregate=aggregate, seed=seed)
@@ -82,15 +83,15 @@ def predict_records(
             image_size=model_config.image_size,
         )
         found = predict.stream(forward, batches, missing)
-        _collect(found, result, parts, _Progress(title, len(ids), int(result.done.sum())))
+        _collect(found, result, parts, Progress(title, len(ids), int(result.done.sum())))
     if jax.process_count() > 1:
         _gather(result, parts)
     check_finite(result.found.probs, ids)
     return result.found
 
 
-def content(records: Records) -> str:
-    """Fingerprint of the packed images: the checksums of all shards."""
+def content(records: Records | Embeddings) -> str:
+    """Fingerprint of the packed images (or stored embeddings): the checksums of all of them."""
     return hashlib.sha256((records.directory / "manifest.json").read_bytes()).hexdigest()
 
 
@@ -180,7 +181,7 @@ def predict_images(
         return rows, seen
 
     begun, kept, saved = 0, 0, time.monotonic()
-    with _Progress(title, len(ids), int(result.done.sum())) as progress:
+    with Progress(title, len(ids), int(result.done.sum())) as progress:
         for rows, seen in predict.stream(forward, batches):
             result.add(rows, seen, aggregate)
             now = int(np.searchsorted(missing, rows[-1]))  # tiles of this one may still come
@@ -268,7 +269,7 @@ def _collect(
     found: Iterator[tuple[np.ndarray, predict.Seen]],
     result: _Result,
     parts: Parts | None,
-    progress: "_Progress",
+    progress: "Progress",
 ) -> None:
     """Takes in all that comes; writes a part every SAVE_SECONDS and at the end."""
     held: list[tuple[np.ndarray, predict.Seen]] = []
@@ -295,17 +296,17 @@ def _gather(result: _Result, parts: Parts | None) -> None:
     """Waits for the other processes and reads what they wrote."""
     if parts is None:
         raise InputError("prediction by several processes needs a shared folder for its parts")
-    _wait("predicted")
+    wait("predicted")
     for rows, seen in parts.read():
         result.put(rows, seen)
-    _wait("gathered")
+    wait("gathered")
     if not result.done.all():
         raise InputError(
             f"{parts.directory}: {int((~result.done).sum())} rows came from no process"
         )
 
 
-def _wait(name: str) -> None:
+def wait(name: str) -> None:
     """Until every process is here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
@@ -333,7 +334,7 @@ def _fingerprint(
     return digest.hexdigest()
 
 
-class _Progress:
+class Progress:
     """A bar on a terminal, a plain line now and then elsewhere."""
 
     def __init__(self, title: str, total: int, done: int) -> None:
@@ -343,13 +344,14 @@ class _Progress:
         self._title, self._total, self._done = title, total, done
         self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
 
-    def __enter__(self) -> "_Progress":
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
     def add(self, count: int) -> None:
+        """Count rows that are done."""
         self._done += count
         self._bar.update(count)
         now = time.monotonic()

@@ -110,6 +110,31 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     return Views(name, {**defaults, **options}, build, weights, aggregate)
 
 
+def stored(given: str | Mapping[str, Any], side: int) -> Views:
+    """The views `given` of images of `side` as they lie in stored embeddings [N, V, M, E].
+
+    Shown "images" are one view's [N, 1, M, E], with its weight: the head alone on them says what
+    the whole network says of the images.
+    """
+    made = make(given)
+
+    def build(views: int, crops: int, **options: Any) -> list[Group]:
+        first, found = 0, []
+        for group in made.groups(side, side):
+
+            def show(
+                keys: jax.Array, view: jax.Array, embeddings: jax.Array, first: int = first
+            ) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(embeddings, first + view, 1, axis=1)
+
+            found.append(dataclasses.replace(group, show=show))
+            first += group.count
+        return found
+
+    options = {**made.options, "side": side}
+    return Views(f"stored {made.name}", options, build, made.weights, made.aggregate)
+
+
 def check_aggregate(aggregate: str) -> None:
     """Refuses an unknown way to join views.
 

@@ -1,6 +1,7 @@
 """What every step gets: the config, the work directory, where its files lie (design §3)."""
 
 import functools
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.core.contents import Contents
+from hpa_jax.core import artifacts
+from hpa_jax.core.contents import Contents, digest
 from hpa_jax.core.errors import InputError, near
 
 RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
@@ -95,6 +97,13 @@ class Context:
         """The packed data set that a model reads: the smallest that holds its images."""
         return self.records_at(side_for(self.stored_sides(), model.image_size))
 
+    def embeddings_of(self, model: ConfigDict) -> Path:
+        """The stored embeddings of a model's frozen network: one folder for all models that differ
+        in their heads alone."""
+        options = artifacts.plain(frozen_options(model))
+        backbone = re.sub(r"\W+", "_", model.backbone)
+        return self.path("embeddings", f"{backbone}-{digest(sorted(options.items()))[:8]}")
+
     def path(self, *parts: str) -> Path:
         """A file of the workdir."""
         return self.workdir.joinpath(*parts)
@@ -151,6 +160,19 @@ class Context:
         """Numbers of the classes that a model knows, in its order."""
         names = list(self.config.classes)
         return [names.index(name) for name in model.classes or names]
+
+
+# What a frozen network's embeddings depend on, of the options of a model.
+_OF_FROZEN = (
+    *("backbone", "width", "depth", "backbone_options", "head", "head_options", "large_stem"),
+    *("as_run", "dtype", "channels", "image_size", "normalize", "init_from", "extra_channels"),
+    "views",
+)
+
+
+def frozen_options(model: ConfigDict) -> dict[str, Any]:
+    """The options of a model that the stored embeddings of its network depend on."""
+    return {key: value for key, value in model.to_dict().items() if key in _OF_FROZEN}
 
 
 def workdir_of(flags: dict[str, Any]) -> Path:
