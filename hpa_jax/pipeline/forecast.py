@@ -255,6 +255,6 @@ def _parameters(model: ConfigDict, num_classes: int) -> int:
 
     from hpa_jax.training import network
 
-    trained = network.from_config(model, num_classes, arrays=False, stored=True)
+    trained = network.trained_from_config(model, num_classes, arrays=False)
     params, _ = network.shapes(trained)
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

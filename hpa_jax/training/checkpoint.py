@@ -234,7 +234,7 @@ def load(
     meta = read_meta(folder, step)
     config = config_of(meta)
     names = tuple(meta["class_names"])
-    model = network.from_config(config, len(names), arrays=False, stored=True)
+    model = network.trained_from_config(config, len(names), arrays=False)
     params, stats = network.shapes(model)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(

@@ -102,12 +102,7 @@ def dropout_rates(model: nnx.Module) -> list[float]:
 
 
 def from_config(
-    config: ConfigDict,
-    num_classes: int,
-    *,
-    seed: int = 0,
-    arrays: bool = True,
-    stored: bool = False,
+    config: ConfigDict, num_classes: int, *, seed: int = 0, arrays: bool = True
 ) -> nnx.Module:
     """The network a model config describes, with fresh weights.
 
@@ -118,10 +113,9 @@ def from_config(
         num_classes: C.
         seed: of the fresh weights.
         arrays: False makes shapes only, at once (for a checkpoint to fill).
-        stored: with `frozen.head`, that head alone, which reads stored embeddings: what is trained.
     """
     if config.frozen.head:
-        return _on_embedding(config, num_classes, seed, arrays, stored)
+        return _on_embedding(config, num_classes, seed, arrays, alone=False)
     from hpa_jax.models import create
 
     def make() -> nnx.Module:
@@ -145,6 +139,16 @@ def from_config(
     return make() if arrays else nnx.eval_shape(make)
 
 
+def trained_from_config(
+    config: ConfigDict, num_classes: int, *, seed: int = 0, arrays: bool = True
+) -> nnx.Module:
+    """What is trained of a model config's network: all of it, arguments as `from_config`; with
+    `frozen.head` that head alone, which reads stored embeddings [N, V, M, E]."""
+    if config.frozen.head:
+        return _on_embedding(config, num_classes, seed, arrays, alone=True)
+    return from_config(config, num_classes, seed=seed, arrays=arrays)
+
+
 def frozen_part(config: ConfigDict) -> ConfigDict:
     """The config of the frozen network under a model's `frozen.head`."""
     part = config.copy_and_resolve_references().unlock()
@@ -163,7 +167,7 @@ def embedding_size(config: ConfigDict) -> int:
 
 
 def _on_embedding(
-    config: ConfigDict, num_classes: int, seed: int, arrays: bool, stored: bool
+    config: ConfigDict, num_classes: int, seed: int, arrays: bool, *, alone: bool
 ) -> nnx.Module:
     """The head of `frozen.head`, on the frozen network or alone."""
     from hpa_jax.models.frozen import OnEmbedding, Stored
@@ -177,7 +181,7 @@ def _on_embedding(
         head = create_head(
             settings.head, size, num_classes, dropout=config.dropout, rngs=rngs, **options
         )
-        if stored:
+        if alone:
             return Stored(size, head)
         model = from_config(frozen_part(config), 1)
         model.head = OnEmbedding(model.head, head)
@@ -199,7 +203,7 @@ class Outline:
 
 def outline(config: ConfigDict, num_classes: int, seed: int = 0) -> Outline:
     """Return the outline of the network that a model config trains."""
-    model = from_config(config, num_classes, seed=seed, arrays=False, stored=True)
+    model = trained_from_config(config, num_classes, seed=seed, arrays=False)
     params, stats = shapes(model)
     return Outline(
         model, params, stats, depth_groups(model, config.depth_groups), dropout_rates(model)

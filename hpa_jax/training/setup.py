@@ -310,7 +310,7 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays, dict[str, Any
         InputError: `init_from` cannot be read or belongs to another architecture.
     """
     config, classes = setup.config, len(setup.class_names)
-    model = network.from_config(config, classes, seed=setup.seed, stored=True)
+    model = network.trained_from_config(config, classes, seed=setup.seed)
     if config.head_init == "prior":  # first: published weights may bring a head of their own
         network.start_at_frequencies(model, rows.class_frequencies(setup.examples.train_labels))
     # A frozen network's weights are in the stored embeddings; the head on them is new.

@@ -49,7 +49,7 @@ def test_the_head_on_stored_views_says_what_the_whole_network_says(
 ):
     model = configs.frozen_model(trained, 8, **TINY, views=shown)
     stored = write(packed, tmp_path, model)
-    head = network.from_config(model, 5, seed=3, stored=True)
+    head = network.trained_from_config(model, 5, seed=3)
     head.eval()
     whole = frozen.whole(model, head)
     ids = packed.ids[::-1]
