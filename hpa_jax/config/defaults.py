@@ -578,6 +578,15 @@ OPTIONS: Statement = dict(
         legacy_corr_bug=option(False, "the red correlation in the blue column, as the team had"),
         extra=option(False, "yellow, channel pairs, foreground, green texture, bytes of files"),
     ),
+    embeddings=dict(
+        pca=option(
+            {},
+            "model with frozen.head -> principal components of its stored embeddings, fitted on "
+            "training rows: columns of the stack",
+            items=(int,),
+            low=1,
+        ),
+    ),
     # Scored as "ensemble", beside "mean of models" and "weighted mean".
     ensemble=dict(
         method=option(

@@ -252,6 +252,15 @@ def _check_decision(config: ConfigDict) -> None:
         raise InputError(f"config.submission.method={method!r}: one of {', '.join(methods)}{hint}")
     if method == "ensemble" and not configs.has_ensemble(config):
         raise InputError('config.submission.method="ensemble": config.ensemble names none')
+    for name in config.embeddings.pca:
+        if name not in config.models:
+            hint = near(name, config.models)
+            raise InputError(f"config.embeddings.pca.{name}: no model{hint}")
+        if not config.models[name].frozen.head:
+            raise InputError(
+                f"config.embeddings.pca.{name}: has no frozen.head: each fold's network would have "
+                "components of its own"
+            )
     weights, thresholds = config.ensemble.weights, config.thresholds
     for name in weights:
         if name not in config.models:

@@ -75,6 +75,19 @@ class Embeddings:
             out[place] = self._part(number)[inside]
         return out
 
+    def pooled(self, ids: Sequence[str], weights: np.ndarray) -> np.ndarray:
+        """float32[N, E] of ids: the mean over views by `weights` [V], and over crops.
+
+        Raises:
+            InputError: as `rows` and `read`.
+        """
+        rows = self.rows(ids)
+        out = np.empty((len(rows), self.shape[2]), np.float32)
+        for start in range(0, len(rows), ROWS):
+            part = self.read(rows[start : start + ROWS]).mean(axis=2)
+            out[start : start + ROWS] = np.einsum("nve,v->ne", part, weights)
+        return out
+
     def _part(self, number: int) -> np.ndarray:
         with self._lock:
             if number not in self._parts:

@@ -110,6 +110,11 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     return Views(name, {**defaults, **options}, build, weights, aggregate)
 
 
+def weights(given: str | Mapping[str, Any], side: int) -> np.ndarray:
+    """float[V]: the share of each view of images of `side` in a mean; they sum to 1."""
+    return np.concatenate([group.weights for group in make(given).groups(side, side)])
+
+
 def stored(given: str | Mapping[str, Any], side: int) -> Views:
     """The views `given` of images of `side` as they lie in stored embeddings [N, V, M, E].
 

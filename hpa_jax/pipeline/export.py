@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import galleries, members, model_card, scores
+from hpa_jax.pipeline import galleries, members, model_card, scores, tables
 from hpa_jax.pipeline.context import Context, opened
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def packed_of(context: Context) -> "Bundle":
     Raises:
         InputError: a step before it has not run.
     """
-    from hpa_jax.decision import blends, bundle
+    from hpa_jax.decision import blends, bundle, projection
     from hpa_jax.decision.stack import stacking
 
     method = scores.chosen_method(context)
@@ -66,6 +66,10 @@ def packed_of(context: Context) -> "Bundle":
         stack=stacking.load(context.path("stack")) if method == scores.STACK else None,
         features=context.config.features.to_dict(),
         picture=members.picture(context, method) | {"left_out": left_out(context)},
+        projections={
+            name: projection.load(tables.components(context) / f"{name}.npz")
+            for name in (context.config.embeddings.pca if method == scores.STACK else ())
+        },
     )
 
 

@@ -164,7 +164,10 @@ def decide(
         values = (none, none.astype(bool), packed.cuts, unlike, why)
         return Predictions(ids, (), *values, embeddings, strongest)
     features = metafeatures() if packed.stack is not None or judges(packed) else None
-    scored, labels = packed.decide(probs, features)
+    seen_by_stack = features
+    if features is not None and packed.projections:
+        seen_by_stack = packed.with_components(features, embeddings)
+    scored, labels = packed.decide(probs, seen_by_stack)
     unlike, why = packed.judge(embeddings, features)
     values = (scored, labels, packed.cuts, unlike, why)
     return Predictions(ids, packed.class_names, *values, embeddings, strongest)

@@ -171,8 +171,9 @@ STEPS: dict[str, Step] = {
         "hpa_jax.pipeline.features:features",
         "the 15 metafeatures of every validation and test image",
         "records/, catalog.parquet",
-        "features/{valid,test}.parquet (audit.parquet, too, with config.split.audit)",
-        ("features", "records"),
+        "features/{valid,test}.parquet (audit.parquet, too, with config.split.audit); "
+        "features/pca/ with config.embeddings.pca",
+        ("features", "records", "embeddings"),
         (*DECISION, "data/batches.py"),
     ),
     "stack": Step(

@@ -24,6 +24,7 @@ class Runner:
 
     def __init__(self, folder):
         self.root, self.workdir, self.flags = folder / "data", folder / "w", {}
+        self.steps, self.pca = STEPS, {}
 
     def context(self, **changes):
         config = configs.default().unlock()
@@ -36,16 +37,17 @@ class Runner:
             "linear": configs.frozen_model("linear", **{**short, **changes}),
             "mlp": configs.frozen_model("mlp", 8, **short),
         }
+        config.embeddings.pca = self.pca
         flags = {"workdir": str(self.workdir), **self.flags}
         return Context(config.lock(), self.workdir, flags)
 
     def __call__(self, capsys, **changes):
         context = self.context(**changes)
         capsys.readouterr()
-        runner.run(context.config, context.flags, STEPS)
+        runner.run(context.config, context.flags, self.steps)
         lines = capsys.readouterr().out.splitlines()
         done = {line[1:].split("]")[0] for line in lines if " reads " in line}
-        return {name.split("-")[0] if name.startswith("emb") else name for name in done}
+        return {"embeddings" if name.startswith("embeddings-") else name for name in done}
 
 
 @pytest.fixture(scope="module")
@@ -179,3 +181,61 @@ def test_a_head_on_a_network_that_has_seen_the_images_is_in_sample(tmp_path):
     assert seen.notes(context)["a"] == "in sample"
     with pytest.raises(InputError, match="--allow-seen"):
         seen.check(context)
+
+
+def components(run):
+    with np.load(run.workdir / "features/pca/linear.npz") as stored:
+        return stored["mean"], stored["axes"]
+
+
+def test_components_are_those_of_training_rows_alone(run, capsys):
+    """Other validation and test images change their own columns, and no component."""
+    run.steps, run.pca = [*STEPS, "features"], {"linear": 3}
+    assert "features-pca" in run(capsys)
+    before = components(run)
+    rows = {part: tables.split_rows(run.context(), part).ids for part in ("train", "valid", "test")}
+    unseen = [str(rows["valid"][0]), str(rows["test"][0])]
+    tables_of = [artifacts.read_table(run.workdir / f"features/pca/{part}.parquet")
+                 for part in ("valid", "test")]  # fmt: skip
+    for name in unseen:
+        save(run.root / ("train" if name.startswith("t") else "test"), name, picture(77, 32))
+    assert "features-pca" in run(capsys)
+    now = {part: tables.split_rows(run.context(), part).ids for part in rows}
+    assert all((now[part] == rows[part]).all() for part in rows)  # else the test says nothing
+    for one, other in zip(before, components(run), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    for part, table, name in zip(("valid", "test"), tables_of, unseen, strict=True):
+        other = artifacts.read_table(run.workdir / f"features/pca/{part}.parquet")
+        moved = (table.set_index("id") - other.set_index("id")).abs().max(axis=1) > 1e-4
+        assert list(moved.index[moved]) == [name]
+    save(run.root / "train", str(rows["train"][0]), picture(78, 32))
+    run(capsys)
+    assert not np.allclose(before[1], components(run)[1], atol=1e-3)
+
+
+def test_the_stack_reads_the_components(run, capsys):
+    run.steps, run.pca = [*STEPS, "features"], {"linear": 3, "mlp": 2}
+    run(capsys)
+    context = run.context()
+    ids = tables.split_rows(context, "valid").ids[::-1]
+    inputs = tables.stack_inputs(context, "valid", ids)
+    names = [f"linear.pc0{k}" for k in range(3)] + ["mlp.pc00", "mlp.pc01"]
+    assert list(inputs.metafeatures[-5:]) == names
+    stored = artifacts.read_table(run.workdir / "features/pca/valid.parquet").set_index("id")
+    np.testing.assert_array_equal(inputs.meta[:, -5:], stored.loc[ids, names])
+
+
+@pytest.mark.parametrize(
+    ("pca", "message"),
+    [
+        ({"linaer": 2}, r"embeddings\.pca\.linaer.*did you mean 'linear'"),
+        ({"plain": 2}, r"embeddings\.pca\.plain.*frozen\.head"),
+        ({"linear": 0}, r"embeddings\.pca\.linear=0"),
+    ],
+)
+def test_components_are_of_stored_embeddings(pca, message):
+    config = configs.default().unlock()
+    config.models = {"plain": configs.model(), "linear": configs.frozen_model(**TINY)}
+    config.embeddings.pca = pca
+    with pytest.raises(InputError, match=message):
+        validation.validate(config)
