@@ -707,6 +707,11 @@ OPTIONS: Statement = dict(
         ),
         tau=option(0.65, "smallest cosine that counts", low=-1, high=1),
         model=option(embedding_model, "its network", kinds=(dict,), form=MODEL),
+        embeddings_of=option(
+            "",
+            "name of a model with frozen.head: its stored embeddings are compared, and no network "
+            "is trained for it",
+        ),
         holdout=option(0.05, "share of the images kept out to measure recall on", low=0, below=1),
         pictures=option(1, "antibodies with fewer images are left out", low=1),
         backend=option(

@@ -29,6 +29,7 @@ TINY_GROUPS = {("xception", 25): 18}
 BATCH = 16  # images; what the network sees at once (BatchNorm needs some)
 IMAGES = dict(train=320, test=80, external=80, min_per_class=8)
 FOLDS = 2
+PCA = 4  # components of a model's embeddings
 
 
 def variants(arg: str, *known: str) -> frozenset[str]:
@@ -67,6 +68,10 @@ def smoke(
     config.adversarial.folds = FOLDS
     weights = config.ensemble.weights.to_dict()
     config.ensemble.weights = {name: weights[name] for name in weights if name in config.models}
+    pca = config.embeddings.pca.to_dict()
+    config.embeddings.pca = {name: min(pca[name], PCA) for name in pca if name in config.models}
+    if config.retrieval.embeddings_of not in config.models:
+        config.retrieval.embeddings_of = ""
     largest = max(side(pixels) for pixels in (config.records.image_size, *config.records.also))
     config.data.update(source="synthetic", root="", sources=(), truth="")
     config.data.synthetic.update(IMAGES, image_size=largest)

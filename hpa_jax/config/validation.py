@@ -253,14 +253,9 @@ def _check_decision(config: ConfigDict) -> None:
     if method == "ensemble" and not configs.has_ensemble(config):
         raise InputError('config.submission.method="ensemble": config.ensemble names none')
     for name in config.embeddings.pca:
-        if name not in config.models:
-            hint = near(name, config.models)
-            raise InputError(f"config.embeddings.pca.{name}: no model{hint}")
-        if not config.models[name].frozen.head:
-            raise InputError(
-                f"config.embeddings.pca.{name}: has no frozen.head: each fold's network would have "
-                "components of its own"
-            )
+        _check_stored(config, name, f"embeddings.pca.{name}")
+    if name := config.retrieval.embeddings_of:
+        _check_stored(config, name, f"retrieval.embeddings_of={name!r}")
     weights, thresholds = config.ensemble.weights, config.thresholds
     for name in weights:
         if name not in config.models:
@@ -279,6 +274,17 @@ def _check_decision(config: ConfigDict) -> None:
     trained = config.split.trained_folds
     if not set(trained) <= set(range(config.split.folds)):
         raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
+
+
+def _check_stored(config: ConfigDict, name: str, where: str) -> None:
+    """Refuses a name of no model, and of one whose embeddings are not stored."""
+    if name not in config.models:
+        raise InputError(f"config.{where}: no model {name!r}{near(name, config.models)}")
+    if not config.models[name].frozen.head:
+        raise InputError(
+            f"config.{where}: {name} has no frozen.head: the networks of its folds would have "
+            "spaces of their own"
+        )
 
 
 def _quoted(name: str) -> str:

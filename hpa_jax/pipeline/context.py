@@ -126,7 +126,7 @@ class Context:
         only = self.flags.get("only")
         if not only:
             return models
-        if only == RETRIEVAL and self.config.retrieval.mode != "off":
+        if only == RETRIEVAL and self.trains_retrieval:
             return {}
         if only not in models:
             raise InputError(f"--only={only}: the recipe has no such model{near(only, models)}")
@@ -134,9 +134,12 @@ class Context:
 
     @property
     def trains_retrieval(self) -> bool:
-        """Whether metric learning's network is trained: it is on, and --only names no other."""
+        """Whether metric learning trains a network: it is on, compares no stored embeddings, and
+        --only names no other."""
         only = self.flags.get("only")
-        return self.config.retrieval.mode != "off" and only in (None, RETRIEVAL)
+        settings = self.config.retrieval
+        trains = settings.mode != "off" and not settings.embeddings_of
+        return trains and only in (None, RETRIEVAL)
 
     def folds(self) -> list[int | None]:
         """Folds to train, or [None] for the one hold-out."""

@@ -8,7 +8,6 @@ import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
-from hpa_jax.data.embeddings import Embeddings
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import prepare, tables
 from hpa_jax.pipeline.cache import Part, Task
@@ -71,13 +70,9 @@ def _components(context: Context) -> list[Task]:
         import pandas as pd
 
         from hpa_jax.decision import projection
-        from hpa_jax.inference import views
 
         def pooled(name: str, ids: np.ndarray) -> np.ndarray:
-            model = models[name]
-            stored = inputs_of.images_of(context, model)
-            assert isinstance(stored, Embeddings)
-            return stored.pooled(ids.tolist(), views.weights(model.views, model.image_size))
+            return inputs_of.pooled(context, models[name], ids)
 
         ids = {part: tables.split_rows(context, part).ids for part in parts}
         fitted = {name: projection.fit(pooled(name, ids["train"]), counts[name]) for name in models}

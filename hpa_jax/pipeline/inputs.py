@@ -155,6 +155,14 @@ def images_of(context: Context, model: ConfigDict) -> "Records | Embeddings":
     return Records(context.records_of(model))
 
 
+def pooled(context: Context, model: ConfigDict, ids: np.ndarray) -> np.ndarray:
+    """float32[N, E]: the stored embeddings of a model with `frozen.head`, the mean of its views."""
+    from hpa_jax.inference import views
+
+    stored = Embeddings(context.embeddings_of(model) / VECTORS)
+    return stored.pooled(ids.tolist(), views.weights(model.views, model.image_size))
+
+
 def trained_by(model: ConfigDict) -> dict:
     """The options of a model that its training depends on."""
     return {
