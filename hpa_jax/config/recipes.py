@@ -24,6 +24,9 @@ from hpa_jax.core.errors import InputError, near
 
 SMOKE = "smoke"
 WIDTH, DEPTH = 0.125, 0.01  # of every network: the fewest blocks, an eighth of the channels
+# A transformer's features are a multiple of 64, those of one attention head.
+TINY_VIT = {"vit_small": 64 / 384, "vit_base": 64 / 768, "vit_large": 64 / 1024,
+            "vit_giant": 64 / 1536}  # fmt: skip
 # Each block of Xception a depth group: with one block in the middle, not eight, that is 18.
 TINY_GROUPS = {("xception", 25): 18}
 BATCH = 16  # images; what the network sees at once (BatchNorm needs some)
@@ -114,7 +117,7 @@ def tiny(model: ConfigDict, stages: int | None = None) -> ConfigDict:
     accumulate = min(model.accumulate, 2)
     weights_of_this_run = str(model.init_from).startswith(base.OF_THIS_RUN)
     changed = dict(
-        width=WIDTH,
+        width=TINY_VIT.get(model.backbone.rpartition("_")[0], WIDTH),
         depth=DEPTH,
         depth_groups=TINY_GROUPS.get((model.backbone, model.depth_groups), model.depth_groups),
         image_size=side(model.image_size),

@@ -185,7 +185,9 @@ class Setup:
         side = self.config.image_size
         image: tuple[tuple[int, ...], Any] = (side, side, len(self.config.channels)), jnp.uint8
         if self.config.frozen.head:
-            image = self.examples.records.shape, jnp.float32
+            stored = self.examples.records  # None: a training that is planned only
+            alone = (1, 1, self.outline.model.in_channels)
+            image = alone if stored is None else stored.shape, jnp.float32
         shapes = {
             "image": ((batch_size, *image[0]), image[1]),
             "label": ((batch_size, len(self.class_names)), jnp.uint8),
