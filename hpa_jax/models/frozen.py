@@ -36,8 +36,10 @@ class OnEmbedding(nnx.Module):
 
     def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """(logits [N, C], embedding [N, E] of the frozen network)."""
-        embedding = self.of.embed(x)[1].astype(jnp.float32)
-        return self.top(embedding[:, None, None]), embedding
+        of: Any = self.of
+        embedding = of.embed(x)[1].astype(jnp.float32)
+        top: Any = self.top
+        return top(embedding[:, None, None]), embedding
 
     def modules(self) -> list[str | None]:
         """The frozen head, the trained one."""

@@ -161,9 +161,13 @@ def embedding_size(config: ConfigDict) -> int:
     model = from_config(frozen_part(config), 1, arrays=False)
     model.eval()
     graph, state = nnx.split(model)
+
+    def embed(state: nnx.State, image: jax.Array) -> jax.Array:
+        frozen: Any = nnx.merge(graph, state)
+        return frozen.embed(image)[1]
+
     shape = (1, config.image_size, config.image_size, len(config.channels))
-    image = jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jax.eval_shape(lambda s, x: nnx.merge(graph, s).embed(x)[1], state, image).shape[1]
+    return jax.eval_shape(embed, state, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[1]
 
 
 def _on_embedding(
@@ -183,7 +187,7 @@ def _on_embedding(
         )
         if alone:
             return Stored(size, head)
-        model = from_config(frozen_part(config), 1)
+        model: Any = from_config(frozen_part(config), 1)
         model.head = OnEmbedding(model.head, head)
         return model
 

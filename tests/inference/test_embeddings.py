@@ -41,6 +41,7 @@ def write(packed, folder, model, batch_size=2):
     [
         ("mlp", "identity"),
         ("mlp", {"name": "d4", "weights": tuple(range(8)), "aggregate": "max"}),
+        ("linear", {"name": "cells", "count": 3, "side": 16, "output_size": 32}),
         ("linear", {"name": "crops", "count": 1, "d4": False, "aggregate": "mean_logit"}),
     ],
 )
