@@ -77,6 +77,27 @@ def embedding_model(**differences: Any) -> ConfigDict:
     return model(**{**chosen, **differences})
 
 
+def frozen_model(trained: str = "linear", hidden: int = 512, **differences: Any) -> ConfigDict:
+    """A head (`trained`: linear, mlp) on the stored embeddings of a frozen network.
+
+    The network, which is run once over the images, is what `differences` say of it:
+    `**published.options("NAME")`, or backbone, head, channels, image_size, normalize, init_from.
+    Adam with decoupled weight decay, one-cycle, 20 epochs of batches of 256; each update sees one
+    of the stored views of each image.
+    """
+    chosen = dict(
+        frozen={**model().frozen, "head": trained, "hidden": hidden},
+        dropout=0.2,
+        augment="none",
+        batch_size=256,
+        head_init="prior",
+        loss=dict(bce=1.0),
+        optimizer={**model().optimizer, "name": "adamw", "weight_decay": 1e-2},
+        phases=(phase(epochs=20, lr=3e-3),),
+    )
+    return model(**{**chosen, **differences})
+
+
 def adversary_model(**differences: Any) -> ConfigDict:
     """The network that tells test images from training images: a small one, few epochs."""
     chosen = dict(
@@ -299,6 +320,15 @@ MODEL: Statement = dict(
         'weight file, folder of a trained model, "published:NAME" (`models list`), or '
         '"model:NAME", another one of this recipe '
         "(trained first; its final weights, fold by fold); a head of other size starts afresh",
+    ),
+    frozen=dict(
+        head=option(
+            "",
+            "what is trained on the stored embeddings of this network, which stays as init_from "
+            'gives it and is run once over the images; "": the network itself is trained',
+            choices=("", "linear", "mlp"),
+        ),
+        hidden=option(512, "units of mlp", low=1),
     ),
     extra_channels=option(
         "zeros", "of a weight file's stem", choices="hpa_jax.models.pretrained:EXTRA_CHANNELS"
@@ -551,6 +581,15 @@ OPTIONS: Statement = dict(
         legacy_corr_bug=option(False, "the red correlation in the blue column, as the team had"),
         extra=option(False, "yellow, channel pairs, foreground, green texture, bytes of files"),
     ),
+    embeddings=dict(
+        pca=option(
+            {},
+            "model with frozen.head -> principal components of its stored embeddings, fitted on "
+            "training rows: columns of the stack",
+            items=(int,),
+            low=1,
+        ),
+    ),
     # Scored as "ensemble", beside "mean of models" and "weighted mean".
     ensemble=dict(
         method=option(
@@ -671,6 +710,11 @@ OPTIONS: Statement = dict(
         ),
         tau=option(0.65, "smallest cosine that counts", low=-1, high=1),
         model=option(embedding_model, "its network", kinds=(dict,), form=MODEL),
+        embeddings_of=option(
+            "",
+            "name of a model with frozen.head: its stored embeddings are compared, and no network "
+            "is trained for it",
+        ),
         holdout=option(0.05, "share of the images kept out to measure recall on", low=0, below=1),
         min_images=option(1, "antibodies with fewer images are left out", low=1),
         backend=option(

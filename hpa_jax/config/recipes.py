@@ -24,11 +24,15 @@ from hpa_jax.core.errors import InputError, near
 
 SMOKE = "smoke"
 WIDTH, DEPTH = 0.125, 0.01  # of every network: the fewest blocks, an eighth of the channels
+# A transformer's features are a multiple of 64, those of one attention head.
+TINY_VIT = {"vit_small": 64 / 384, "vit_base": 64 / 768, "vit_large": 64 / 1024,
+            "vit_giant": 64 / 1536}  # fmt: skip
 # Each block of Xception a depth group: with one block in the middle, not eight, that is 18.
 TINY_GROUPS = {("xception", 25): 18}
 BATCH = 16  # images; what the network sees at once (BatchNorm needs some)
 IMAGES = dict(train=320, test=80, external=80, min_per_class=8)
 FOLDS = 2
+PCA = 4  # components of a model's embeddings
 
 
 def variants(arg: str, *known: str) -> frozenset[str]:
@@ -67,6 +71,10 @@ def smoke(
     config.adversarial.folds = FOLDS
     weights = config.ensemble.weights.to_dict()
     config.ensemble.weights = {name: weights[name] for name in weights if name in config.models}
+    pca = config.embeddings.pca.to_dict()
+    config.embeddings.pca = {name: min(pca[name], PCA) for name in pca if name in config.models}
+    if config.retrieval.embeddings_of not in config.models:
+        config.retrieval.embeddings_of = ""
     largest = max(side(pixels) for pixels in (config.records.image_size, *config.records.also))
     config.data.update(source="synthetic", root="", sources=(), truth="")
     config.data.synthetic.update(IMAGES, image_size=largest)
@@ -109,7 +117,7 @@ def tiny(model: ConfigDict, phases: int | None = None) -> ConfigDict:
     accumulate = min(model.accumulate, 2)
     weights_of_this_run = str(model.init_from).startswith(base.OF_THIS_RUN)
     changed = dict(
-        width=WIDTH,
+        width=TINY_VIT.get(model.backbone.rpartition("_")[0], WIDTH),
         depth=DEPTH,
         depth_groups=TINY_GROUPS.get((model.backbone, model.depth_groups), model.depth_groups),
         image_size=side(model.image_size),

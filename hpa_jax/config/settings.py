@@ -28,7 +28,7 @@ WITHOUT_RESULT = (
     *("tensorboard", "profile"),
 )
 # Free in form: names of models, or options that the package of their subject knows and checks.
-FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class")
+FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class", "pca")
 _UNKNOWN = object()
 
 

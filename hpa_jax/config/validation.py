@@ -38,6 +38,9 @@ def validate(config: ConfigDict) -> None:
             raise InputError(f"config.{path}: a model's name is letters, digits and _")
         _check_model(config, f"models.{name}")
     configs.in_training_order(config.models)
+    for where in ("adversarial.model", "retrieval.model"):
+        if _at(config, where).frozen.head:
+            raise InputError(f"config.{where}.frozen.head: for networks of config.models alone")
     _check_model(config, "adversarial.model")
     if not config.adversarial.sources:
         raise InputError("config.adversarial.sources=(): at least one of train, external, own")
@@ -138,9 +141,8 @@ def _check_source(source: Any, where: str, default_kind: str) -> None:
 
 def _check_model(config: ConfigDict, where: str) -> None:
     """What the options of a model say about each other."""
-    model: Any = config
-    for part in where.split("."):
-        model = model[part]
+    model = _at(config, where)
+    _check_frozen(model, where)
     if not model.phases:
         raise InputError(f"config.{where}.phases=(): needs at least one phase(...)")
     ends = [f"phase:{number}" for number in range(len(model.phases))]
@@ -184,6 +186,34 @@ def _check_model(config: ConfigDict, where: str) -> None:
             _ask("hpa_jax.training.schedules:table", f"{path}.schedule", phase.schedule)
 
 
+def _check_frozen(model: ConfigDict, where: str) -> None:
+    """What a head on stored embeddings leaves no choice for."""
+    if not model.frozen.head:
+        return
+    if configs.started_from(model):
+        raise InputError(
+            f"config.{where}.init_from={model.init_from!r}: a frozen network is run before any "
+            "training; train that one in a run of its own and name its folder here"
+        )
+    changed = {"augment": model.augment} | {
+        f"phases[{number}].augment": dict(phase).get("augment")
+        for number, phase in enumerate(model.phases)
+    }
+    for key, augment in changed.items():
+        if augment not in ("none", None):
+            raise InputError(
+                f"config.{where}.{key}={_plain(augment)!r}: a head on stored embeddings is trained "
+                "on the views they are stored in; augment='none', and more views"
+            )
+
+
+def _at(config: ConfigDict, where: str) -> Any:
+    node: Any = config
+    for part in where.split("."):
+        node = node[part]
+    return node
+
+
 def _check_decision(config: ConfigDict) -> None:
     """What the options of blends, thresholds, stack and submission say about each other."""
     of_stack: Any = configs.OPTIONS["stack"]
@@ -210,6 +240,10 @@ def _check_decision(config: ConfigDict) -> None:
         raise InputError(f"config.submission.method={method!r}: one of {', '.join(methods)}{hint}")
     if method == "ensemble" and not configs.has_ensemble(config):
         raise InputError('config.submission.method="ensemble": config.ensemble names none')
+    for name in config.embeddings.pca:
+        _check_stored(config, name, f"embeddings.pca.{name}")
+    if name := config.retrieval.embeddings_of:
+        _check_stored(config, name, f"retrieval.embeddings_of={name!r}")
     weights, thresholds = config.ensemble.weights, config.thresholds
     for name in weights:
         if name not in config.models:
@@ -229,6 +263,17 @@ def _check_decision(config: ConfigDict) -> None:
     trained = config.split.trained_folds
     if not set(trained) <= set(range(config.split.folds)):
         raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
+
+
+def _check_stored(config: ConfigDict, name: str, where: str) -> None:
+    """Refuses a name of no model, and of one whose embeddings are not stored."""
+    if name not in config.models:
+        raise InputError(f"config.{where}: no model {name!r}{near(name, config.models)}")
+    if not config.models[name].frozen.head:
+        raise InputError(
+            f"config.{where}: {name} has no frozen.head: the networks of its folds would have "
+            "spaces of their own"
+        )
 
 
 def _quoted(name: str) -> str:

@@ -1,10 +1,10 @@
 """Packed images -> batches on the host, in an order that is a pure function of (sampler, step).
 
-In: a records folder, ids, labels.  Out: dicts of numpy arrays (image uint8[B, H, W, K], label
-uint8[B, C], mask bool[B], index int32[B]).  tf.data orders, parallelises and prefetches;
-rows are read by number (ArrayRecord's random access).  Floats, normalisation and augmentation are
-the device's.  Starting at step t costs nothing: no earlier batch is read.  Each host reads only its
-own rows.
+In: a records folder, or stored embeddings in its place (then image is float32[B, V, M, E]), ids,
+labels.  Out: dicts of numpy arrays (image uint8[B, H, W, K], label uint8[B, C], mask bool[B], index
+int32[B]).  tf.data orders, parallelises and prefetches; rows are read by number (ArrayRecord's
+random access).  Floats, normalisation and augmentation are the device's.  Starting at step t costs
+nothing: no earlier batch is read.  Each host reads only its own rows.
 """
 
 import threading
@@ -17,6 +17,7 @@ import numpy as np
 from hpa_jax.core.artifacts import parsing, read_json, read_table
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import encodings
+from hpa_jax.data.embeddings import Embeddings
 from hpa_jax.data.reader import resize
 from hpa_jax.data.records import LAYOUT
 
@@ -176,7 +177,7 @@ class Records:
 
 
 def train_batches(
-    records: Records,
+    records: Records | Embeddings,
     ids: Sequence[str] | np.ndarray,
     labels: Labels,
     *,
@@ -221,7 +222,7 @@ def train_batches(
 
 
 def eval_batches(
-    records: Records,
+    records: Records | Embeddings,
     ids: Sequence[str] | np.ndarray,
     labels: Labels | None,
     *,
@@ -285,7 +286,7 @@ def positions(sampler: Sampler, batch_size: int, start: int = 0) -> Iterator[np.
 
 
 def _images(
-    records: Records,
+    records: Records | Embeddings,
     orders: Iterator[np.ndarray],
     *,
     steps: int,
@@ -295,12 +296,16 @@ def _images(
     workers: int,
     prefetch: int,
 ) -> Iterator[np.ndarray]:
-    """uint8[B, H, W, K] for each of `steps` (-1: endless) arrays of record numbers of `orders`."""
+    """uint8[B, H, W, K], or embeddings float32[B, V, M, E], for each of `steps` (-1: endless)
+    arrays of record numbers of `orders`."""
     import tensorflow as tf
 
     tf.config.set_visible_devices([], "GPU")  # the accelerator is JAX's
-    records.planes(channels)  # said here, not inside tf.data
-    shape = [batch_size, image_size, image_size, len(channels)]
+    if isinstance(records, Embeddings):
+        shape, dtype = [batch_size, *records.shape], tf.float32
+    else:
+        records.planes(channels)  # said here, not inside tf.data
+        shape, dtype = [batch_size, image_size, image_size, len(channels)], tf.uint8
     block = max(n for n in range(1, BLOCK + 1) if batch_size % n == 0)
 
     def next_rows() -> np.ndarray:
@@ -310,6 +315,8 @@ def _images(
 
     def read(rows: np.ndarray) -> np.ndarray:
         try:
+            if isinstance(records, Embeddings):
+                return records.read(rows)
             return records.images(rows, channels, image_size)
         except InputError as error:
             failed.append(error)
@@ -326,7 +333,7 @@ def _images(
         .batch(block)
         .map(
             lambda rows: tf.ensure_shape(
-                tf.numpy_function(read, [rows], tf.uint8), [block, *shape[1:]]
+                tf.numpy_function(read, [rows], dtype), [block, *shape[1:]]
             ),
             num_parallel_calls=max(1, workers),
         )

@@ -2,6 +2,7 @@
 
     bundle.json                    classes, members, thresholds, rule, image sizes, versions
     models/NAME.safetensors        weights and BatchNorm statistics of one network
+    projections/MODEL.npz          principal components of its embedding, which the stack reads
     references/NAME.npz            what ordinary images look like to it (unlike.py)
     stack/                         the boosted stack, if the rule is "stack"
 
@@ -22,7 +23,7 @@ from ml_collections import ConfigDict
 from hpa_jax import __version__
 from hpa_jax.core import artifacts, classes, own_code
 from hpa_jax.core.errors import InputError
-from hpa_jax.decision import blends, thresholds, unlike
+from hpa_jax.decision import blends, projection, thresholds, unlike
 from hpa_jax.decision.stack import stacking
 from hpa_jax.decision.stack.inputs import of_tables
 from hpa_jax.decision.validated import Validated
@@ -62,7 +63,8 @@ class Bundle:
     rule: "stack", or "blend" (of the models, by `blend`); thresholds: float[C], inf = never;
     argmax: as thresholds.decide; stack: for the rule "stack"; features: options of
     features.metafeatures; training_images: what they were (image_size, original_size, ...), and how
-    the method scored; validated: calibration, F1 and support of each class, None where unknown.
+    the method scored; validated: calibration, F1 and support of each class, None where unknown;
+    projections: by model, of its embedding to columns of the stack.
     """
 
     class_names: tuple[str, ...]
@@ -76,6 +78,20 @@ class Bundle:
     training_images: dict[str, Any] = dataclasses.field(default_factory=dict)
     versions: dict[str, str] = dataclasses.field(default_factory=dict)
     validated: Validated | None = None
+    projections: dict[str, projection.Projection] = dataclasses.field(default_factory=dict)
+
+    def with_components(
+        self, metafeatures: "pd.DataFrame", embeddings: Mapping[str, np.ndarray]
+    ) -> "pd.DataFrame":
+        """The metafeatures beside the principal components that the stack reads.
+
+        embeddings: of each member, by name; the folds of a frozen network have the same.
+        """
+        first = {member.model: member.name for member in reversed(self.members)}
+        own = {model: embeddings[first[model]] for model in self.projections}
+        columns = projection.table(self.projections, own)
+        columns.index = metafeatures.index
+        return metafeatures.join(columns)
 
     def decide(
         self, probs: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None" = None
@@ -175,6 +191,8 @@ def write(directory: str | Path, bundle: Bundle) -> Path:
                 member.reference.save(temporary / "references" / f"{_file(member.name)}.npz")
         if bundle.stack is not None and bundle.rule == STACK:
             bundle.stack.save(temporary / "stack")
+        for name, one in bundle.projections.items():
+            one.save(temporary / "projections" / f"{_file(name)}.npz")
         artifacts.write_json(temporary / "bundle.json", _contents(bundle))
     return directory
 
@@ -211,6 +229,10 @@ def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
         training_images=stored["training_images"],
         versions=stored["versions"],
         validated=_validated(stored),
+        projections={
+            name: projection.load(directory / "projections" / f"{_file(name)}.npz")
+            for name in stored.get("projections", ())
+        },
     )
     _check(bundle)
     return bundle
@@ -275,6 +297,7 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
         training_images=bundle.training_images,
         versions=bundle.versions or _versions(),
         validated=None if bundle.validated is None else bundle.validated.as_json(),
+        projections=list(bundle.projections),
     )
 
 

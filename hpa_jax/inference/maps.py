@@ -30,7 +30,7 @@ from hpa_jax.models.normalization import normalizer
 def method(model: nnx.Module) -> str:
     """Return the name of the maps that a network's head allows."""
     if getattr(model.head, "reads_tokens", False):
-        pooled = hasattr(model.head, "weights")
+        pooled = hasattr(_reader(model.head), "weights")
         return "attention of the head" if pooled else "attention rollout"
     if isinstance(model.head, GlobalAverage):
         return "CAM"
@@ -80,9 +80,9 @@ def _of_tokens(network: Any, images: jax.Array) -> jax.Array:
     """[B, h, w]: how much each patch of a transformer counts, whatever the class."""
     rows, columns = (side // network.patch for side in images.shape[1:3])
     first = 1 + network.registers
-    if hasattr(network.head, "weights"):
+    if hasattr(reader := _reader(network.head), "weights"):
         tokens = network.tokens(images).astype(jnp.float32)
-        patches = network.head.weights(tokens).mean(-1)[:, first:]
+        patches = reader.weights(tokens).mean(-1)[:, first:]
     else:
         weights = network.attention(images, tuple(range(len(network.blocks))))
         count = weights[0].shape[-1]
@@ -91,6 +91,11 @@ def _of_tokens(network: Any, images: jax.Array) -> jax.Array:
             flow = (0.5 * weights[layer].mean(1) + 0.5 * jnp.eye(count)) @ flow
         patches = flow[:, 0, first:]
     return patches.reshape(len(images), rows, columns)
+
+
+def _reader(head: nnx.Module) -> nnx.Module:
+    """The head that reads the tokens: of a frozen network its own, below the trained one."""
+    return getattr(head, "of", head)
 
 
 def _grad_cam(head: nnx.Module, features: jax.Array, outputs: jax.Array) -> jax.Array:

@@ -25,6 +25,7 @@ from hpa_jax.inference.tables import (
     write_table,
 )
 from hpa_jax.models.normalization import normalizer
+from hpa_jax.training.augment import warp
 from hpa_jax.training.distributed import in_mesh
 
 __all__ = [
@@ -141,19 +142,24 @@ def compiled(
     Raises:
         InputError: unknown views, aggregate or normalisation.
     """
-    pass_all, state = program(model, model_config, views=views, aggregate=aggregate, seed=seed)
+    return spread(*program(model, model_config, views=views, aggregate=aggregate, seed=seed))
+
+
+def spread(program: Callable[..., Any], state: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
+    """The pure function (state, images [B, ...], rows int[B]) -> arrays of B rows, compiled on
+    first use for each shape, a batch spread over the local devices."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("data",))
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     state = jax.device_put(state, whole)
-    traced = in_mesh(mesh, pass_all)
+    traced = in_mesh(mesh, program)
     jitted = jax.jit(traced, in_shardings=(whole, split, split), out_shardings=split)
 
-    def forward(images: np.ndarray, rows: np.ndarray) -> Seen:
+    def forward(images: np.ndarray, rows: np.ndarray) -> Any:
         count = len(images)
         missing = -count % jax.local_device_count()
         images, rows = _padded(images, missing), _padded(rows, missing)
         seen = jitted(state, images, rows)
-        return Seen(*(array[:count] for array in seen)) if missing else seen
+        return jax.tree.map(lambda array: array[:count], seen) if missing else seen
 
     return forward
 
@@ -181,7 +187,7 @@ def program(
     def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> Seen:
         network = nnx.merge(graph, state)
         network.eval()
-        scaled = images.astype(jnp.float32) / 255.0
+        scaled = warp.unit_range(images)
         key = jax.random.key(seed)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 

@@ -22,6 +22,7 @@ from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.progress import Progress
 from hpa_jax.data.batches import Records, eval_batches
+from hpa_jax.data.embeddings import Embeddings
 from hpa_jax.data.reader import resize
 from hpa_jax.inference import predict
 from hpa_jax.inference import views as views_module
@@ -33,7 +34,7 @@ SAVE_SECONDS = 30.0
 def predict_records(
     model: nnx.Module,
     model_config: Any,
-    records: Records,
+    records: Records | Embeddings,
     ids: Sequence[str],
     *,
     batch_size: int,
@@ -48,7 +49,7 @@ def predict_records(
     Args:
       model, model_config, views, aggregate, seed: as predict.predict; `model_config.image_size`
         is the side the images are read at.
-      records: the packed data set.
+      records: the packed data set; or stored embeddings, for the head alone that reads them.
       ids: N ids.
       directory: folder for part files, which stay; None: no restart.
       title: of the progress line.
@@ -68,7 +69,7 @@ def predict_records(
         for rows, seen in parts.read():
             result.put(rows, seen)
     # All have read before one writes, else they would deal out different rows.
-    _wait("known parts read")
+    wait("known parts read")
     missing = np.flatnonzero(~result.done)[jax.process_index() :: jax.process_count()]
     if len(missing):
         forward = predict.compiled(model, model_config, views=made, aggregate=aggregate, seed=seed)
@@ -88,8 +89,8 @@ def predict_records(
     return result.found
 
 
-def content(records: Records) -> str:
-    """Fingerprint of the packed images: the checksums of all shards."""
+def content(records: Records | Embeddings) -> str:
+    """Fingerprint of the packed images (or stored embeddings): the checksums of all of them."""
     return hashlib.sha256((records.directory / "manifest.json").read_bytes()).hexdigest()
 
 
@@ -259,17 +260,17 @@ def _gather(result: _Result, parts: Parts | None) -> None:
     """Waits for the other processes and reads what they wrote."""
     if parts is None:
         raise InputError("prediction by several processes needs a shared folder for its parts")
-    _wait("predicted")
+    wait("predicted")
     for rows, seen in parts.read():
         result.put(rows, seen)
-    _wait("gathered")
+    wait("gathered")
     if not result.done.all():
         raise InputError(
             f"{parts.directory}: {int((~result.done).sum())} rows came from no process"
         )
 
 
-def _wait(name: str) -> None:
+def wait(name: str) -> None:
     """Until every process is here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils

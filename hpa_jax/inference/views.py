@@ -110,6 +110,36 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     return Views(name, {**defaults, **options}, build, weights, aggregate)
 
 
+def weights(given: str | Mapping[str, Any], side: int) -> np.ndarray:
+    """float[V]: the share of each view of images of `side` in a mean; they sum to 1."""
+    return np.concatenate([group.weights for group in make(given).groups(side, side)])
+
+
+def stored(given: str | Mapping[str, Any], side: int) -> Views:
+    """The views `given` of images of `side` as they lie in stored embeddings [N, V, M, E].
+
+    Shown "images" are one view's [N, 1, M, E], with its weight: the head alone on them says what
+    the whole network says of the images.
+    """
+    made = make(given)
+
+    def build(views: int, crops: int, **options: Any) -> list[Group]:
+        first, found = 0, []
+        for group in made.groups(side, side):
+
+            def show(
+                keys: jax.Array, view: jax.Array, embeddings: jax.Array, first: int = first
+            ) -> jax.Array:
+                return jax.lax.dynamic_slice_in_dim(embeddings, first + view, 1, axis=1)
+
+            found.append(dataclasses.replace(group, show=show))
+            first += group.count
+        return found
+
+    options = {**made.options, "side": side}
+    return Views(f"stored {made.name}", options, build, made.weights, made.aggregate)
+
+
 def check_aggregate(aggregate: str) -> None:
     """Refuses an unknown way to join views.
 
@@ -247,6 +277,57 @@ def cover(side: int, tile: int, overlap: float) -> list[int]:
     return [round(start) for start in np.linspace(0, side - tile, count)]
 
 
+def _cells(
+    height: int, width: int, count: int, side: int, output_size: int, nucleus: int
+) -> list[Group]:
+    """Square crops of `side` pixels around the `count` brightest nuclei, brightest first.
+
+    output_size: side to which a crop is resized, 0: as it is.  nucleus: number of the nuclei's
+    plane among the network's channels (2 of red, green, blue, yellow).  An image of fewer nuclei
+    shows the next brightest places; a crop at the border is moved inside.
+
+    Raises:
+        InputError: images smaller than a crop.
+    """
+    if not 8 <= side <= min(height, width):
+        raise InputError(f"views.side is {side}; a crop has 8 to {min(height, width)} pixels here")
+
+    def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
+        if not 0 <= nucleus < images.shape[-1]:
+            raise InputError(f"views.nucleus is {nucleus}; there are {images.shape[-1]} channels")
+        corners = jax.vmap(lambda plane: cell_corners(plane, count, side))(images[..., nucleus])
+        size = (side, side, images.shape[-1])
+        cut = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size))
+        return warp.resized(cut(images, corners[:, view]), output_size)
+
+    return [Group(show, np.ones(count))]
+
+
+def cell_corners(plane: jax.Array, count: int, side: int) -> jax.Array:
+    """int32[count, 2], (row, column) of crops of `side` around the brightest spots of [H, W].
+
+    A spot is as wide as a quarter of the crop, as a nucleus is in the crops that networks of single
+    cells take; the next one lies at least three eighths of the crop away, in rows or columns.
+    """
+    step = max(1, side // 16)
+    coarse = jax.lax.reduce_window(plane, 0.0, jax.lax.add, (step, step), (step, step), "VALID")
+    spot = jax.lax.reduce_window(coarse, 0.0, jax.lax.add, (4, 4), (1, 1), "SAME")
+    # The corner of the crop around each place; a window of four begins one before its place.
+    rows, columns = (
+        jnp.clip(jnp.arange(places) * step + step - side // 2, 0, pixels - side)
+        for places, pixels in zip(spot.shape, plane.shape, strict=True)
+    )
+    apart = 3 * side / 8
+
+    def brightest(left: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        row, column = jnp.unravel_index(left.argmax(), left.shape)
+        at = jnp.stack([rows[row], columns[column]])
+        near = (abs(rows - at[0]) < apart)[:, None] & (abs(columns - at[1]) < apart)[None]
+        return jnp.where(near, -jnp.inf, left), at
+
+    return jax.lax.scan(brightest, spot, None, length=count)[1].astype(jnp.int32)
+
+
 _OML_TRANSFORMS = {
     key: augment.PRESETS["oml"].get(key, augment.OPTIONS[key])
     for key in augment.OPTIONS
@@ -266,5 +347,7 @@ VIEWS: dict[str, tuple[Callable[..., list[Group]], dict[str, Any]]] = dict(
         dict(count=3, share=2.0 / 3.0, output_size=0, d4=True, placement="random"),
     ),
     scales=(_scales, dict(factors=(0.75, 1.0, 1.25), d4=False)),
+    # Single cells of a field, for networks that expect them.
+    cells=(_cells, dict(count=8, side=224, output_size=0, nucleus=2)),
     tiles=(_tiles, dict(tile=512, overlap=0.25, d4=False)),
 )

@@ -5,6 +5,8 @@
 - bestfitting: the same pools -> BN -> dropout -> dense to F -> ReLU -> BN -> dropout -> dense.
   His networks' `bn1`, `fc1`, `bn2`, `logit` are its `bn1`, `fc1`, `bn`, `fc`.
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
+- linear: global average -> BN -> dropout -> dense; mlp: BN -> dropout/2 -> dense -> ReLU -> BN ->
+  dropout -> dense.  What is put on a frozen network's embeddings.
 - gap_norm: global average -> LayerNorm -> dropout -> dense (ConvNeXt's published classifier).
 - attention: pudae's class-wise spatial attention.
 - embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
@@ -120,6 +122,51 @@ class GlobalAverage(nnx.Module):
     def modules(self) -> list[str | None]:
         """Pool, dropout, dense."""
         return [None, None, "fc"]
+
+
+class Perceptron(nnx.Module):
+    """Global average -> BN -> dropout -> dense; with `hidden` units, two dense layers and a ReLU.
+
+    The first BN brings embeddings of any scale to deviation 1, so that one learning rate does for
+    all of them.  Embedding: the average, [N, F].
+
+    hidden: 0 for one dense layer, else the units between the two.
+    """
+
+    published: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        *,
+        hidden: int = 0,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.hidden = hidden
+        if hidden:
+            self.bn1 = BatchNorm(features)
+            self.drop1 = nnx.Dropout(dropout / 2, rngs=rngs)
+            self.fc1 = Linear(features, hidden, rngs=rngs)
+        self.bn = BatchNorm(hidden or features)
+        self.drop2 = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = Linear(hidden or features, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.embed(x)[0]
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], average [N, F])."""
+        pooled = y = global_avg_pool(x)
+        if self.hidden:
+            y = nnx.relu(self.fc1(self.drop1(self.bn1(y))))
+        return self.fc(self.drop2(self.bn(y))), pooled
+
+    def modules(self) -> list[str | None]:
+        """Pool, [BN, dropout, dense, ReLU,] BN, dropout, dense."""
+        first = ["bn1", None, "fc1", None] if self.hidden else []
+        return [None, *first, "bn", None, "fc"]
 
 
 class NormedAverage(GlobalAverage):
@@ -320,6 +367,8 @@ HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
     "adaptive_concat": ("hidden", "pool_order", "embedding"),
     "bestfitting": ("pool_order", "embedding"),
     "gap": (),
+    "linear": (),
+    "mlp": ("hidden",),
     "gap_norm": (),
     "attention": (),
     "embedding": ("size",),
@@ -342,7 +391,8 @@ def create_head(
     """The head of that name on feature maps of F features.
 
     options: adaptive_concat takes `hidden` (0), `pool_order` ("max_avg") and `embedding` ("pools"),
-    bestfitting `pool_order` ("avg_max") and `embedding`, embedding `size` (512).
+    bestfitting `pool_order` ("avg_max") and `embedding`, embedding `size` (512), mlp `hidden`
+    (512).
 
     Raises:
         InputError: unknown name or option.
@@ -364,7 +414,10 @@ def create_head(
         return AdaptiveConcat(
             features, num_classes, hidden=features, dropout=both, rngs=rngs, **options
         )
+    if name == "mlp":
+        options = {"hidden": 512, **options}
     kind: Any = {
+        "linear": Perceptron, "mlp": Perceptron,
         "gap": GlobalAverage, "gap_norm": NormedAverage,
         "attention": Attention, "embedding": Embedding,
         "token": Token, "features": Features, "subcell": SubCell,

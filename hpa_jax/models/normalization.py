@@ -9,6 +9,7 @@
 - half_range: (255 x - 127.5) / 255 (pudae's ResNet34).
 - lite: (255 x - 127) / 128 (EfficientNet-Lite, TensorFlow's).
 - min_max: each image to 0..1 by its least and largest value, all channels together (SubCell).
+- none: as it is (stored embeddings).
 """
 
 import functools
@@ -42,6 +43,7 @@ NAMES = (
     "half_range",
     "lite",
     "min_max",
+    "none",
 )
 
 
@@ -77,6 +79,8 @@ def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
         return _affine((127 / 255,) * count, (128 / 255,) * count)
     if name == "min_max":
         return min_max
+    if name == "none":
+        return lambda images: images
     if name == "bn_inception_as_run":
         return _affine(_extended(_CAFFE, count), (1.0,) * count)
     if name == "bn_inception":

@@ -164,7 +164,10 @@ def decide(
         values = (none, none.astype(bool), packed.thresholds, unlike, why)
         return Predictions(ids, (), *values, embeddings, strongest)
     features = metafeatures() if needs_features(packed) else None
-    scored, labels = packed.decide(probs, features)
+    read_by_stack = features
+    if features is not None and packed.projections:
+        read_by_stack = packed.with_components(features, embeddings)
+    scored, labels = packed.decide(probs, read_by_stack)
     unlike, why = packed.judge(embeddings, features)
     values = (scored, labels, packed.thresholds, unlike, why)
     known = packed.validated

@@ -262,12 +262,14 @@ def _networks(
     reference: "Reference | None",
 ) -> "Iterator[Member]":
     from hpa_jax.decision import bundle
-    from hpa_jax.training import checkpoint
+    from hpa_jax.training import checkpoint, frozen
 
     which = model.checkpoint if model is not None else _own(folder).checkpoint
     steps = checkpoint.chosen(folder, which)
     for step in steps:
         network, trained, names = checkpoint.load(folder, step)
+        if trained.frozen.head:
+            network = frozen.whole(trained, network)
         classes += [own for own in names if own not in classes]
         yield bundle.Member(
             name=title if len(steps) == 1 else f"{title}-{step}",

@@ -26,11 +26,11 @@ def before(context: Context, names: Sequence[str]) -> None:
         InputError: an option of a network is wrong, a file is not there, the stack asks for a GPU
             that is not there, or there is too little disk.
     """
-    if not set(names).isdisjoint(("train", "predict", "refit", "retrieve")):
+    if not set(names).isdisjoint(("embeddings", "train", "predict", "refit", "retrieve")):
         train.share_compiled(context)
     if not set(names).isdisjoint(("train", "refit", "retrieve")):
         check_plans(context)
-    if not set(names).isdisjoint(("train", "predict", "refit")):
+    if not set(names).isdisjoint(("embeddings", "train", "predict", "refit")):
         check_views(context)
     for wanted in filter(None, str(context.flags.get("force") or "").split(",")):
         known = [*names, *(file.stem for file in context.path(".stamps").glob("*.json"))]
@@ -47,7 +47,7 @@ def before(context: Context, names: Sequence[str]) -> None:
         check_files(context)
     if context.draws and ("records" in names or "train" in names):
         disk(context)
-    if "train" in names or context.flags.get("only") == RETRIEVAL:
+    if {"embeddings", "train"} & {*names} or context.flags.get("only") == RETRIEVAL:
         check_weights(context)
 
 
@@ -105,7 +105,7 @@ def _match(key: str, model: ConfigDict, num_classes: int) -> None:
     from hpa_jax.models import pretrained
     from hpa_jax.training import network
 
-    shapes = network.from_config(model, num_classes, arrays=False)
+    shapes = network.from_config(network.frozen_part(model), num_classes, arrays=False)
     try:
         pretrained.check(shapes, model.init_from, model.extra_channels)
     except InputError as error:

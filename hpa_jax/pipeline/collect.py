@@ -30,6 +30,10 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
     origins = {name: seen.origin(config, name) for name in config.models}
     for name in missing:
         del config.models[name]
+        if name in config.embeddings.pca:
+            del config.embeddings.pca[name]
+        if name == config.retrieval.embeddings_of:
+            config.retrieval.update(mode="off", embeddings_of="")
         if name in config.ensemble.weights:
             del config.ensemble.weights[name]
     if not config.models:
@@ -37,7 +41,9 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
     for name, model in config.models.items():
         if configs.started_from(model) in missing:
             model.init_from = origins[name]  # of what it came from only that is still needed
-    if config.retrieval.mode != "off" and not context.path(RETRIEVAL, "embeddings").is_dir():
+    settings = config.retrieval
+    embedded = settings.embeddings_of or context.path(RETRIEVAL, "embeddings").is_dir()
+    if settings.mode != "off" and not embedded:
         folder = context.path(RETRIEVAL, "network")
         missing[RETRIEVAL] = _progress(folder, config.retrieval.model)
         config.retrieval.mode = "off"

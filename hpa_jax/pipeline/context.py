@@ -10,7 +10,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.core.contents import Contents
+from hpa_jax.core import artifacts
+from hpa_jax.core.contents import Contents, digest
 from hpa_jax.core.errors import InputError, near
 
 RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
@@ -96,6 +97,13 @@ class Context:
         """The packed data set that a model reads: the smallest that holds its images."""
         return self.records_at(side_for(self.stored_sides(), model.image_size))
 
+    def embeddings_of(self, model: ConfigDict) -> Path:
+        """The stored embeddings of a model's frozen network: one folder for all models that differ
+        in their heads alone."""
+        options = artifacts.plain(frozen_options(model))
+        backbone = re.sub(r"\W+", "_", model.backbone)
+        return self.path("embeddings", f"{backbone}-{digest(sorted(options.items()))[:8]}")
+
     def path(self, *parts: str) -> Path:
         """A file of the workdir."""
         return self.workdir.joinpath(*parts)
@@ -118,7 +126,7 @@ class Context:
         only = self.flags.get("only")
         if not only:
             return models
-        if only == RETRIEVAL and self.config.retrieval.mode != "off":
+        if only == RETRIEVAL and self.trains_retrieval:
             return {}
         if only not in models:
             raise InputError(f"--only={only}: the recipe has no such model{near(only, models)}")
@@ -126,9 +134,12 @@ class Context:
 
     @property
     def trains_retrieval(self) -> bool:
-        """Whether metric learning's network is trained: it is on, and --only names no other."""
+        """Whether metric learning trains a network: it is on, compares no stored embeddings, and
+        --only names no other."""
         only = self.flags.get("only")
-        return self.config.retrieval.mode != "off" and only in (None, RETRIEVAL)
+        settings = self.config.retrieval
+        trains = settings.mode != "off" and not settings.embeddings_of
+        return trains and only in (None, RETRIEVAL)
 
     def folds(self) -> list[int | None]:
         """Folds to train, or [None] for the one hold-out."""
@@ -152,6 +163,19 @@ class Context:
         """Numbers of the classes that a model knows, in its order."""
         names = list(self.config.classes)
         return [names.index(name) for name in model.classes or names]
+
+
+# What a frozen network's embeddings depend on, of the options of a model.
+_OF_FROZEN = (
+    *("backbone", "width", "depth", "backbone_options", "head", "head_options", "large_stem"),
+    *("as_run", "dtype", "channels", "image_size", "normalize", "init_from", "extra_channels"),
+    "views",
+)
+
+
+def frozen_options(model: ConfigDict) -> dict[str, Any]:
+    """The options of a model that the stored embeddings of its network depend on."""
+    return {key: value for key, value in model.to_dict().items() if key in _OF_FROZEN}
 
 
 def workdir_of(flags: dict[str, Any]) -> Path:

@@ -72,6 +72,7 @@ def _on_audit(context: Context) -> list[Task]:
     inputs = tables.all_predictions(context, tables.AUDIT) + context.paths(*tables.SPLIT_TABLES)
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("features/valid.parquet", "features/audit.parquet")
+    inputs += (tables.components(context),) if context.config.embeddings.pca else ()
     inputs += retrieve.files(context)
     return [Task("evaluate", "audit", work, settings, inputs, outputs)]
 

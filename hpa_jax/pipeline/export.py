@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.pipeline import bundles, galleries, model_card, scores
+from hpa_jax.pipeline import bundles, galleries, model_card, scores, tables
 from hpa_jax.pipeline.context import Context, opened
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def packed_of(context: Context) -> "Bundle":
     Raises:
         InputError: a step before it has not run.
     """
-    from hpa_jax.decision import blends, bundle
+    from hpa_jax.decision import blends, bundle, projection
     from hpa_jax.decision.stack import stacking
 
     method = scores.chosen_method(context)
@@ -68,6 +68,10 @@ def packed_of(context: Context) -> "Bundle":
         features=context.config.features.to_dict(),
         training_images=bundles.training_images(context, method) | {"left_out": left_out(context)},
         validated=scores.validated(context, method),
+        projections={
+            name: projection.load(tables.components(context) / f"{name}.npz")
+            for name in (context.config.embeddings.pca if method == scores.STACK else ())
+        },
     )
 
 

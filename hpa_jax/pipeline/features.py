@@ -1,7 +1,14 @@
-"""The step `features`: metafeatures of every validation, test and audit image."""
+"""The step `features`: metafeatures of every validation, test and audit image, and principal
+components of stored embeddings."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
 
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
+from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import prepare, tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
@@ -42,4 +49,50 @@ def features(context: Context) -> list[Task]:
         "records.image_size": records.image_size,
         "records.encoding": records.encoding,
     }
-    return [Task("features", "features", work, settings, inputs, outputs)]
+    measuring = Task("features", "features", work, settings, inputs, outputs)
+    return [measuring, *_components(context)]
+
+
+def _components(context: Context) -> list[Task]:
+    """Principal components of config.embeddings.pca -> features/pca/, fitted on the training rows.
+
+    With folds those are all labelled rows, as every one trains in some fold; no label and no test
+    image has a part in them.
+    """
+    counts = context.config.embeddings.pca.to_dict()
+    if not counts:
+        return []
+    models = {name: context.config.models[name] for name in counts}
+    output = tables.components(context)
+    parts = ("train", "valid", *tables.unseen_parts(context))
+
+    def work() -> str:
+        import pandas as pd
+
+        from hpa_jax.decision import projection
+
+        def pooled(name: str, ids: np.ndarray) -> np.ndarray:
+            return inputs_of.pooled(context, models[name], ids)
+
+        ids = {part: tables.split_rows(context, part).ids for part in parts}
+        fitted = {name: projection.fit(pooled(name, ids["train"]), counts[name]) for name in models}
+        with artifacts.atomic(output) as temporary:
+            temporary.mkdir()
+            for name, one in fitted.items():
+                one.save(temporary / f"{name}.npz")
+            for part in parts[1:]:
+                found = {name: pooled(name, ids[part]) for name in models}
+                columns = projection.table(fitted, found)
+                named = pd.DataFrame({"id": ids[part].astype(object)})
+                artifacts.write_table(temporary / f"{part}.parquet", named.join(columns))
+        return ", ".join(f"{count} components of {name}" for name, count in counts.items())
+
+    def rows() -> list[tables.Rows]:
+        return [tables.split_rows(context, part) for part in parts]
+
+    inputs: tuple[Path | Part, ...] = (inputs_of.rows_read(context, "rows", rows),)
+    for name, model in models.items():
+        (read,) = inputs_of.embeddings_read(context, model, rows)
+        inputs += (dataclasses.replace(read, name=f"embeddings of {name}"),)
+    settings = {"embeddings.pca": counts}
+    return [Task("features", "features-pca", work, settings, inputs, (output,))]

@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
+from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 
@@ -48,7 +49,7 @@ def bytes_needed(context: Context) -> int:
         fits * _parameters(model, len(context.class_numbers(model)))
         for model, fits in _networks(context)
     )
-    return total + parameters * 12 * (config.train.keep + 1)
+    return total + parameters * 12 * (config.train.keep + 1) + images * _embedded(context)
 
 
 def training_seconds(context: Context) -> float:
@@ -60,9 +61,16 @@ def training_seconds(context: Context) -> float:
     if not found:
         return 0.0
     speed = _operations_per_second() * SHARE
-    return sum(fit.passes * _operations(fit.model, len(fit.classes)) for fit in found) * (
-        PASSES / speed
+    trained = sum(
+        fit.passes * _operations(fit.model, len(fit.classes))
+        for fit in found
+        if not fit.model.frozen.head  # seconds: the head alone is trained
     )
+    embedded = sum(
+        _images(context) * _views(model) * _operations(model, 1)
+        for model in _to_embed(context).values()
+    )
+    return (PASSES * trained + embedded) / speed
 
 
 def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
@@ -81,6 +89,8 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
     total = 0.0
     for name, fits in fits_of.items():
         model = fits[0].model
+        if model.frozen.head:
+            continue
         each = cost.seconds_per_image(
             model,
             directory=fits[0].folder,
@@ -162,6 +172,27 @@ def to_train(context: Context) -> Iterator[Fit]:
         yield Fit(RETRIEVAL, context.config.retrieval.model, folder, known, rows)
 
 
+def _to_embed(context: Context) -> dict[Path, ConfigDict]:
+    """The frozen networks that are still to be run over the images, by folder."""
+    folders = {context.embeddings_of(m): m for m in context.models().values() if m.frozen.head}
+    done = inputs_of.VECTORS + "/manifest.json"
+    return {path: model for path, model in folders.items() if not (path / done).is_file()}
+
+
+def _embedded(context: Context) -> int:
+    """Bytes of stored embeddings an image that are still to be written."""
+    from hpa_jax.training import network
+
+    models = _to_embed(context).values() if context.config.models else ()
+    return sum(4 * _views(model) * network.embedding_size(model) for model in models)
+
+
+def _views(model: ConfigDict) -> int:
+    from hpa_jax.inference import views
+
+    return views.make(model.views).count(model.image_size, model.image_size)
+
+
 def _share(model: ConfigDict, rows: int) -> int:
     """Of the rows, those that a model does not leave out."""
     return round(rows * (1 - 1 / model.left_out[1])) if model.left_out else rows
@@ -224,5 +255,6 @@ def _parameters(model: ConfigDict, num_classes: int) -> int:
 
     from hpa_jax.training import network
 
-    params, _ = network.shapes(network.from_config(model, num_classes, arrays=False))
+    trained = network.trained_from_config(model, num_classes, arrays=False)
+    params, _ = network.shapes(trained)
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -6,7 +6,7 @@ nothing again: another label packs no images, another test image trains nothing.
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -14,11 +14,17 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
+from hpa_jax.data.embeddings import Embeddings
 from hpa_jax.models import published, store, weight_files
 from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part
 from hpa_jax.pipeline.context import Context, side_for
 from hpa_jax.pipeline.tables import Rows
+
+if TYPE_CHECKING:
+    from hpa_jax.data.batches import Records
+
+VECTORS = "vectors"  # the folder of the arrays below Context.embeddings_of
 
 
 def images_read(context: Context) -> Part:
@@ -123,6 +129,38 @@ def stored(context: Context, model: ConfigDict) -> dict[str, Any]:
     """How the images that a model reads are packed."""
     side = side_for(context.stored_sides(), model.image_size)
     return {"records.image_size": side, "records.encoding": context.config.records.encoding}
+
+
+def embeddings_read(
+    context: Context, model: ConfigDict, parts: Callable[[], Iterable[Rows]]
+) -> tuple[Part, ...]:
+    """An input of a model with `frozen.head`: the stored embeddings of these rows alone."""
+    if not model.frozen.head:
+        return ()
+    folder = context.embeddings_of(model) / VECTORS
+
+    def content() -> str:
+        stored = Embeddings(folder)
+        return digest(*(stored.checksums[stored.rows(rows.ids)] for rows in parts()))
+
+    return (Part("embeddings", (folder, *context.paths(*tables.SPLIT_TABLES)), content),)
+
+
+def images_of(context: Context, model: ConfigDict) -> "Records | Embeddings":
+    """What a model's training and prediction read: packed images, or stored embeddings."""
+    if model.frozen.head:
+        return Embeddings(context.embeddings_of(model) / VECTORS)
+    from hpa_jax.data.batches import Records
+
+    return Records(context.records_of(model))
+
+
+def pooled(context: Context, model: ConfigDict, ids: np.ndarray) -> np.ndarray:
+    """float32[N, E]: the stored embeddings of a model with `frozen.head`, the mean of its views."""
+    from hpa_jax.inference import views
+
+    stored = Embeddings(context.embeddings_of(model) / VECTORS)
+    return stored.pooled(ids.tolist(), views.weights(model.views, model.image_size))
 
 
 def trained_by(model: ConfigDict) -> dict:

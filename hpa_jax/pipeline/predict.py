@@ -71,6 +71,7 @@ def prediction(
     inputs = (
         folder / "checkpoints",
         inputs_of.rows_read(context, "rows", rows, images=context.records_of(model)),
+        *inputs_of.embeddings_read(context, model, rows),
     )
     name = f"predict-{title}"
     return Task("predict", name, work, settings, inputs, (output,), fitted=True)
@@ -80,21 +81,25 @@ def seen(
     context: Context, model: ConfigDict, folder: Path, ids: np.ndarray, part: str, title: str
 ) -> "Seen":
     """What the chosen weights say of some rows: of snapshots the mean, with the last embeddings."""
-    from hpa_jax.data.batches import Records
     from hpa_jax.inference import sweep
+    from hpa_jax.inference import views as showing
     from hpa_jax.training import checkpoint
 
-    found = []
+    images, views, found = inputs_of.images_of(context, model), model.views, []
+    if model.frozen.head:
+        views = showing.stored(model.views, model.image_size)
     for step in checkpoint.chosen(folder, model.checkpoint):
         network, trained, _ = checkpoint.load(folder, step)
+        if model.frozen.head:
+            trained = configs.model(**{**dict(trained.items()), "normalize": "none"})
         found.append(
             sweep.predict_records(
                 network,
                 trained,
-                Records(context.records_of(model)),
+                images,
                 ids,
                 batch_size=context.config.predict.batch_size,
-                views=model.views,
+                views=views,
                 directory=folder / "predict_parts" / f"{part}-{step}",
                 title=f"{title}, {part}",
             )

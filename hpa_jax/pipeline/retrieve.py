@@ -30,11 +30,13 @@ if TYPE_CHECKING:
 def retrieve(context: Context) -> list[Task]:
     """Training and embeddings of the network, neighbours -> retrieval/; nothing if it is off.
 
-    With --collect the network was trained elsewhere, and the neighbours alone are looked for.
+    With --collect the network was trained elsewhere, and with retrieval.embeddings_of the
+    embeddings are those of a frozen network: the neighbours alone are looked for.
     """
-    if context.config.retrieval.mode == "off":
+    settings = context.config.retrieval
+    if settings.mode == "off":
         return []
-    if context.flags.get("collect"):
+    if context.flags.get("collect") or settings.embeddings_of:
         return [_neighbours(context)]
     return [_train(context), _embed(context), _neighbours(context)]
 
@@ -187,8 +189,17 @@ def _neighbours(context: Context) -> Task:
         )
 
     said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
-    inputs = (context.path("retrieval", "embeddings"), *context.paths(*tables.SPLIT_TABLES))
-    inputs += (context.path("retrieval", "network", "held_out.json"),)
+    inputs: tuple[Path | Part, ...] = context.paths(*tables.SPLIT_TABLES)
+    if settings.embeddings_of:
+
+        def rows() -> list[Rows]:
+            return [tables.split_rows(context, part) for part in ("train", *parts)]
+
+        said["retrieval.embeddings_of"] = settings.embeddings_of
+        model = context.config.models[settings.embeddings_of]
+        inputs += inputs_of.embeddings_read(context, model, rows)
+    else:
+        inputs += context.paths("retrieval/embeddings", "retrieval/network/held_out.json")
     return Task("retrieve", "retrieve", work, said, inputs, outputs)
 
 
@@ -303,6 +314,8 @@ def _folds(context: Context, rows: Rows) -> np.ndarray:
 
 def _embeddings(context: Context, ids: np.ndarray) -> np.ndarray:
     """float32[N, E] in the order of `ids`, which may lie in several parts."""
+    if name := context.config.retrieval.embeddings_of:
+        return inputs_of.pooled(context, context.config.models[name], ids)
     from hpa_jax.inference.tables import read_embeddings
 
     known, values = [], []
@@ -315,16 +328,20 @@ def _embeddings(context: Context, ids: np.ndarray) -> np.ndarray:
 
 
 def _recall(context: Context) -> dict[str, float]:
-    """Recall@1 of the images that the network was not trained on, among all of the part."""
+    """Recall@1 of the images that the network was not trained on, among all of the part; a frozen
+    network has learnt no antibody of this run."""
     from hpa_jax.inference import retrieval
 
     rows = tables.split_rows(context, "train")
-    held = artifacts.read_json(context.path("retrieval", "network", "held_out.json"))
+    asked = None
+    if not context.config.retrieval.embeddings_of:
+        held = artifacts.read_json(context.path("retrieval", "network", "held_out.json"))
+        asked = np.isin(rows.ids, held)
     return retrieval.recall_at_1(
         _embeddings(context, rows.ids),
         antibodies(context, rows.ids),
         rows.groups,
-        asked=np.isin(rows.ids, held),
+        asked=asked,
     )
 
 

@@ -52,12 +52,14 @@ def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) ->
             held.enter_context(locked(context.path(".lock"), waits=bool(alone)))
         started = time.monotonic()
         checks.before(context, names)
+        timed = (*alone, "embeddings", "train")
+        first = next((name for name in (*alone, *names) if name in timed), "")
         for name in (*shared, *alone):
             if name in alone:  # others may work on other networks, and prepare
                 held.close()
             if name == "records" and not context.draws:
                 checks.disk(context)
-            if name == (*alone, "train")[0]:
+            if name == first:
                 checks.say_time_of_training(context)
             tasks = STEPS[name].tasks(context)
             if not tasks and len(names) == 1 and STEPS[name].off:
@@ -144,7 +146,7 @@ def _whole(config: ConfigDict, flags: dict[str, Any]) -> tuple[ConfigDict, list[
         config, missing = collect.present(opened(config, flags))
         there = f"collected {', '.join(config.models)}"
         print(f"{there}; missing: {collect.described(missing)}" if missing else f"{there}: all")
-        names = [name for name in names if name not in ("train", "predict")]
+        names = [name for name in names if name not in ("embeddings", "train", "predict")]
     return config, names
 
 

@@ -2,7 +2,8 @@
 
 A model that begins with published weights (init_from="published:NAME", or another model of the
 recipe that does) has seen what those were trained on.  Scores on such labelled images are in
-sample; where it may have seen the test images, they are transductive.
+sample; where it may have seen the test images, they are transductive.  A frozen network without
+weights (no init_from) is marked here, too: its embeddings are those of random weights.
 """
 
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from hpa_jax.models import published, weight_files
 from hpa_jax.pipeline.context import Context
 
 IN_SAMPLE, TRANSDUCTIVE = "in sample", "transductive"
+RANDOM = "random weights"
 # Sources of rows by the kind of their source of data; images of a folder are the user's own.
 _COMPETITION = {"train", "external", "test"}
 _PARTS = {"kaggle": _COMPETITION, "synthetic": _COMPETITION, "atlas": {"external"}}
@@ -37,15 +39,31 @@ def parts(context: Context) -> dict[str, set[str]]:
 
 
 def notes(context: Context, test: bool = False) -> dict[str, str]:
-    """{method: what stands beside its score}; "" for those that saw none of the rows scored.
+    """{method: what stands beside its score}; "" for those that saw none of the rows scored and
+    have weights.
 
     test: the rows are test images, else labelled ones.  Blends and the stack read every model.
     """
     rows = {"test"} if test else {"train", "external"}
     seeing = {name for name, seen in parts(context).items() if seen & rows}
     note = TRANSDUCTIVE if test else IN_SAMPLE
-    known = {name: note if name in seeing else "" for name in context.config.models}
-    return known | dict.fromkeys(configs.METHODS, note if seeing else "")
+    weightless = random_weights(context)
+
+    def joined(seen: bool, random: str) -> str:
+        return "; ".join(filter(None, (note if seen else "", random)))
+
+    known = {
+        name: joined(name in seeing, RANDOM if name in weightless else "")
+        for name in context.config.models
+    }
+    of_all = f"{RANDOM} in {', '.join(weightless)}" if weightless else ""
+    return known | dict.fromkeys(configs.METHODS, joined(bool(seeing), of_all))
+
+
+def random_weights(context: Context) -> list[str]:
+    """Models whose frozen network has no weights but random ones."""
+    models = context.config.models.items()
+    return [name for name, model in models if model.frozen.head and not model.init_from]
 
 
 def marked(

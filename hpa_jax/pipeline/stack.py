@@ -37,5 +37,6 @@ def stack(context: Context) -> list[Task]:
         inputs_of.training_shares(context),
     )
     inputs += context.paths("features/valid.parquet", "features/test.parquet")
+    inputs += (tables.components(context),) if context.config.embeddings.pca else ()
     stamped = {"stack": settings}
     return [Task("stack", "stack", work, stamped, inputs, (output,), "same", fitted=True)]

@@ -106,6 +106,18 @@ STEPS: dict[str, Step] = {
         },
         verb="hpa_jax.pipeline.prepare:pack",
     ),
+    "embeddings": Step(
+        "hpa_jax.pipeline.embeddings:embeddings",
+        "runs every frozen network once over all images; a killed run goes on where it was",
+        "records/, catalog.parquet, the weights of init_from",
+        "embeddings/NETWORK/vectors/ (memory-mapped arrays)",
+        ("models", "records"),
+        (*TRAINING, "inference", "data/embeddings.py", "pipeline/embeddings.py"),
+        on_all_hosts=True,
+        of_networks=True,
+        flags={**ONLY, **FORCE},
+        off="no model with frozen.head; config.models.NAME.frozen.head=linear makes one",
+    ),
     "train": Step(
         "hpa_jax.pipeline.train:train",
         "trains every model of the recipe; a killed run goes on where it was",
@@ -160,8 +172,9 @@ STEPS: dict[str, Step] = {
         "hpa_jax.pipeline.features:features",
         "the 15 metafeatures of every validation and test image",
         "records/, catalog.parquet",
-        "features/{valid,test}.parquet (audit.parquet, too, with config.split.audit)",
-        ("features", "records"),
+        "features/{valid,test}.parquet (audit.parquet, too, with config.split.audit); "
+        "features/pca/ with config.embeddings.pca",
+        ("features", "records", "embeddings"),
         (*DECISION, "data/batches.py"),
     ),
     "stack": Step(

@@ -220,7 +220,7 @@ def duplicate_groups(context: Context, ids: np.ndarray) -> np.ndarray:
 
 
 def stack_inputs(context: Context, split: str, ids: np.ndarray) -> "StackInputs":
-    """Metafeatures and all models' probabilities of the images `ids`.
+    """Metafeatures, principal components of embeddings and all models' probabilities of `ids`.
 
     An unknown size (of some kind) becomes the median of the validation images, on which the stack
     is fitted; if none of them has one, the column is left out.
@@ -238,8 +238,17 @@ def stack_inputs(context: Context, split: str, ids: np.ndarray) -> "StackInputs"
     medians = fitted[sizes].median().dropna()
     table = table.drop(columns=[name for name in sizes if name not in medians]).fillna(medians)
     meta = by_id(table, ids, f"features of {split}").drop(columns="id")
+    if context.config.embeddings.pca:
+        path = components(context) / f"{rows_of(split)}.parquet"
+        reduced = by_id(artifacts.read_table(path), ids, f"components of {split}")
+        meta = meta.reset_index(drop=True).join(reduced.drop(columns="id").reset_index(drop=True))
     models, probs = list(context.config.models), of_models(context, split, ids)
     return inputs.of_tables(probs, models, meta.to_numpy(np.float64), list(meta.columns))
+
+
+def components(context: Context) -> Path:
+    """The folder of the principal components of stored embeddings."""
+    return context.path("features", "pca")
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:

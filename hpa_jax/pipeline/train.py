@@ -95,6 +95,7 @@ def training(
             images=context.records_of(model),
         ),
         *inputs_of.started_with(model),
+        *inputs_of.embeddings_read(context, model, rows),
     )
     inputs += (origin / "checkpoints",) if origin else ()
     outputs = (folder / "checkpoints", folder / "metrics.jsonl")
@@ -108,11 +109,9 @@ def training_data(
     """Arguments of `loop.train` and of the sweep of rates: images, labels of the model's classes,
     weights of their sources, and the folder of the model that it starts from.
     """
-    from hpa_jax.data.batches import Records
-
     numbers = context.class_numbers(model)
     return dict(
-        records=Records(context.records_of(model)),
+        records=inputs_of.images_of(context, model),
         train_ids=fitted.ids,
         train_labels=fitted.labels[:, numbers].astype(np.uint8),
         # one weight for all is plain shuffling

@@ -40,10 +40,10 @@ TOP_FEATURES = 4
 def methods(results: Results) -> Section:
     """Return the table and dots of all methods, on every set of scored rows."""
     names = list(results.valid.probs)
-    rows = [[name] for name in names]
+    rows = [[_marked(results, name)] for name in names]
     for part in results.parts:
-        for row in rows:
-            score = part.scores[row[0]]
+        for name, row in zip(names, rows, strict=True):
+            score = part.scores[name]
             row += [number(score["macro_f1_at_half"]), number(score["macro_f1"])]
             row += [span(score["macro_f1_interval"]), number(score["mean_average_precision"])]
     groups = [("", 1), *((part.caption, len(METHOD_COLUMNS)) for part in results.parts)]
@@ -70,6 +70,13 @@ def methods(results: Results) -> Section:
             *_row_notes(results),
         ],
     )
+
+
+def _marked(results: Results, name: str) -> str:
+    """The method, and what its scores say of its networks: "m (in sample)"."""
+    said = (part.scores[name].get("seen", "") for part in results.parts)
+    notes = dict.fromkeys(note for text in said for note in text.split("; ") if note)
+    return f"{name} ({'; '.join(notes)})" if notes else name
 
 
 def _of_methods(names: Sequence[str], part: ScoredRows) -> Series:

@@ -215,7 +215,8 @@ def load(
     """Return (network in evaluation mode, model config, class names) of a trained model's folder.
 
     Args:
-        directory: the folder that `loop.train` wrote (or its `checkpoints`).
+        directory: the folder that `loop.train` wrote (or its `checkpoints`).  Of a model with
+            `frozen.head` it holds that head alone, which reads stored embeddings.
         which: "best" (by the run's monitor), "last", "average" (what config.average made),
             "phase:K" (the end of phase K, from 0), "epoch:N" (from 1), a step, or "final": the one
             of these that the config's `checkpoint` names; where that is "final" or "snapshots", the
@@ -233,7 +234,7 @@ def load(
     meta = read_meta(folder, step)
     config = config_of(meta)
     names = tuple(meta["class_names"])
-    model = network.from_config(config, len(names), arrays=False)
+    model = network.trained_from_config(config, len(names), arrays=False)
     params, stats = network.shapes(model)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(

@@ -57,7 +57,7 @@ def seconds_per_image(
     examples = Examples(None, ids, labels, ids, labels)
     setup = setups.build(config, settings, layout, examples, class_names, 0)
     phase = setup.phases[-1]
-    _, params, stats = network.split(network.from_config(config, classes))
+    _, params, stats = network.split(network.trained_from_config(config, classes))
     state = layout.replicate(setup.state(phase, params, stats, phase.start))
     shapes = setup.batch_shapes(phase.batch_size)
     batch = layout.put_batch({name: np.ones(x.shape, x.dtype) for name, x in shapes.items()})

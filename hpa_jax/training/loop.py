@@ -224,7 +224,7 @@ class _Run:
         examples = setup.examples
         self.valid_batches = validation.KeptBatches(
             lambda: setup.eval_batches(examples.valid_ids, examples.valid_labels),
-            len(examples.valid_ids) * setup.config.image_size**2 * len(setup.config.channels),
+            len(examples.valid_ids) * _bytes(setup.batch_shapes(1)["image"]),
         )
 
     def introduce(self, start: Start) -> None:
@@ -447,3 +447,7 @@ class _Run:
             f"{self.directory}: loss or gradient is not finite at step {bad}; the batch's ids are "
             f"in {path.name} there. Lower the rate, clip gradients, or train.on_nonfinite='skip'"
         )
+
+
+def _bytes(image: jax.ShapeDtypeStruct) -> int:
+    return int(np.prod(image.shape)) * image.dtype.itemsize

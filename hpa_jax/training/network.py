@@ -106,12 +106,16 @@ def from_config(
 ) -> nnx.Module:
     """The network a model config describes, with fresh weights.
 
+    With `frozen.head` it is the frozen network with that head on its embedding.
+
     Args:
         config: `hpa_jax.config.model(...)`.
         num_classes: C.
         seed: of the fresh weights.
         arrays: False makes shapes only, at once (for a checkpoint to fill).
     """
+    if config.frozen.head:
+        return _on_embedding(config, num_classes, seed, arrays, alone=False)
     from hpa_jax.models import create
 
     def make() -> nnx.Module:
@@ -135,6 +139,61 @@ def from_config(
     return make() if arrays else nnx.eval_shape(make)
 
 
+def trained_from_config(
+    config: ConfigDict, num_classes: int, *, seed: int = 0, arrays: bool = True
+) -> nnx.Module:
+    """What is trained of a model config's network: all of it, arguments as `from_config`; with
+    `frozen.head` that head alone, which reads stored embeddings [N, V, M, E]."""
+    if config.frozen.head:
+        return _on_embedding(config, num_classes, seed, arrays, alone=True)
+    return from_config(config, num_classes, seed=seed, arrays=arrays)
+
+
+def frozen_part(config: ConfigDict) -> ConfigDict:
+    """The config of the frozen network under a model's `frozen.head`."""
+    part = config.copy_and_resolve_references().unlock()
+    part.frozen.head = ""
+    return part.lock()
+
+
+def embedding_size(config: ConfigDict) -> int:
+    """Return E of the frozen network's embedding [N, E], from shapes alone."""
+    model = from_config(frozen_part(config), 1, arrays=False)
+    model.eval()
+    graph, state = nnx.split(model)
+
+    def embed(state: nnx.State, image: jax.Array) -> jax.Array:
+        frozen: Any = nnx.merge(graph, state)
+        return frozen.embed(image)[1]
+
+    shape = (1, config.image_size, config.image_size, len(config.channels))
+    return jax.eval_shape(embed, state, jax.ShapeDtypeStruct(shape, jnp.float32)).shape[1]
+
+
+def _on_embedding(
+    config: ConfigDict, num_classes: int, seed: int, arrays: bool, *, alone: bool
+) -> nnx.Module:
+    """The head of `frozen.head`, on the frozen network or alone."""
+    from hpa_jax.models.frozen import OnEmbedding, Stored
+    from hpa_jax.models.heads import create_head
+
+    size, settings = embedding_size(config), config.frozen
+    options = {"hidden": settings.hidden} if settings.head == "mlp" else {}
+
+    def make() -> nnx.Module:
+        rngs = nnx.Rngs(seed)
+        head = create_head(
+            settings.head, size, num_classes, dropout=config.dropout, rngs=rngs, **options
+        )
+        if alone:
+            return Stored(size, head)
+        model: Any = from_config(frozen_part(config), 1)
+        model.head = OnEmbedding(model.head, head)
+        return model
+
+    return make() if arrays else nnx.eval_shape(make)
+
+
 @dataclass(frozen=True)
 class Outline:
     """A network without arrays: shapes by name, depth groups, rates of its dropout layers."""
@@ -147,8 +206,8 @@ class Outline:
 
 
 def outline(config: ConfigDict, num_classes: int, seed: int = 0) -> Outline:
-    """Return the outline of the network that a model config describes."""
-    model = from_config(config, num_classes, seed=seed, arrays=False)
+    """Return the outline of the network that a model config trains."""
+    model = trained_from_config(config, num_classes, seed=seed, arrays=False)
     params, stats = shapes(model)
     return Outline(
         model, params, stats, depth_groups(model, config.depth_groups), dropout_rates(model)
@@ -158,7 +217,7 @@ def outline(config: ConfigDict, num_classes: int, seed: int = 0) -> Outline:
 # The options that an outline depends on.
 _OF_OUTLINE = (
     *("backbone", "channels", "head", "dropout", "width", "depth", "large_stem", "as_run", "remat"),
-    *("dtype", "head_options", "backbone_options", "depth_groups"),
+    *("dtype", "head_options", "backbone_options", "depth_groups", "image_size", "frozen"),
 )
 
 

@@ -116,7 +116,9 @@ class Setup:
             self.transformation(phase),
             losses.from_config(phase.loss),
             normalize=self.normalize,
-            augment=planning.augmentation(phase.augment, self.config.channels),
+            augment=augment.random_view
+            if self.config.frozen.head
+            else planning.augmentation(phase.augment, self.config.channels),
             accumulate=self.config.accumulate,
             accumulate_sum=self.config.accumulate_sum,
             on_nonfinite=self.settings.on_nonfinite,
@@ -180,9 +182,15 @@ class Setup:
 
     def batch_shapes(self, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
         """Return shapes of a global batch on the devices."""
-        side, channels = self.config.image_size, len(self.config.channels)
+        side = self.config.image_size
+        image: tuple[tuple[int, ...], Any] = (side, side, len(self.config.channels)), jnp.uint8
+        if self.config.frozen.head:
+            stored = self.examples.records  # None: a training that is planned only
+            network: Any = self.outline.model
+            alone = (1, 1, network.in_channels)
+            image = alone if stored is None else stored.shape, jnp.float32
         shapes = {
-            "image": ((batch_size, side, side, channels), jnp.uint8),
+            "image": ((batch_size, *image[0]), image[1]),
             "label": ((batch_size, len(self.class_names)), jnp.uint8),
             "mask": ((batch_size,), jnp.bool_),
         }
@@ -287,7 +295,9 @@ def build(
         seed=seed,
         outline=outline,
         phases=phases,
-        normalize=normalizer(config.normalize, tuple(config.channels)),
+        normalize=normalizer(
+            "none" if config.frozen.head else config.normalize, tuple(config.channels)
+        ),
         average=planning.average_options(config),
         init_from=init_folder or config.init_from,
     )
@@ -302,10 +312,12 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays, dict[str, Any
     Raises:
         InputError: `init_from` cannot be read or belongs to another architecture.
     """
-    model = network.from_config(setup.config, len(setup.class_names), seed=setup.seed)
-    if setup.config.head_init == "prior":  # first: published weights may bring a head of their own
+    config, classes = setup.config, len(setup.class_names)
+    model = network.trained_from_config(config, classes, seed=setup.seed)
+    if config.head_init == "prior":  # first: published weights may bring a head of their own
         network.start_at_frequencies(model, rows.class_frequencies(setup.examples.train_labels))
-    source, report = setup.init_from, {}
+    # A frozen network's weights are in the stored embeddings; the head on them is new.
+    source, report = "" if config.frozen.head else setup.init_from, {}
     if source and is_training(source):
         trained, _, class_names = checkpoint.load(Path(source).expanduser(), "final")
         _, params, stats = network.split(trained)

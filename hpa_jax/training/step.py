@@ -196,7 +196,7 @@ def make_eval_step(
 
     def step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
         model = skeleton.merge(params, stats, None)
-        images = warp.resized(batch["image"].astype(jnp.float32) / 255.0, output_size)
+        images = warp.resized(warp.unit_range(batch["image"]), output_size)
         logits = model(normalize(images)).astype(jnp.float32)
         labels = batch["label"].astype(jnp.float32)
         return jax.nn.sigmoid(logits), loss(logits, labels, batch["mask"])

@@ -11,7 +11,7 @@ import pytest
 from hpa_jax.core import artifacts
 
 ROOT = Path(__file__).parent.parent.parent
-SOLUTIONS = ("one_more_layer/solution", "bestfitting", "pudae")
+SOLUTIONS = ("one_more_layer/solution", "bestfitting", "pudae", "foundation")
 
 
 @pytest.mark.slow

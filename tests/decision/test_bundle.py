@@ -9,7 +9,7 @@ import pytest
 
 from hpa_jax.config import defaults as config
 from hpa_jax.core.errors import InputError
-from hpa_jax.decision import blends, bundle, unlike
+from hpa_jax.decision import blends, bundle, projection, unlike
 from hpa_jax.decision.calibration import Calibration
 from hpa_jax.decision.stack import inputs, stacking
 from hpa_jax.decision.validated import Validated
@@ -174,3 +174,26 @@ def test_broken_bundles_are_refused(exported, tmp_path):
         bundle.read(folder)
     weights.write_bytes(whole)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_stack_gets_components_of_embeddings(tmp_path):
+    """A bundle computes them of own images' embeddings, of the first network of a model."""
+    rng = np.random.default_rng(0)
+    fitted = projection.fit(rng.random((9, 4)), 2)
+    names = ["meta/tiny.pc01", "tiny/p00", "tiny/p01", "tiny/p02"]
+    stack = stacking.Stack(
+        protocol=stacking.resolve("quick"), columns=inputs.named(names, 3),
+        oof=rng.random((6, 3)), thresholds=np.full(3, 0.5), scores={},
+        nested_decisions=np.zeros((6, 3), bool),
+    )  # fmt: skip
+    folds = [member("tiny/fold_0", "tiny"), member("tiny/fold_1", "tiny", seed=1)]
+    made = bundle.Bundle(
+        NAMES, folds, stack.thresholds, rule="stack", stack=stack, projections={"tiny": fitted}
+    )
+    again = bundle.read(bundle.write(tmp_path / "b", made))
+    embeddings = {"tiny/fold_0": rng.random((4, 4)), "tiny/fold_1": rng.random((4, 4))}
+    table = again.with_components(pd.DataFrame({"green_mean": rng.random(4)}), embeddings)
+    assert list(table) == ["green_mean", "tiny.pc00", "tiny.pc01"]
+    want = fitted.columns(embeddings["tiny/fold_0"])
+    np.testing.assert_allclose(table[["tiny.pc00", "tiny.pc01"]], want, atol=1e-6)
+    again.decide({name: rng.random((4, 3)) for name in embeddings}, table)

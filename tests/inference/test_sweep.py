@@ -201,7 +201,7 @@ def test_no_process_writes_before_all_have_read_what_is_known(packed, tmp_path, 
         seen.append("write")
         write(self, rows, found)
 
-    monkeypatch.setattr(sweep, "_wait", wait)
+    monkeypatch.setattr(sweep, "wait", wait)
     monkeypatch.setattr(sweep.jax, "process_count", lambda: 2)
     monkeypatch.setattr(sweep.Parts, "write", noted)
     found = run(packed, ids, directory=tmp_path)

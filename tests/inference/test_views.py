@@ -149,3 +149,48 @@ def test_scales_have_their_sizes(images):
         for group in views.make("scales", factors=(0.5, 1.0, 1.5)).groups(96, 96)
     ]
     assert sizes == [64, 96, 160] or sizes == [32, 96, 160] or sizes == [64, 96, 128]
+
+
+def spots(*places, size=96, planes=4):
+    """An image of [size, size, planes] whose plane 2 has discs of falling brightness."""
+    image = np.zeros((size, size, planes), np.float32)
+    y, x = np.mgrid[:size, :size]
+    for number, (row, column) in enumerate(places):
+        image[..., 2] += ((y - row) ** 2 + (x - column) ** 2 < 16) * (1.0 - 0.2 * number)
+        image[row, column, 0] = number + 1  # the centre, in another plane
+    return image
+
+
+@pytest.mark.parametrize("output_size", [0, 64])
+def test_cells_are_crops_around_nuclei_brightest_first(output_size):
+    places = [(30, 60), (66, 22), (20, 20)]
+    other = [(50, 50), (24, 75), (74, 20)]
+    images = jnp.asarray(np.stack([spots(*places), spots(*other)]))
+    made = views.make("cells", count=3, side=32, output_size=output_size)
+    (group,) = made.groups(96, 96)
+    assert group.count == 3 and group.plain == -1
+    for view in range(3):
+        shown = np.asarray(group.show(None, jnp.int32(view), images))
+        assert shown.shape == (2, *((output_size or 32,) * 2), 4)
+        for image in shown:
+            row, column = np.unravel_index(image[..., 0].argmax(), image.shape[:2])
+            middle, scale = (output_size or 32) / 2, (output_size or 32) / 32
+            assert abs(row - middle) <= 3 * scale and abs(column - middle) <= 3 * scale
+            if not output_size:
+                assert image[..., 0].max() == view + 1
+
+
+def test_a_cell_at_the_border_is_shown_whole_and_no_cell_is_no_error():
+    corners = np.asarray(views.cell_corners(jnp.asarray(spots((2, 93))[..., 2]), 4, 32))
+    assert corners[0].tolist() == [0, 64]
+    assert len(np.unique(corners, axis=0)) == 4 and corners.min() >= 0 and corners.max() <= 64
+    empty = np.asarray(views.cell_corners(jnp.zeros((96, 96)), 3, 32))
+    assert empty.min() >= 0 and empty.max() <= 64
+
+
+def test_crops_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"views\.side is 97"):
+        views.make("cells", side=97).groups(96, 96)
+    (group,) = views.make("cells", side=32, nucleus=3).groups(96, 96)
+    with pytest.raises(InputError, match=r"views\.nucleus is 3; there are 3"):
+        group.show(None, jnp.int32(0), jnp.zeros((1, 96, 96, 3)))

@@ -20,7 +20,7 @@ def make(name, **options):
 
 
 WIDTHS = dict(adaptive_concat=12, bestfitting=12, gap=6, gap_norm=6, attention=6, embedding=512)
-WIDTHS |= dict(token=6, features=6, subcell=12)
+WIDTHS |= dict(linear=6, mlp=6, token=6, features=6, subcell=12)
 
 
 @pytest.mark.parametrize("name", HEADS)

@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.config import validation
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
+from hpa_jax.data import embeddings
 from hpa_jax.inference.tables import write_embeddings
-from hpa_jax.pipeline import retrieve
+from hpa_jax.pipeline import inputs, retrieve
 from hpa_jax.pipeline.context import Context
 
 ANGLES = {  # degrees: near in angle is near in cosine
@@ -178,3 +180,35 @@ def test_each_set_is_standardised_by_itself(tmp_path):
     found = retrieve._nearest(context, "test")
     assert found["neighbour"].tolist() == expected["neighbour"].tolist()
     np.testing.assert_allclose(found["similarity"], expected["similarity"], atol=1e-5)
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_stored_embeddings_lend_as_learnt_ones_do(tmp_path, folds):
+    """The same vectors in a frozen network's store: the same neighbours, and nothing is trained."""
+    learnt = make(tmp_path, folds)
+    before = {part: neighbours(learnt, part) for part in ("valid", "test")}
+    with learnt.config.unlocked():
+        learnt.config.models.frozen = configs.frozen_model(views="identity")
+        learnt.config.retrieval.embeddings_of = "frozen"
+    folder = learnt.embeddings_of(learnt.config.models.frozen) / inputs.VECTORS
+    ids = list(ANGLES)[::-1]
+    radians = np.deg2rad([ANGLES[id] for id in ids])
+    values = np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
+    embeddings.write_part(folder, 0, values[:, None, None])
+    embeddings.finish(folder, ids, (1, 1, 2))
+    artifacts.remove(tmp_path / "retrieval")  # metric learning's are not there
+    assert {part: neighbours(learnt, part) for part in ("valid", "test")} == before
+    (task,) = retrieve.retrieve(learnt)
+    assert all(path.exists() for path in task.files) and not learnt.trains_retrieval
+    task.work()
+    scores = artifacts.read_json(tmp_path / "retrieval" / "scores.json")
+    assert scores["recall_at_1"]["queries"] == (8 if folds else 0)  # all whose antibody recurs
+
+
+def test_stored_embeddings_are_those_of_a_frozen_network():
+    config = configs.default().unlock()
+    config.models = {"m": configs.model()}
+    for name, words in (("n", "no model 'n'"), ("m", "m has no frozen.head")):
+        config.retrieval.embeddings_of = name
+        with pytest.raises(InputError, match=rf"retrieval\.embeddings_of='{name}': {words}"):
+            validation.validate(config)

@@ -69,3 +69,16 @@ def test_a_model_whose_origin_is_not_collected_still_has_it(tmp_path):
     config, missing = collect.present(here)
     assert list(missing) == ["winner"] and set(config.models) == {"fresh", "next"}
     assert seen.parts(Context(config, tmp_path)) == {"next": {"train", "external"}}
+
+
+def test_a_frozen_network_of_random_weights_is_marked(tmp_path):
+    here = context(tmp_path, winner="published:hpa_densenet121")
+    with here.config.unlocked():
+        here.config.models.noise = configs.frozen_model()
+    marks = seen.notes(here)
+    assert marks["noise"] == "random weights" and marks["winner"] == "in sample"
+    assert marks["stack"] == "in sample; random weights in noise"
+    assert seen.notes(here, test=True)["mean of models"] == "random weights in noise"
+    assert scores.summary(seen.marked(here, {"noise": {"macro_f1": 0.5}})) == (
+        "noise 0.500 (random weights)"
+    )

@@ -17,6 +17,8 @@ def context(done):
     config = configs.default().unlock()
     for name, model in stored["models"].items():
         config.models[name] = configs.model(**{k: v for k, v in model.items() if k != "phases"})
+    config.models["frozen"] = configs.frozen_model()
+    config.embeddings.pca = {"frozen": 2}
     config.retrieval.mode, config.refit = "boost", True
     for model in config.models.values():
         model.checkpoint = "last"  # else refit reads what the first training chose

@@ -48,6 +48,14 @@ def test_result_shows_every_method_on_both_sets_of_rows():
     assert {"tiny", "stack"} <= set(svg(section).replace("<", ">").split(">"))
 
 
+def test_a_method_says_what_its_networks_have_seen():
+    found = results()
+    found.valid.scores["tiny"]["seen"] = "in sample; random weights"
+    found.test.scores["tiny"]["seen"] = "random weights"
+    names = [row[0] for row in sections.methods(found).table.rows]
+    assert names == ["tiny (in sample; random weights)", "stack"]
+
+
 @pytest.mark.parametrize(("stack", "word"), [(0.9, "beats"), (0.1, "does not beat")])
 def test_result_says_whether_the_stack_paid(stack, word):
     found = results(evaluation=evaluation())

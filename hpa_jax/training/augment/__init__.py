@@ -132,6 +132,14 @@ def preset(
     return augment
 
 
+def random_view(
+    key: jax.Array, embeddings: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """One of the stored views of each row: embeddings [N, V, M, E] -> [N, 1, M, E], same labels."""
+    views = jax.random.randint(key, (len(embeddings),), 0, embeddings.shape[1])
+    return jnp.take_along_axis(embeddings, views[:, None, None, None], axis=1), labels
+
+
 def _own(options: Mapping[str, Any]) -> Augmentation:
     """The augmentation of one's own function."""
     rest = {key: v for key, v in options.items() if key not in ("function", "output_size")}

@@ -1,0 +1,98 @@
+"""A frozen network is run once: every view stored, nothing computed twice, the same answers."""
+
+import numpy as np
+import pytest
+
+from hpa_jax.config import defaults as configs
+from hpa_jax.core import classes
+from hpa_jax.core.errors import InputError
+from hpa_jax.data import batches, catalog, records
+from hpa_jax.data import embeddings as storing
+from hpa_jax.inference import embeddings, sweep, views
+from hpa_jax.training import frozen, network
+from tests.data.layouts import competition
+
+SIZE = 32
+
+
+TINY = dict(backbone="resnet18", width=1 / 16, depth=(1, 1, 1, 1), image_size=SIZE)
+
+
+def config(**differences):
+    return configs.frozen_model(**TINY, **differences)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory):
+    root = competition(tmp_path_factory.mktemp("frozen") / "data", side=SIZE)
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+    folder = records.write(table, root / "r", image_size=SIZE, encoding="raw", shard_images=4)
+    return batches.Records(folder)
+
+
+def write(packed, folder, model, batch_size=2):
+    return embeddings.write(
+        frozen.network_of(model), model, packed, folder, batch_size=batch_size, views=model.views
+    )
+
+
+@pytest.mark.parametrize(
+    ("trained", "shown"),
+    [
+        ("mlp", "identity"),
+        ("mlp", {"name": "d4", "weights": tuple(range(8)), "aggregate": "max"}),
+        ("linear", {"name": "cells", "count": 3, "side": 16, "output_size": 32}),
+        ("linear", {"name": "crops", "count": 1, "d4": False, "aggregate": "mean_logit"}),
+    ],
+)
+def test_the_head_on_stored_views_says_what_the_whole_network_says(
+    packed, tmp_path, shown, trained
+):
+    model = configs.frozen_model(trained, 8, **TINY, views=shown)
+    stored = write(packed, tmp_path, model)
+    head = network.trained_from_config(model, 5, seed=3)
+    head.eval()
+    whole = frozen.whole(model, head)
+    ids = packed.ids[::-1]
+    # random crops draw from the row: those of the stored order
+    of_images = sweep.predict_records(whole, model, packed, packed.ids, batch_size=3, views=shown)
+    alone = configs.model(**{**dict(model.items()), "normalize": "none"})
+    found = sweep.predict_records(
+        head, alone, stored, ids, batch_size=4, views=views.stored(shown, SIZE)
+    )
+    np.testing.assert_allclose(found.probs[::-1], of_images.probs, atol=1e-5)
+    np.testing.assert_allclose(found.plain[::-1], of_images.plain, atol=1e-5)
+    np.testing.assert_allclose(found.embeddings[::-1], of_images.embeddings, atol=1e-4)
+    assert np.ptp(found.probs, axis=0).min() > 1e-4  # else equality would mean nothing
+
+
+def test_a_killed_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
+    monkeypatch.setattr(storing, "ROWS", 2)
+    monkeypatch.setattr(embeddings, "ROWS", 2)
+    model, whole, plain = config(views="d4"), tmp_path / "whole", storing.write_part
+    expected = write(packed, whole, model)
+
+    def dies(directory, number, values):
+        if number == 2:
+            raise KeyboardInterrupt
+        plain(directory, number, values)
+
+    monkeypatch.setattr(storing, "write_part", dies)
+    with pytest.raises(KeyboardInterrupt):
+        write(packed, tmp_path / "cut", model)
+    with pytest.raises(InputError, match="not there"):
+        storing.Embeddings(tmp_path / "cut")  # half of it is no embeddings
+    written = []
+    monkeypatch.setattr(
+        storing, "write_part", lambda *part: (written.append(part[1]), plain(*part))
+    )
+    found = write(packed, tmp_path / "cut", model)
+    assert written == [2, 3, 4] and len(packed) == 9
+    np.testing.assert_array_equal(found.checksums, expected.checksums)
+    monkeypatch.setattr(embeddings, "program", None)  # nothing is left to compute
+    write(packed, tmp_path / "cut", model)
+
+
+def test_random_weights_are_the_same_whatever_the_seed(packed, tmp_path):
+    one, other = (write(packed, tmp_path / str(seed), config(seed=seed)) for seed in (0, 1))
+    np.testing.assert_array_equal(one.checksums, other.checksums)
