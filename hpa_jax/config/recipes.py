@@ -9,7 +9,7 @@
         return config.lock()
 
 A smoke run has every part of the recipe (models, phases, heads, losses, augmentations, schedules,
-folds, averages, views, thresholds, stack, leak) on a few drawn images, in minutes on a laptop.
+folds, averages, views, thresholds, stack, leak) on a few synthetic images, in minutes on a laptop.
 Its score says that the parts fit together, not how good the recipe is.
 """
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -24,24 +24,22 @@ POLL_SECONDS = 0.2
 SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX refuses both
 
 
-def train(config: ConfigDict, flags: Mapping[str, Any]) -> None:
+def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], object]) -> None:
     """Trains all networks of a recipe and predicts by them, several at a time.
 
     flags: of `run`; parallel: "gpus", or how many processes (of which several may share a GPU).
+    prepare: makes what all networks read.
 
     Raises:
         InputError: a flag that does not go with it, no GPU and no number, or a network failed; the
             others that had begun are done then.
     """
-    from hpa_jax.pipeline import runner
-
     for name in EXCLUDED:
         if flags.get(name):
             raise InputError(f"--parallel trains all networks, --{name} does not go with it")
     places = _places(str(flags["parallel"]))
-    plain = {**flags, "parallel": None}
-    runner.run(config, plain, runner.PREPARING)
-    context = opened(config, plain)
+    prepare()
+    context = opened(config, dict(flags))
     waiting = [*context.models(), *([RETRIEVAL] if context.trains_retrieval else [])]
     print(f"{len(waiting)} networks, {len(places)} at a time", flush=True)
     running: dict[str, tuple[subprocess.Popen, int]] = {}

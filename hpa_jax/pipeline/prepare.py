@@ -1,4 +1,4 @@
-"""Stages from images on disk to packed records: data, catalog, duplicates, split, records."""
+"""Steps from images on disk to packed records: data, catalog, duplicates, split, records."""
 
 import functools
 import os
@@ -25,7 +25,7 @@ _MISSING = {
 
 
 def data(context: Context) -> list[Task]:
-    """Draws the synthetic competition; other sources are there already."""
+    """Makes the synthetic competition; other sources are there already."""
     if not context.draws:
         return []
     settings = context.config.data.synthetic.to_dict()
@@ -37,7 +37,7 @@ def data(context: Context) -> list[Task]:
         truth = context.path("data_truth.csv")
         workers = os.cpu_count() or 1  # the images do not depend on it
         dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
-        return f"{settings['train']:,} train and {settings['test']:,} test images drawn"
+        return f"{settings['train']:,} train and {settings['test']:,} test images made"
 
     return [Task("data", "data", work, stamped, (), (context.data_root,))]
 

@@ -175,7 +175,7 @@ def _neighbours(context: Context) -> Task:
                 rows.labels,
                 other,
                 found["valid"]["similarity"].to_numpy(),
-                sorted({*retrieval.CUTS, settings.tau}),
+                sorted({*retrieval.TAUS, settings.tau}),
             ).to_dict("records"),
             "tau": settings.tau,
             "taken": {part: float((t["similarity"] >= settings.tau).mean())

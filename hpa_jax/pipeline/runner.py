@@ -39,7 +39,9 @@ def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) ->
     if not names and flags.get("parallel"):
         from hpa_jax.pipeline import parallel
 
-        parallel.train(config, flags)  # what follows finds the networks done
+        plain = {**flags, "parallel": None}
+        # What follows finds the networks done.
+        parallel.train(config, flags, lambda: run(config, plain, PREPARING))
     if not names:
         config, names = _whole(config, flags)
     context = Context(config, _writable(flags), flags)
@@ -73,6 +75,9 @@ def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) ->
             _say_time(started)
             if not alone:
                 record_provenance(context, names)
+            page = context.path("report", "index.html")
+            if "report" in names and page.is_file():
+                print(f"open {page}")
     return 0
 
 

@@ -10,7 +10,7 @@ from hpa_jax.config import validation
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.inference import embeddings as computing
-from hpa_jax.pipeline import members, runner, seen, tables
+from hpa_jax.pipeline import bundles, runner, seen, tables
 from hpa_jax.pipeline.context import Context
 from hpa_jax.training import loop
 from tests.data.layouts import competition, picture, save
@@ -120,7 +120,7 @@ def test_the_trained_network_predicts_images_as_the_run_did(run):
     from hpa_jax.inference import sweep
 
     context = run.context()
-    (member,) = members.named(str(run.workdir / "models/mlp")).members
+    (member,) = bundles.named(str(run.workdir / "models/mlp")).members
     stored = artifacts.read_table(run.workdir / "models/mlp/predictions/test.parquet")
     found = sweep.predict_records(
         member.network,

@@ -4,7 +4,7 @@ import pytest
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import parallel, runner
+from hpa_jax.pipeline import parallel
 from tests.small_run import call
 
 
@@ -44,7 +44,6 @@ def begun(monkeypatch):
 
     monkeypatch.setattr(parallel, "_start", start)
     monkeypatch.setattr(parallel, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(runner, "run", lambda *_: 0)
     return names, codes
 
 
@@ -54,7 +53,7 @@ def flags(tmp_path, **others):
 
 def test_a_network_begins_after_the_one_it_starts_from(begun, tmp_path):
     names, _ = begun
-    parallel.train(config_of(a="", b="model:a", c="", d=""), flags(tmp_path))
+    parallel.train(config_of(a="", b="model:a", c="", d=""), flags(tmp_path), list)
     order = [name for name, _ in names]
     assert sorted(order) == ["a", "b", "c", "d"]
     assert order[:2] == ["a", "c"] and order.index("b") > order.index("a")
@@ -64,7 +63,7 @@ def test_each_process_sees_one_gpu_of_those_that_are_visible(begun, tmp_path, mo
     names, _ = begun
     monkeypatch.setattr(parallel, "gpus", lambda: 2)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
-    parallel.train(config_of(a="", b=""), flags(tmp_path, parallel="gpus"))
+    parallel.train(config_of(a="", b=""), flags(tmp_path, parallel="gpus"), list)
     assert names == [("a", "3"), ("b", "5")]
     assert {place["XLA_CLIENT_MEM_FRACTION"] for place in parallel._places("4")} == {"0.38"}
 
@@ -73,7 +72,7 @@ def test_a_failed_network_is_named_and_no_other_begins(begun, tmp_path):
     names, codes = begun
     codes["a"] = 3
     with pytest.raises(InputError, match=r"a \(exit code 3\) failed"):
-        parallel.train(config_of(a="", b="model:a"), flags(tmp_path))
+        parallel.train(config_of(a="", b="model:a"), flags(tmp_path), list)
     assert [name for name, _ in names] == ["a"]
 
 
@@ -90,7 +89,7 @@ def test_a_failed_network_is_named_and_no_other_begins(begun, tmp_path):
 def test_what_does_not_fit_is_refused(begun, tmp_path, monkeypatch, changes, message):
     monkeypatch.setattr(parallel, "gpus", lambda: 0)
     with pytest.raises(InputError, match=message):
-        parallel.train(config_of(a=""), flags(tmp_path, **changes))
+        parallel.train(config_of(a=""), flags(tmp_path, **changes), list)
 
 
 @pytest.mark.slow
