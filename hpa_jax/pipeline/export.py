@@ -80,7 +80,7 @@ def left_out(context: Context) -> str:
     mode = context.config.retrieval.mode
     if mode == "off":
         return ""
-    said = f"retrieval ({mode}): neighbours lend labels from the run's own labelled images"
+    said = f"retrieval ({mode}), which takes labels from the run's nearest labelled images"
     if mode == "boost":
         said += "; the thresholds were fitted with it, so labels may differ from the submission's"
     return said
