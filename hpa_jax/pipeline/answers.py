@@ -23,6 +23,7 @@ from hpa_jax.core.tables import cell
 from hpa_jax.data import reader
 from hpa_jax.data.reader import CHANNELS
 from hpa_jax.pipeline import arrays, tables
+from hpa_jax.pipeline.context import side_for
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -119,8 +120,10 @@ class Answers:
         rows, self._waiting = self._waiting, []
         if not rows:
             return
-        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-            images = list(pool.map(reader.read, rows))
+        sized: list[dict[int, np.ndarray]] = []
+        if not self.tile:
+            with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+                sized = list(pool.map(self._sized, rows))
         found = {
             "ids": np.array([row["id"] for row in rows]),
             "files": np.array([row["files"] for row in rows]),
@@ -128,8 +131,10 @@ class Answers:
         # Random views of an image are its own, whichever images are answered with it.
         seeds = np.array([zlib.crc32(row["id"].encode()) & 0x7FFFFFFF for row in rows], np.int32)
         for k, member in enumerate(self.packed.members):
-            found[f"probs_{k}"], found[f"embeddings_{k}"] = self._seen(member, rows, images, seeds)
+            found[f"probs_{k}"], found[f"embeddings_{k}"] = self._seen(member, rows, sized, seeds)
         if self.with_features:
+            side = self.sides[0]
+            images = (one[side] for one in sized) if sized else map(reader.read, rows)
             table = arrays.metafeatures(self.packed, images, found["ids"], *self._sizes(rows))
             numbers = table.drop(columns="id")
             found |= {"features": numbers.to_numpy(float), "names": numbers.columns.to_numpy(str)}
@@ -142,28 +147,36 @@ class Answers:
         self,
         member: Any,
         rows: Sequence[Mapping[str, Any]],
-        images: Sequence[np.ndarray],
+        sized: Sequence[Mapping[int, np.ndarray]],
         seeds: np.ndarray,
     ) -> tuple[np.ndarray, np.ndarray]:
         from hpa_jax.inference import sweep
         from hpa_jax.inference.tables import check_finite
 
         size = arrays.batch_size(self.batch_size, member)
-        size = size if self._parts else min(size, len(rows))  # a few images are all there are
         if not self.tile:
+            # Where a few images are all there are, no more are computed.
+            size = size if self._parts else min(size, len(rows))
+            side = side_for(self.sides, member.config.image_size)
+            images = [one[side] for one in sized]
             found = arrays.seen(member, images, self.sides, size, self._programs, seeds)
             check_finite(found[0], [row["id"] for row in rows])
             return found
         planes = [CHANNELS.index(name) for name in member.config.channels]
         return sweep.predict_images(
             arrays.seeded(arrays.program(member, self._programs), seeds),
-            lambda row: images[row][..., planes],
+            lambda row: reader.read(rows[row])[..., planes],  # of any size: one at a time
             [row["id"] for row in rows],
             tile=self.tile,
             image_size=member.config.image_size,
             batch_size=size,
             aggregate=self.tile_aggregate,
         )
+
+    def _sized(self, row: Mapping[str, Any]) -> dict[int, np.ndarray]:
+        """An image uint8[S, S, 4] at each side S that networks or metafeatures read."""
+        image = reader.read(row)
+        return {side: reader.resize(image, side) for side in self.sides}
 
     def _sizes(self, rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray | None]:
         import pandas as pd

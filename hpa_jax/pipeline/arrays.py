@@ -1,6 +1,6 @@
 """Images in memory -> what a bundle says of them."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -198,7 +198,7 @@ def needs_features(packed: "Bundle") -> bool:
 
 def metafeatures(
     packed: "Bundle",
-    images: Sequence[np.ndarray],
+    images: Iterable[np.ndarray],
     ids: Sequence[str],
     original_sizes: Sequence[float],
     file_bytes: Sequence[int] | None = None,
