@@ -6,6 +6,7 @@ onnx, bioimageio: the same for programs without jax (export_onnx.py).
 """
 
 import dataclasses
+import importlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,24 +260,13 @@ def without_trees(packed: "Bundle", form: str) -> "Bundle":
     return dataclasses.replace(packed, stack=None)
 
 
-def _onnx(context: Context) -> Path:
-    from hpa_jax.pipeline import export_onnx
-
-    return export_onnx.onnx(context)
-
-
-def _bioimageio(context: Context) -> Path:
-    from hpa_jax.pipeline import export_onnx
-
-    return export_onnx.bioimageio(context)
-
-
-FORMS: dict[str, Callable[[Context], Path]] = {
-    "bundle": export,
-    "safetensors": safetensors,
-    "stablehlo": stablehlo,
-    "onnx": _onnx,
-    "bioimageio": _bioimageio,
+# --to=FORM -> what writes it: (context) -> the path of what it wrote.
+FORMS = {
+    "bundle": "hpa_jax.pipeline.export:export",
+    "safetensors": "hpa_jax.pipeline.export:safetensors",
+    "stablehlo": "hpa_jax.pipeline.export:stablehlo",
+    "onnx": "hpa_jax.pipeline.export_onnx:onnx",
+    "bioimageio": "hpa_jax.pipeline.export_onnx:bioimageio",
 }
 
 
@@ -298,7 +288,9 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     """The verb `export`."""
     context = opened(config, flags)
     for form in forms(flags.get("to")):
-        print(f"{form} -> {FORMS[form](context)}")
+        module, _, function = FORMS[form].partition(":")
+        write = getattr(importlib.import_module(module), function)
+        print(f"{form} -> {write(context)}")
     if missing := left_out(context):
         print(f"not in the export: {missing}")
     return 0
