@@ -22,7 +22,7 @@ from pathlib import Path
 import bench_table
 
 HERE = Path(__file__).parent
-# Options of each part; {torch}: the interpreter with PyTorch, {images}: a folder of drawn ones,
+# Options of each part; {torch}: the interpreter with PyTorch, {images}: a folder of synthetic ones,
 # {votes}: ",votes" where LightGBM is; {work}: where the part keeps its fits.
 PARTS = {
     "models": ["--models=se_resnext50,densenet121", "--rounds=1"],
@@ -63,7 +63,7 @@ def main() -> int:
             _draw(Path(folder))
         for part in chosen:
             work = options.work or Path(folder) / "decision"
-            found = _run(part, torch=options.torch_python, pictures=folder, work=str(work))
+            found = _run(part, torch=options.torch_python, images=folder, work=str(work))
             lines += [bench_table.markdown(part, row) for row in found or []]
             failed += [] if found else [part]
     if "decision" in chosen and not _has_lightgbm():
@@ -97,7 +97,7 @@ def _has_lightgbm() -> bool:
 
 
 def _draw(folder: Path) -> None:
-    """Pictures for the part `input`: 512 px, as the competition's."""
+    """Images for the part `input`: 512 px, as the competition's."""
     from hpa_jax.data.synthetic import dataset
 
     dataset.write(

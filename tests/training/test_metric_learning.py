@@ -59,10 +59,10 @@ class Atlas(tiny.Records):
 
 
 def test_classes_have_enough_images():
-    names, numbers = metric_learning.classes_of(["b", "a", "b", None, "c", "b"], pictures=1)
+    names, numbers = metric_learning.classes_of(["b", "a", "b", None, "c", "b"], min_images=1)
     assert names == ["a", "b", "c"] and numbers.tolist() == [1, 0, 1, -1, 2, 1]
     with pytest.raises(InputError, match="1 antibodies"):
-        metric_learning.classes_of(["b", "a", "b"], pictures=2)
+        metric_learning.classes_of(["b", "a", "b"], min_images=2)
 
 
 def test_held_out_groups_leave_a_partner_behind():
