@@ -83,8 +83,6 @@ class Answers:
         Raises:
             InputError: an image can't be read, or a probability is not finite.
         """
-        import pandas as pd
-
         self._waiting.clear()  # of images that the catalog left out, perhaps
         rows = catalog.to_dict("records")
         keys = [(row["id"], row["files"]) for row in rows]
@@ -101,19 +99,21 @@ class Answers:
             for name in self._parts[0]
             if name not in ("ids", "files", "names")
         }
-        features = None
-        if self.with_features:
-            features = pd.DataFrame(values.pop("features"), columns=self._parts[0]["names"])
-            features.insert(0, "id", catalog["id"].to_numpy(str))
-        return self._decided(catalog["id"].to_numpy(str), values, features)
+        return self._decided(catalog["id"].to_numpy(str), values)
 
-    def _decided(
-        self, ids: np.ndarray, values: Mapping[str, np.ndarray], features: "pd.DataFrame | None"
-    ) -> "Predictions":
+    def _decided(self, ids: np.ndarray, values: Mapping[str, np.ndarray]) -> "Predictions":
+        import pandas as pd
+
         names = [member.name for member in self.packed.members]
         probs = {name: values[f"probs_{k}"] for k, name in enumerate(names)}
         embeddings = {name: values[f"embeddings_{k}"] for k, name in enumerate(names)}
-        return arrays.decide(self.packed, ids, probs, embeddings, lambda: features)
+
+        def features() -> "pd.DataFrame":  # called only if they were computed
+            table = pd.DataFrame(values["features"], columns=self._parts[0]["names"])
+            table.insert(0, "id", ids)
+            return table
+
+        return arrays.decide(self.packed, ids, probs, embeddings, features)
 
     def _answer(self) -> None:
         """Looks at the images that wait."""
@@ -191,8 +191,6 @@ class Answers:
 
     def _save(self) -> None:
         """Writes a part file of what was answered since the last one."""
-        import pandas as pd
-
         if not self._unsaved:
             return
         first = self._unsaved[0]
@@ -200,11 +198,7 @@ class Answers:
         whole |= {name: first[name] for name in ("names",) if name in first}
         name = f"part-{self._number:05d}"
         if self.packed.class_names:
-            features = None
-            if self.with_features:
-                features = pd.DataFrame(whole["features"], columns=whole["names"])
-                features.insert(0, "id", whole["ids"])
-            result = arrays.table(self.packed, self._decided(whole["ids"], whole, features))
+            result = arrays.table(self.packed, self._decided(whole["ids"], whole))
             write_csv(self.directory / f"{name}.csv", result)
         with artifacts.atomic(self.directory / f"{name}.npz") as temporary:
             np.savez(temporary, fingerprint=self._fingerprint, **whole)

@@ -59,14 +59,19 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     assert not (tmp_path / "again" / "predict_parts").exists()
 
 
+def write_tiffs(folder, count):
+    """Images i0, i1, ... of 12 bits, a file a channel, which are converted before they are read."""
+    rng = np.random.default_rng(0)
+    for image in range(count):
+        for channel in CHANNELS:
+            pixels = rng.integers(0, 4096, (64, 64), np.uint16)
+            tifffile.imwrite(folder / f"i{image}_{channel}.tif", pixels)
+
+
 def test_first_answers_can_be_read_while_later_images_are_converted(done, tmp_path, monkeypatch):
     workdir, _ = done
     monkeypatch.setattr(answers, "AT_ONCE", 4)
-    rng = np.random.default_rng(0)
-    for image in range(9):
-        for channel in CHANNELS:
-            pixels = rng.integers(0, 4096, (64, 64), np.uint16)
-            tifffile.imwrite(tmp_path / f"i{image}_{channel}.tif", pixels)
+    write_tiffs(tmp_path, 9)
     part, read = tmp_path / "out" / "predict_parts" / "part-00000.csv", []
     convert = imported.convert
 
@@ -90,11 +95,7 @@ def test_first_answers_can_be_read_while_later_images_are_converted(done, tmp_pa
 def test_no_answer_is_computed_once_an_image_is_refused(done, tmp_path, monkeypatch, capsys):
     workdir, _ = done
     monkeypatch.setattr(answers, "AT_ONCE", 2)
-    rng = np.random.default_rng(0)
-    for image in range(6):
-        for channel in CHANNELS:
-            pixels = rng.integers(0, 4096, (64, 64), np.uint16)
-            tifffile.imwrite(tmp_path / f"i{image}_{channel}.tif", pixels)
+    write_tiffs(tmp_path, 6)
     (tmp_path / "i0_red.tif").write_bytes(b"no image")
     arguments = [f"--model={workdir}/models/tiny", f"--config.data.root={tmp_path}"]
     arguments += ["--config.predict.batch_size=2"]
