@@ -374,8 +374,8 @@ def verb_help(name: str, verb: Verb) -> str:
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
     if verb.options:
-        from hpa_jax.config import defaults
+        from hpa_jax.config import reference
 
         lines += ["", "options it depends on, with their defaults (all: docs/options.md):"]
-        lines += [f"  {line}" for line in defaults.described(verb.options)]
+        lines += [f"  {line}" for line in reference.described(verb.options)]
     return "\n".join(lines)

@@ -6,13 +6,13 @@ the defaults of one network and of one phase of its training; a recipe puts as m
 likes into `config.models[NAME]`.
 """
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from ml_collections import ConfigDict, FieldReference
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from hpa_jax.config import renamed
 from hpa_jax.config.options import Option, Statement, defaults, option
 from hpa_jax.core import classes, own_code
 from hpa_jax.core.errors import InputError, near
@@ -768,124 +768,13 @@ OPTIONS: Statement = dict(
 )
 
 
-def in_every_model(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of a model's paths as one of the whole config's, wherever a model stands there.
-
-    Values that are text are paths, too.
-    """
-    places = ("models.*", "retrieval.model", "adversarial.model")
-    return {
-        f"{place}.{path}": f"{place}.{new}" if isinstance(new, str) else new
-        for path, new in table.items()
-        for place in places
-    }
-
-
-# Options that got another name: old path -> new path, of an option or of all below it; * stands for
-# a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
-# by the new one; stored settings that hold it are read as if they held the new one.
-RENAMED: dict[str, str] = {
-    "data.folder.missing_yellow": "data.folder.missing.yellow",
-    "retrieval.pictures": "retrieval.min_images",
-    "stack.cut": "stack.threshold",
-    "stack.cut_repeats": "stack.threshold_repeats",
-    **in_every_model({"stages": "phases"}),
-}
-# Values that got another name: path -> regular expression of the whole value -> what stands for it.
-RENAMED_VALUES: dict[str, dict[str, str]] = {
-    **in_every_model({"checkpoint": {r"stage:(\d+)": r"phase:\1"}}),
-    **in_every_model({"phases[*].lr_noise_every": {"stage": "phase"}}),
-}
-
-
-def renamed(path: str) -> str:
-    """Where an option stands today that once stood at `path`."""
-    for old, new in RENAMED.items():
-        if match := path_pattern(old).match(path):
-            for name in match.groups():
-                new = new.replace("*", name, 1)
-            path = new + path[match.end() :]
-    return path
-
-
-def current(path: str, value: Any) -> tuple[str, Any]:
-    """(path, value) of today for those that were stored."""
-    path = renamed(path)
-    for place, table in RENAMED_VALUES.items():
-        if isinstance(value, str) and path_pattern(place).fullmatch(path):
-            for old, new in table.items():
-                value = re.sub(rf"\A(?:{old})\Z", new, value)
-    return path, value
-
-
-def current_model(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's options of today for those that were stored with it."""
-    here = "models.one."
-    model = {}
-    for name, value in stored.items():
-        path, value = current(here + name, value)
-        model[path.removeprefix(here)] = value
-    for number, given in enumerate(model.get("phases", ())):
-        place = f"{here}phases[{number}]."
-        given = dict(current(place + name, value) for name, value in given.items())
-        model["phases"][number] = {path.removeprefix(place): value for path, value in given.items()}
-    return model
-
-
-def path_pattern(path: str) -> re.Pattern[str]:
-    """What matches the beginning of a path in the form of RENAMED, up to the end of a name."""
-    return re.compile(re.escape(path).replace(r"\*", r"([^.\[\]]+)") + r"(?![^.\[])")
-
-
-def entries(statement: Statement = OPTIONS, where: str = "") -> Iterator[tuple[str, Option]]:
-    """(path, option) of every option; those of models once, as models.NAME and its phases[K]."""
-    for name, stated in statement.items():
-        path = f"{where}.{name}" if where else name
-        if not isinstance(stated, Option):
-            yield from entries(stated, path)
-            continue
-        yield path, stated
-        if stated.each is MODEL:
-            yield from entries(MODEL, f"{path}.NAME")
-        elif stated.each is PHASE:
-            yield from entries(PHASE, f"{path}[K]")
-
-
-def described(prefixes: Sequence[str] = ("",)) -> list[str]:
-    """A line for each option at or below a path: "--config.split.fraction=0.2  help (range)"."""
-    lines = []
-    for path, stated in entries():
-        if any(not prefix or f"{path}.".startswith(f"{prefix}.") for prefix in prefixes):
-            possible = stated.possible()
-            start = f"--config.{path}={shown(stated)}"
-            lines.append(f"{start:<38}  {stated.help}" + (f" ({possible})" if possible else ""))
-    return lines
-
-
-def shown(stated: Option) -> str:
-    """The default as it is written on a command line; long ones shortened."""
-    value = stated.value()
-    if isinstance(value, FieldReference):
-        value = value.get()
-    if stated.form or stated.each:
-        return "..."
-    text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 72 else f"{text[:69]}..."
-
-
 def _with(statement: Statement, differences: Mapping[str, Any], what: str) -> ConfigDict:
     """The defaults of a statement with differences."""
     for name in differences:
         if name not in statement:
             place = f"models.*.phases[*].{name}" if statement is PHASE else f"models.*.{name}"
-            raise InputError(f"{what} has no option {name!r}{hint(place, statement)}")
+            raise InputError(f"{what} has no option {name!r}{renamed.hint(place, statement)}")
     return ConfigDict({**defaults(statement), **differences})
-
-
-def hint(path: str, known: Iterable[str]) -> str:
-    """What to write in place of the name that a path ends in: its new one, or one of the near."""
-    name, now = path.rpartition(".")[2], renamed(path)
-    return f": it is now {now.rpartition('.')[2]!r}" if now != path else near(name, known)
 
 
 def has_ensemble(config: ConfigDict) -> bool:

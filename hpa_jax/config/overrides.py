@@ -33,7 +33,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_flags import config_path
 
-from hpa_jax.config import defaults, options
+from hpa_jax.config import defaults, options, renamed
 from hpa_jax.config.options import Option, Statement, kinds_in_words, of_kind
 from hpa_jax.core.errors import InputError, near
 
@@ -268,7 +268,7 @@ def _check_name(
     """Refuses a name that a place can't have; `goes_on`: the path leads further down."""
     statement = _statement(stated)
     if statement is not None and name not in statement:
-        hint = defaults.hint(options.joined(done, name), statement)
+        hint = renamed.hint(options.joined(done, name), statement)
         phases = node.get("phases", ()) if "phases" in statement else ()
         place = f"; {done}.phases[0].{name}, a phase's" if phases and name in phases[0] else ""
         raise InputError(f"{done or 'the config'} has no {name!r}{hint}{place}")

@@ -4,7 +4,7 @@ In: settings by their path in the config ("models.tiny.phases[0].lr"), as a step
 checkpoint stored them, and those of today.  Out: what a user changed.  An option that one side
 lacks has its default there, so that adding, moving or renaming an option changes nothing.
 
-A developer who moves or renames an option adds a line to RENAMED (defaults.py), one who changes its
+A developer who moves or renames an option adds a line to RENAMED (renamed.py), one who changes its
 default or removes it a line to FORMER.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.config import renamed
 from hpa_jax.core import artifacts
 
 # Path -> the default that an option had before another one, or before it was removed.
@@ -64,7 +65,7 @@ def differences(
 
     The second: options that were stored with another value than FORMER's and that no config has.
     """
-    stored = dict(configs.current(path, value) for path, value in stored.items())
+    stored = dict(renamed.current(path, value) for path, value in stored.items())
     changed, gone = [], []
     for path, now in current.items():
         before = stored[path] if path in stored else _default(path)
@@ -121,7 +122,7 @@ def _of_config(path: str) -> Any:
 
 def _lookup(table: Mapping[str, Any], path: str) -> Any:
     return next(
-        (value for key, value in table.items() if configs.path_pattern(key).fullmatch(path)),
+        (value for key, value in table.items() if renamed.path_pattern(key).fullmatch(path)),
         _UNKNOWN,
     )
 

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import options
+from hpa_jax.config import options, renamed
 from hpa_jax.config.options import Option, Statement
 from hpa_jax.core.errors import InputError, near
 
@@ -58,7 +58,7 @@ def _check_section(section: Any, statement: Statement, where: str) -> None:
     for name, value in section.items():
         path = options.joined(where, str(name))
         if name not in statement:
-            raise InputError(f"config.{path}: no such option{configs.hint(path, statement)}")
+            raise InputError(f"config.{path}: no such option{renamed.hint(path, statement)}")
         stated = statement[name]
         if isinstance(stated, Option):
             _check_option(value, stated, path)

@@ -28,7 +28,7 @@ from ml_collections import ConfigDict
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import settings
+from hpa_jax.config import renamed, settings
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError, tells_of_a_full_disk
 from hpa_jax.training import network
@@ -331,7 +331,7 @@ def read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 def config_of(meta: Mapping[str, Any]) -> ConfigDict:
     """Return the model config of a meta dictionary; options newer than it have their defaults."""
-    return configs.model(**_tuples(configs.current_model(meta["model"])))
+    return configs.model(**_tuples(renamed.current_model(meta["model"])))
 
 
 def write_checksums(folder: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import options, options_table
+from hpa_jax.config import options, reference
 from hpa_jax.config.options import option
 
 ROOT = Path(__file__).parent.parent.parent
@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent.parent
 def places():
     """Every import string of choices and checks."""
     sources = [configs.SOURCE, *configs.OF_SOURCE.values(), configs.VARIATION]
-    stated = [o for _, o in configs.entries()]
-    stated += [o for source in sources for _, o in configs.entries(source)]
+    stated = [o for _, o in reference.entries()]
+    stated += [o for source in sources for _, o in reference.entries(source)]
     choices, checks = set(), {o.check for o in stated if o.check}
     for o in stated:
         given = (o.choices,) if isinstance(o.choices, str) else o.choices
@@ -71,20 +71,20 @@ def test_a_default_that_is_made_is_not_shared():
 
 
 def test_help_describes_what_a_step_reads():
-    (line,) = configs.described(("split.fraction",))
+    (line,) = reference.described(("split.fraction",))
     assert line.startswith("--config.split.fraction=0.2 ") and line.endswith("(between 0 and 1)")
-    lines = configs.described(("split", "models"))
+    lines = reference.described(("split", "models"))
     assert all(line.startswith(("--config.split.", "--config.models")) for line in lines)
     assert any("phases[K].schedule=one_cycle" in line and "constant" in line for line in lines)
 
 
 def test_every_option_has_a_help():
-    assert [path for path, stated in configs.entries() if not stated.help] == []
+    assert [path for path, stated in reference.entries() if not stated.help] == []
 
 
 def test_help_of_all_options_imports_nothing_heavy():
     code = (
-        "import sys; from hpa_jax.config import defaults; defaults.described(); "
+        "import sys; from hpa_jax.config import reference; reference.described(); "
         "sys.exit(({'jax', 'flax', 'pandas', 'xgboost'} & set(sys.modules) or 0))"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -92,6 +92,6 @@ def test_help_of_all_options_imports_nothing_heavy():
 
 
 def test_the_docs_table_is_the_statement():
-    assert (ROOT / "docs/options.md").read_text("utf-8") == options_table.table(), (
-        "python -m hpa_jax.config.options_table docs/options.md"
+    assert (ROOT / "docs/options.md").read_text("utf-8") == reference.table(), (
+        "python -m hpa_jax.config.reference docs/options.md"
     )

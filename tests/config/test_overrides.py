@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import overrides, settings, validation
+from hpa_jax.config import overrides, reference, renamed, settings, validation
 from hpa_jax.core import classes
 from hpa_jax.core.errors import InputError
 
@@ -220,7 +220,7 @@ ENDS = ("[0]", "[1]", "[-1]", "[99]", "[:]", "[", "]", ".", '["a.b"]', "['a b']"
 PARTS = st.sampled_from((*(f".{name}" for name in NAMES.split()), *ENDS))
 PATHS = st.lists(PARTS, max_size=5).map(lambda parts: "".join(parts).removeprefix("."))
 # Paths of options, as random ones seldom lead far.
-KNOWN = [path.replace("NAME", "m").replace("[K]", "[0]") for path, _ in configs.entries()]
+KNOWN = [path.replace("NAME", "m").replace("[K]", "[0]") for path, _ in reference.entries()]
 KEYS = st.text(max_size=3) | st.sampled_from(["name", "lr", "m", "a.b", 1, None])
 ODD = st.sampled_from([10**400, 2**64, -1, 0, 1.5, "focal", "d4", "m", ..., 1j])
 LITERALS = st.recursive(
@@ -297,8 +297,8 @@ def test_a_variant_of_a_recipe_without_variants_is_refused(tmp_path):
 
 def test_an_old_name_is_refused_by_the_new_one(monkeypatch, recipe):
     table = {"thresholds.cuts": "thresholds.folds"}
-    table |= configs.in_every_model({"spin": "dropout", "phases[*].rate": "phases[*].lr"})
-    monkeypatch.setattr(configs, "RENAMED", table)
+    table |= renamed.in_every_model({"spin": "dropout", "phases[*].rate": "phases[*].lr"})
+    monkeypatch.setattr(renamed, "RENAMED", table)
     for key, new in {
         "thresholds.cuts": "folds",
         "models.m.spin": "dropout",
@@ -317,10 +317,10 @@ def test_an_old_name_is_refused_by_the_new_one(monkeypatch, recipe):
 
 def test_stored_names_and_values_are_read_as_todays(monkeypatch):
     monkeypatch.setattr(
-        configs, "RENAMED", {"cuts": "thresholds", "thresholds.many": "thresholds.folds"}
+        renamed, "RENAMED", {"cuts": "thresholds", "thresholds.many": "thresholds.folds"}
     )
-    monkeypatch.setattr(configs, "RENAMED_VALUES", {"thresholds.method": {r"cv:(\d)": r"cross_\1"}})
-    assert configs.current("cuts.many", 5) == ("thresholds.folds", 5)
-    assert configs.current("cuts.method", "cv:3") == ("thresholds.method", "cross_3")
+    monkeypatch.setattr(renamed, "RENAMED_VALUES", {"thresholds.method": {r"cv:(\d)": r"cross_\1"}})
+    assert renamed.current("cuts.many", 5) == ("thresholds.folds", 5)
+    assert renamed.current("cuts.method", "cv:3") == ("thresholds.method", "cross_3")
     changed, gone = settings.differences({"cuts.many": 5}, {"thresholds.folds": 5})
     assert (changed, gone) == ([], [])

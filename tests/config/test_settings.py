@@ -3,7 +3,7 @@
 import pytest
 
 from hpa_jax.config import defaults as configs
-from hpa_jax.config import settings
+from hpa_jax.config import renamed, settings
 
 
 def of(**differences):
@@ -59,13 +59,13 @@ def test_an_option_that_moved_is_the_same(monkeypatch):
     moved |= {"models.*.phases[*].rate": "models.*.phases[*].lr"}
     moved |= {f"models.*.phases[*].rate_{end}": f"models.*.phases[*].lr_{end}"
               for end in ("decay", "noise", "noise_every")}  # fmt: skip
-    monkeypatch.setattr(configs, "RENAMED", moved)
+    monkeypatch.setattr(renamed, "RENAMED", moved)
     assert settings.differences(old, of(phases=[dict(lr=0.5)])) == ([], [])
     assert settings.differences(old, of())[0] == ["models.tiny.phases[0].lr: 0.5 -> 0.001"]
 
 
 def test_a_section_moves_with_all_that_is_in_it(monkeypatch):
-    monkeypatch.setattr(configs, "RENAMED", {"cuts": "thresholds"})
+    monkeypatch.setattr(renamed, "RENAMED", {"cuts": "thresholds"})
     now = settings.flat({"thresholds": configs.default().thresholds})
     old = {path.replace("thresholds", "cuts"): value for path, value in now.items()}
     assert settings.differences(old, now) == ([], [])

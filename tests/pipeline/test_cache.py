@@ -105,7 +105,7 @@ def test_an_option_that_was_added_or_has_moved_reruns_nothing(step, monkeypatch)
     assert options.pop("models.tiny.width") == 1.0  # as if a program had not known it
     options["models.tiny.drop"] = options.pop("models.tiny.dropout")
     file.write_text(json.dumps(stamp))
-    monkeypatch.setattr(cache.settings.configs, "RENAMED", {"models.*.drop": "models.*.dropout"})
+    monkeypatch.setattr(cache.settings.renamed, "RENAMED", {"models.*.drop": "models.*.dropout"})
     assert step() == "[train-tiny] done before, unchanged\n"
     assert "models.tiny.dropout: 0.5 -> 0.1" in step(dropout=0.1)
 
