@@ -1,13 +1,14 @@
 """Times and judges the decision part beside scikit-learn and LightGBM, all in one run.
 
-    scripts/bench decision [--parts views,thresholds,features,stack,protocols,votes] [--work DIR]
+    scripts/bench decision [--parts views,thresholds,...,votes,real_votes] [--work DIR]
 
 Parts: `views` (test-time views against as many plain passes), `thresholds` (28 classes,
 5 x 20 x 50, against a scikit-learn loop), `features` (images/s), `stack` (the whole `talk`
 protocol: 375 models a class, votes for 11,702 test rows), `protocols` (one repeat of every class
 by `quick`, `main` and `by_frequency`, and what all repeats would take), `votes` (macro-F1 of our
-votes and of LightGBM's with the original settings, same rows, same splits, paired bootstrap).
-LightGBM is needed by `votes` alone: scripts/requirements-bench.txt.
+votes and of LightGBM's with the original settings, same rows, same splits, paired bootstrap),
+`real_votes` (the same on halves of real networks' labelled rows, --scores, --draws).
+LightGBM is needed by the two parts of votes alone: scripts/requirements-bench.txt.
 Data: hpa_jax.decision.simulation, which draws the competition's label sets and models of the F1
 that the team's single models had.  Finished fits are kept in --work, so a killed bench goes on.
 CPU seconds are printed beside wall seconds: on a shared machine only they, and ratios inside one
@@ -30,9 +31,10 @@ import numpy as np
 from hpa_jax.core import folds, metrics
 from hpa_jax.decision import features, nested, thresholds
 from hpa_jax.decision.stack import inputs, runner, stacking, units
-from hpa_jax.decision.stack.protocols import resolve
-from scripts import simulation
+from hpa_jax.decision.stack.protocols import Protocol, resolve
+from scripts import real_scores, simulation
 
+DATA = Path(__file__).parent.parent / "../shared/data/real_scores"
 TEST_ROWS = 11_702
 VALID_ROWS, NEW_ROWS = 7_754, 60_000  # of the part votes
 LIGHTGBM = dict(  # the team's settings (spec 7.1), with feature_fraction .6 as they meant it
@@ -61,13 +63,15 @@ def main() -> None:
     parser.add_argument("--work", default="", help="folder for finished fits (default: none kept)")
     parser.add_argument("--classes", default="3,12,17,26", help="of the part votes")
     parser.add_argument("--stack", default="{}", help="JSON: settings that differ from talk")
+    parser.add_argument("--scores", type=Path, default=DATA, help="folder of the part real_votes")
+    parser.add_argument("--draws", type=int, default=20, help="halves of the part real_votes")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
     work = Path(options.work) if options.work else None
     parts = options.parts.split(",")
-    if "votes" in parts and importlib.util.find_spec("lightgbm") is None:
+    if {"votes", "real_votes"} & set(parts) and importlib.util.find_spec("lightgbm") is None:
         parser.error(
-            "the part votes needs LightGBM: .venv/bin/python -m pip install "
+            "votes need LightGBM: .venv/bin/python -m pip install "
             "-r scripts/requirements-bench.txt, or leave the part out (--parts)"
         )
     for part in parts:
@@ -84,6 +88,9 @@ def main() -> None:
         elif part == "votes":
             numbers = [int(number) for number in options.classes.split(",")]
             bench_votes(work, numbers, options.workers, json.loads(options.stack))
+        elif part == "real_votes":
+            settings = json.loads(options.stack)
+            bench_real_votes(options.scores, options.draws, options.workers, settings)
         else:
             parser.error(f"unknown part {part!r}")
 
@@ -244,45 +251,101 @@ def bench_votes(work: Path | None, classes: list[int], workers: int, settings: d
     nobody saw, by all 45 models, threshold where the held-out votes say; so many rows that the
     interval is that of the methods and not of a hundred positives.
     """
-    import joblib
-
     data, new = _fitted_and_new()
     protocol = resolve({"protocol": "talk", "repeats": 1, "inner_repeats": 3, **settings})
-    columns = inputs.named(data.names, data.labels.shape[1])
-    table, new_table = columns.split(data.features), columns.split(new.features)
-    shared = inputs.StackData(table, data.labels, None, None, new_table, protocol)
-    ours = np.zeros((len(data.labels) + len(new.labels), len(classes)))
-    seconds_ours = 0.0
-    for column, c in enumerate(classes):
-        started = time.process_time()
-        unit = units.fit_unit(shared, c, 0)
-        ours[:, column] = np.concatenate([unit.votes, unit.test_votes])
-        seconds_ours += time.process_time() - started
-    jobs = [(data, new, c, number, protocol, work) for c in classes for number in range(5)]
-    found = joblib.Parallel(n_jobs=workers, batch_size=1)(
-        joblib.delayed(_lightgbm_fold)(*job) for job in jobs
-    )
-    theirs, seconds_theirs = np.zeros_like(ours), 0.0
-    for (_, _, c, _, _, _), (held, votes, on_new, seconds) in zip(jobs, found):
-        theirs[held, classes.index(c)] = votes
-        theirs[len(data.labels) :, classes.index(c)] += on_new / 5
-        seconds_theirs += seconds
-    fits = 45 * len(classes)
-    milliseconds = [1000 * seconds / fits for seconds in (seconds_ours, seconds_theirs)]
-    what = f"CPU of a fit and its votes, {fits} fits"
-    _line(f"{what}: ours; LightGBM", "; ".join(f"{number:.0f} ms" for number in milliseconds))
-    bench_table.row(what, milliseconds[0], "ms", "LightGBM", milliseconds[1])
+    votes, seconds = _votes(data, new, classes, protocol, workers, work)
+    _fit_time(seconds, 45 * len(classes))
     fit, rows = stacking.threshold_fitter(protocol), len(data.labels)
     labels = data.labels[:, classes]
-    _compare(
-        "held-out", labels, *(nested.predictions(labels, v[:rows], fit) for v in (ours, theirs))
-    )
-    decided = [v[rows:] >= fit(labels, v[:rows], None) for v in (ours, theirs)]
+    _compare("held-out", labels, *(nested.predictions(labels, v[:rows], fit) for v in votes))
+    decided = [v[rows:] >= fit(labels, v[:rows], None) for v in votes]
     _compare("new", new.labels[:, classes], *decided)
     for column, c in enumerate(classes):
         pair = [metrics.class_f1(new.labels[:, classes], d)[column] for d in decided]
         positives = int(labels[:, column].sum())
         _line(f"  class {c} ({positives} positives to learn from)", f"{pair[0]:.4f}; {pair[1]:.4f}")
+
+
+def bench_real_votes(folder: Path, draws: int, workers: int, settings: dict) -> None:
+    """The same fits on the scores of real networks: half of the labelled rows fitted, half judged.
+
+    The classes that can be fitted in every half: as many positives as there are outer folds.
+    """
+    real = real_scores.load(folder)
+    protocol = resolve({"protocol": "talk", "repeats": 1, "inner_repeats": 3, **settings})
+    orders = [np.random.default_rng(seed).permutation(len(real.labels)) for seed in range(draws)]
+    half = len(real.labels) // 2
+    fewest = np.min([real.labels[order[:half]].sum(axis=0) for order in orders], axis=0)
+    classes = np.flatnonzero(fewest >= protocol.outer).tolist()
+    scores, seconds = [], np.zeros(2)
+    for order in orders:
+        data, new = (_rows(real, rows) for rows in (order[:half], order[half:]))
+        votes, spent = _votes(data, new, classes, protocol, workers, None)
+        seconds += spent
+        labels, fit = data.labels[:, classes], stacking.threshold_fitter(protocol)
+        scores.append(
+            [
+                metrics.macro_f1(new.labels[:, classes], v[half:] >= fit(labels, v[:half], None))
+                for v in votes
+            ]
+        )
+    _fit_time(seconds, 45 * len(classes) * draws)
+    ours, theirs = np.mean(scores, axis=0)
+    gaps = np.subtract(*np.transpose(scores))
+    what = f"macro-F1 of votes, {len(classes)} classes, {half} real rows fitted, {draws} halves"
+    _line(f"{what}: ours; LightGBM", f"{ours:.4f}; {theirs:.4f}")
+    error = gaps.std(ddof=1) / np.sqrt(draws)
+    _line("  paired difference ± standard error", f"{gaps.mean():+.4f} ± {error:.4f}")
+    bench_table.row(what, ours, "F1", "LightGBM", theirs)
+
+
+def _rows(real: real_scores.RealScores, rows: np.ndarray) -> simulation.Simulated:
+    """Rows of real networks' scores in the form of simulated ones; there are no metafeatures."""
+    probs = real.probs[:, rows]
+    names = [f"{name}/p{c:02d}" for name in real.names for c in range(probs.shape[2])]
+    table = np.concatenate(list(probs), axis=1).astype(np.float32)
+    return simulation.Simulated(table, tuple(names), real.labels[rows], probs)
+
+
+def _votes(
+    data: simulation.Simulated,
+    new: simulation.Simulated,
+    classes: list[int],
+    protocol: Protocol,
+    workers: int,
+    work: Path | None,
+) -> tuple[tuple[np.ndarray, np.ndarray], np.ndarray]:
+    """((ours, LightGBM's) votes float[rows + new rows, classes], their CPU seconds)."""
+    import joblib
+
+    columns = inputs.named(data.names, data.labels.shape[1])
+    table, new_table = columns.split(data.features), columns.split(new.features)
+    shared = inputs.StackData(table, data.labels, None, None, new_table, protocol)
+    ours = np.zeros((len(data.labels) + len(new.labels), len(classes)))
+    seconds = np.zeros(2)
+    for column, c in enumerate(classes):
+        started = time.process_time()
+        unit = units.fit_unit(shared, c, 0)
+        ours[:, column] = np.concatenate([unit.votes, unit.test_votes])
+        seconds[0] += time.process_time() - started
+    jobs = [(data, new, c, number, protocol, work) for c in classes for number in range(5)]
+    folds_done = joblib.Parallel(n_jobs=workers, batch_size=1)(
+        joblib.delayed(_lightgbm_fold)(*job) for job in jobs
+    )
+    theirs = np.zeros_like(ours)
+    for (_, _, c, _, _, _), (held, votes, on_new, spent) in zip(jobs, folds_done):
+        theirs[held, classes.index(c)] = votes
+        theirs[len(data.labels) :, classes.index(c)] += on_new / 5
+        seconds[1] += spent
+    return (ours, theirs), seconds
+
+
+def _fit_time(seconds: np.ndarray, fits: int) -> None:
+    """Prints the CPU time of a fit with its votes."""
+    milliseconds = 1000 * seconds / fits
+    what = f"CPU of a fit and its votes, {fits} fits"
+    _line(f"{what}: ours; LightGBM", "; ".join(f"{number:.0f} ms" for number in milliseconds))
+    bench_table.row(what, milliseconds[0], "ms", "LightGBM", milliseconds[1])
 
 
 def _fitted_and_new() -> tuple[simulation.Simulated, simulation.Simulated]:

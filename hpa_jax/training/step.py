@@ -103,7 +103,12 @@ def make_train_step(
     """
 
     def micro_loss(
-        trained: Arrays, frozen: Arrays, stats: Arrays, batch: Batch, key: Array
+        trained: Arrays,
+        frozen: Arrays,
+        stats: Arrays,
+        batch: Batch,
+        key: Array,
+        share: ArrayLike = 1.0,
     ) -> tuple[Array, Arrays]:
         augment_key, model_key = jax.random.split(key)
         images, labels = batch["image"], batch["label"].astype(jnp.float32)
@@ -118,7 +123,7 @@ def make_train_step(
             value += aux_weight * loss(aux, labels, batch["mask"])
         else:
             value = loss(model(images), labels, batch["mask"])
-        return value, statistics_of(model)
+        return share * value, statistics_of(model)
 
     gradient = jax.value_and_grad(micro_loss, has_aux=True)
 
@@ -138,10 +143,13 @@ def make_train_step(
         def add(carry: tuple, item: tuple) -> tuple[tuple, None]:
             value, grads, stats = carry
             batch, number = item
-            (v, stats), g = gradient(trained, frozen, stats, batch, jax.random.fold_in(key, number))
+            # The share scales the loss, not its gradients: a plain sum of them is what XLA needs to
+            # see to sum over the devices once, after the loop, and not for every micro-batch.
             share = batch["mask"].sum().astype(jnp.float32) / real
-            grads = jax.tree.map(lambda total, one: total + share * one, grads, g)
-            return (value + share * v, grads, stats), None
+            (v, stats), g = gradient(
+                trained, frozen, stats, batch, jax.random.fold_in(key, number), share
+            )
+            return (value + v, jax.tree.map(jnp.add, grads, g), stats), None
 
         zeros = jax.tree.map(jnp.zeros_like, trained)
         start = (jnp.zeros((), jnp.float32), zeros, stats)

@@ -88,3 +88,14 @@ def pixel_gathers(program: hlo.Program) -> list[str]:
         for one in program.gathers()
         if one.arrays[0].elements > TABLE
     ]
+
+
+def gradients_in_loops(program: hlo.Program) -> list[str]:
+    """All-reduces of convolutions' kernels that run more than once in a step."""
+    return [
+        f"{trips} x {one.op_name} {program.source(one)}"
+        for one, trips in program.instructions()
+        if one.collective == "all-reduce"
+        and trips > 1
+        and any(len(array.dims) == 4 for array in one.arrays)
+    ]

@@ -36,3 +36,9 @@ def test_augmentation_gathers_no_pixels(augment):
     row, program = small_steps.compiled("v5e", 4, "resnet18", augment=augment)
     assert program is not None, row["error"]
     assert small_steps.pixel_gathers(program) == []
+
+
+def test_gradients_of_micro_batches_are_summed_over_the_devices_once():
+    row, program = small_steps.compiled("v5e", 4, "resnet18", accumulate=4, batch_size=16)
+    assert program is not None, row["error"]
+    assert small_steps.gradients_in_loops(program) == []
