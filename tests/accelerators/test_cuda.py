@@ -28,3 +28,9 @@ FLOAT32: dict[str, str] = {}
 def test_the_step_compiles_and_scales(name, devices):
     row, program = small_steps.compiled("h100", devices, name)
     assert small_steps.faults(row, program, FLOAT32) == []
+
+
+def test_gradients_of_micro_batches_are_summed_over_the_devices_once():
+    row, program = small_steps.compiled("h100", 4, "resnet18", accumulate=4, batch_size=16)
+    assert program is not None, row["error"]
+    assert small_steps.gradients_in_loops(program) == []
