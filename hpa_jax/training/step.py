@@ -108,7 +108,7 @@ def make_train_step(
         stats: Arrays,
         batch: Batch,
         key: Array,
-        share: ArrayLike = 1.0,
+        share: Array | float = 1.0,
     ) -> tuple[Array, Arrays]:
         augment_key, model_key = jax.random.split(key)
         images, labels = batch["image"], batch["label"].astype(jnp.float32)
