@@ -11,6 +11,7 @@ own, if it is installed, else ours that equals it).
 
 import argparse
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -123,9 +124,13 @@ def _confident_learning() -> tuple[str, Callable[[np.ndarray, np.ndarray], np.nd
     except ImportError:
         return "confident learning", lambda y, p: label_noise.likely_errors(y, p).any(axis=1)
 
+    warnings.filterwarnings("ignore", "May not flag all label issues")  # of rare classes
+
     def listed(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
         lists = [list(np.flatnonzero(row)) for row in labels]
-        return np.asarray(library.find_multilabel_issues_per_class(lists, probs)).any(axis=1)
+        return np.asarray(library.find_multilabel_issues_per_class(lists, probs, n_jobs=1)).any(
+            axis=1
+        )
 
     return "cleanlab", listed
 
