@@ -74,12 +74,12 @@ plugin_environment() {
   local base=.venv folder=.venv-$1 extra=$1 name packages stamp jax
   [ "$1" != cuda ] || extra=cuda13
   if [ -n "${JAX_VERSION:-}" ]; then
-    base=.venv-$JAX_VERSION folder+=-$JAX_VERSION stamp=$(cksum <requirements.txt)
+    base=.venv-$JAX_VERSION folder+=-$JAX_VERSION stamp=$(cat requirements.txt requirements-dev.txt | cksum)
     if [ "$(cat "$base/.installed" 2>/dev/null)" != "$stamp" ]; then
       echo "Setting up $base (once; some minutes) ..." >&2
       name=$(PYTHON=${PYTHON:-python3.12 python3.13 python3.11} find_python) || { echo "Python 3.11, 3.12 or 3.13 is needed (PYTHON)." >&2; return 1; }
       "$name" -m venv --clear "$base" || return 1
-      "$base/bin/python" -m pip install --disable-pip-version-check --quiet -r <(grep -v '^jax[>=]' requirements.txt) "jax==$JAX_VERSION" || return 1
+      "$base/bin/python" -m pip install --disable-pip-version-check --quiet -r <(grep -v '^jax[>=]' requirements.txt) -r requirements-dev.txt "jax==$JAX_VERSION" || return 1
       printf '%s\n' "$stamp" >"$base/.installed"
     fi
   fi
