@@ -30,7 +30,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from hpa_jax.config import defaults as configs
 from hpa_jax.config import renamed, settings
 from hpa_jax.core import artifacts
-from hpa_jax.core.errors import InputError, tells_of_a_full_disk
+from hpa_jax.core.errors import InputError, is_disk_full
 from hpa_jax.training import network
 from hpa_jax.training.phases import LOWER_IS_BETTER
 from hpa_jax.training.step import TrainState
@@ -147,7 +147,7 @@ class Checkpoints:
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
-            if not tells_of_a_full_disk(error):
+            if not is_disk_full(error):
                 raise
             raise InputError(
                 f"{self.folder / str(max(self.metas, default=0))}: not saved, the disk is full; "
