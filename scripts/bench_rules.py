@@ -114,7 +114,7 @@ def methods(labels: np.ndarray, probs: np.ndarray, judged: np.ndarray) -> tuple[
         ("weighted mean", "likelihood"),
         ("logistic regression", "logistic"),
     ):
-        blend, out_of_fold = blends.made(method, probs, labels)
+        blend, out_of_fold = blends.fit_and_score(method, probs, labels)
         found[name] = out_of_fold, blend(judged)
     tables = [
         inputs.of_tables(p, [f"m{m}" for m in range(len(p))], np.zeros((p.shape[1], 0)), [])
