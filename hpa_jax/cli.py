@@ -46,7 +46,7 @@ COMMON_FLAGS: Flags = {
 VERBS: dict[str, Verb] = {
     "run": Verb(
         "hpa_jax.pipeline.runner:run",
-        "all steps, from images to submission and report; skips what is done",
+        "all steps, from images to submission and report; skips finished ones",
         "the images and tables of config.data",
         "everything below, in the workdir",
         {

@@ -135,7 +135,7 @@ def decisions(
             class_thresholds = own.fit(labels, judged if own.on_test else fitted, None)
             found[method, rule] = judged >= class_thresholds
             candidates[method, rule] = nested.predictions(
-                labels, fitted, own.fit, on_held=own.on_test
+                labels, fitted, own.fit, on_fold_scores=own.on_test
             )
         found[method, "0.5"] = judged >= 0.5
         found[method, "the team's (cross_validated)"] = judged >= thresholds.cross_validated(

@@ -210,7 +210,7 @@ def _crops(
     """
     low, high = share if isinstance(share, (tuple, list)) else (share, share)
     if not 0.0 < low <= high <= 1.0:
-        raise InputError(f"views.share is {share}; a share of the side lies in (0, 1]")
+        raise InputError(f"views.share is {share}; must be in (0, 1], a share of the side")
     if placement not in ("random", "grid"):
         raise InputError(f"views.placement is {placement!r}; known: random, grid")
     size = output_size or height
