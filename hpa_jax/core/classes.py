@@ -1,8 +1,8 @@
 """The 28 cell compartments of the competition, and the codec between label text and multi-hot rows.
 
-In: "16 0" (space-separated class numbers, any order).  Out: bool[C].  No other
-module hard-codes C: functions take the class names of the config and default to these 28.
-Source: competition "Human Protein Atlas Image Classification" (2018), data page.
+In: "16 0" (space-separated class numbers, any order).  Out: bool[C].  No other module hard-codes C:
+functions take the class names of the config and default to these 28. Source: competition "Human
+Protein Atlas Image Classification" (2018), data page.
 """
 
 from collections.abc import Iterable, Sequence

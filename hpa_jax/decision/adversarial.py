@@ -229,8 +229,8 @@ def table(
 ) -> "pd.DataFrame":
     """Return one row per image: id, is_test, score, weight, test_like; most unlike test first.
 
-    test_like marks the validation set of `test_like`; a file of its ids is the
-    input of `split.force_valid` with `split.scheme="listed"`.
+    test_like marks the validation set of `test_like`; a file of its ids is the input of
+    `split.force_valid` with `split.scheme="listed"`.
     """
     import pandas as pd
 

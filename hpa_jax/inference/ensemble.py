@@ -4,9 +4,9 @@ In: tables `id, p00, p01, ...` by model name, joined to an array [M, N, C].  Out
 Sources: bestfitting (mean over folds, maximum over crops, mean over duplicates of the test set),
 pudae (weighted mean 1/5 x 5, 1, 1), greedy selection of Caruana et al. 2004.
 
-Rules: tables are joined on id, so their order does not matter; a missing or
-duplicate id is an error that names it; a class that one model lacks (an absent column) is taken
-from the others, with their weights renormalised; a class that no model has stays absent.
+Rules: tables are joined on id, so their order does not matter; a missing or duplicate id is an
+error that names it; a class that one model lacks (an absent column) is taken from the others, with
+their weights renormalised; a class that no model has stays absent.
 """
 
 from collections.abc import Callable, Mapping, Sequence

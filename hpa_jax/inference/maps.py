@@ -42,8 +42,8 @@ def compiled(
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the function from images and class numbers to maps, compiled on first use.
 
-    It takes images uint8[B, H, W, K] and outputs int[B, L] (class numbers
-    of the network) and returns float32[B, L, h, w] in [0, 1]; all zeros: no positive evidence.
+    It takes images uint8[B, H, W, K] and outputs int[B, L] (class numbers of the network) and
+    returns float32[B, L, h, w] in [0, 1]; all zeros: no positive evidence.
 
     Args:
       model: a network of models/registry.py.

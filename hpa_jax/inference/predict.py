@@ -1,8 +1,8 @@
 """Prediction of probabilities and embeddings by a network over views.
 
 All views of a batch run in one compiled call that scans over them, so memory does not grow with
-their number.  A batch is spread over all local devices.  The result of the
-unchanged image is also returned, to measure the gain of the other views without another pass.
+their number.  A batch is spread over all local devices.  The result of the unchanged image is also
+returned, to measure the gain of the other views without another pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -48,8 +48,8 @@ class ScoredRows:
 class ChainStep:
     """One step from a single network to the submission.
 
-    decided: name of the scored rows -> bool[N, C] after this step (absent: not
-    applicable); fitted: the same with thresholds fitted for this step.
+    decided: name of the scored rows -> bool[N, C] after this step (absent: not applicable); fitted:
+    the same with thresholds fitted for this step.
     """
 
     name: str
@@ -61,12 +61,12 @@ class ChainStep:
 class Results:
     """Scores of all methods.
 
-    valid: every row decided by thresholds (and a stack) fitted without its fold; test: None if
-    the truth is unknown; chosen, stack: names of the submitted method and of the stack;
-    thresholds: method -> float[C], above 1 for a class that is never predicted; intervals:
-    [C, 2], the 95 % interval of the submitted method's thresholds; automatic: nested score of the
-    automatic choice; evaluation, audit: evaluation.json and audit.json, if
-    they exist; blend_weights: blend -> model -> weight; chain: the steps to the submission.
+    valid: every row decided by thresholds (and a stack) fitted without its fold; test: None if the
+    truth is unknown; chosen, stack: names of the submitted method and of the stack; thresholds:
+    method -> float[C], above 1 for a class that is never predicted; intervals: [C, 2], the 95 %
+    interval of the submitted method's thresholds; automatic: nested score of the automatic choice;
+    evaluation, audit: evaluation.json and audit.json, if they exist; blend_weights: blend -> model
+    -> weight; chain: the steps to the submission.
     """
 
     classes: Sequence[str]
@@ -151,12 +151,11 @@ class Adversarial:
 class ReportData:
     """Everything on the page.
 
-    train_support: int[C], training images of each class; gains: class number -> column -> share
-    of the gain of its trees; logs: network -> lines of its metrics.jsonl; schedules: model ->
-    planned rates (`phases.learning_rates`); labels: part -> bool[N, C], of the test part as
-    submitted; duplicates: pairs with source_a, labels_a, ..., group, conflict; seconds: of each
-    task, in order; images: reads stored images; shown: number of images in a
-    full section.
+    train_support: int[C], training images of each class; gains: class number -> column -> share of
+    the gain of its trees; logs: network -> lines of its metrics.jsonl; schedules: model -> planned
+    rates (`phases.learning_rates`); labels: part -> bool[N, C], of the test part as submitted;
+    duplicates: pairs with source_a, labels_a, ..., group, conflict; seconds: of each task, in
+    order; images: reads stored images; shown: number of images in a full section.
     """
 
     results: Results

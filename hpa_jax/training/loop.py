@@ -1,9 +1,9 @@
 """The training loop: build -> restore -> for each step ... -> evaluate -> save.
 
 In: a model config and packed images.  Out: DIRECTORY/checkpoints (opens without the config),
-DIRECTORY/metrics.jsonl and TensorBoard events.  A stopped run resumes from its
-newest intact checkpoint and ends with the same bits (on the same kind and number of devices; on
-GPUs with train.deterministic).
+DIRECTORY/metrics.jsonl and TensorBoard events.  A stopped run resumes from its newest intact
+checkpoint and ends with the same bits (on the same kind and number of devices; on GPUs with
+train.deterministic).
 """
 
 import contextlib

@@ -90,14 +90,13 @@ def make_train_step(
         loss: fn(logits [N, C], labels [N, C], mask [N]) -> scalar mean over real rows.
         normalize: images in [0, 1] -> network input.
         augment: fn(key, images, labels) -> (images, labels), uint8 images to [0, 1].
-        accumulate: number of micro-batches M, computed one at a time to save memory.  Batch losses
-        and
-            BatchNorm are per micro-batch.
+        accumulate: number of micro-batches M, computed one at a time to save memory.  Batch
+            losses and BatchNorm are per micro-batch.
         accumulate_sum: gradients of the micro-batches are summed (pudae), not averaged.
         on_nonfinite: "stop": from the first non-finite loss or gradient on, no step changes
             anything (the loop then stops); "skip": only such steps change nothing.
-        ema: decay of the running average of the parameters, debiased, so
-            that the random initial values have no weight; 0 = none.
+        ema: decay of the running average of the parameters, debiased, so that the random
+            initial values have no weight; 0 = none.
         aux_weight: weight of the auxiliary head's loss, if there is one; 0: not computed.
         shard: distributes the rows of micro-batches over the devices.
     """
