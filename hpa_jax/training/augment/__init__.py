@@ -190,7 +190,7 @@ def _check(options: dict[str, Any]) -> None:
     for key, value in options.items():
         chance = key.startswith("p_") or key in ("sample_pairing", "blank_protein")
         if chance and not 0.0 <= value <= 1.0:
-            raise InputError(f"augmentation.{key} is {value}; must be in 0..1")
+            raise InputError(f"augmentation.{key} is {value}; a chance must be in 0..1")
     for key in ("zoom", "squish", "crop"):
         low, high = options[key]
         if not 0.0 < low <= high:
