@@ -83,7 +83,7 @@ def nearest(
             f"queries {queries.shape} and gallery {gallery.shape}: needs [Q, E] and [G, E]"
         )
     if not 1 <= k <= len(gallery):
-        raise InputError(f"k is {k}; needs 1 to {len(gallery)}, the rows of the gallery")
+        raise InputError(f"k is {k}; the gallery has {len(gallery)} rows")
     if (query_codes is None) != (gallery_codes is None):
         raise InputError("codes: needed for both queries and gallery, or for neither")
     if backend not in BACKENDS:
