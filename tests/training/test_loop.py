@@ -94,7 +94,7 @@ def test_best_and_last_and_steps(trained):
         checkpoint.find(folder, 5)
     with pytest.raises(InputError, match="no checkpoint 'average'"):
         checkpoint.find(folder, "average")
-    with pytest.raises(InputError, match="no checkpoint there"):
+    with pytest.raises(InputError, match="no checkpoint"):
         checkpoint.find(folder.parent, "best")
 
 
