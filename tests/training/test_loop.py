@@ -151,13 +151,13 @@ def test_another_training_in_the_folder_is_refused(trained, tmp_path):
     folder, config = trained
     for other, key in (
         (tiny.model(phases=config.phases, batch_size=8), "batch_size: 16 -> 8"),
-        (tiny.model(phases=(phase(epochs=4, lr=1e-2),)), "other phases"),
+        (tiny.model(phases=(phase(epochs=4, lr=1e-2),)), "different phases"),
     ):
         with pytest.raises(InputError, match=key):
             tiny.train(folder, other)
-    with pytest.raises(InputError, match="other data"):
+    with pytest.raises(InputError, match="different data"):
         tiny.train(folder, config, records=tiny.Records(seed=5))
-    with pytest.raises(InputError, match="other seeds"):
+    with pytest.raises(InputError, match="different seeds"):
         tiny.train(folder, config, seed=1)
     only_views = tiny.model(phases=config.phases, views="none")
     tiny.train(folder, only_views, keep=9)  # inference's options are free
