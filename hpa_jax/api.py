@@ -35,42 +35,42 @@ SIDE = 256  # px of their longer side
 
 @dataclass(frozen=True)
 class Result:
-    """What a model says of N images.
+    """A model's predictions for N images.
 
     ids [N]; scores: float[N, C]; probabilities: float[N, C], the scores calibrated on the run's
-    validation images, None where the model knows no calibration; labels: bool[N, C]; unlike:
-    bool[N], the images that are unlike the training images, with the reasons in why; classes: the
+    validation images, None if the model has no calibration; labels: bool[N, C]; unlike:
+    bool[N], images that are unlike the training images, with the reasons in why; classes: the
     C names; thresholds: float[C]; embeddings: float[N, E] of the strongest network; table: one row
-    an image, as predictions.csv.
+    per image, as predictions.csv.
     """
 
-    found: Predictions
+    predictions: Predictions
     table: "pd.DataFrame"
     shown: Sequence[np.ndarray] = field(repr=False, default=())
 
-    ids = property(lambda self: list(self.found.ids))
-    scores = property(lambda self: self.found.scores)
-    probabilities = property(lambda self: self.found.probabilities)
-    labels = property(lambda self: self.found.labels)
-    unlike = property(lambda self: self.found.unlike)
-    why = property(lambda self: list(self.found.why))
-    classes = property(lambda self: list(self.found.classes))
-    thresholds = property(lambda self: self.found.thresholds)
-    embeddings = property(lambda self: self.found.embeddings[self.found.strongest])
+    ids = property(lambda self: list(self.predictions.ids))
+    scores = property(lambda self: self.predictions.scores)
+    probabilities = property(lambda self: self.predictions.probabilities)
+    labels = property(lambda self: self.predictions.labels)
+    unlike = property(lambda self: self.predictions.unlike)
+    why = property(lambda self: list(self.predictions.why))
+    classes = property(lambda self: list(self.predictions.classes))
+    thresholds = property(lambda self: self.predictions.thresholds)
+    embeddings = property(lambda self: self.predictions.embeddings[self.predictions.strongest])
 
     def __len__(self) -> int:
-        return len(self.found.ids)
+        return len(self.predictions.ids)
 
     def __repr__(self) -> str:
-        flagged = int(self.found.unlike.sum())
+        flagged = int(self.predictions.unlike.sum())
         more = f", {flagged} unlike the training images" if flagged else ""
         return f"Result of {len(self)} images{more}; .table, .labels, .scores, .embeddings"
 
     def _repr_html_(self) -> str:
-        """The predictions page of the first images, in a frame of its own."""
+        """The predictions page of the first images, in an iframe."""
         import html
 
-        first = self.found.first(len(self.shown))
+        first = self.predictions.first(len(self.shown))
         note = [f"{len(first.ids)} of {len(self)} images"] if len(first.ids) < len(self) else []
         with tempfile.TemporaryDirectory() as folder:
             path = predictions.write(
@@ -88,7 +88,7 @@ class Result:
 
 
 class Model:
-    """Networks and their decision, ready for images; made by `load`."""
+    """Networks and their decision rule; created by `load`."""
 
     def __init__(self, bundle: "Bundle", name: str) -> None:
         self.bundle, self.name = bundle, name
@@ -120,10 +120,10 @@ class Model:
           images: a folder, a list of files, or an array [N, H, W, K] (or [H, W, K]) of integers or
             floats.
           ids: N names of the images of an array, default "0", "1", ...
-          channels, value_range: of an array: what its K planes show, and which values are black
+          channels, value_range: of an array: the names of its K channels, and the values of black
             and white (None: uint8, 0 to 255).
           missing_yellow: "zeros" for images without a yellow channel.
-          batch_size: images at a time; on a CPU at most four megapixels of them.
+          batch_size: images per batch; on a CPU capped at four megapixels in all.
           folder: options of a folder of images, as config.data.folder (docs/data.md).
 
         Raises:
@@ -134,22 +134,22 @@ class Model:
                 folder["missing"] = {"yellow": missing_yellow}
             return self._of_files(images, batch_size, folder)
         if folder:
-            raise InputError(f"{next(iter(folder))}: an option of files, but the images are arrays")
+            raise InputError(f"{next(iter(folder))}: only for files, but the images are arrays")
         grey = arrays.eight_bits(images, channels, value_range, missing_yellow)
         names = [str(n) for n in range(len(grey))] if ids is None else [str(id) for id in ids]
         if len(names) != len(grey) or len(set(names)) != len(names):
-            raise InputError(f"{len(names)} ids for {len(grey)} images; each needs its own")
-        found = arrays.label(
+            raise InputError(f"{len(names)} ids for {len(grey)} images; each needs a unique one")
+        labelled = arrays.label(
             self.bundle, list(grey), names, at_once=batch_size, programs=self._programs
         )
-        return self._result(found, [_small(image) for image in grey[:SHOWN]])
+        return self._result(labelled, [_small(image) for image in grey[:SHOWN]])
 
     def embed(self, images: Any, **options: Any) -> np.ndarray:
         """Return the embeddings float32[N, E] of the strongest network; options as `predict`."""
         return self.predict(images, **options).embeddings
 
     def _of_files(self, images: Any, batch_size: int, options: dict[str, Any]) -> Result:
-        """The images of a folder, or the files of a list, read by the folder source's rules."""
+        """Predict the images of a folder, or a list of files, read by the folder source."""
         from hpa_jax.data import reader
 
         with tempfile.TemporaryDirectory(prefix="hpa_jax_") as scratch:
@@ -161,7 +161,9 @@ class Model:
             config.data.source, config.data.root = "folder", str(root)
             for name, value in options.items():
                 if name not in config.data.folder:
-                    raise InputError(f"{name}: no option of config.data.folder (docs/options.md)")
+                    raise InputError(
+                        f"{name}: not an option of config.data.folder (docs/options.md)"
+                    )
                 config.data.folder[name] = value
             config.predict.batch_size = batch_size
             context = Context(config, Path(scratch) / "work")
@@ -169,14 +171,14 @@ class Model:
             rows = labelled.catalog.head(SHOWN).to_dict("records")
             return self._result(labelled.found, [_small(reader.read(row)) for row in rows])
 
-    def _result(self, found: Predictions, shown: Sequence[np.ndarray]) -> Result:
-        return Result(found, arrays.table(self.bundle, found), shown)
+    def _result(self, labelled: Predictions, shown: Sequence[np.ndarray]) -> Result:
+        return Result(labelled, arrays.table(self.bundle, labelled), shown)
 
 
 def load(name: str | Path, *, code: bool = False) -> Model:
     """Return the model of a bundle, of WORKDIR/models/NAME, or a published one by its name.
 
-    code: whether the Python files that it names may be run (backbones of one's own).
+    code: whether to run the Python files that it names (custom backbones).
 
     Raises:
         InputError: there is no such model.
@@ -190,7 +192,7 @@ def _are_paths(images: Any) -> bool:
 
 
 def _gather(files: Sequence[str | Path], folder: Path) -> None:
-    """Links files (or copies them, across disks) into a folder."""
+    """Link files into a folder, or copy them across disks."""
     folder.mkdir()
     for file in map(Path, files):
         target = folder / file.name
@@ -205,7 +207,7 @@ def _gather(files: Sequence[str | Path], folder: Path) -> None:
 
 
 def _small(image: np.ndarray) -> np.ndarray:
-    """An image for a notebook: at most SIDE pixels, by every n-th pixel's mean."""
+    """Downscale an image for a notebook to at most SIDE pixels, by block means."""
     step = -(-max(image.shape[:2]) // SIDE)
     if step == 1:
         return image

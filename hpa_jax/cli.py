@@ -1,6 +1,6 @@
 """Command line: hpa-jax VERB --config=RECIPE --config.a.b=v --workdir=DIR.
 
-Bad input ends in one line that names the file, row or key and in exit code 2 (`--debug`: with the
+Bad input gives one line that names the file, row or key, and exit code 2 (`--debug`: the
 traceback).  Nothing heavy is imported before a verb is known, so `--help` answers at once.
 """
 
@@ -13,7 +13,7 @@ import sys
 import warnings
 from dataclasses import dataclass, field
 
-from hpa_jax.core.errors import InputError, near, tells_of_a_full_disk
+from hpa_jax.core.errors import InputError, is_disk_full, near
 from hpa_jax.pipeline.steps import CLUSTER, FORCE, ONLY, SEEN, STEPS, Flags, Step
 
 
@@ -27,9 +27,9 @@ class Verb:
     writes: str
     flags: Flags = field(default_factory=dict)
     options: tuple[str, ...] = ()  # config paths that it depends on
-    steps: tuple[str, ...] = ()  # of `run` that it does
+    steps: tuple[str, ...] = ()  # steps of `run` to execute
     forms: dict[str, tuple[str, ...]] = field(default_factory=dict)  # word -> what follows it
-    completes: bool = False  # the function adds models to the config, and validates it then
+    completes: bool = False  # the function adds models to the config, then validates it
 
     @classmethod
     def of_step(cls, name: str, step: Step) -> "Verb":
@@ -40,68 +40,68 @@ class Verb:
 
 
 COMMON_FLAGS: Flags = {
-    "workdir": (None, "folder for everything that is written (made if absent)"),
+    "workdir": (None, "folder for all output (created if absent)"),
     "debug": (False, "show the traceback of an error"),
 }
 VERBS: dict[str, Verb] = {
     "run": Verb(
         "hpa_jax.pipeline.runner:run",
-        "all steps, from images to submission and report; skips what is done",
+        "all steps, from images to submission and report; skips finished ones",
         "the images and tables of config.data",
         "everything below, in the workdir",
         {
-            "only": (None, "this model alone (a name of config.models, or retrieval)"),
+            "only": (None, "only this model (a name of config.models, or retrieval)"),
             **FORCE,
             **CLUSTER,
             **SEEN,
             "collect": (
                 False,
-                "train nothing: decide with the networks that are there",
+                "train nothing: decide with the networks trained so far",
             ),
             "parallel": (
                 None,
-                "small networks side by side, each on a GPU of its own; =N: N at a time",
+                "train small networks in parallel, one per GPU; =N: N at a time",
             ),
         },
     ),
     "clean": Verb(
         "hpa_jax.pipeline.clean:clean",
-        "removes results that runs with other settings have set aside, for good",
+        "permanently removes results set aside by runs with other settings",
         "replaced/",
-        "nothing; says what it frees and asks before",
+        "nothing; shows how much space it frees and asks first",
         {"yes": (False, "without asking")},
     ),
     "download": Verb(
         "hpa_jax.pipeline.download:download",
-        "external images of the Human Protein Atlas; a second call goes on",
+        "external images of the Human Protein Atlas; calling it again resumes",
         "the table of config.data's atlas source (ROOT/external.csv)",
         "ROOT/pictures/ (a damaged file is fetched again), ROOT/download_failed.csv",
     ),
     **{name: Verb.of_step(name, step) for name, step in STEPS.items() if name != "data"},
     "decide": Verb(
         "hpa_jax.pipeline.decide:verb",
-        "labels by prediction tables of anyone's models: blends, stack, thresholds, submission",
+        "labels from prediction tables of any models: blends, stack, thresholds, submission",
         "--predictions and --labels: the rows without a label are decided; no images",
         "submission.csv, predictions.csv, metrics.json, thresholds.json, report/index.html",
         {
             "predictions": (
                 None,
-                "tables, with commas: .csv, .parquet (id, p00 or class names), "
+                "tables, comma-separated: .csv, .parquet (id, p00 or class names), "
                 ".npz (ids, probs); out of fold where there is a label",
             ),
             "labels": (None, "table Id,Target with class numbers"),
-            "test": (None, "tables of the rows to decide, if they are apart, in the same order"),
+            "test": (None, "tables of the rows to decide, if separate, in the same order"),
             "classes": (
                 None,
-                "names in order, with commas, or a file with one a line; else those of the columns",
+                "names in order, comma-separated, or a file, one per line; default: columns",
             ),
-            "groups": (None, "table Id,Group: duplicates, never on two sides"),
+            "groups": (None, "table Id,Group: duplicate groups, kept in one fold"),
             "folds": (None, "table Id,Fold of the labelled rows, for nested scores"),
             "metafeatures": (None, "table of id and numbers, for the stack"),
             "proportions": (
                 None,
-                "shares of the classes in training: numbers with commas, or a "
-                "table Id,Target; else those of --labels",
+                "shares of the classes in training: comma-separated numbers, or a "
+                "table Id,Target; default: those of --labels",
             ),
             "logits": (False, "the tables hold logits"),
         },
@@ -110,54 +110,54 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb(
         "hpa_jax.pipeline.export:verb",
-        "networks, thresholds and stack in one folder for predict --model",
+        "networks, thresholds and stack in one folder, for predict --model",
         "models/, thresholds.json, ensemble/, stack/, features/",
         "bundle/, export/FORM/",
         {
             "to": (
                 "bundle",
-                "bundle, safetensors (with a model card), stablehlo, onnx, bioimageio; with commas",
+                "bundle, safetensors (+ model card), stablehlo, onnx, bioimageio; comma-separated",
             ),
             "gallery": (
                 True,
-                "with small copies of up to 500 labelled images, to show the nearest of one's own",
+                "include up to 500 small labelled images, to show the most similar ones",
             ),
         },
     ),
     "serve": Verb(
         "hpa_jax.serve.app:verb",
-        "a page on this machine: drop images, see their labels; nothing leaves the machine",
+        "a local web page: drop images, see their labels; nothing leaves the machine",
         "--model, and the files that are dropped on the page",
         "a temporary folder, removed on exit",
         {
             "model": (None, "a bundle, WORKDIR/models/NAME, or a published model"),
-            "port": ("8765", "of this machine"),
-            "host": ("127.0.0.1", "address to listen on; 0.0.0.0: other machines, too"),
-            "code": (False, "run the Python files that the model names (own backbones)"),
+            "port": ("8765", "port to listen on"),
+            "host": ("127.0.0.1", "address to listen on; 0.0.0.0: also from other machines"),
+            "code": (False, "run the Python files that the model names (custom backbones)"),
         },
     ),
     "classes": Verb(
         "hpa_jax.pipeline.classes:classes",
         "class counts, pairs, matrices and graphs by source, and of the submission",
-        "catalog.parquet, splits.parquet, groups.parquet, submission.csv (if there)",
+        "catalog.parquet, splits.parquet, groups.parquet, submission.csv (if present)",
         "classes/{counts,pairs}.csv, graph_*.svg, PART_{cooccurrence,conditional}.parquet",
     ),
     "preview": Verb(
         "hpa_jax.pipeline.preview:preview",
-        "a grid of images as each model's augmentation changes them, and each phase's own",
+        "a grid of augmented images for each model, and for phases that differ",
         "records/, splits.parquet",
         "preview/NAME.png, NAME_phase_K.png",
         ONLY,
     ),
     "lr_find": Verb(
         "hpa_jax.pipeline.lr_find:lr_find",
-        "sweeps the learning rate of each model; leaves the model as it is",
+        "learning-rate range test of each model; does not change the model",
         "records/, splits.parquet",
         "models/NAME/lr_find.json, lr_find.png",
         {
             **ONLY,
-            "phase": ("0", "its freezing, loss and augmentation; counted from 0"),
-            "checkpoint": ("", "own weights to begin from: best | last | a step; else fresh ones"),
+            "phase": ("0", "phase whose freezing, loss and augmentation apply; counted from 0"),
+            "checkpoint": ("", "weights to start from: best | last | a step; default: untrained"),
             "iterations": ("1000", "steps from the first rate to the last"),
             "low": ("1e-7", "first rate"),
             "high": ("10", "last rate"),
@@ -165,7 +165,7 @@ VERBS: dict[str, Verb] = {
     ),
     "models": Verb(
         "hpa_jax.pipeline.models:models",
-        "published trained models: what there is, what each is for, and their files",
+        "published trained models: list them, show their purpose, fetch their files",
         "the catalogue; fetch: the publisher's server, or --from",
         "fetch: a folder with the files, LICENCE.txt and fetched.json",
         {
@@ -188,7 +188,7 @@ VERBS: dict[str, Verb] = {
     ),
     "adversarial": Verb(
         "hpa_jax.pipeline.adversarial:adversarial",
-        "can train and test be told apart? AUC, and the training images most (un)like test",
+        "can train and test be distinguished? AUC, and the training images most (un)like test",
         "records/, catalog.parquet, splits.parquet, groups.parquet",
         "adversarial.json, adversarial.parquet, adversarial_valid.csv (for split.force_valid), "
         "adversarial_unlike.csv; adversarial/fold_K/ (variant network)",
@@ -201,9 +201,9 @@ VERBS: dict[str, Verb] = {
     ),
     "ablate": Verb(
         "hpa_jax.pipeline.ablate:ablate",
-        "what each variation of a recipe does to its score, over several seeds",
+        "the effect of each variation of a recipe on its score, over several seeds",
         "config.ablate: seeds and variations (configs/ablation.py)",
-        "ablation.json, ablation.md, ablate/NAME/seed_K/ (a workdir each)",
+        "ablation.json, ablation.md, ablate/NAME/seed_K/ (one workdir each)",
     ),
 }
 RENAMED_FLAGS = {
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         name, *rest = arguments
         if name not in VERBS:
-            raise InputError(f"no verb {name!r}{near(name, VERBS)} (--help lists them)")
+            raise InputError(f"unknown verb {name!r}{near(name, VERBS)} (--help lists them)")
         verb = VERBS[name]
         if "-h" in rest or "--help" in rest:
             print(verb_help(name, verb))
@@ -235,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
         flags["arguments"] = rest
         module, function = verb.function.split(":")
         work = getattr(importlib.import_module(module), function)
-        # Called from here, not by a helper: few frames lie between the command and the step.
+        # Called here, not in a helper: keeps the stack of a traceback short.
         return (work(config, flags, verb.steps) if verb.steps else work(config, flags)) or 0
     except InputError as error:
         if debug:
@@ -244,12 +244,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         without = " without --force" if any(a.startswith("--force") for a in arguments) else ""
-        print(f"stopped; the same command{without} goes on from here", file=sys.stderr)
+        print(f"stopped; the same command{without} resumes from here", file=sys.stderr)
         return 128 + signal.SIGINT
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except FloatingPointError as error:  # a loss that is no number: the message names step and ids
+    except FloatingPointError as error:  # a NaN loss: the message names step and ids
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
@@ -262,14 +262,14 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _quiet() -> None:
-    """Leaves the terminal to what this program says: libraries' notices on start only hide it."""
+    """Silence the start-up notices of libraries, so that this program's output stays visible."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     warnings.formatwarning = _in_one_line
-    for stream in (sys.stdout, sys.stderr):  # a terminal that has no µ or … gets an escape
+    for stream in (sys.stdout, sys.stderr):  # terminals without µ or … get an escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    # What it logs about a file is found by the reader, too, and told in one line with its name.
+    # The reader reports the same problems in one line, with the file's name.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     logger = logging.getLogger("absl")
     logger.setLevel(logging.ERROR)
@@ -277,42 +277,42 @@ def _quiet() -> None:
 
 
 def _in_one_line(message: Warning | str, *_: object) -> str:
-    """A warning as users read it, without the line of the program that raised it."""
+    """Format a warning in one line, without its source line."""
     text = " ".join(str(message).split())
     return f"{text if text.startswith('note: ') else f'warning: {text}'}\n"
 
 
 def _leave_room_on_gpus() -> None:
-    """Keeps JAX to three quarters of a GPU's memory: XGBoost needs some of the rest.
+    """Limit JAX to three quarters of a GPU's memory: XGBoost needs some of the rest.
 
-    JAX never gives back what it took (docs.jax.dev, "GPU memory allocation").  The share is JAX's
+    JAX never returns memory (docs.jax.dev, "GPU memory allocation").  The share is JAX's
     own default, but newer versions let it grow to the whole card unless it is set.
     """
-    given = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX refuses both
-    if not any(name in os.environ for name in given):
-        os.environ[given[0]] = ".75"
+    variables = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX rejects both
+    if not any(name in os.environ for name in variables):
+        os.environ[variables[0]] = ".75"
 
 
 def _not_raised_again(record: logging.LogRecord) -> bool:
-    """Orbax's threads log a full disk with their tracebacks; the error comes as one line, too."""
+    """Filter out Orbax's tracebacks of a full disk, which is also reported as one line."""
     cause = record.exc_info[1] if record.exc_info else None
-    return not tells_of_a_full_disk(f"{record.getMessage()} {cause}")
+    return not is_disk_full(f"{record.getMessage()} {cause}")
 
 
 def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str, object]]:
-    """The validated config and the verb's other flags, by name.
+    """Return the validated config and the verb's other flags, by name.
 
     Raises:
-        InputError: an unknown flag or config key, a missing file, or a value that does not fit.
+        InputError: an unknown flag or config key, a missing file, or an invalid value.
     """
     from absl import flags
 
     from hpa_jax.config import overrides, validation
 
-    known = flags.FlagValues()
+    parser = flags.FlagValues()
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
-        define(flag, default, text, flag_values=known)
+        define(flag, default, text, flag_values=parser)
     for argument in arguments:
         flag = argument.partition("=")[0].removeprefix("--")
         if argument.startswith("--") and (name, flag) in RENAMED_FLAGS:
@@ -321,61 +321,63 @@ def parse(name: str, verb: Verb, arguments: list[str]) -> tuple[object, dict[str
     arguments = [bare.get(argument, argument) for argument in arguments]
     config, arguments = overrides.configured(arguments)
     try:
-        rest = known([name, *arguments])[1:]
+        rest = parser([name, *arguments])[1:]
     except flags.Error as error:
         text = str(error).replace("\n", " ")
         raise InputError(f"{text} ({name} --help lists the flags)") from error
     words = _words(name, verb, rest)
     if not verb.completes:
         validation.validate(config)
-    values = {flag: known[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
+    values = {flag: parser[flag].value for flag in {**COMMON_FLAGS, **verb.flags}}
     return config, {**values, **words}
 
 
 def _words(name: str, verb: Verb, rest: list[str]) -> dict[str, object]:
-    """The words of a verb with forms: {"form": the first, and what follows it by name}.
+    """Parse the words of a verb with forms: {"form": the first, then its arguments by name}.
 
     Raises:
-        InputError: an unknown form, a word too few or too many.
+        InputError: an unknown form, or the wrong number of words.
     """
     if not verb.forms:
         if rest:
-            raise InputError(f"{rest[0]!r} is no flag ({name} --help lists them); {USAGE}")
+            raise InputError(f"{rest[0]!r} is not a flag ({name} --help lists them); {USAGE}")
         return {}
     forms = ", ".join(" ".join((name, form, *names)) for form, names in verb.forms.items())
     if not rest:
-        raise InputError(f"{name}: what? {forms}")
-    form, *given = rest
+        raise InputError(f"{name}: needs one of: {forms}")
+    form, *words = rest
     if form not in verb.forms:
         raise InputError(f"{name} {form}: unknown{near(form, verb.forms)} ({forms})")
-    if len(given) != len(verb.forms[form]):
-        wanted = " ".join((name, form, *verb.forms[form]))
-        raise InputError(f"{' '.join((name, *rest))}: should read {wanted}")
-    return {"form": form, **dict(zip(verb.forms[form], given))}
+    if len(words) != len(verb.forms[form]):
+        usage = " ".join((name, form, *verb.forms[form]))
+        raise InputError(f"{' '.join((name, *rest))}: should read {usage}")
+    return {"form": form, **dict(zip(verb.forms[form], words))}
 
 
 def overview() -> str:
-    """The text of `--help`: every verb in one line."""
+    """Return the text of `--help`: one line per verb."""
     lines = [f"usage: {USAGE}", ""]
     lines += [f"  {name:<15} {verb.summary}" for name, verb in VERBS.items()]
-    lines += ["", "VERB --help tells what it reads and writes. Start: scripts/demo"]
+    lines += ["", "VERB --help shows what it reads and writes. Start: scripts/demo"]
     return "\n".join(lines)
 
 
 def verb_help(name: str, verb: Verb) -> str:
-    """The text of `VERB --help`."""
+    """Return the text of `VERB --help`."""
     lines = [f"hpa-jax {name}: {verb.summary}", ""]
     lines += [f"  {' '.join((name, form, *names))}" for form, names in verb.forms.items()]
     lines += [""] * bool(verb.forms)
     lines += [f"  reads   {verb.reads}", f"  writes  {verb.writes}", "", "flags:"]
-    lines += ["  --config=RECIPE[:VARIANT]  a Python file with get_config(), or demo, pudae …; its"]
+    lines += [
+        "  --config=RECIPE[:VARIANT]  a Python file with get_config(), or demo, pudae, …; its"
+    ]
     lines += ["                           variants, a comma list: smoke (tiny), as_run"]
-    lines += ["  --config.KEY=VALUE       changes one leaf of it"]
+    lines += ["  --config.KEY=VALUE       changes one option"]
     for flag, (default, text) in {**COMMON_FLAGS, **verb.flags}.items():
         lines.append(f"  --{flag:<23}{text}{f' ({default})' if default else ''}")
     if verb.options:
         from hpa_jax.config import reference
 
-        lines += ["", "options it depends on, with their defaults (all: docs/options.md):"]
+        lines += ["", "related options, with their defaults (all: docs/options.md):"]
         lines += [f"  {line}" for line in reference.described(verb.options)]
     return "\n".join(lines)

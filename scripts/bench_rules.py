@@ -114,7 +114,7 @@ def methods(labels: np.ndarray, probs: np.ndarray, judged: np.ndarray) -> tuple[
         ("weighted mean", "likelihood"),
         ("logistic regression", "logistic"),
     ):
-        blend, out_of_fold = blends.made(method, probs, labels)
+        blend, out_of_fold = blends.fit_and_score(method, probs, labels)
         found[name] = out_of_fold, blend(judged)
     tables = [
         inputs.of_tables(p, [f"m{m}" for m in range(len(p))], np.zeros((p.shape[1], 0)), [])
@@ -135,7 +135,7 @@ def decisions(
             class_thresholds = own.fit(labels, judged if own.on_test else fitted, None)
             found[method, rule] = judged >= class_thresholds
             candidates[method, rule] = nested.predictions(
-                labels, fitted, own.fit, on_held=own.on_test
+                labels, fitted, own.fit, on_fold_scores=own.on_test
             )
         found[method, "0.5"] = judged >= 0.5
         found[method, "the team's (cross_validated)"] = judged >= thresholds.cross_validated(

@@ -60,7 +60,7 @@ def test_help_shows_what_holds_where_a_flag_is_left_out(capsys):
         (["run", "--config=configs/demo.py", "--config.split.fraction=2.0"], ["fraction", "2.0"]),
         (["run", "--config=configs/demo.py", "--config.models.tiny.phases[3].lr=1"], ["phases"]),
         (["run", "--config=configs/demo.py", "--wrokdir=/tmp/x"], ["wrokdir", "run --help"]),
-        (["classes", "word"], ["'word' is no flag", "classes --help"]),
+        (["classes", "word"], ["'word' is not a flag", "classes --help"]),
         (
             ["run", "--config=configs/demo.py", "--config.models.tiny.epochs=3"],
             ["keep_epochs", "models.tiny.phases[0].epochs"],

@@ -1,7 +1,7 @@
-"""Files of a work directory: whole or absent, never half.
+"""Reading and writing the files of a work directory, atomically.
 
-Every writer goes through `atomic`: it writes beside the target and renames, so a kill leaves the
-old file or the new one.
+Every writer goes through `atomic`, which writes beside the target and renames, so that a kill
+leaves the old file or the new one.
 """
 
 import contextlib
@@ -23,9 +23,9 @@ from hpa_jax.core.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-# What taking damaged bytes apart raises: a key is missing, a header is no Python, an archive asks
-# for a password or for more memory than there is.
-_OF_DAMAGE = (
+# What parsing a damaged file can raise: a missing key, an invalid header, an archive that asks for
+# a password or for too much memory.
+_DAMAGE_ERRORS = (
     *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, SyntaxError),
     *(OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
 )
@@ -38,7 +38,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
     The body may write a file or make a folder there; a folder replaces the one at `path`.
 
     Raises:
-        InputError: it can't be written: the disk is full, the folder is not ours.
+        InputError: `path` can't be written, e.g. a full disk or missing permission.
     """
     path = Path(path)
     temporary = path.with_name(f".partial-{os.getpid()}-{path.name}")
@@ -52,14 +52,14 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except BaseException as error:
         with contextlib.suppress(OSError):
             remove(temporary)
-        if isinstance(error, OSError) and _is_of(error, path, temporary):
+        if isinstance(error, OSError) and _concerns(error, path, temporary):
             why = error.strerror or _line(error)
             raise InputError(f"{path}: can't be written ({why})") from error
         raise
 
 
-def _is_of(error: OSError, path: Path, temporary: Path) -> bool:
-    """Whether an error is of what was to be written, and not of a file that was read for it."""
+def _concerns(error: OSError, path: Path, temporary: Path) -> bool:
+    """Whether an error comes from writing `path`, not from a file read by the body."""
     name = error.filename
     return name is None or str(name).startswith((str(temporary), str(path), str(path.parent)))
 
@@ -82,30 +82,32 @@ def read_json(path: str | Path) -> Any:
     """Reads a JSON file.
 
     Raises:
-        InputError: the file is missing or no JSON.
+        InputError: the file is missing or not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; run the step that writes it first") from None
-    except (ValueError, RecursionError) as error:  # no UTF-8, or no JSON
-        raise InputError(f"{path}: no valid JSON ({error})") from None
+        raise InputError(f"{path}: not found; run the step that writes it first") from None
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
 @contextlib.contextmanager
 def parsing(path: str | Path, remedy: str) -> Iterator[None]:
-    """Around the code that takes apart what a file holds: what damage can raise there, in one line.
+    """Context for code that parses a file: errors of a damaged file become one InputError.
 
     Raises:
-        InputError: naming the file and what to do.
+        InputError: the file is damaged; names the file and what to do.
     """
     try:
         yield
     except InputError as error:
         if str(Path(path).parent) in str(error):
             raise
-        raise InputError(f"{path}: {error}; {remedy}") from error  # of a check that knows no file
-    except _OF_DAMAGE as error:
+        raise InputError(
+            f"{path}: {error}; {remedy}"
+        ) from error  # a check that doesn't know the file
+    except _DAMAGE_ERRORS as error:
         reason = f"{type(error).__name__}: {_line(error)[:200]}"
         raise InputError(f"{path}: damaged ({reason}); {remedy}") from error
 
@@ -120,18 +122,18 @@ def read_table(path: str | Path) -> "pd.DataFrame":
     """Reads a Parquet table.
 
     Raises:
-        InputError: the file is missing, no Parquet table, or holds text that is none.
+        InputError: the file is missing, not a Parquet table, or contains invalid text.
     """
     from pyarrow import parquet
 
     try:
         table = parquet.read_table(path)
-        table.validate(full=True)  # damaged text would otherwise fail later, where it is first read
+        table.validate(full=True)  # invalid text would otherwise fail later, at its first use
         return table.to_pandas()
     except FileNotFoundError:
-        raise InputError(f"{path}: not there; run the step that writes it first") from None
+        raise InputError(f"{path}: not found; run the step that writes it first") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable Parquet table ({_line(error)})") from None
+        raise InputError(f"{path}: not a readable Parquet table ({_line(error)})") from None
 
 
 def _line(error: Exception) -> str:
@@ -139,7 +141,7 @@ def _line(error: Exception) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: numpy numbers as numbers, arrays as lists, NaN as None.
+    """Convert a value for JSON: numpy numbers to numbers, arrays to lists, NaN to None.
 
     ConfigDicts at any depth become dicts.
     """

@@ -1,8 +1,8 @@
 """The 28 cell compartments of the competition, and the codec between label text and multi-hot rows.
 
-In: "16 0" (space-separated class numbers, any order).  Out: bool[C].  C is a literal nowhere else:
-every function takes the class names of the config and defaults to these 28.
-Source: competition "Human Protein Atlas Image Classification" (2018), data page.
+In: "16 0" (space-separated class numbers, any order).  Out: bool[C].  No other module hard-codes C:
+functions take the class names of the config and default to these 28. Source: competition "Human
+Protein Atlas Image Classification" (2018), data page.
 """
 
 from collections.abc import Iterable, Sequence
@@ -42,10 +42,10 @@ NAMES: tuple[str, ...] = (
 
 
 def encode(text: str, num_classes: int = len(NAMES)) -> np.ndarray:
-    """Multi-hot bool[C] of space-separated class numbers; "" is no label.
+    """Multi-hot bool[C] of space-separated class numbers; "" means no label.
 
     Raises:
-        ValueError: a token is no integer or lies outside 0..C-1.
+        ValueError: a token is not an integer in 0..C-1.
     """
     return encode_numbers(parse(text, num_classes), num_classes)
 
@@ -54,7 +54,7 @@ def parse(text: str, num_classes: int = len(NAMES)) -> list[int]:
     """Class numbers of a label text, ascending and without repeats.
 
     Raises:
-        ValueError: a token is no integer or lies outside 0..C-1.
+        ValueError: a token is not an integer in 0..C-1.
     """
     numbers = set()
     for token in text.split():

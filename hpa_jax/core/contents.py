@@ -1,7 +1,7 @@
-"""What files hold: SHA-256 of their bytes, whatever their place and time.
+"""SHA-256 digests of the contents of files and folders.
 
-A file that was read once is remembered by (device, inode, size, mtime, ctime), which change with
-every write; a file that was moved inside its disk is the same, one that was copied is read once.
+The digest of a file is cached under (device, inode, size, mtime, ctime), which change with every
+write: a file moved within its disk is not read again, a copied one is read once.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 ABSENT = "absent"
-# A file changed again within a tick of the disk's clock has the same times: not remembered before.
+# Two writes within one tick of the disk's clock leave equal times: newer files aren't cached.
 TICK = 0.05  # seconds
 _State = tuple[int, int, int, int, int]
 
@@ -29,32 +29,32 @@ def sha256(path: str | Path) -> str:
 
 def digest(*parts: object) -> str:
     """Hex digest of arrays (shape, type and values), texts, numbers, and lists of them."""
-    found = hashlib.sha256()
+    hasher = hashlib.sha256()
     for part in parts:
         if isinstance(part, np.ndarray) and part.dtype.kind not in "OU":
-            found.update(f"{part.dtype.str}{part.shape}".encode())
-            found.update(np.ascontiguousarray(part).tobytes())
+            hasher.update(f"{part.dtype.str}{part.shape}".encode())
+            hasher.update(np.ascontiguousarray(part).tobytes())
         else:
-            found.update(repr(part.tolist() if isinstance(part, np.ndarray) else part).encode())
-        found.update(b"\0")
-    return found.hexdigest()
+            hasher.update(repr(part.tolist() if isinstance(part, np.ndarray) else part).encode())
+        hasher.update(b"\0")
+    return hasher.hexdigest()
 
 
 class Contents:
-    """Digests of files and folders, remembered in a text file (a line a file, appended).
+    """Digests of files and folders, cached in a text file (one line per file, appended).
 
-    memory: that file; None remembers nothing.  A line that a kill cut short counts as absent.
+    memory: the cache file; None disables it.  A line cut short by a kill is ignored.
     """
 
     def __init__(self, memory: str | Path | None = None) -> None:
         self._memory = None if memory is None else Path(memory)
-        self._known: dict[_State, str] | None = None
+        self._cache: dict[_State, str] | None = None
         self._lock = threading.Lock()
 
     def of(self, path: Path, leaving_out: Path | None = None) -> str:
         """Digest of a file, or of a folder (relative paths and bytes of all its files), or ABSENT.
 
-        leaving_out: a folder whose files don't count, wherever it lies.
+        leaving_out: a folder to ignore, at any depth.
         """
         if path.is_file():
             return self.file(path)
@@ -66,39 +66,39 @@ class Contents:
             return digest([list(pair) for pair in zip(files, digests)])
 
     def file(self, path: str | Path) -> str:
-        """Digest of a file's bytes: `sha256`, without reading it a second time."""
+        """Digest of a file's bytes: `sha256`, from the cache if the file is unchanged."""
         if self._memory is None:
             return sha256(path)
         state = _state(path)
-        found = self._remembered().get(state)
-        if found is None:
-            found = sha256(path)
+        hexdigest = self._cached().get(state)
+        if hexdigest is None:
+            hexdigest = sha256(path)
             if _state(path) == state and time.time() - state[4] / 1e9 > TICK:
-                self._remember(state, found)
-        return found
+                self._store(state, hexdigest)
+        return hexdigest
 
-    def _remembered(self) -> dict[_State, str]:
+    def _cached(self) -> dict[_State, str]:
         with self._lock:
-            if self._known is None:
-                self._known = {}
+            if self._cache is None:
+                self._cache = {}
                 if self._memory.is_file():
                     for line in self._memory.read_text("ascii", "replace").splitlines():
-                        *numbers, found = line.split(" ")
-                        if len(found) == 64 and re.fullmatch(
+                        *numbers, hexdigest = line.split(" ")
+                        if len(hexdigest) == 64 and re.fullmatch(
                             r"(-?\d+ ){4}-?\d+", " ".join(numbers)
                         ):
-                            self._known[tuple(map(int, numbers))] = found
-            return self._known
+                            self._cache[tuple(map(int, numbers))] = hexdigest
+            return self._cache
 
-    def _remember(self, state: _State, found: str) -> None:
-        line = f"{' '.join(map(str, state))} {found}\n"
+    def _store(self, state: _State, hexdigest: str) -> None:
+        line = f"{' '.join(map(str, state))} {hexdigest}\n"
         with self._lock:
-            self._known[state] = found
+            self._cache[state] = hexdigest
             try:
                 self._memory.parent.mkdir(parents=True, exist_ok=True)
                 with open(self._memory, "a") as handle:
                     handle.write(line)
-            except OSError:  # a full disk costs reading the file again, no more
+            except OSError:  # e.g. a full disk: the file will be read again
                 pass
 
 
@@ -108,7 +108,7 @@ def _state(path: str | Path) -> _State:
 
 
 def _files(root: Path, leaving_out: Path | None) -> Iterator[str]:
-    """Paths of all files below `root`, relative to it; folders that are links are not entered."""
+    """Paths of all files below `root`, relative to it; linked folders are not followed."""
     for folder, folders, names in os.walk(root):
         folders[:] = [name for name in folders if Path(folder, name) != leaving_out]
         below = os.path.relpath(folder, root).replace(os.sep, "/")

@@ -1,4 +1,4 @@
-"""The one exception that means "the input is wrong, not the program".
+"""The exception for bad input, as opposed to an error of the program.
 
 The command line prints it as one line (file, row or key, and what to do) and exits with 2.
 """
@@ -11,8 +11,8 @@ class InputError(ValueError):
     """Bad input: the message names the file, row or key, and says what to do."""
 
 
-def tells_of_a_full_disk(text: object) -> bool:
-    """Whether an error or a line of a log says so, in the system's words."""
+def is_disk_full(text: object) -> bool:
+    """Whether an error or a log line reports a full disk."""
     return any(words in str(text) for words in ("No space left", "Disk quota exceeded"))
 
 

@@ -5,8 +5,8 @@ row.  Out: int8 [R, C, N], the fold of each row.  Without groups they are exactl
 `StratifiedKFold(k, shuffle=True, random_state=seed)` per class (a test proves it), some five times
 faster because the strata are found once per class.  With groups, a group stays whole: groups are
 dealt out in an order by (positives, size), so folds stay balanced in both.  `stratified` costs
-about 0.1 s for 28 classes x 20 repeats of 7,754 rows; who cuts many methods on the same rows keeps
-the folds (`thresholds.fitter`, `drawn`).
+about 0.1 s for 28 classes x 20 repeats of 7,754 rows; several methods on the same rows can share
+the folds (`fold_cache` of `thresholds.fitter`).
 
 Rule: a class with fewer positives than folds still gets folds; some then hold no positive.
 """
@@ -21,7 +21,7 @@ from hpa_jax.core.errors import InputError
 def stratified(
     labels: np.ndarray, folds: int, seeds: Sequence[int], groups: np.ndarray | None = None
 ) -> np.ndarray:
-    """int8 [R, C, N] in 0..folds-1. labels: [N, C] bool; seeds: one a repeat; groups: [N] or None.
+    """int8[R, C, N] in 0..folds-1. labels: [N, C] bool; seeds: one per repeat; groups: [N] or None.
 
     Raises:
         InputError: fewer rows (or groups) than folds, or groups of another length.
@@ -47,7 +47,7 @@ def stratified(
 
 
 def _units(groups: np.ndarray | None, rows: int) -> np.ndarray | None:
-    """Group numbers 0..G-1 of the rows; None where every row stands alone."""
+    """Group numbers 0..G-1 of the rows; None if every row is its own group."""
     if groups is None:
         return None
     groups = np.asarray(groups)
@@ -94,15 +94,15 @@ def _grouped(positive: np.ndarray, unit: np.ndarray, folds: int, seed: int) -> n
         deal = rng.permuted(np.tile(np.arange(folds, dtype=np.int8), (rounds, 1)), axis=1)
         fold_of_unit[order] = deal.ravel()[: len(order)]
         return fold_of_unit[unit]
-    # Large groups first, each kind (positives, rows) where least of it is: few kinds, many groups.
+    # Largest groups first; groups of one kind (positives, rows) fill the emptiest folds together.
     filled = np.zeros((folds, 2), int)
     kinds = np.flatnonzero(np.diff(hits[order]) | np.diff(size[order])) + 1
     for groups in np.split(order, kinds):
-        own = np.array([hits[groups[0]], size[groups[0]]])
-        column = 0 if own[0] else 1
-        counts = _filling(filled[:, column] // own[column], filled[:, 1], len(groups), rng)
+        weight = np.array([hits[groups[0]], size[groups[0]]])
+        column = 0 if weight[0] else 1
+        counts = _filling(filled[:, column] // weight[column], filled[:, 1], len(groups), rng)
         fold_of_unit[groups] = rng.permutation(np.repeat(np.arange(folds, dtype=np.int8), counts))
-        filled += counts[:, None] * own
+        filled += counts[:, None] * weight
     return fold_of_unit[unit]
 
 
@@ -111,7 +111,7 @@ def _filling(
 ) -> np.ndarray:
     """int[folds]: how many of `number` equal groups each fold gets, the lowest filled up first.
 
-    height: what the folds hold, in such groups; of equally high ones those with fewer rows first.
+    height: number of such groups already in each fold; ties go to the fold with fewer rows.
     """
     order = np.lexsort((rng.random(len(height)), rows, height))
     below = height[order]
@@ -147,17 +147,19 @@ def multilabel(
     rng = np.random.default_rng(seed)
     fold = np.full(units, -1, np.int8)
     for c in np.argsort(has.sum(axis=0), kind="stable"):
-        held = np.bincount(fold[has[:, c] & (fold >= 0)], minlength=folds)
+        counts = np.bincount(fold[has[:, c] & (fold >= 0)], minlength=folds)
         free = rng.permutation(np.flatnonzero(has[:, c] & (fold < 0)))
-        fold[free] = _levelled(held, len(free), rng)
+        fold[free] = _levelled(counts, len(free), rng)
     free = rng.permutation(np.flatnonzero(fold < 0))
     fold[free] = _levelled(np.bincount(fold[fold >= 0], minlength=folds), len(free), rng)
     return fold[unit]
 
 
-def _levelled(held: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
-    """Folds for `number` new members, so that all folds end as level as they can."""
-    folds = len(held)
-    height = held[:, None] + np.arange(number)[None, :]  # a fold's size before its j-th new member
+def _levelled(counts: np.ndarray, number: int, rng: np.random.Generator) -> np.ndarray:
+    """Folds for `number` new members, so that fold sizes end as equal as possible."""
+    folds = len(counts)
+    height = (
+        counts[:, None] + np.arange(number)[None, :]
+    )  # a fold's size before its j-th new member
     order = np.lexsort((rng.random(folds * number), height.ravel()))[:number]
     return (order // max(number, 1)).astype(np.int8)

@@ -1,4 +1,4 @@
-"""The C library's allocator, kept from returning freed memory.
+"""Keeps the C library's allocator from returning freed memory to the kernel.
 
 Every run of a compiled XLA program on CPU allocates its work space anew.  glibc gets blocks of
 that size from the kernel and gives them back at once, so each run faults all its pages in again:
@@ -17,10 +17,10 @@ _MMAP_MAX = -4
 
 @functools.cache
 def keep_freed() -> bool:
-    """Makes the process keep freed memory for its next allocation; True if that took effect.
+    """Make the process keep freed memory for its next allocation; True if that took effect.
 
-    Costs: the process stays as large as it ever was.  HPA_JAX_MALLOC=default leaves the allocator
-    alone, and so does any C library but glibc.
+    Cost: the process never shrinks.  No effect with HPA_JAX_MALLOC=default or another C library
+    than glibc.
     """
     if os.environ.get("HPA_JAX_MALLOC") == "default" or not sys.platform.startswith("linux"):
         return False
@@ -28,5 +28,5 @@ def keep_freed() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):
         return False
-    # No block straight from the kernel, and none back to it (-1: the largest size_t).
+    # No mmap-ed blocks, and no trimming (-1: the largest size_t).
     return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))

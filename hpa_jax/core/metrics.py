@@ -2,11 +2,11 @@
 
 In: labels [N, C] in {0, 1} and predictions [N, C] (bool) or probabilities [N, C] (float).
 Out: float[C] or one number.  Equal to scikit-learn's `f1_score` and `average_precision_score`
-(tests prove it), but vectorised over classes, and with the door checks of this room.
+(tests prove it), but vectorised over classes and with checked inputs.
 
 Rules: F1 of a class without positives and without predictions is 0 (scikit-learn's
 `zero_division=0`, the competition's score); average precision of a class without positives is NaN,
-because no ranking can be right or wrong; NaN or infinite probabilities are an error that names row
+because every ranking is equally right; NaN or infinite probabilities are an error that names row
 and class.
 """
 
@@ -55,13 +55,13 @@ def checked_scores(
         row, column = np.argwhere(~finite)[0]
         raise InputError(
             f"{name}: {array[row, column]} in row {row}, column {column} "
-            f"({(~finite).sum()} such values); predict again or leave this model out"
+            f"({(~finite).sum()} such values); predict again or leave out this model"
         )
     return array
 
 
 def f1_from_counts(hits: np.ndarray, predicted: np.ndarray, positives: np.ndarray) -> np.ndarray:
-    """F1 = 2 hits / (predicted + positives), 0 where nothing is predicted and nothing is there."""
+    """F1 = 2 hits / (predicted + positives), 0 where both are 0."""
     total = predicted + positives
     return np.divide(2.0 * hits, total, out=np.zeros(np.shape(total)), where=total > 0)
 

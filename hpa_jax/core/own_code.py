@@ -1,10 +1,10 @@
-"""Code of the user's own that a config names: "my_file.py:function".
+"""User code that a config names: "my_file.py:function".
 
-A loss, an augmentation, a backbone or a way to choose thresholds can be a function of a Python
-file, so that whoever installed the package adds one without changing it.  The file counts by its
-content in the keys of the steps that use it (pipeline/cache.py), and run.json holds its text.
+A loss, an augmentation, a backbone or a threshold method can be a function in a Python file, so
+that users of the installed package can add one without changing it.  The content of the file enters
+the keys of the steps that use it (pipeline/cache.py), and run.json stores its text.
 
-Only what the user's own config names is run; a model from elsewhere is data (`refuse`).
+Only code that the user's config names is run; a model from elsewhere is data (`refuse`).
 """
 
 import functools
@@ -27,11 +27,10 @@ def is_reference(value: object) -> bool:
 
 
 def load(reference: str) -> Callable[..., Any]:
-    """Return the function that "my_file.py:function" names; a relative path is of the working
-    directory.
+    """Return the function that "my_file.py:function" names, relative to the working directory.
 
     Raises:
-        InputError: no such file or function, or a file that can't be run.
+        InputError: the file or function is missing, or running the file fails.
     """
     path, name = _split(reference)
     module = _module(path, _digest(path))
@@ -43,11 +42,11 @@ def load(reference: str) -> Callable[..., Any]:
 
 def references(value: Any) -> list[str]:
     """Return the references anywhere in a config, each once, in order."""
-    return list(dict.fromkeys(_found(value)))
+    return list(dict.fromkeys(_references(value)))
 
 
 def by_content(settings: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return settings with each reference as the file's name, function and digest of its content.
+    """Return settings with each reference as file name, function name and content digest.
 
     Raises:
         InputError: no such file.
@@ -57,18 +56,18 @@ def by_content(settings: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def texts(config: Any) -> dict[str, dict[str, str]]:
     """Return reference -> {sha256, text} of the files that a config names."""
-    found = {}
+    sources = {}
     for reference in references(config):
         path, _ = _split(reference)
-        found[reference] = {"sha256": _digest(path), "text": path.read_text("utf-8")}
-    return found
+        sources[reference] = {"sha256": _digest(path), "text": path.read_text("utf-8")}
+    return sources
 
 
 def refuse(config: Any, what: str, remedy: str) -> None:
-    """Refuses a config that was not written by the user and names code.
+    """Refuse a config from elsewhere that names code.
 
     Raises:
-        InputError: it names code; `remedy` says what to do.
+        InputError: the config names code; `remedy` says what to do.
     """
     if named := references(config):
         raise InputError(f"{what} names code to run, {named[0]}; {remedy}")
@@ -84,16 +83,18 @@ def _digest(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         reason = error.strerror or error
-        raise InputError(f"{path}: {reason} (paths are of the working directory)") from None
+        raise InputError(
+            f"{path}: {reason} (relative paths start at the working directory)"
+        ) from None
 
 
 @functools.cache
 def _module(path: Path, digest: str) -> Any:
-    """The module of a file's content; the same content is run once."""
+    """Run a file and return its module; the same content is run once."""
     name = f"hpa_jax_own_{path.stem}_{digest[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:  # no file that Python can run
-        raise InputError(f"{path}: no Python file")
+    if spec is None or spec.loader is None:
+        raise InputError(f"{path}: not a Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
@@ -104,15 +105,15 @@ def _module(path: Path, digest: str) -> Any:
     return module
 
 
-def _found(value: Any) -> Iterator[str]:
+def _references(value: Any) -> Iterator[str]:
     if is_reference(value):
         yield value
     elif hasattr(value, "items"):
         for item in value.values():
-            yield from _found(item)
+            yield from _references(item)
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _found(item)
+            yield from _references(item)
 
 
 def _replaced(value: Any) -> Any:

@@ -1,15 +1,15 @@
-"""How far a long piece of work is: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal, otherwise a line every few seconds."""
 
 import sys
 import time
 
-SAY_SECONDS = 15.0
+LOG_SECONDS = 15.0
 
 
 class Progress:
     """Counts items: "predict: 1,200 of 74,606 images, 41.3 images/s, 1,777 s left".
 
-    done: items that were finished before this call; they don't count for the rate.
+    done: items finished before this call, not counted in the rate.
     """
 
     def __init__(self, title: str, total: int, done: int = 0, unit: str = "images") -> None:
@@ -17,7 +17,7 @@ class Progress:
 
         self._bar = tqdm(total=total, initial=done, desc=title, unit=f" {unit}", disable=None)
         self._title, self._unit, self._total, self._done = title, unit, total, done
-        self._start, self._first, self._said = time.monotonic(), done, time.monotonic()
+        self._start, self._first, self._logged = time.monotonic(), done, time.monotonic()
 
     def __enter__(self) -> "Progress":
         return self
@@ -26,12 +26,12 @@ class Progress:
         self._bar.close()
 
     def add(self, count: int = 1) -> None:
-        """`count` more items are done."""
+        """Count `count` more items as done."""
         self._done += count
         self._bar.update(count)
         now = time.monotonic()
-        if self._bar.disable and now - self._said > SAY_SECONDS and self._done > self._first:
-            self._said = now
+        if self._bar.disable and now - self._logged > LOG_SECONDS and self._done > self._first:
+            self._logged = now
             rate = (self._done - self._first) / (now - self._start)
             left = (self._total - self._done) / rate
             print(

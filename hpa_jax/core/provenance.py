@@ -1,8 +1,7 @@
-"""Which code and which libraries made a result: said where they differ, and no reason to redo it.
+"""The code and libraries that produced a result; a difference is reported but redoes nothing.
 
-In: the files and folders of the package that a step computes with.  Out: hashes of those and of
-all that they import, without comments and docstrings, and the versions of the libraries that any
-of them imports.
+In: the files and folders of the package that a step computes with.  Out: hashes of these and of
+everything they import, without comments and docstrings, and the versions of the libraries used.
 """
 
 import ast
@@ -15,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGE = Path(__file__).parent.parent
-# Imports are not followed from a step (they lead everywhere; a step names what computes), nor
-# into what computes nothing.
+# Imports are not followed from pipeline steps (each names the code that it computes with), nor into
+# modules that compute nothing.
 NOT_FOLLOWED = ("pipeline",)
 NOT_COUNTED = (
     *("config", "core.errors", "core.artifacts", "core.contents", "core.provenance"),
@@ -25,7 +24,7 @@ NOT_COUNTED = (
 
 
 def of(code: tuple[str, ...]) -> dict[str, dict[str, str]]:
-    """{"code": file -> hash, "libraries": name -> version} of what computes with these files.
+    """Return {"code": file -> hash, "libraries": name -> version} of files and their imports.
 
     code: files and folders, relative to the package.
     """
@@ -39,39 +38,39 @@ def of(code: tuple[str, ...]) -> dict[str, dict[str, str]]:
 
 
 def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """What made a result where it is not what is there now, in words; "" if it is the same.
+    """Describe how the code and libraries of a result differ from the present ones; "" if equal.
 
-    A file or library that only one side knows is no difference: the other never used it.
+    A file or library that only one side lists is ignored: the other never used it.
     """
     old = [name for name, mark in before["code"].items() if now["code"].get(name, mark) != mark]
-    said = [f"an older {Path(name).name}" for name in old[:2]]
+    parts = [f"an older {Path(name).name}" for name in old[:2]]
     if len(old) > 2:
-        said.append(f"{len(old) - 2} more older files")
+        parts.append(f"{len(old) - 2} more older files")
     for name, version in before["libraries"].items():
         if (version_now := now["libraries"].get(name, version)) != version:
-            said.append(f"{name} {version} (now {version_now})")
-    return ", ".join(said)
+            parts.append(f"{name} {version} (now {version_now})")
+    return ", ".join(parts)
 
 
 @functools.cache
 def closure(code: tuple[str, ...]) -> tuple[str, ...]:
-    """The files of the package that these are and import, directly or not, sorted."""
-    found: set[str] = set()
-    left = [file for name in code for file in _files(PACKAGE / name)]
-    while left:
-        file = left.pop()
+    """Return these files of the package and all that they import, directly or not, sorted."""
+    files: set[str] = set()
+    queue = [file for name in code for file in _files(PACKAGE / name)]
+    while queue:
+        file = queue.pop()
         name = str(file.relative_to(PACKAGE))
-        if name in found:
+        if name in files:
             continue
-        found.add(name)
+        files.add(name)
         if file.suffix == ".py" and not name.startswith(NOT_FOLLOWED):
-            left += _imported(file)
-    return tuple(sorted(found))
+            queue += _imported(file)
+    return tuple(sorted(files))
 
 
 @functools.cache
 def version(module: str) -> str:
-    """Of the library that a module is of; "" if it is not installed."""
+    """Return the version of the library that provides a module; "" if it is not installed."""
     names = _distributions().get(module)
     return importlib.metadata.version(names[0]) if names else ""
 
@@ -87,20 +86,22 @@ def _files(path: Path) -> list[Path]:
 
 @functools.cache
 def _imported(file: Path) -> tuple[Path, ...]:
-    """Files of the package that a file imports, at any depth of its code."""
-    found = []
+    """Files of the package that a file imports, also inside functions."""
+    paths = []
     for name in _names(file):
         package, _, module = name.partition(".")
-        left_out = any(f"{module}.".startswith(f"{one}.") for one in NOT_FOLLOWED + NOT_COUNTED)
+        left_out = any(
+            f"{module}.".startswith(f"{prefix}.") for prefix in NOT_FOLLOWED + NOT_COUNTED
+        )
         if package == PACKAGE.name and module and not left_out:
             path = PACKAGE.joinpath(*module.split("."))
-            found += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
-    return tuple(found)
+            paths += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
+    return tuple(paths)
 
 
 @functools.cache
 def _modules(file: Path) -> frozenset[str]:
-    """First names of what a file imports from outside the package and the standard library."""
+    """Top-level names of the third-party modules that a file imports."""
     names = {name.split(".")[0] for name in _names(file)}
     return frozenset(names - sys.stdlib_module_names - {PACKAGE.name})
 
@@ -127,6 +128,6 @@ def _parsed(file: Path) -> ast.Module:
 def _hash(name: str) -> str:
     """Hash of a file of the package."""
     file = PACKAGE / name
-    # unparsed, as the text of a dump differs between versions of Python
+    # unparsed: ast.dump differs between versions of Python
     content = ast.unparse(_parsed(file)).encode() if file.suffix == ".py" else file.read_bytes()
     return hashlib.sha256(content).hexdigest()[:16]

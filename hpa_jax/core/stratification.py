@@ -1,14 +1,14 @@
-"""Deals groups of rows to sides so that every class has its share everywhere.
+"""Stratified splits of whole groups: every class gets its share on every side.
 
-In: how many rows of each class a group holds, the sides' shares, groups that are fixed to a side.
+In: the number of rows of each class in each group, the shares of the sides, groups fixed to a side.
 Out: the side of each group.  Two steps:
 
 1. Iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011), the algorithm of the library
    `iterative-stratification`, with whole groups in place of rows: the rarest class is dealt first,
    each group to the side that lacks that class most.  Largest groups go first, while there is room.
 2. Presence: where a class that could be on every side is not, an integer program (scipy's HiGHS)
-   finds the fewest rows to move.  It sees all groups where they are few, so the answer is exact
-   there; else the groups of the rare classes, which are those that can be missing.
+   finds the fewest rows to move.  With few groups it may move all of them, so the answer is exact;
+   otherwise the groups of the rare classes, the only ones that can be missing.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ import numpy as np
 
 from hpa_jax.core.errors import InputError
 
-_ALL_UP_TO = 1500  # free groups times sides: up to here the integer program sees them all
-_RARE = 40  # groups; a class with more never hinges on single ones
+_ALL_UP_TO = 1500  # free groups times sides: up to this many the integer program may move all
+_RARE = 40  # groups; a class with more is never missing from a side
 _SAMPLE = 60  # groups of a class that the integer program may move
 _SECONDS = 10.0
 
@@ -59,7 +59,7 @@ def folds(labels: np.ndarray, groups: np.ndarray, k: int, seed: int) -> np.ndarr
     """int [N]: the fold 0..k-1 of each row, all of about equal size and shares of classes.
 
     labels: [N, C] in {0, 1}; groups: int [N].  A class with k groups or more is in every fold where
-    that is possible, one with fewer (but two) never in one fold only.
+    that is possible, one with fewer (but at least two) in two folds or more.
 
     Raises:
         InputError: shapes differ, k < 2, or fewer groups than folds.
@@ -94,15 +94,15 @@ def deal(
 
 
 def missing(present: np.ndarray, side: np.ndarray, sides: int) -> np.ndarray:
-    """bool [C]: classes that should be on more sides than they are.
+    """bool [C]: classes that are missing from a side where they should be.
 
     present: bool [G, C].  A class with at least as many groups as sides should be on every side,
-    one with fewer, but two, on two.
+    one with fewer (but at least two) on two.
     """
-    found = np.stack([present[side == s].sum(axis=0) for s in range(sides)])
+    counts = np.stack([present[side == s].sum(axis=0) for s in range(sides)])
     groups = present.sum(axis=0)
-    everywhere = (found > 0).all(axis=0)
-    apart = (found > 0).sum(axis=0) >= 2
+    everywhere = (counts > 0).all(axis=0)
+    apart = (counts > 0).sum(axis=0) >= 2
     return np.where(groups >= sides, ~everywhere, (groups >= 2) & ~apart)
 
 
@@ -113,25 +113,25 @@ def _iterative(
     side = fixed.copy()
     # The last column is the rows themselves: it deals groups without labels, and settles ties.
     counts = np.concatenate([counts, sizes[:, None]], axis=1).astype(float)
-    wanted = shares[:, None] * counts.sum(axis=0)
+    deficit = shares[:, None] * counts.sum(axis=0)
     for s in range(len(shares)):
-        wanted[s] -= counts[fixed == s].sum(axis=0)
+        deficit[s] -= counts[fixed == s].sum(axis=0)
     order = rng.permutation(len(sizes))
     order = order[np.argsort(-sizes[order], kind="stable")]
-    left = counts[side < 0].sum(axis=0)
-    while left.any():
-        rarest = int(np.where(left > 0, left, np.inf).argmin())
+    remaining = counts[side < 0].sum(axis=0)
+    while remaining.any():
+        rarest = int(np.where(remaining > 0, remaining, np.inf).argmin())
         members = order[(side[order] < 0) & (counts[order, rarest] > 0)]
         for group in members:
-            lack = wanted[:, rarest]
+            lack = deficit[:, rarest]
             best = np.flatnonzero(lack >= lack.max() - 1e-9)
             if len(best) > 1:
-                lack = wanted[best, -1]
+                lack = deficit[best, -1]
                 best = best[lack >= lack.max() - 1e-9]
             chosen = best[0] if len(best) == 1 else rng.choice(best)
             side[group] = chosen
-            wanted[chosen] -= counts[group]
-        left = counts[side < 0].sum(axis=0)
+            deficit[chosen] -= counts[group]
+        remaining = counts[side < 0].sum(axis=0)
     return side
 
 
@@ -157,7 +157,7 @@ def _everywhere(
         ]
         free = np.unique(np.concatenate([np.empty(0, int), *chosen]))
     moved = _solve(present, sizes, side, free, sides)
-    # More sides can be lost than won only if the solver ran out of time: then leave it.
+    # The result can only be worse if the solver ran out of time.
     better = missing(present, moved, sides).sum() < lacking.sum()
     return moved if better else side
 
@@ -172,14 +172,14 @@ def _solve(
     if not len(free):
         return side
     classes = np.flatnonzero((present.sum(axis=0) >= 2) & present[free].any(axis=0))
-    held = np.ones(len(side), bool)
-    held[free] = False
+    kept = np.ones(len(side), bool)
+    kept[free] = False
     member = present[np.ix_(free, classes)].T.astype(float)  # [C, G]
-    settled = np.stack([present[held & (side == s)].sum(axis=0) for s in range(sides)], axis=1)
+    settled = np.stack([present[kept & (side == s)].sum(axis=0) for s in range(sides)], axis=1)
     settled = settled[classes]  # [C, S]
     groups = present[:, classes].sum(axis=0)
     identity = csr_array(np.eye(sides))
-    found = kron(csr_array(member), identity)  # rows (c, s), columns (g, s)
+    coverage = kron(csr_array(member), identity)  # rows (c, s), columns (g, s)
     slack = kron(csr_array(np.eye(len(classes))), csr_array(np.ones((sides, 1))))
     # A side is short of a class (or has all of it, where groups are fewer than sides) only with z.
     many = np.repeat(groups >= sides, sides)
@@ -189,7 +189,7 @@ def _solve(
     sign = csr_array(np.diag(np.where(many, 1.0, -1.0)))
     one_side = kron(csr_array(np.eye(len(free))), csr_array(np.ones((1, sides))))
     nothing = csr_array((len(free), len(classes)))
-    rows = vstack([hstack([found, sign @ slack]), hstack([one_side, nothing])])
+    rows = vstack([hstack([coverage, sign @ slack]), hstack([one_side, nothing])])
     ones = np.ones(len(free))
     stay = np.zeros((len(free), sides))
     stay[np.arange(len(free)), side[free]] = 1
@@ -234,7 +234,7 @@ def deal_rows(
     unit = np.unique(groups, return_inverse=True)[1]
     total = int(unit.max(initial=-1)) + 1
     if total < len(shares):
-        raise InputError(f"{total} groups of copies can't be dealt to {len(shares)} sides")
+        raise InputError(f"{total} duplicate groups can't be split into {len(shares)} sides")
     highest, lowest = np.full(total, -1), np.full(total, len(shares))
     np.maximum.at(highest, unit, fixed)
     np.minimum.at(lowest, unit, np.where(fixed < 0, len(shares), fixed))

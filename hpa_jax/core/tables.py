@@ -1,7 +1,6 @@
-"""Rows by id: how tables are joined everywhere, whatever the order of their rows.
+"""Joins of tables by id, whatever the order of their rows.
 
-An id that is missing or occurs twice is an error that names it: a join never drops, doubles or
-invents a row.
+A missing or duplicate id is an error that names it: a join never drops, repeats or invents a row.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,25 +14,23 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def rows_by_id(
-    ids: Iterable[str], wanted: Sequence[str], what: str, remedy: str = ""
-) -> np.ndarray:
-    """Return int[N]: for each of the N wanted ids, the row of `ids` that holds it.
+def rows_by_id(ids: Iterable[str], keys: Sequence[str], what: str, remedy: str = "") -> np.ndarray:
+    """Return int[N]: for each of the N ids in `keys`, its row in `ids`.
 
     what: names the table in messages ("predictions of resnet18"); remedy: what to do about missing
     ids, added to the message.
 
     Raises:
-        InputError: an id of the table occurs twice, or a wanted id is missing.
+        InputError: an id of the table occurs twice, or an id of `keys` is missing.
     """
     place = positions(ids, what)
-    missing = [str(name) for name in wanted if str(name) not in place]
+    missing = [str(name) for name in keys if str(name) not in place]
     if missing:
         raise InputError(
-            f"{what}: {len(missing)} of {len(wanted)} ids are missing, first {missing[0]!r}"
+            f"{what}: {len(missing)} of {len(keys)} ids are missing, first {missing[0]!r}"
             + (f"; {remedy}" if remedy else "")
         )
-    return np.array([place[str(name)] for name in wanted], np.int64)
+    return np.array([place[str(name)] for name in keys], np.int64)
 
 
 def positions(ids: Iterable[str], what: str) -> dict[str, int]:
@@ -51,22 +48,22 @@ def positions(ids: Iterable[str], what: str) -> dict[str, int]:
 
 
 def by_id(
-    table: "pd.DataFrame", wanted: Sequence[str], what: str, remedy: str = ""
+    table: "pd.DataFrame", keys: Sequence[str], what: str, remedy: str = ""
 ) -> "pd.DataFrame":
-    """Return the rows of the wanted ids, in their order; a table with the column `id`.
+    """Return the rows of the ids in `keys`, in that order, of a table with the column `id`.
 
     Raises:
-        InputError: no column id, an id of the table occurs twice, or a wanted id is missing.
+        InputError: no column id, a duplicate id in the table, or an id of `keys` is missing.
     """
     if "id" not in table.columns:
         raise InputError(f"{what}: has no column id, only {list(table.columns)[:5]}")
-    return table.iloc[rows_by_id(table["id"], wanted, what, remedy)]
+    return table.iloc[rows_by_id(table["id"], keys, what, remedy)]
 
 
 def cell(text: str) -> str:
-    """Return a text for a CSV that a spreadsheet will not take for a formula.
+    """Escape a text for a CSV, so that a spreadsheet doesn't read it as a formula.
 
-    A text that begins like one gets an apostrophe in front; numbers stay.
+    A text that begins like a formula gets a leading apostrophe; numbers stay.
     """
     if not text.startswith(("=", "+", "-", "@", "\t", "\r")):
         return text

@@ -1,13 +1,13 @@
-"""Adversarial validation: can a model tell training images from test images, and by what?
+"""Adversarial validation: can a model distinguish training from test images, and by what?
 
 In: metafeatures of training and test images (the fast variant, boosted trees), or any callable
-that fits on some rows and scores others (the network variant: `pipeline.adversarial` hands in the
-project's own training engine).  Out: out-of-fold scores of every image (how much it looks like
-test), their AUC with a confidence interval, weights that make training look like test, and a
-validation set that does: One More Layer ranked the training images by the score of an Xception
-and took every second one of the test-like half (spec 2.3).
+that fits on some rows and scores others (the network variant, `pipeline.adversarial`).  Out:
+out-of-fold scores of every image (high: similar to test), their AUC with a confidence interval,
+importance weights of the training images, and a test-like validation set: One More Layer ranked
+the training images by the score of an Xception and took every second one of the upper half
+(spec 2.3).
 
-AUC 0.5: the sets can't be told apart, and an ordinary validation is typical of the test.
+AUC 0.5: the sets are indistinguishable, and an ordinary validation set is typical of the test set.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,8 +21,8 @@ from hpa_jax.core.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-# fit_predict(fit rows, score rows) -> score of each score row; it may know everything but which of
-# the score rows are test.
+# fit_predict(fit rows, score rows) -> score of each score row; it must not use which of the score
+# rows are test images.
 FitPredict = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 TREES = 200
@@ -39,7 +39,7 @@ PARAMETERS = {
 
 @dataclass(frozen=True)
 class Result:
-    """scores: float[N] out of fold, high where an image looks like test; low, high: 95 % of auc.
+    """scores: float[N] out of fold, high for test-like images; low, high: 95 % interval of auc.
 
     importances: share of the trees' gain by feature (sums to 1), empty for other models.
     """
@@ -51,7 +51,7 @@ class Result:
     importances: dict[str, float]
 
     def as_json(self) -> dict:
-        """What the verb writes: auc, its interval, rows and the features that tell most."""
+        """Return what the verb writes: AUC, its interval, number of rows, feature importances."""
         return {
             "auc": self.auc,
             "auc_low": self.low,
@@ -76,12 +76,11 @@ def on_features(
     Args:
         is_test: bool [N].
         names: of the F features, for the importances.
-        groups: int [N] duplicate groups; a copy on the other side of a fold would be recognised
-            and not judged.
+        groups: int [N] duplicate groups, kept in one fold: copies would be recognised.
         threads: of XGBoost; 0 is all.
 
     Raises:
-        InputError: shapes differ, infinite values, or fewer rows of a side than folds.
+        InputError: shapes differ, infinite values, or fewer rows of either set than folds.
     """
     features, is_test = np.asarray(features, np.float32), np.asarray(is_test, bool)
     if features.ndim != 2 or is_test.shape != features.shape[:1]:
@@ -116,27 +115,29 @@ def cross_fitted(
     folds: int = 5,
     seed: int = 0,
 ) -> np.ndarray:
-    """float[N]: each row scored by a model that never saw it, nor a copy of it.
+    """float[N]: out-of-fold scores; each row is scored by a model fitted without its group.
 
     Args:
         fit_predict: (rows to fit on, rows to score) -> scores; row numbers ascending.
 
     Raises:
-        InputError: a side has fewer rows than folds, or scores are not finite.
+        InputError: either set has fewer rows than folds, or scores are not finite.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     is_test = np.asarray(is_test, bool)
     fewest = min(is_test.sum(), (~is_test).sum())
     if fewest < folds:
-        raise InputError(f"{fewest} images on one side of train and test, fewer than {folds}")
+        raise InputError(
+            f"{fewest} images in the smaller of train and test, fewer than {folds} folds"
+        )
     groups = np.arange(len(is_test)) if groups is None else np.asarray(groups)
     scores = np.full(len(is_test), np.nan)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     for fit, score in splitter.split(is_test, is_test, groups):
         scores[score] = fit_predict(fit, score)
         if not np.isfinite(scores[score]).all():
-            raise InputError("adversarial: the model gave scores that are no finite numbers")
+            raise InputError("adversarial: the model returned NaN or infinite scores")
     return scores
 
 
@@ -157,7 +158,7 @@ def auc_interval(
     Equals sklearn.metrics.roc_auc_score in its first value.
 
     Raises:
-        InputError: one side is empty.
+        InputError: no training or no test images.
     """
     from scipy.stats import norm, rankdata
 
@@ -166,7 +167,7 @@ def auc_interval(
     if not positives or not negatives:
         raise InputError("AUC: needs images of train and of test")
     ranks = rankdata(scores)
-    # Of each positive the share of negatives below it, and of each negative the reverse.
+    # Share of negatives below each positive, and of positives above each negative.
     above = (ranks[is_test] - rankdata(scores[is_test])) / negatives
     below = 1 - (ranks[~is_test] - rankdata(scores[~is_test])) / positives
     auc = float(above.mean())
@@ -183,11 +184,11 @@ def auc_interval(
 
 
 def test_like(scores: np.ndarray, fraction: float = 0.25) -> np.ndarray:
-    """bool[N]: a validation set that looks like test, `fraction` of the training rows.
+    """bool[N]: a test-like validation set of `fraction` of the training rows.
 
     scores: float[N] of the training rows only.  Every second of the 2 * fraction rows with the
-    highest scores: with fraction 0.25 One More Layer's rule (the upper half, each second), so that
-    training keeps as many test-like images as validation gets.
+    highest scores: with fraction 0.25 One More Layer's rule (every second of the upper half), so
+    that training keeps as many test-like images as validation gets.
 
     Raises:
         InputError: fraction outside (0, 0.5].
@@ -201,10 +202,10 @@ def test_like(scores: np.ndarray, fraction: float = 0.25) -> np.ndarray:
 
 
 def weights(scores: np.ndarray, is_test: np.ndarray, limit: float = 10.0) -> np.ndarray:
-    """float[N]: how much more often an image like this comes in test than in train.
+    """float[N]: importance weights, the density ratio of test to training images.
 
-    The odds of the score over the odds of the sides, the density ratio of both sets; clipped to
-    1/limit .. limit and scaled to mean 1 over the training rows.  For probabilities as scores.
+    The odds of the score over the prior odds, clipped to 1/limit .. limit and scaled to mean 1 over
+    the training rows.  Scores must be probabilities.
 
     Raises:
         InputError: a score outside [0, 1].
@@ -219,17 +220,17 @@ def weights(scores: np.ndarray, is_test: np.ndarray, limit: float = 10.0) -> np.
 
 
 def effective_size(weights: np.ndarray) -> float:
-    """Kish's effective number of rows: what the weighted training set is worth."""
+    """Return Kish's effective sample size of the weighted training set."""
     return float(np.sum(weights) ** 2 / np.sum(np.square(weights)))
 
 
 def table(
     ids: Sequence[str], is_test: np.ndarray, result: Result, fraction: float = 0.25
 ) -> "pd.DataFrame":
-    """One row an image: id, is_test, score, weight, test_like; most unlike test first.
+    """Return one row per image: id, is_test, score, weight, test_like; most unlike test first.
 
-    test_like marks the validation set of `test_like`; its ids, in a file, are what
-    `split.force_valid` with `split.scheme="listed"` reads.
+    test_like marks the validation set of `test_like`; a file of its ids is the input of
+    `split.force_valid` with `split.scheme="listed"`.
     """
     import pandas as pd
 

@@ -1,7 +1,7 @@
-"""What a reader of the final report asks of each class: how good, how sure, confused with what.
+"""Per-class tables of the final report: scores, intervals, calibration and confusions.
 
-In: labels [N, C], scores [N, C], decisions bool[N, C] (nested ones, so that all is honest),
-thresholds [C].  Out: plain tables and arrays; nothing is drawn here.
+In: labels [N, C], scores [N, C], nested decisions bool[N, C], thresholds [C].  Out: plain tables
+and arrays; plotting is done elsewhere.
 """
 
 from collections.abc import Sequence
@@ -30,17 +30,17 @@ def class_table(
     seed: int = 0,
     weights: np.ndarray | None = None,
 ) -> "pd.DataFrame":
-    """One row a class: what the report's table shows.
+    """Return one row per class for the report's table.
 
-    around: [C, 2], interval of the thresholds (of `confidence.threshold_intervals`); weights: of
-    `confidence.resamples`, if they are drawn already.
+    around: [C, 2], interval of the thresholds (from `confidence.threshold_intervals`); weights:
+    from `confidence.resamples`, if already drawn.
 
     Columns: class, name, support, predicted, average_precision, f1, f1_low, f1_high (95 %,
     bootstrap over rows or groups), threshold, threshold_low, threshold_high (`around`),
     threshold_spread (standard deviation of the thresholds of 5 folds x 20 repeats).
 
     Raises:
-        InputError: names or thresholds are not one a class.
+        InputError: not one name and one threshold per class.
     """
     import pandas as pd
 
@@ -80,8 +80,8 @@ def calibration(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(mean probability, share of positives, rows) of the bins that hold rows.
 
-    labels, probs: [N] of one class, or [N, C] of all together; spacing: "rows" (bins with equally
-    many rows, cut between different probabilities only) or "probability" (bins of equal width).
+    labels, probs: [N] of one class, or [N, C] of all classes pooled; spacing: "rows" (bins of equal
+    size, with edges between distinct probabilities) or "probability" (bins of equal width).
 
     Raises:
         InputError: shapes that differ, no rows, or an unknown spacing.
@@ -114,7 +114,7 @@ def confusions(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
     """float[C, C]: how often class j is wrongly predicted where class i was missed, per row with i.
 
     Entry (i, j) = rows with i, not predicted i, predicted j without having j / rows with i.  The
-    diagonal is the share of i that was missed with nothing wrong in its place.
+    diagonal is the share of i that was missed without a wrong prediction instead.
     """
     labels, decided = metrics.checked_labels(labels), metrics.checked_labels(decided, "decisions")
     missed = (labels & ~decided).astype(float)
@@ -128,10 +128,10 @@ def confusions(labels: np.ndarray, decided: np.ndarray) -> np.ndarray:
 def largest_errors(
     labels: np.ndarray, probs: np.ndarray, count: int = 24, among: np.ndarray | None = None
 ) -> list[tuple[int, int, float]]:
-    """(row, class, log loss) of the most confident mistakes, worst first, one a row.
+    """(row, class, log loss) of the most confident mistakes, worst first, at most one per row.
 
-    among: bool[N, C], the entries to look at (e.g. the missed ones); default: all.  A label error
-    of the data shows up here first.
+    among: bool[N, C], the entries to consider (e.g. the missed ones); default: all.  Label errors
+    of the data show up here first.
     """
     labels = metrics.checked_labels(labels)
     p = np.clip(metrics.checked_scores(probs, labels.shape), 1e-7, 1 - 1e-7)

@@ -1,13 +1,13 @@
-"""The bundle: one folder with all that a user takes away to name the compartments of own images.
+"""The bundle: one self-contained folder that predicts the compartments of new images.
 
     bundle.json                    classes, members, thresholds, rule, image sizes, versions
     models/NAME.safetensors        weights and BatchNorm statistics of one network
-    projections/MODEL.npz          principal components of its embedding, which the stack reads
-    references/NAME.npz            what ordinary images look like to it (unlike.py)
+    projections/MODEL.npz          principal components of its embedding, input of the stack
+    references/NAME.npz            statistics of ordinary images (unlike.py)
     stack/                         the boosted stack, if the rule is "stack"
 
 Weights are read as data (safetensors), never unpickled.  Use: `read`, the members' networks for
-probabilities, `Bundle.decide` for the labels, `table` for what is written to disk.
+probabilities, `Bundle.decide` for the labels, `table` for the output file.
 """
 
 import dataclasses
@@ -42,9 +42,9 @@ _LIBRARIES = ("jax", "flax", "xgboost", "xgboost-cpu", "numpy", "safetensors")
 class Member:
     """One network of a bundle.
 
-    name: file name, unique; model: the name its probabilities have in the stack's columns (the
-    folds of one model share it and are averaged); config: its model config; network: in evaluation
-    mode; class_numbers: which classes its outputs are; views: as views.make.
+    name: file name, unique; model: its name in the stack's columns (the folds of one model share it
+    and are averaged); config: its model config; network: in evaluation mode; class_numbers: the
+    classes of its outputs; views: as views.make.
     """
 
     name: str
@@ -58,12 +58,12 @@ class Member:
 
 @dataclasses.dataclass
 class Bundle:
-    """Networks and the decision part.
+    """Networks and their decision rule.
 
     rule: "stack", or "blend" (of the models, by `blend`); thresholds: float[C], inf = never;
     argmax: as thresholds.decide; stack: for the rule "stack"; features: options of
-    features.metafeatures; training_images: what they were (image_size, original_size, ...), and how
-    the method scored; validated: calibration, F1 and support of each class, None where unknown;
+    features.metafeatures; training_images: their properties (image_size, original_size, ...) and
+    the validation scores; validated: calibration, F1 and support of each class, None if unknown;
     projections: by model, of its embedding to columns of the stack.
     """
 
@@ -83,13 +83,13 @@ class Bundle:
     def with_components(
         self, metafeatures: "pd.DataFrame", embeddings: Mapping[str, np.ndarray]
     ) -> "pd.DataFrame":
-        """The metafeatures beside the principal components that the stack reads.
+        """Join the metafeatures with the principal components that the stack uses.
 
-        embeddings: of each member, by name; the folds of a frozen network have the same.
+        embeddings: of each member, by name; the folds of a frozen network share theirs.
         """
         first = {member.model: member.name for member in reversed(self.members)}
-        own = {model: embeddings[first[model]] for model in self.projections}
-        columns = projection.table(self.projections, own)
+        by_model = {model: embeddings[first[model]] for model in self.projections}
+        columns = projection.table(self.projections, by_model)
         columns.index = metafeatures.index
         return metafeatures.join(columns)
 
@@ -98,14 +98,16 @@ class Bundle:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Scores float[N, C] and labels bool[N, C] by the bundle's rule.
 
-        probs: of each member, by name.  metafeatures: table with the columns that the stack uses.
+        probs: of each member, by name.  metafeatures: the columns that the stack uses.
 
         Raises:
             InputError: a member's probabilities or a metafeature of the stack are missing.
         """
         missing = [member.name for member in self.members if member.name not in probs]
         if missing:
-            raise InputError(f"no probabilities of the bundle's network {missing[0]!r}")
+            raise InputError(
+                f"the probabilities of the bundle's network {missing[0]!r} are missing"
+            )
         by_model = self._by_model(probs)
         if self.rule == STACK:
             scores = self._votes(by_model, metafeatures)
@@ -115,7 +117,7 @@ class Bundle:
 
     @property
     def models(self) -> list[str]:
-        """The models of the members, each once, as they come."""
+        """The distinct models of the members, in order."""
         return list(dict.fromkeys(member.model for member in self.members))
 
     def judge(
@@ -123,9 +125,10 @@ class Bundle:
         embeddings: Mapping[str, np.ndarray],
         metafeatures: "pd.DataFrame | None" = None,
     ) -> tuple[np.ndarray, list[str]]:
-        """bool[N]: unlike the training set for at least half of the networks that can tell; why.
+        """Return (bool[N], the images unlike the training set; the reason of each).
 
-        A metafeature out of range is enough by itself (every reference holds the same ranges).
+        An image is unlike if at least half of the networks that have a reference flag it.  A
+        metafeature out of range suffices, as all references hold the same ranges.
         """
         judged = []
         for member in self.members:
@@ -139,23 +142,22 @@ class Bundle:
             return np.zeros(count, bool), [""] * count
         flags = np.stack([flags for flags, _ in judged])
         odd = 2 * flags.sum(axis=0) >= len(judged)
-        reasons = [max(own, key=len) for own in zip(*(why for _, why in judged), strict=True)]
+        reasons = [max(texts, key=len) for texts in zip(*(why for _, why in judged), strict=True)]
         return odd, [why if flag else "" for flag, why in zip(odd, reasons, strict=True)]
 
     def _by_model(self, probs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Probabilities [N, C] of each model, the mean of its folds; NaN: it lacks the class."""
+        """Probabilities [N, C] of each model, averaged over folds; NaN if it lacks the class."""
         folds: dict[str, list[np.ndarray]] = {name: [] for name in self.models}
         for member in self.members:
-            own = probs[member.name]
-            full = np.full((len(own), len(self.class_names)), np.nan)
-            full[:, list(member.class_numbers)] = own
+            outputs = probs[member.name]
+            full = np.full((len(outputs), len(self.class_names)), np.nan)
+            full[:, list(member.class_numbers)] = outputs
             folds[member.model].append(full)
-        return {name: np.mean(own, axis=0) for name, own in folds.items()}
+        return {name: np.mean(of_folds, axis=0) for name, of_folds in folds.items()}
 
     def _votes(
         self, by_model: Mapping[str, np.ndarray], metafeatures: "pd.DataFrame | None"
     ) -> np.ndarray:
-        """The stack's votes."""
         assert self.stack is not None
         columns = self.stack.columns
         known = columns.probs >= 0
@@ -176,10 +178,10 @@ class Bundle:
 
 
 def write(directory: str | Path, bundle: Bundle) -> Path:
-    """Writes a bundle; the folder appears whole or not at all.
+    """Write a bundle atomically.
 
     Raises:
-        InputError: doubled member names, a rule without its parts, wrong number of thresholds.
+        InputError: duplicate member names, a rule without its parts, wrong number of thresholds.
     """
     _check(bundle)
     directory = Path(directory)
@@ -191,17 +193,17 @@ def write(directory: str | Path, bundle: Bundle) -> Path:
                 member.reference.save(temporary / "references" / f"{_file(member.name)}.npz")
         if bundle.stack is not None and bundle.rule == STACK:
             bundle.stack.save(temporary / "stack")
-        for name, one in bundle.projections.items():
-            one.save(temporary / "projections" / f"{_file(name)}.npz")
+        for name, fitted in bundle.projections.items():
+            fitted.save(temporary / "projections" / f"{_file(name)}.npz")
         artifacts.write_json(temporary / "bundle.json", _contents(bundle))
     return directory
 
 
 def read(directory: str | Path) -> Bundle:
-    """Reads a bundle; needs nothing else.
+    """Read a bundle.
 
     Raises:
-        InputError: no bundle, a newer format, a missing or damaged file, other networks' weights.
+        InputError: not a bundle, another format, a missing or damaged file, wrong weights.
     """
     directory = Path(directory)
     stored = artifacts.read_json(directory / "bundle.json")
@@ -213,10 +215,10 @@ def read(directory: str | Path) -> Bundle:
 
 def _read(directory: Path, stored: Mapping[str, Any]) -> Bundle:
     if stored.get("format") != FORMAT:
-        raise InputError(f"{directory}: bundle of format {stored.get('format')}, not {FORMAT}")
+        raise InputError(f"{directory}: bundle format {stored.get('format')}, expected {FORMAT}")
     bundle = Bundle(
         class_names=tuple(stored["classes"]),
-        members=[_read_member(directory, one) for one in stored["members"]],
+        members=[_read_member(directory, member) for member in stored["members"]],
         thresholds=np.array(
             [np.inf if threshold is None else threshold for threshold in stored["thresholds"]],
             float,
@@ -246,7 +248,7 @@ def table(
     odd: np.ndarray | None = None,
     reasons: Sequence[str] = (),
 ) -> "pd.DataFrame":
-    """One row an image: id, label names and numbers, unlike and why, the score of each class."""
+    """Return one row per image: id, label names and numbers, unlike, why, score of each class."""
     import pandas as pd
 
     names = bundle.class_names
@@ -263,9 +265,9 @@ def table(
 
 
 def _validated(stored: Mapping[str, Any]) -> Validated | None:
-    """What validation says of each class; earlier versions wrote bundles without."""
-    found = stored.get("validated")
-    return None if found is None else Validated.from_json(found, len(stored["classes"]))
+    """Validation results of each class; None in bundles of earlier versions."""
+    values = stored.get("validated")
+    return None if values is None else Validated.from_json(values, len(stored["classes"]))
 
 
 def _models(stored: Mapping[str, Any]) -> list[str]:
@@ -304,26 +306,26 @@ def _contents(bundle: Bundle) -> dict[str, Any]:
 def _versions() -> dict[str, str]:
     from importlib import metadata
 
-    found = {"hpa_jax": __version__, "python": platform.python_version()}
+    versions = {"hpa_jax": __version__, "python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = metadata.version(name)
+            versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _check(bundle: Bundle) -> None:
     names = [_file(member.name) for member in bundle.members]
     if not names:
-        raise InputError("a bundle of no networks; name at least one")
+        raise InputError("the bundle has no networks; name at least one")
     if len(set(names)) != len(names):
         raise InputError(f"two networks of the bundle have the same name: {sorted(names)}")
     if bundle.rule not in (STACK, BLEND):
         raise InputError(f"bundle rule {bundle.rule!r}; known: {STACK}, {BLEND}")
     if bundle.blend.as_json(bundle.models)["method"] == "rank_mean":
         raise InputError(
-            "a bundle can't rank: the ranks of a few own images mean nothing; decide by another "
+            "a bundle can't rank: ranks within a few new images are meaningless; choose another "
             "method (config.submission.method)"
         )
     if bundle.rule == STACK and bundle.stack is None:
@@ -344,7 +346,7 @@ def _check(bundle: Bundle) -> None:
 
 
 def _file(name: str) -> str:
-    """A member's file name: no folders, so that no bundle can point outside itself."""
+    """A member's file name, without folders, so that no path leads out of the bundle."""
     return name.replace("/", "-").replace("\\", "-").lstrip(".")
 
 
@@ -369,11 +371,11 @@ def _read_member(directory: Path, stored: Mapping[str, Any]) -> Member:
 
     path = directory / "models" / f"{_file(stored['name'])}.safetensors"
     config = checkpoint.config_of({"model": stored["config"]})
-    own_code.refuse(config, f"{directory}: the bundle", "a bundle is data: nothing of it is run")
+    own_code.refuse(config, f"{directory}: the bundle", "a bundle is data: its code is not run")
     try:
         arrays = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{path}: no readable weights ({error})") from None
+        raise InputError(f"{path}: not a readable weight file ({error})") from None
     model = network.from_config(config, len(stored["class_numbers"]), arrays=False)
     parts: dict[str, dict[str, np.ndarray]] = {"params": {}, "stats": {}}
     for name, array in arrays.items():

@@ -1,11 +1,11 @@
-"""Scores to probabilities: of rows with this score, so many have the class.
+"""Calibration of scores to probabilities, by class.
 
-In: labels [N, C] and scores [N, C] in [0, 1] (out of fold).  Out: a `Calibration`, which turns
+In: labels [N, C] and scores [N, C] in [0, 1] (out of fold).  Out: a `Calibration`, which maps
 scores of any rows to probabilities [N, C].
 
-Beta calibration (Kull, Silva Filho and Flach 2017): logit q = c + a ln s - b ln(1 - s), one a
-class, shrunk to one of all classes together by the class's positives; a and b are kept at 0 or
-above, so that the order of rows stays.  Isotonic regression needs more positives than most
+Beta calibration (Kull, Silva Filho and Flach 2017): logit q = c + a ln s - b ln(1 - s) for each
+class, the fewer its positives the more shrunk to the fit of all classes pooled; a, b > 0, so that
+the order of rows stays.  Isotonic regression needs more positives than most
 classes have.
 """
 
@@ -18,7 +18,7 @@ from hpa_jax.core import metrics
 from hpa_jax.decision.stack.inputs import LIMIT
 from hpa_jax.decision.stack.learners import sigmoid
 
-STRENGTH = 5.0  # of the pull to the common curve
+STRENGTH = 5.0  # of the shrinkage to the pooled fit
 LEAST_SLOPE = 1e-3
 
 
@@ -35,7 +35,7 @@ class Calibration:
 
 
 def fit(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> Calibration:
-    """The calibration of these rows. weights: float[N], how much a row counts; None: one each.
+    """Fit the calibration of these rows. weights: float[N], of the rows; None: equal.
 
     Raises:
         InputError: shapes that differ, or scores that are not finite.
@@ -59,9 +59,9 @@ def out_of_fold(
     seed: int = 0,
     fold: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Probabilities [N, C] of rows by calibrations of the other folds; groups stay together.
+    """Return probabilities [N, C] by calibrations of the other folds; groups stay together.
 
-    fold: int[N], in place of the folds drawn here.
+    fold: int[N], replaces the random folds.
     """
     labels = metrics.checked_labels(labels)
     fold = folding.multilabel(labels, folds, seed, groups) if fold is None else fold
@@ -79,8 +79,8 @@ def _columns(scores: np.ndarray) -> np.ndarray:
 
 
 def _newton(x: np.ndarray, y: np.ndarray, weight: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Weights [3] of least log loss and pull to `centre`; a slope below 0 is set to almost 0 and
-    the others are fitted again."""
+    """Weights [3] that minimise log loss plus the penalty towards `centre`; a negative slope is set
+    to LEAST_SLOPE and the others are refitted."""
     free = np.ones(3, bool)
     w = centre.copy()
     for _ in range(3):

@@ -1,12 +1,12 @@
-"""Which way to decide: threshold rules and methods by nested scores, the simpler preferred.
+"""Choice of threshold rules and methods by nested scores, preferring the simpler.
 
 In: labels [N, C] and, for every candidate in order of simplicity, decisions bool[N, C] of rows by
 thresholds (and blends) that were fitted without them.  Out: the first candidate whose macro-F1 is
-at most one standard error below the best one's (Breiman et al. 1984), and decisions in which that
-choice is nested, too.
+at most one standard error below the best one's (Breiman et al. 1984), and decisions in which the
+choice itself is nested.
 
-With few labels the candidates differ by less than their noise; the best of many is then a lucky
-one, and rules with many degrees of freedom (a free threshold a class) are lucky most often.
+With few labels the candidates differ by less than their noise; the best of many is then best by
+chance, most often a rule with many degrees of freedom (a free threshold per class).
 """
 
 from collections.abc import Hashable, Mapping
@@ -43,10 +43,10 @@ def rules(
     seed: int = 0,
     fold_cache: dict[str, np.ndarray] | None = None,
 ) -> dict[str, Rule]:
-    """The threshold rules that `auto` chooses among, the simplest first.
+    """Return the threshold rules that `auto` chooses among, the simplest first.
 
-    shares: float[C], of the classes in training, None if nothing but the labelled rows tells them;
-    has_test: scores of the rows to decide are there; the others: of `thresholds.cross_validated`.
+    shares: float[C], of the classes in training, None if known only from the labelled rows;
+    has_test: scores of the rows to decide are available; others: of `thresholds.cross_validated`.
 
     - match_proportions: as many rows are predicted as are positive among the labelled ones;
     - shrunk: `thresholds.shrunk_to_matched`;
@@ -56,8 +56,8 @@ def rules(
     - cross_validated: One More Layer's.
 
     A class without positives among the labelled rows gets the best common threshold of the others
-    (`thresholds.pooled`) in all but match_test, since under macro-F1 never predicting it can't be
-    better; it is never predicted if training had none of it either.
+    (`thresholds.pooled`) in all but match_test, since never predicting it can't improve
+    macro-F1; it is never predicted if training had no positives either.
     """
     trained_on = None if shares is None else np.asarray(shares) > 0
 
@@ -76,47 +76,47 @@ def rules(
         seed=seed,
         fold_cache=fold_cache,
     )
-    found = {
-        "match_proportions": Rule(_seen(matched, trained_on)),
+    by_name = {
+        "match_proportions": Rule(_with_fallback(matched, trained_on)),
         "shrunk": Rule(
-            _seen(lambda y, p, g: thresholds.shrunk_to_matched(y, p, STRENGTH), trained_on)
+            _with_fallback(lambda y, p, g: thresholds.shrunk_to_matched(y, p, STRENGTH), trained_on)
         ),
-        "exact": Rule(_seen(lambda y, p, g: thresholds.exact(y, p), trained_on)),
+        "exact": Rule(_with_fallback(lambda y, p, g: thresholds.exact(y, p), trained_on)),
     }
     if shares is not None:
-        found["match_training"] = Rule(_seen(trained, trained_on))
+        by_name["match_training"] = Rule(_with_fallback(trained, trained_on))
     if has_test:
-        found["match_test"] = Rule(trained, on_test=True)
-    return found | {"cross_validated": Rule(_seen(cross_validated, trained_on))}
+        by_name["match_test"] = Rule(trained, on_test=True)
+    return by_name | {"cross_validated": Rule(_with_fallback(cross_validated, trained_on))}
 
 
-def _seen(fit: nested.Fitter, trained_on: np.ndarray | None) -> nested.Fitter:
-    """The rule for the classes that have positives; for the others the pooled threshold, and no
-    prediction where training had none either (trained_on: bool[C], None: not known)."""
+def _with_fallback(fit: nested.Fitter, trained_on: np.ndarray | None) -> nested.Fitter:
+    """Apply the rule to classes with positives; the others get the pooled threshold, or are never
+    predicted if training had no positives either (trained_on: bool[C], None: unknown)."""
 
     def fitted(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
-        class_thresholds, seen = fit(labels, scores, groups), labels.any(axis=0)
-        if seen.all():
+        class_thresholds, present = fit(labels, scores, groups), labels.any(axis=0)
+        if present.all():
             return class_thresholds
         common = np.full(len(class_thresholds), thresholds.pooled(labels, scores))
         if trained_on is not None:
             common[~trained_on] = thresholds.never(float(scores.max(initial=0.0)))
-        return np.where(seen, class_thresholds, common)
+        return np.where(present, class_thresholds, common)
 
     return fitted
 
 
 def simplest(labels: np.ndarray, decided: Mapping[Key, np.ndarray], weights: np.ndarray) -> Key:
-    """The first candidate that is at most one standard error below the best.
+    """Return the first candidate that is at most one standard error below the best.
 
-    decided: candidate -> bool[N, C], in order of simplicity; weights: int[B, N], of
-    `confidence.resamples`: the error is that of the paired difference.
+    The error is that of the paired difference.  decided: candidate -> bool[N, C], in order of
+    simplicity; weights: int[B, N], from `confidence.resamples`.
     """
-    scores = {name: metrics.macro_f1(labels, own) for name, own in decided.items()}
+    scores = {name: metrics.macro_f1(labels, labelled) for name, labelled in decided.items()}
     best = max(scores, key=scores.__getitem__)
     draws = {
-        name: confidence.f1_intervals(labels, own, weights=weights).draws
-        for name, own in decided.items()
+        name: confidence.f1_intervals(labels, labelled, weights=weights).draws
+        for name, labelled in decided.items()
     }
     for name in decided:
         error = float((draws[best] - draws[name]).std())
@@ -131,19 +131,19 @@ def fold_by_fold(
     groups: np.ndarray | None,
     fold: np.ndarray | None = None,
 ) -> tuple[np.ndarray, list[Key]]:
-    """bool[N, C] of `simplest` with the choice nested, and the candidate that each fold got.
+    """Return decisions bool[N, C] with a nested choice, and the candidate chosen for each fold.
 
-    Each fold is decided by the candidate chosen on the other folds: one that is best by chance
-    there gains nothing here.  decided: nested decisions of every candidate; fold: int[N], in place
-    of the folds drawn here.
+    Each fold is decided by the candidate chosen on the other folds, so that a choice by chance
+    gains nothing.  decided: nested decisions of every candidate; fold: int[N], replaces the random
+    folds.
     """
     fold = folding.multilabel(labels, 5, 0, groups) if fold is None else fold
     result, chosen = np.zeros(labels.shape, bool), []
     for number in np.unique(fold):
-        held = fold == number
-        within = None if groups is None else np.asarray(groups)[~held]
-        weights = confidence.resamples(int((~held).sum()), DRAWS, groups=within)
-        others = {name: own[~held] for name, own in decided.items()}
-        chosen.append(simplest(labels[~held], others, weights))
-        result[held] = decided[chosen[-1]][held]
+        inside = fold == number
+        within = None if groups is None else np.asarray(groups)[~inside]
+        weights = confidence.resamples(int((~inside).sum()), DRAWS, groups=within)
+        others = {name: labelled[~inside] for name, labelled in decided.items()}
+        chosen.append(simplest(labels[~inside], others, weights))
+        result[inside] = decided[chosen[-1]][inside]
     return result, chosen

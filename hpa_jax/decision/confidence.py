@@ -1,9 +1,9 @@
-"""How sure the numbers are: bootstrap intervals of thresholds, class F1 and macro-F1.
+"""Bootstrap intervals of thresholds, class F1 and macro-F1.
 
-In: labels [N, C], probabilities or decisions [N, C], and optionally groups, which are then drawn
-whole (duplicates are one observation).  Out: [C, 2] arrays and pairs, percentile intervals.
-Equal to `scipy.stats.bootstrap(method="percentile")` in what they estimate; for F1, resamples are
-row weights, so that 1,000 of them are three matrix products.
+In: labels [N, C], probabilities or decisions [N, C], and optionally groups, which are resampled
+whole (duplicates are one observation).  Out: [C, 2] arrays and pairs, percentile intervals, the
+estimate of `scipy.stats.bootstrap(method="percentile")`.  For F1, resamples are row weights, so
+that 1,000 of them are three matrix products.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ Fitter = Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]
 
 
 @dataclass(frozen=True)
-class CutIntervals:
+class ThresholdIntervals:
     """low, high, spread (standard deviation over resamples): float[C]; NaN: none below 1."""
 
     low: np.ndarray
@@ -37,10 +37,10 @@ class F1Intervals:
 
 
 def resamples(rows: int, draws: int, seed: int = 0, groups: np.ndarray | None = None) -> np.ndarray:
-    """int32 [B, N]: how often each row is in each resample; rows of a group share the number.
+    """int32 [B, N]: how often each row is in each resample; equal within a group.
 
     Raises:
-        InputError: no rows, fewer than 2 draws, or groups of another number.
+        InputError: no rows, fewer than 2 draws, or groups of another length.
     """
     if draws < 2 or rows < 1:
         raise InputError(f"bootstrap of {rows} rows, {draws} draws; at least 1 and 2 are needed")
@@ -65,10 +65,10 @@ def f1_intervals(
     seed: int = 0,
     weights: np.ndarray | None = None,
 ) -> F1Intervals:
-    """Intervals of class F1 and macro-F1 of fixed decisions (take nested ones, to stay honest).
+    """Return intervals of class F1 and macro-F1 of fixed (best: nested) decisions.
 
-    labels, decided: [N, C] in {0, 1}; groups: [N] or None; level: e.g. 0.95; weights: of
-    `resamples`, to draw once for several decisions on the same rows, which are then paired.
+    labels, decided: [N, C] in {0, 1}; groups: [N] or None; level: e.g. 0.95; weights: from
+    `resamples`, to pair several decisions on the same rows.
     """
     labels, decided = checked_labels(labels), checked_labels(decided, "decisions")
     weights = resamples(len(labels), draws, seed, groups) if weights is None else weights
@@ -96,27 +96,28 @@ def threshold_intervals(
     level: float = 0.95,
     seed: int = 0,
     matched: np.ndarray | None = None,
-) -> CutIntervals:
-    """How far a rule's thresholds move on resampled rows: `fit` is called on each resample.
+) -> ThresholdIntervals:
+    """Return bootstrap intervals of a rule's thresholds: `fit` is called on each resample.
 
     labels, scores: [N, C]; fit: (labels, scores, groups) -> [C].  Copies of a row share a group,
-    so that no fold of the rule holds what another was fitted on.  Resamples on which a class has
-    no positive (or no threshold below 1) are left out for it, those with too few rows for the
-    rule's folds altogether.  matched: scores that `fit` gets unchanged, of a rule that matches
-    shares.
+    so that they stay in one fold of the rule.  A resample without positives of a class (or with no
+    threshold below 1) is skipped for that class, one with too few rows for the rule's folds
+    altogether.  matched: scores passed to `fit` unchanged, for a rule that matches shares.
     """
     labels = checked_labels(labels)
     scores = checked_scores(scores, labels.shape)
     groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
-    found = []
+    fitted = []
     for weight in resamples(len(labels), draws, seed, groups):
         rows = np.repeat(np.arange(len(labels)), weight)
         drawn = (scores[rows], groups[rows]) if matched is None else (matched, None)
         with contextlib.suppress(InputError):
             thresholds = np.asarray(fit(labels[rows], *drawn), float)
-            found.append(np.where((thresholds <= 1) & labels[rows].any(axis=0), thresholds, np.nan))
+            fitted.append(
+                np.where((thresholds <= 1) & labels[rows].any(axis=0), thresholds, np.nan)
+            )
     bounds = np.full((3, labels.shape[1]), np.nan)
-    table = np.array(found).reshape(-1, labels.shape[1])
+    table = np.array(fitted).reshape(-1, labels.shape[1])
     for c, thresholds in enumerate(table.T):
         thresholds = thresholds[~np.isnan(thresholds)]
         if len(thresholds) > 1:
@@ -124,4 +125,4 @@ def threshold_intervals(
                 *np.quantile(thresholds, [(1 - level) / 2, (1 + level) / 2]),
                 thresholds.std(),
             )
-    return CutIntervals(*bounds)
+    return ThresholdIntervals(*bounds)

@@ -1,15 +1,15 @@
-"""Metafeatures: 15 numbers of an image that tell the stack about exposure, stain and source.
+"""Metafeatures: 15 numbers per image that describe exposure, stain and source for the stack.
 
 In: uint8 [H, W, 4] in the order red (microtubules), green (protein), blue (nucleus), yellow (ER;
 not used here).  Out: the team's 15 columns by name, in their order.  Source: One More Layer's
-tables (their code is lost; formulas from the spec: means, deviations and luminosity are settled by
-their numbers, masks and correlations are rebuilt).
+tables (their code is lost; formulas from the spec: means, deviations and luminosity reproduce their
+numbers, masks and correlations are reconstructed).
 
 Rules: channels are scaled to [0, 1]; foreground is "above Otsu's threshold"; a channel of one
-single value has no Otsu threshold, its foreground is what lies above 0.05; a mean over an empty
+single value has no Otsu threshold, its foreground is above 0.05; a mean over an empty
 foreground is 0; the correlation with a flat channel is 0; `size` (side of the microscope image) is
-NaN if unknown. The team's blue column holds the red correlation by mistake: `legacy_corr_bug`
-repeats that.
+NaN if unknown. The team's blue column holds the red correlation by mistake; `legacy_corr_bug`
+reproduces that.
 
 Everything but the correlations and masked means comes from 256-bin histograms, which is exact for
 8-bit images and much faster than passes over the pixels.
@@ -46,7 +46,7 @@ FLAT_THRESHOLD = 0.05  # foreground of a channel that has no Otsu threshold, on 
 LUMINOSITY = {"red": 0.2126, "green": 0.7152, "blue": 0.0722}  # ITU-R Rec. 709
 CHANNELS = ("red", "green", "blue", "yellow")
 PAIRS = (("red", "blue"), ("red", "yellow"), ("green", "yellow"), ("blue", "yellow"))
-SCALES = (2, 8, 32)  # side of the blocks whose means tell how coarse the green pattern is
+SCALES = (2, 8, 32)  # block sides, for the coarseness of the green pattern
 
 EXTRA_NAMES: tuple[str, ...] = (
     *(f"{name}_foreground" for name in CHANNELS),
@@ -97,9 +97,9 @@ def metafeatures(
         share = np.count_nonzero(mask)
         inside = float(green @ mask) / share + means["green"] if share else 0.0
         values[f"{name}_mask_green_mean"] = inside / 255
-        own = planes[name].astype(np.float32) - np.float32(means[name])
-        scale = deviations[name] * deviations["green"] * own.size
-        correlation = float(own @ green) / scale if scale > 0 else 0.0
+        centred = planes[name].astype(np.float32) - np.float32(means[name])
+        scale = deviations[name] * deviations["green"] * centred.size
+        correlation = float(centred @ green) / scale if scale > 0 else 0.0
         values[f"{name}_corr_with_green"] = min(1.0, max(-1.0, correlation))
     if legacy_corr_bug:
         values["blue_corr_with_green"] = values["red_corr_with_green"]
@@ -142,14 +142,14 @@ def _mean_above(counts: np.ndarray, threshold: int) -> float:
 def extra_metafeatures(image: np.ndarray) -> dict[str, float]:
     """The extra metafeatures of one image, by name, in the order of `EXTRA_NAMES`.
 
-    Not the team's: yellow channel, all channel pairs, foreground shares and green texture, which
-    the 15 leave out.  No value is NaN: a flat channel correlates 0 with everything and has no
-    foreground unless it lies above the fixed threshold.
+    Our additions to the 15: yellow channel, all channel pairs, foreground shares, green texture.
+    No value is NaN: a flat channel has correlation 0 with everything, and no foreground unless it
+    is above the fixed threshold.
 
     image: uint8 [H, W, 4].
 
     Raises:
-        InputError: no four channels.
+        InputError: fewer than four channels.
     """
     if image.ndim != 3 or image.shape[2] < 4:
         raise InputError(f"image of shape {image.shape}; extra metafeatures need 4 channels")
@@ -188,13 +188,13 @@ def _centred(plane: np.ndarray, mean: float) -> np.ndarray:
 
 
 def _edges(plane: np.ndarray) -> float:
-    """Mean step between neighbours, over both directions (one where the other has none)."""
+    """Mean step between neighbours, over both directions (or the only one)."""
     steps = [np.abs(np.diff(plane, axis=axis)) for axis in (0, 1) if plane.shape[axis] > 1]
     return float(np.mean([step.mean() for step in steps])) if steps else 0.0
 
 
 def _block_means(plane: np.ndarray, side: int) -> np.ndarray:
-    """Means of side x side blocks (what is left at the edges is cut; small images: one block)."""
+    """Means of side x side blocks (the rest at the edges is dropped; small images: one block)."""
     rows, columns = max(1, plane.shape[0] // side), max(1, plane.shape[1] // side)
     high, wide = plane.shape[0] // rows, plane.shape[1] // columns
     body = plane[: rows * high, : columns * wide]
@@ -212,11 +212,11 @@ def metafeature_table(
     extra: bool = False,
     workers: int = 2,
 ) -> "pd.DataFrame":
-    """Table `id` + the 15 metafeatures, one row an image.
+    """Return the table of `id` and the 15 metafeatures, one row per image.
 
     images: uint8 [H, W, K] each (a generator is read a few images ahead, so memory stays small);
-    ids: their names in the same order; file_bytes: what each image's files weigh; extra: also
-    EXTRA_NAMES, and `file_bytes` where that is known; workers: threads.
+    ids: their names in the same order; file_bytes: size of each image's files; extra: also
+    EXTRA_NAMES, and `file_bytes` if known; workers: threads.
 
     Raises:
         InputError: numbers of images and ids differ, or a bad image (named by its id).
@@ -227,8 +227,8 @@ def metafeature_table(
     if len(sizes) != len(ids):
         raise InputError(f"{len(sizes)} original sizes for {len(ids)} ids")
     sizes = [None if size is None or not np.isfinite(size) else size for size in sizes]
-    weighed = extra and file_bytes is not None
-    if weighed and len(file_bytes) != len(ids):
+    with_bytes = extra and file_bytes is not None
+    if with_bytes and len(file_bytes) != len(ids):
         raise InputError(f"{len(file_bytes)} file sizes for {len(ids)} ids")
 
     def row(task: tuple[str, np.ndarray, float | None]) -> dict[str, float | str]:
@@ -250,11 +250,11 @@ def metafeature_table(
 
     rows = _ahead(row, tasks(), workers)
     table = pd.DataFrame(rows, columns=None if len(ids) else ["id", *NAMES])
-    return table.assign(file_bytes=np.asarray(file_bytes, float)) if weighed else table
+    return table.assign(file_bytes=np.asarray(file_bytes, float)) if with_bytes else table
 
 
 def _ahead(function, tasks: Iterable, workers: int) -> list:  # noqa: ANN001
-    """Results in order, by threads, with at most 4 tasks a thread in memory."""
+    """Results in order, by threads, with at most 4 tasks per thread in memory."""
     from collections import deque
     from concurrent.futures import ThreadPoolExecutor
 

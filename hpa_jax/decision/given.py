@@ -1,9 +1,9 @@
-"""Prediction tables of anyone's models, whatever wrote them -> arrays by id, checked at the door.
+"""Prediction tables of any models, read and checked.
 
-In: .csv, .parquet or .npz files, or pandas tables, with `id` and one column a class (`p00`, `p01`,
-... or the class's name); an .npz holds `ids` [N] and `probs` [N, C], and `classes` [C] where its
-columns are not all classes in order.  Out: ids and float32 probabilities [N, C], NaN in a class
-that the model lacks.  Capitals in column names don't matter, nor does the order of rows.
+In: .csv, .parquet or .npz files, or pandas tables, with `id` and one column per class
+(`p00`, `p01`, ... or the class's name); an .npz holds `ids` [N] and `probs` [N, C], and `classes`
+[C] where its columns are not all classes in order.  Out: ids and float32 probabilities [N, C], NaN
+in a class that the model lacks.  Column names are case-insensitive; rows can be in any order.
 """
 
 import re
@@ -37,10 +37,10 @@ class Predictions:
     columns: tuple[str, ...]
 
     def of_classes(self, names: Sequence[str]) -> np.ndarray:
-        """float32[N, C]: a column of each class of `names`, NaN where the table has none.
+        """float32[N, C]: one column per class of `names`, NaN where the table has none.
 
         Raises:
-            InputError: a column that is none of them, or two of one class.
+            InputError: an unknown column, or two columns of one class.
         """
         result = np.full((len(self.ids), len(names)), np.nan, np.float32)
         place = {name.lower(): number for number, name in enumerate(names)}
@@ -57,13 +57,13 @@ class Predictions:
 
 
 def read(source: Source, name: str, logits: bool = False) -> Predictions:
-    """A model's table, as probabilities.
+    """Read a model's table, as probabilities.
 
-    logits: the values are logits, of which the sigmoid is taken.
+    logits: the values are logits, to which the sigmoid is applied.
 
     Raises:
-        InputError: no such file, another suffix, no column id, an id twice or empty, a value that
-            is no finite number, or (without `logits`) one outside [0, 1]; names table, id, column.
+        InputError: a missing file, unknown suffix, no column id, a duplicate or empty id, a value
+            that is not finite or (without `logits`) outside [0, 1]; names table, id, column.
     """
     what = f"predictions of {name}"
     if isinstance(source, str | Path) and Path(source).suffix.lower() == ".npz":
@@ -83,7 +83,7 @@ def read(source: Source, name: str, logits: bool = False) -> Predictions:
         row, column = bad[0]
         raise InputError(
             f"{what}: {values[row, column]} for id {str(ids[row])!r}, column {columns[column]!r} "
-            f"({len(bad)} such values); predict it again, or leave the model out"
+            f"({len(bad)} such values); predict it again, or leave out this model"
         )
     if logits:
         values = 1 / (1 + np.exp(-np.clip(values, -80, 80)))
@@ -92,21 +92,21 @@ def read(source: Source, name: str, logits: bool = False) -> Predictions:
         row, column = outside[0]
         raise InputError(
             f"{what}: {values[row, column]:g} for id {str(ids[row])!r}, column "
-            f"{columns[column]!r} is no probability; --logits if the tables hold logits"
+            f"{columns[column]!r} is not a probability; set --logits if the tables hold logits"
         )
     return Predictions(name, ids, values, columns)
 
 
 def class_names(tables: Sequence[Predictions]) -> tuple[str, ...]:
-    """The classes of tables that come without a list of them.
+    """Infer the classes from the columns of tables.
 
-    The competition's if the columns are its names, or p00 to the last of its numbers; else the
-    columns' own names in order of appearance, or p00, p01, ... up to the highest number.
+    The competition's classes if the columns are their names or numbers (p00, p01, ...); otherwise
+    the column names in order of appearance, or p00, p01, ... up to the highest number.
     """
     columns = list(dict.fromkeys(column for table in tables for column in table.columns))
     numbers = [_NUMBERED.fullmatch(column.lower()) for column in columns]
     if all(numbers):
-        count = max(int(found[1]) for found in numbers if found) + 1
+        count = max(int(match[1]) for match in numbers if match) + 1
         if count == len(classes.NAMES):
             return classes.NAMES
         return tuple(f"p{number:02d}" for number in range(count))
@@ -117,14 +117,14 @@ def class_names(tables: Sequence[Predictions]) -> tuple[str, ...]:
 
 
 def labels(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """(ids [N], bool[N, C]) of a table Id,Target with class numbers as in the competition.
+    """Read (ids [N], bool[N, C]) from a table Id,Target with class numbers as in the competition.
 
     Raises:
-        InputError: no such table, other columns, an id twice, or a label that is no class number.
+        InputError: a missing table, other columns, a duplicate id, or an invalid class number.
     """
     table = _table(source, "labels")
     if "target" not in table:
-        raise InputError(f"labels: need the columns Id,Target; there are {', '.join(table)}")
+        raise InputError(f"labels: needs the columns Id,Target; has {', '.join(table)}")
     ids, result = table["id"].to_numpy(str), np.zeros((len(table), num_classes), bool)
     positions(ids, "labels")
     for row, text in enumerate(table["target"]):
@@ -136,10 +136,10 @@ def labels(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def column(source: Source, name: str, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """(ids [N], texts [N]) of a table Id,NAME.
+    """Read (ids [N], texts [N]) from a table Id,NAME.
 
     Raises:
-        InputError: no such table, another second column, or an id twice.
+        InputError: a missing table, another second column, or a duplicate id.
     """
     table = _table(source, what)
     if name not in table:
@@ -151,43 +151,46 @@ def column(source: Source, name: str, what: str) -> tuple[np.ndarray, np.ndarray
 def features(
     source: Source, ids: Sequence[str], what: str = "metafeatures"
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """(float64[N, F], names) of a table `id` and numbers, rows in the order of `ids`.
+    """Read (float64[N, F], names) from a table of `id` and numbers, rows in the order of `ids`.
 
     Raises:
-        InputError: no such table, an id missing or twice, or a cell that is no number.
+        InputError: a missing table, a missing or duplicate id, or a cell that is not a number.
     """
     table = _table(source, what)
     rows = rows_by_id(table["id"], ids, what)
     names = tuple(str(name) for name in table.columns if name != "id")
-    found = [_numbers(table[name], table["id"], f"{what}, column {name!r}") for name in names]
-    return np.stack([values[rows] for values in found], axis=1), names
+    columns = [_numbers(table[name], table["id"], f"{what}, column {name!r}") for name in names]
+    return np.stack([values[rows] for values in columns], axis=1), names
 
 
-def shares(given: str, num_classes: int) -> np.ndarray:
-    """float[C] of `.36,.04,...`, a share a class, or counted from a table Id,Target.
+def shares(text: str, num_classes: int) -> np.ndarray:
+    """Parse `.36,.04,...`, one share per class, or count them in a table Id,Target: float[C].
 
     Raises:
-        InputError: another number of shares, one outside [0, 1], or no such table.
+        InputError: wrong number of shares, one outside [0, 1], or a missing table.
     """
-    if Path(given).suffix.lower() in SUFFIXES:
-        return labels(given, num_classes)[1].mean(axis=0)
+    if Path(text).suffix.lower() in SUFFIXES:
+        return labels(text, num_classes)[1].mean(axis=0)
     try:
-        found = np.array([float(part) for part in given.split(",")])
+        values = np.array([float(part) for part in text.split(",")])
     except ValueError:
         raise InputError(
-            f"--proportions={given}: a share a class, with commas, or a table Id,Target (.csv)"
+            f"--proportions={text}: needs one share per class, comma-separated, or a table "
+            "Id,Target (.csv)"
         ) from None
-    if len(found) != num_classes or not ((found >= 0) & (found <= 1)).all():
-        raise InputError(f"--proportions: {len(found)} numbers for {num_classes} classes, of 0..1")
-    return found
+    if len(values) != num_classes or not ((values >= 0) & (values <= 1)).all():
+        raise InputError(
+            f"--proportions: {len(values)} numbers for {num_classes} classes; one in 0..1 each"
+        )
+    return values
 
 
 def sharpness(probs: np.ndarray, labelled: np.ndarray) -> tuple[float, float, float]:
-    """How often a labelled row's scores are sharper than an unlabelled one's: (AUC, low, high).
+    """Return (AUC, low, high) of labelled against unlabelled rows, ranked by sharpness.
 
     probs: [N, C], NaN where unknown; labelled: bool[N].  Sharpness of a row is its highest
-    probability.  Of rows out of fold and images of the same kind, .5 lies in the 95 % interval;
-    above it the model has probably been trained on the labelled rows.
+    probability.  For out-of-fold rows and images of the same kind, the 95 % interval includes .5;
+    above it, the model was probably trained on the labelled rows.
     """
     from hpa_jax.decision.adversarial import auc_interval
 
@@ -195,7 +198,7 @@ def sharpness(probs: np.ndarray, labelled: np.ndarray) -> tuple[float, float, fl
 
 
 def _table(source: Source, what: str) -> "pd.DataFrame":
-    """A table with lower-case `id` as text; the other names as they are (those of a CSV lower)."""
+    """Read a table, with lower-case `id` as text; other names unchanged (lower-case in a CSV)."""
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
@@ -205,7 +208,7 @@ def _table(source: Source, what: str) -> "pd.DataFrame":
     elif Path(source).suffix.lower() == ".parquet":
         table = artifacts.read_table(Path(source).expanduser())
     else:
-        raise InputError(f"{source}: one of {', '.join(SUFFIXES)} is needed")
+        raise InputError(f"{source}: unknown suffix; needs one of {', '.join(SUFFIXES)}")
     table.columns = [
         str(name).lower() if str(name).lower() in ("id", "target", "group", "fold") else str(name)
         for name in table.columns
@@ -222,7 +225,7 @@ def _table(source: Source, what: str) -> "pd.DataFrame":
 def _archive(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     path = path.expanduser()
     if not path.is_file():
-        raise InputError(f"{path}: not there")
+        raise InputError(f"{path}: no such file")
     with artifacts.parsing(path, "write it with numpy.savez(path, ids=..., probs=...)"):
         with np.load(path, allow_pickle=False) as stored:
             ids, values = stored["ids"].astype(str), np.asarray(stored["probs"], np.float64)
@@ -236,7 +239,7 @@ def _archive(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 
 
 def _numbers(cells: "pd.Series", ids: "pd.Series", what: str) -> np.ndarray:
-    """float64[N] of a column; a cell that is empty is NaN."""
+    """float64[N] of a column; empty cells become NaN."""
     import pandas as pd
 
     if cells.dtype.kind in "fiub":

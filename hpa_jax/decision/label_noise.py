@@ -1,24 +1,23 @@
-"""Likely label errors: images whose label set fits their scores worse than one drawn by chance.
+"""Likely label errors: images whose label set fits their scores worse than a random one.
 
-In: labels [N, C] and scores [N, C] of models that did not see these rows.  Out: for each image how
-sure its label set is wrong, and the list of those more likely wrong than right: it is ordered by
-that evidence, states its expected precision (the mean of it), and is empty where nothing says that
-labels are wrong.
+In: labels [N, C] and out-of-fold scores [N, C].  Out: for each image the probability that its label
+set is wrong (the evidence), and the list of those more likely wrong than right, ordered by
+evidence; the mean evidence is the expected precision of the list.
 
-`wrong`: a mixture of two ways in which a label set comes about.  Right: each class by its
-calibrated probability.  Wrong: by the classes' frequencies, whatever the image.  The share of wrong
-ones is what makes the given sets likeliest (expectation-maximisation), and calibrations are fitted
-out of fold with each row weighted by how surely it is right.  A hard image is not listed for being
-hard: calibrated probabilities say how often the models err at such scores.  A single class left out
-or added beside right ones is found only where scores are near certain.
+`wrong`: a mixture of two sources of label sets.  Right: each class by its calibrated probability.
+Wrong: by the classes' frequencies, whatever the image.  The share of wrong sets is fitted by
+maximum likelihood (expectation-maximisation), and calibrations are fitted out of fold with each row
+weighted by its probability of being right.  A hard image is not listed for being hard: calibrated
+probabilities reflect how often the models err at such scores.  A single missing or spurious class
+beside right ones is detected only where scores are near certain.
 
 `likely_errors` and `trust` are confident learning on each class by itself (Northcutt, Jiang,
 Chuang 2021; for several labels Thyagarajan et al. 2022), as in the library cleanlab 2.9: `trust`
 equals its multilabel_classification.rank.get_label_quality_scores, `likely_errors` its
 multilabel_classification.filter.find_multilabel_issues_per_class but for the rounding of the number
 of errors (one label more or less in 3 of 177 classes of random sets) and the order of equal
-probabilities at the threshold (the library's is arbitrary).  A test compares with what it said, and
-with the library where it is installed.  They list far more than is wrong (docs/decision.md).
+probabilities at the threshold (the library's is arbitrary).  A test compares with its stored
+results, and with the library if installed.  They list far more than is wrong (docs/decision.md).
 """
 
 from collections.abc import Sequence
@@ -35,10 +34,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEMORY = 0.8  # weight of the less trusted labels in `trust`
-LISTED = 0.5  # evidence from which on an image is listed: wrong is likelier than right
-STEPS = 6  # calibrations fitted anew
-# Share of wrong sets to begin with, and the rows that it counts as: scores that tell nothing leave
-# the share there, where no row is listed.
+LISTED = 0.5  # least evidence of a listed image: wrong is likelier than right
+STEPS = 6  # rounds of refitting the calibrations
+# Prior share of wrong sets, and the number of rows it counts as: with uninformative scores the
+# share stays there, and no row is listed.
 PRIOR_SHARE, PRIOR_ROWS = 0.02, 50
 
 
@@ -49,19 +48,19 @@ def wrong(
     folds: int = 5,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(float[N], how surely an image's label set is wrong; float[N, C], calibrated probabilities).
+    """Return (float[N], evidence that a label set is wrong; float[N, C], calibrated probabilities).
 
-    labels: [N, C] in {0, 1}; probs: [N, C] in [0, 1], out of fold; NaN columns (a class the models
-    do not know) say nothing; groups: int[N], duplicates stay in one fold of the calibration.
+    labels: [N, C] in {0, 1}; probs: [N, C] in [0, 1], out of fold; NaN columns (a class that no
+    model has) are ignored; groups: int[N], duplicates stay in one fold of the calibration.
 
     Raises:
         InputError: shapes, values, or fewer rows than folds.
     """
     labels, probs = _checked(labels, probs)
-    known = ~np.isnan(probs).any(axis=0) & labels.any(axis=0)
-    y, s, rows = labels[:, known], probs[:, known], len(labels)
+    usable = ~np.isnan(probs).any(axis=0) & labels.any(axis=0)
+    y, s, rows = labels[:, usable], probs[:, usable], len(labels)
     calibrated = np.full(labels.shape, np.nan)
-    if not known.any():
+    if not usable.any():
         return np.zeros(rows), calibrated
     frequency = np.clip(y.mean(axis=0), 0.5 / rows, 1 - 0.5 / rows)
     by_chance = np.where(y, np.log(frequency), np.log1p(-frequency)).sum(axis=1)
@@ -75,7 +74,7 @@ def wrong(
         q = np.clip(q, 1e-4, 1 - 1e-4)
         right = np.where(y, np.log(q), np.log1p(-q)).sum(axis=1)
         evidence, share = _mixture(by_chance - right, share)
-    calibrated[:, known] = q
+    calibrated[:, usable] = q
     return evidence, calibrated
 
 
@@ -92,14 +91,14 @@ def _mixture(ratio: np.ndarray, share: float) -> tuple[np.ndarray, float]:
 
 
 def likely_errors(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """bool [N, C]: labels that are likely wrong, given or not given.
+    """bool [N, C]: labels that are likely wrong, set or not.
 
-    labels: [N, C] in {0, 1}; probs: [N, C] in [0, 1], out of fold; NaN columns (a class the models
-    do not know) have no errors.
+    labels: [N, C] in {0, 1}; probs: [N, C] in [0, 1], out of fold; NaN columns (a class that no
+    model has) have no errors.
 
-    For each class the confident joint counts how many of the given (ungiven) labels are surely the
-    other; so many of them, those with the greatest margin, are flagged, if the prediction at 0.5
-    contradicts them too.
+    For each class the confident joint counts how many of the positive (negative) labels are
+    confidently the opposite; that many, those of greatest margin, are flagged, if the prediction
+    at 0.5 contradicts them too.
     """
     labels, probs = _checked(labels, probs)
     errors = np.zeros(labels.shape, bool)
@@ -116,14 +115,14 @@ def trust(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     moving average: the worst label counts 0.8, the next .16, and so on.
     """
     labels, probs = _checked(labels, probs)
-    known = ~np.isnan(probs).any(axis=0)
-    given = np.where(labels, probs, 1 - probs)[:, known]
-    if not given.shape[1]:
+    available = ~np.isnan(probs).any(axis=0)
+    self_confidence = np.where(labels, probs, 1 - probs)[:, available]
+    if not self_confidence.shape[1]:
         return np.full(len(labels), np.nan)
-    given = -np.sort(-given, axis=1)
-    average = given[:, 0].copy()
-    for k in range(1, given.shape[1]):
-        average = MEMORY * given[:, k] + (1 - MEMORY) * average
+    self_confidence = -np.sort(-self_confidence, axis=1)
+    average = self_confidence[:, 0].copy()
+    for k in range(1, self_confidence.shape[1]):
+        average = MEMORY * self_confidence[:, k] + (1 - MEMORY) * average
     return average
 
 
@@ -141,7 +140,7 @@ def confident_joint(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     joint = np.zeros((2, 2))
     counted = above.any(axis=0)
     np.add.at(joint, (labels[counted].astype(int), true[counted]), 1)
-    # No value without an image: a class that is never confident is as it is given.
+    # At least one image per value: a class that is never confident keeps its labels.
     joint[np.diag_indices(2)] = np.maximum(joint.diagonal(), 1)
     totals = np.array([(~labels).sum(), labels.sum()])
     other = np.rint(joint[[0, 1], [1, 0]] / joint.sum(axis=1) * totals).astype(np.int64)
@@ -169,9 +168,9 @@ def table(
     class_names: Sequence[str] = classes.NAMES,
     groups: np.ndarray | None = None,
 ) -> "pd.DataFrame":
-    """The images whose labels are more likely wrong than right, the surest first.
+    """Return the images whose labels are more likely wrong than right, most certain first.
 
-    Returns one row an image: id, evidence (how surely it is wrong; their mean is the list's
+    One row per image: id, evidence (probability of being wrong; its mean is the list's
     expected precision), trust, given, suggested (texts as "0 16"), missing and spurious (names of
     classes, joined by ", "), worst_class, worst_probability (of that class, calibrated).
 
@@ -206,14 +205,14 @@ def table(
         )
     columns = ["id", "evidence", "trust", "given", "suggested", "missing", "spurious"]
     columns += ["worst_class", "worst_probability"]
-    found = pd.DataFrame(rows, columns=columns)
-    return found.sort_values(["evidence", "id"], ascending=[False, True], ignore_index=True)
+    listed = pd.DataFrame(rows, columns=columns)
+    return listed.sort_values(["evidence", "id"], ascending=[False, True], ignore_index=True)
 
 
 def summary(
     labels: np.ndarray, probs: np.ndarray, class_names: Sequence[str] = classes.NAMES
 ) -> "pd.DataFrame":
-    """One row a class: class, name, given, spurious, missing (likely errors of either kind)."""
+    """Return one row per class: class, name, given, spurious, missing (counts of likely errors)."""
     import pandas as pd
 
     labels, probs = _checked(labels, probs)

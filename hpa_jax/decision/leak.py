@@ -1,12 +1,12 @@
-"""The leak: test images that also lie in the external collection take the labels found there.
+"""The leak: test images that are also in the external collection take its labels.
 
-In: matches of test images with labelled ones (leak.parquet), or tables that others made (id,
-labels).  Out: one table, one row a test image, the conflicts, and the overlay.
-Source: all three teams overlay whole predictions, last of all steps.
+In: matches of test images with labelled ones (leak.parquet), or published tables (id, labels).
+Out: one table with one row per test image, the conflicts, and the overlay.
+Source: all three teams overlay whole predictions as the last step.
 
-Order of trust, least first: a later table wins over an earlier one (pudae's rule).  Inside the
-matches of one image: an image of which all channels agree best (smallest sum of distances) wins;
-of equal ones the first id.  Whatever loses with other labels is listed as a conflict.
+Order of trust, least first: a later table wins over an earlier one (pudae's rule).  Among the
+matches of one image, the smallest sum of channel distances wins, of equal ones the first id.
+Rows that lose with different labels are listed as conflicts.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ COLUMNS = ("id", "labels", "origin", "distance", "table")
 
 
 def of_matches(matches: "pd.DataFrame") -> "pd.DataFrame":
-    """A leak table for `combine`: the most trusted match of a test image comes last.
+    """Return a leak table for `combine`: the most trusted match of a test image comes last.
 
     matches: columns test_id, match_id, labels and distance_* (any number of channels).
     """
@@ -39,10 +39,10 @@ def of_matches(matches: "pd.DataFrame") -> "pd.DataFrame":
 
 
 def read(path: str | Path) -> "pd.DataFrame":
-    """A leak table that others made: a CSV file with the columns Id and Target ("16 0").
+    """Read a published leak table: a CSV file with the columns Id and Target ("16 0").
 
     Raises:
-        InputError: no such file, or without these columns.
+        InputError: the file or one of the columns is missing.
     """
     table = csv_tables.read(path, "submission.leak_tables names it")
     if not {"id", "target"} <= set(table.columns):
@@ -51,14 +51,14 @@ def read(path: str | Path) -> "pd.DataFrame":
 
 
 def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.DataFrame"]:
-    """(leak table, conflicts) of several tables, given in ascending order of trust, sorted by id.
+    """Return (leak table, conflicts), sorted by id, of tables in ascending order of trust.
 
     tables: name -> columns id, labels (list of class numbers or text "16 0"), optionally origin and
     distance.  Inside one table the last row of an id wins, as in the teams' code.  Conflicts: the
     rows that lost with other labels.  Columns of both: `COLUMNS`.
 
     Raises:
-        InputError: a table without these columns, or a label that is no number.
+        InputError: a table without these columns, or an invalid label.
     """
     import pandas as pd
 
@@ -66,11 +66,11 @@ def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.D
     for name, table in reversed(list(tables.items())):
         for column in ("id", "labels"):
             if column not in table.columns:
-                raise InputError(f"leak table {name}: no column {column!r}; it needs id and labels")
+                raise InputError(f"leak table {name}: no column {column!r}; needs id and labels")
         for position in reversed(range(len(table))):
             row = table.iloc[position]
             numbers = _numbers(row["labels"], f"leak table {name}, row {position}")
-            if not numbers:  # knows nothing: a less trusted table may
+            if not numbers:  # no labels: a less trusted table may have some
                 continue
             origin = str(row["origin"]) if "origin" in table.columns else ""
             distance = float(row["distance"]) if "distance" in table.columns else 0.0
@@ -82,7 +82,7 @@ def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.D
             best[row[0]] = row
         elif best[row[0]][1] != row[1]:
             conflicts.append(row)
-    won, lost = (pd.DataFrame(found, columns=COLUMNS) for found in (list(best.values()), conflicts))
+    won, lost = (pd.DataFrame(rows, columns=COLUMNS) for rows in (list(best.values()), conflicts))
     return won.sort_values("id", ignore_index=True), lost.sort_values("id", ignore_index=True)
 
 
@@ -91,16 +91,16 @@ def _numbers(labels: "str | Sequence[int]", where: str) -> list[int]:
         items = labels.split() if isinstance(labels, str) else list(labels)
         return sorted({int(item) for item in items})
     except (TypeError, ValueError):
-        raise InputError(f"{where}: labels {labels!r} are no class numbers") from None
+        raise InputError(f"{where}: labels {labels!r} are not class numbers") from None
 
 
 def overlay(
     decided: np.ndarray, ids: Sequence[str], table: "pd.DataFrame"
 ) -> tuple[np.ndarray, list[str]]:
-    """(decisions bool[N, C] with leaked rows replaced whole, ids whose decision changed).
+    """Return (decisions bool[N, C] with leaked rows replaced, ids whose decision changed).
 
     decided: bool[N, C] in the order of `ids`; table: `id, labels`.  Rows of the table for other
-    images, and rows with no labels, are left out.
+    images, or without labels, are ignored.
 
     Raises:
         InputError: a label beyond C.

@@ -1,7 +1,7 @@
-"""Honest scores: every row is decided by thresholds that were fitted without it.
+"""Nested scores: every row is decided by thresholds that were fitted without it.
 
 In: labels, out-of-fold scores, and a function that fits thresholds.  Out: decisions bool[N, C] and
-the table of scores that is published.
+their scores.
 """
 
 from collections.abc import Callable
@@ -25,15 +25,15 @@ def predictions(
     groups: np.ndarray | None = None,
     *,
     argmax: str = "off",
-    on_held: bool = False,
+    on_fold_scores: bool = False,
     fold: np.ndarray | None = None,
 ) -> np.ndarray:
     """bool[N, C]: `scores >= fit(all rows but those of the fold)`, fold by fold.
 
-    labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group is never on both sides;
-    argmax: as thresholds.decide; on_held: `fit` gets the labels of the other folds and the scores
-    of the fold itself, as a rule does that matches its thresholds to the rows it decides; fold:
-    int[N], in place of the folds drawn here.
+    labels, scores: [N, C]; fit: (labels, scores, groups) -> [C]; a group stays in one fold;
+    argmax: as thresholds.decide; on_fold_scores: `fit` gets the labels of the other folds and
+    the scores of the fold itself, for a rule that matches its thresholds to the rows it decides;
+    fold: int[N], replaces the random folds.
     """
     labels = metrics.checked_labels(labels)
     scores = metrics.checked_scores(scores, labels.shape)
@@ -42,7 +42,7 @@ def predictions(
     decided = np.zeros(labels.shape, bool)
     for number in np.unique(fold):
         rest = fold != number
-        if on_held:
+        if on_fold_scores:
             class_thresholds = fit(labels[rest], scores[~rest], None)
         else:
             class_thresholds = fit(
@@ -58,10 +58,10 @@ def summary(
     decided: np.ndarray,
     weights: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The published numbers of one way to score: macro-F1 (nested), average precision, by class.
+    """Return nested macro-F1 and average precision, overall and by class.
 
-    `macro_f1_present` leaves out classes without positives on these rows; weights: of
-    `confidence.resamples`, shared by all that is compared.
+    `macro_f1_present` leaves out classes without positives on these rows; weights: from
+    `confidence.resamples`, shared by all methods that are compared.
     """
     return {
         "macro_f1": metrics.macro_f1(labels, decided),

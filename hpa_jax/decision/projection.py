@@ -1,4 +1,4 @@
-"""Principal components of embeddings: few columns for the stack, fitted on training rows alone."""
+"""Principal components of embeddings as columns of the stack, fitted on training rows only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Projection:
-    """mean: [E]; axes: [P, E], unit vectors of falling variance."""
+    """mean: [E]; axes: [P, E], unit vectors by decreasing variance."""
 
     mean: np.ndarray
     axes: np.ndarray
@@ -25,17 +25,17 @@ class Projection:
         """float32[N, P] of embeddings [N, E].
 
         Raises:
-            InputError: embeddings of another size than it was fitted on.
+            InputError: embeddings of another size than in the fit.
         """
         if np.ndim(embeddings) != 2 or np.shape(embeddings)[1] != len(self.mean):
             raise InputError(
                 f"embeddings of shape {np.shape(embeddings)}; the principal components were fitted "
-                f"on {len(self.mean)} numbers"
+                f"on {len(self.mean)} columns"
             )
         return ((np.asarray(embeddings, np.float64) - self.mean) @ self.axes.T).astype(np.float32)
 
     def save(self, path: Path) -> None:
-        """Writes it as .npz."""
+        """Write the projection as .npz."""
         with artifacts.atomic(path) as temporary:
             np.savez(temporary, mean=self.mean, axes=self.axes)
 
@@ -44,22 +44,24 @@ def fit(embeddings: np.ndarray, count: int) -> Projection:
     """The first `count` principal components of [N, E]: scikit-learn's PCA, not whitened.
 
     Raises:
-        InputError: more components than rows or numbers.
+        InputError: more components than rows or columns.
     """
     from sklearn.decomposition import PCA
 
     if not 1 <= count <= min(np.shape(embeddings)):
         rows, size = np.shape(embeddings)
-        raise InputError(f"{count} principal components of {rows} rows of {size} numbers")
+        raise InputError(
+            f"{count} principal components of {rows} rows and {size} columns; at most the smaller"
+        )
     fitted = PCA(count, svd_solver="covariance_eigh").fit(np.asarray(embeddings, np.float64))
     return Projection(fitted.mean_, fitted.components_)
 
 
 def load(path: Path) -> Projection:
-    """Reads what `save` wrote.
+    """Read a projection that `save` wrote.
 
     Raises:
-        InputError: it is damaged.
+        InputError: the file is damaged.
     """
     with artifacts.parsing(path, "write it again"), np.load(path, allow_pickle=False) as stored:
         return Projection(stored["mean"], stored["axes"])
@@ -68,14 +70,14 @@ def load(path: Path) -> Projection:
 def table(
     projections: Mapping[str, Projection], embeddings: Mapping[str, np.ndarray]
 ) -> "pd.DataFrame":
-    """The columns NAME.pc00, NAME.pc01, ... of N rows.
+    """Return the columns NAME.pc00, NAME.pc01, ... of N rows.
 
-    projections: of each model, by name.  embeddings: [N, E] of each of them.
+    projections: of each model, by name.  embeddings: [N, E] of each model.
     """
     import pandas as pd
 
-    found = {}
+    columns = {}
     for name, projection in projections.items():
         for number, column in enumerate(projection.columns(embeddings[name]).T):
-            found[f"{name}.pc{number:02d}"] = column
-    return pd.DataFrame(found)
+            columns[f"{name}.pc{number:02d}"] = column
+    return pd.DataFrame(columns)

@@ -1,7 +1,7 @@
-"""The file that is handed in: `Id,Predicted`, ids in the order of sample_submission.csv.
+"""The submission file: `Id,Predicted`, ids in the order of sample_submission.csv.
 
-In: decisions bool[N, C] and their ids.  Out: a CSV that has been checked: the same ids in the same
-order, none twice, class numbers valid and ascending, no empty prediction unless allowed.
+In: decisions bool[N, C] and their ids.  Out: a checked CSV: the same ids in the same order, no
+duplicates, class numbers valid and ascending, no empty prediction unless allowed.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ def write(
     *,
     allow_empty: bool = False,
 ) -> None:
-    """Writes the submission in the order of `sample_ids` (default: of `ids`), then checks it.
+    """Write the submission in the order of `sample_ids` (default: of `ids`), then checks it.
 
     Raises:
-        InputError: an id of the sample has no decision, a decision too many, an id twice, an empty
+        InputError: an id of the sample without decision, a superfluous or duplicate id, an empty
             prediction that is not allowed.
     """
     decided = np.asarray(decided)
@@ -50,10 +50,10 @@ def check(
     *,
     allow_empty: bool = False,
 ) -> np.ndarray:
-    """Decisions bool[N, C] of a submission file that is fit to be handed in.
+    """Check a submission file and return its decisions bool[N, C].
 
     Raises:
-        InputError: naming the first thing that is wrong, with its line.
+        InputError: names the first problem and its line.
     """
     ids, texts = _rows(path)
     masks = []
@@ -63,7 +63,7 @@ def check(
         except ValueError as error:
             raise InputError(f"{path}, line {number} ({name}): {error}") from None
         if len(text.split()) != mask.sum():
-            raise InputError(f"{path}, line {number} ({name}): a class twice in {text!r}")
+            raise InputError(f"{path}, line {number} ({name}): duplicate class in {text!r}")
         masks.append(mask)
     _compare(ids, list(sample_ids), str(path), in_order=True)
     _no_empty(ids, texts, allow_empty)
@@ -71,10 +71,10 @@ def check(
 
 
 def sample_ids(path: str | Path) -> list[str]:
-    """Ids of a sample_submission.csv, in its order.
+    """Return the ids of a sample_submission.csv, in order.
 
     Raises:
-        InputError: missing, no `Id,Predicted` header, or an id twice.
+        InputError: a missing file, no `Id,Predicted` header, or a duplicate id.
     """
     ids, _ = _rows(path)
     _compare(ids, ids, str(path), in_order=True)
@@ -90,36 +90,36 @@ def _rows(path: str | Path) -> tuple[list[str], list[str]]:
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: no CSV text ({error})") from None
+        raise InputError(f"{path}: not a readable CSV ({error})") from None
     if not rows or tuple(cell.strip() for cell in rows[0][:2]) != HEADER:
         raise InputError(f"{path}: the first line must be {','.join(HEADER)}")
     rows = [(number, row) for number, row in enumerate(rows[1:], start=2) if row]
     for number, row in rows:
         if len(row) != 2:
-            raise InputError(f"{path}, line {number}: {len(row)} cells in place of 2")
+            raise InputError(f"{path}, line {number}: {len(row)} cells instead of 2")
     return [row[0].strip() for _, row in rows], [row[1] for _, row in rows]
 
 
-def _compare(ids: list[str], wanted: list[str], what: str, in_order: bool) -> None:
-    for names, where in ((ids, what), (wanted, "sample_submission")):
+def _compare(ids: list[str], expected: list[str], what: str, in_order: bool) -> None:
+    for names, where in ((ids, what), (expected, "sample_submission")):
         if len(set(names)) != len(names):
             seen: set[str] = set()
             twice = next(name for name in names if name in seen or seen.add(name))
-            raise InputError(f"{where}: id {twice!r} is there more than once")
-    have = set(ids)
-    missing = [name for name in wanted if name not in have]
+            raise InputError(f"{where}: id {twice!r} occurs more than once")
+    present = set(ids)
+    missing = [name for name in expected if name not in present]
     if missing:
         raise InputError(
             f"{what}: {len(missing)} ids of the sample are missing, first {missing[0]!r}"
         )
-    if len(ids) != len(wanted):
-        known = set(wanted)
+    if len(ids) != len(expected):
+        known = set(expected)
         extra = next(name for name in ids if name not in known)
         raise InputError(f"{what}: id {extra!r} is not in the sample")
-    if in_order and ids != wanted:
-        place = next(i for i, (a, b) in enumerate(zip(ids, wanted)) if a != b)
+    if in_order and ids != expected:
+        place = next(i for i, (a, b) in enumerate(zip(ids, expected)) if a != b)
         raise InputError(
-            f"{what}, line {place + 2}: id {ids[place]!r}, the sample has {wanted[place]!r} there"
+            f"{what}, line {place + 2}: id {ids[place]!r}, the sample has {expected[place]!r}"
         )
 
 
@@ -128,5 +128,5 @@ def _no_empty(ids: list[str], texts: list[str], allow_empty: bool) -> None:
     if empty and not allow_empty:
         raise InputError(
             f"submission: {len(empty)} predictions are empty, first {empty[0]!r}; "
-            "set submission.argmax to empty, or allow empty ones"
+            "set submission.argmax to empty, or allow empty predictions"
         )

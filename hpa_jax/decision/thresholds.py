@@ -1,4 +1,4 @@
-"""Thresholds per class: from probabilities to yes or no.
+"""Thresholds per class: from probabilities to decisions.
 
 In: labels [N, C] in {0, 1} and probabilities [N, C] of labelled rows (or only the proportions that
 are expected).  Out: float[C].  The rule is `p >= threshold` everywhere, whichever team a method
@@ -6,10 +6,10 @@ comes from.
 
 `cross_validated` is the protocol of One More Layer (5 stratified folds x 20 repeats, on each
 held-out fifth the best F1 of a 50-point grid, mean of the 100); `match_proportions` is that of
-bestfitting and, with `PUDAE_GRID`, of pudae; `exact` sorts in place of a grid.
+bestfitting and, with `PUDAE_GRID`, of pudae; `exact` sorts instead of using a grid.
 
 Rules: a class with fewer positives than folds is searched once on the whole set; a held-out part
-without positives (possible with groups) does not vote; a class without positives is never
+without positives (possible with groups) is left out; a class without positives is never
 predicted (its threshold lies above 1 and above its largest probability).
 """
 
@@ -23,9 +23,8 @@ from hpa_jax.core import own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.metrics import checked_labels, checked_scores, f1_from_counts
 
-REPEAT_STEP = 101  # repeat j draws its folds with seed + 101 j, as the team's code does
+REPEAT_STEP = 101  # repeat j uses seed + 101 j for its folds, as the team's code does
 PUDAE_GRID = np.arange(5, 100) / 100.0
-# What `fitter` takes.
 METHODS = ("cross_validated", "exact", "match_proportions", "match_proportions_pudae", "fixed")
 
 
@@ -46,14 +45,14 @@ def cross_validated(
 
     labels, probs: [N, C]; groups: [N], rows of one group stay in one fold; search: "grid" (`grid`
     points from the smallest to the largest probability of the part, first of equals) or "exact";
-    combine: "mean", or "median" (a few wild parts of a rare class then move nothing); fold_ids:
-    int [R, C, N] replaces the folds drawn here.
+    combine: "mean", or "median" (robust to outlying parts of a rare class); fold_ids: int[R, C, N],
+    replaces the random folds.
 
     Raises:
         InputError: NaN, wrong shapes, fewer rows than folds.
     """
     if combine not in ("mean", "median"):
-        raise InputError(f"thresholds joined by {combine!r}; known: 'mean', 'median'")
+        raise InputError(f"thresholds combined by {combine!r}; known: 'mean', 'median'")
     values = per_part(
         labels, probs, folds, repeats, grid, seed, groups, search=search, fold_ids=fold_ids
     )
@@ -72,20 +71,20 @@ def per_part(
     search: str = "grid",
     fold_ids: np.ndarray | None = None,
 ) -> list[np.ndarray]:
-    """The single thresholds behind `cross_validated`, an array a class; their spread is stability.
+    """Return the individual thresholds behind `cross_validated`, one array per class.
 
-    A class that is searched on the whole set has one.
+    A class that is searched on the whole set has only one.
     """
     labels, probs = _checked(labels, probs)
     if search not in ("grid", "exact"):
         raise InputError(f"threshold search {search!r}; known: 'grid', 'exact'")
     if grid < 2 or repeats < 1:
-        raise InputError(f"{grid} grid points and {repeats} repeats; at least 2 and 1 are needed")
+        raise InputError(f"{grid} grid points and {repeats} repeats; needs at least 2 and 1")
     if fold_ids is None:
         seeds = [seed + REPEAT_STEP * j for j in range(repeats)]
         fold_ids = folding.stratified(labels, folds, seeds, groups)
     elif fold_ids.ndim != 3 or fold_ids.shape[1:] != labels.T.shape:
-        raise InputError(f"fold_ids of shape {fold_ids.shape}; [repeats, classes, rows] is needed")
+        raise InputError(f"fold_ids of shape {fold_ids.shape}; needs [repeats, classes, rows]")
     values = []
     for c in range(labels.shape[1]):
         order = np.argsort(probs[:, c], kind="stable")
@@ -96,10 +95,10 @@ def per_part(
             continue
         parts = fold_ids[:, c][:, order]
         if search == "grid":
-            found = _grid_parts(y, p, parts, folds, grid)
+            best = _grid_parts(y, p, parts, folds, grid)
         else:
-            found = _exact_parts(y, p, parts, folds)
-        values.append(found)
+            best = _exact_parts(y, p, parts, folds)
+        values.append(best)
     return values
 
 
@@ -128,25 +127,25 @@ def _grid_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int, grid: i
     total = hits_below[..., -1:]
     hits = total - np.take_along_axis(hits_below, np.searchsorted(positive, first), 2)
     best = f1_from_counts(hits, predicted, np.broadcast_to(total, hits.shape)).argmax(axis=2)
-    found = np.take_along_axis(thresholds, best[..., None], 2)[..., 0]
-    return found[total[..., 0] > 0]
+    values = np.take_along_axis(thresholds, best[..., None], 2)[..., 0]
+    return values[total[..., 0] > 0]
 
 
 def _exact_parts(y: np.ndarray, p: np.ndarray, parts: np.ndarray, k: int) -> np.ndarray:
-    found = []
+    values = []
     for repeat in parts:
         for part in range(k):
             member = repeat == part
             if y[member].any():
-                found.append(_best_exact(y[member], p[member]))
-    return np.array(found)
+                values.append(_best_exact(y[member], p[member]))
+    return np.array(values)
 
 
 def exact(labels: np.ndarray, probs: np.ndarray) -> np.ndarray:
     """Thresholds float[C] with the highest F1 on these rows: every possible threshold is tried.
 
     The threshold lies half-way between the lowest accepted and the highest refused probability; of
-    equal F1 the highest threshold (fewest predictions) is taken.
+    equal F1 the highest threshold (fewest predictions) wins.
     """
     labels, probs = _checked(labels, probs)
     order = np.argsort(probs, axis=0, kind="stable")
@@ -187,7 +186,7 @@ def _best_on_grid(y: np.ndarray, p: np.ndarray, grid: int) -> float:
 
 
 def never(largest: float) -> float:
-    """A threshold above 1 and above `largest`: no probability reaches it (so `decide` knows it)."""
+    """Return a threshold above 1 and above `largest`, which no probability reaches."""
     return float(np.nextafter(max(1.0, largest), np.inf))
 
 
@@ -207,14 +206,14 @@ def match_proportions(
     `p >= threshold` decides the same.
 
     Raises:
-        InputError: NaN, a proportion outside [0, 1], or one for each class is not given.
+        InputError: NaN, a proportion outside [0, 1], or not one for each class.
     """
     probs = checked_scores(probs)
     target = np.asarray(proportions, float)
     if target.shape != (probs.shape[1],) or not ((target >= 0) & (target <= 1)).all():
         raise InputError(
-            f"proportions of shape {target.shape} for {probs.shape[1]} classes: one number of "
-            "0..1 a class is needed"
+            f"proportions of shape {target.shape} for {probs.shape[1]} classes: needs one "
+            "number of 0..1 per class"
         )
     if ties not in ("half", "first"):
         raise InputError(f"ties {ties!r}; known: 'half', 'first'")
@@ -237,7 +236,7 @@ def fixed(num_classes: int, value: float = 0.5) -> np.ndarray:
 
 
 def pooled(labels: np.ndarray, probs: np.ndarray, points: int = 200) -> float:
-    """The one threshold for all classes with the highest macro-F1 over classes that have positives.
+    """Return the common threshold with the highest macro-F1 over classes that have positives.
 
     Thresholds tried: `points` quantiles of the positives' probabilities.
     """
@@ -250,9 +249,9 @@ def pooled(labels: np.ndarray, probs: np.ndarray, points: int = 200) -> float:
     total = y.sum(axis=0)
     score = np.zeros(len(thresholds))
     for c in range(y.shape[1]):
-        ordered, own = np.sort(p[:, c]), np.sort(p[y[:, c], c])
-        predicted = len(p) - np.searchsorted(ordered, thresholds)
-        hits = total[c] - np.searchsorted(own, thresholds)
+        all_sorted, positive = np.sort(p[:, c]), np.sort(p[y[:, c], c])
+        predicted = len(p) - np.searchsorted(all_sorted, thresholds)
+        hits = total[c] - np.searchsorted(positive, thresholds)
         score += f1_from_counts(hits, predicted, np.full(len(thresholds), total[c]))
     return float(thresholds[score.argmax()])
 
@@ -264,16 +263,16 @@ def shrunk(
     strength: float = 10.0,
     towards: str = "pooled",
 ) -> np.ndarray:
-    """Thresholds of rare classes drawn towards a steadier one: (n t + k t0) / (n + k), n positives.
+    """Shrink thresholds of rare classes to a steadier one: (n t + k t0) / (n + k), n positives.
 
-    strength: k, the number of positives at which both weigh the same (0 leaves all as it is);
+    strength: k, the number of positives at which both weigh the same (0: no shrinkage);
     towards: "pooled" (one threshold for all classes) or "proportions" (the threshold at which as
     many rows are predicted as are positive).
     """
     labels, probs = _checked(labels, probs)
     thresholds = np.asarray(thresholds, float)
     if strength < 0:
-        raise InputError(f"shrinkage strength {strength}; 0 or more is needed")
+        raise InputError(f"shrinkage strength {strength}; must be 0 or more")
     if towards == "pooled":
         anchor = np.full(len(thresholds), pooled(labels, probs))
     elif towards == "proportions":
@@ -292,7 +291,7 @@ def shrunk_to_matched(labels: np.ndarray, probs: np.ndarray, strength: float = 1
     On the logit scale: (n logit t + k logit t0) / (n + k), with n positives, t of `exact`, t0 of
     `match_proportions`; a class without positives gets the `pooled` threshold.  An empirical-Bayes
     rule with the prior's weight fixed: the best threshold of a dozen positives is mostly noise, the
-    matched one has none of it, and with many positives their difference is real.
+    matched one is not, and with many positives their difference is real.
 
     labels, probs: [N, C]; strength: k, above 0.
     """
@@ -310,7 +309,7 @@ def _logit(thresholds: np.ndarray) -> np.ndarray:
 
 
 def scaled(thresholds: np.ndarray, scale: float | Sequence[float] = 1.0) -> np.ndarray:
-    """float[C]: thresholds times a factor, or one a class; those above 1 ("never") stay.
+    """float[C]: thresholds times a factor, common or per class; those above 1 ("never") stay.
 
     Raises:
         InputError: a factor that is not above 0, or their number is neither 1 nor C.
@@ -318,7 +317,7 @@ def scaled(thresholds: np.ndarray, scale: float | Sequence[float] = 1.0) -> np.n
     thresholds, factors = np.asarray(thresholds, float), np.asarray(scale, float)
     if factors.size not in (1, len(thresholds)) or not (factors > 0).all():
         raise InputError(
-            f"threshold scale {factors.tolist()}: one factor above 0, or one for each of "
+            f"threshold scale {factors.tolist()}: needs one factor above 0, or one for each of "
             f"{len(thresholds)} classes"
         )
     return np.where(thresholds > 1, thresholds, thresholds * factors)
@@ -338,7 +337,7 @@ def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np
     if thresholds.shape != (probs.shape[1],) or np.isnan(thresholds).any():
         raise InputError(
             f"thresholds {thresholds.shape} for {probs.shape[1]} classes (NaN: "
-            f"{np.isnan(thresholds).sum()}); one number a class is needed"
+            f"{np.isnan(thresholds).sum()}); needs one number per class"
         )
     chosen = probs >= thresholds
     if argmax == "always":
@@ -346,7 +345,7 @@ def decide(probs: np.ndarray, thresholds: np.ndarray, argmax: str = "off") -> np
     elif argmax == "empty":
         empty = ~chosen.any(axis=1)
         ratio = probs[empty] / np.maximum(thresholds, 1e-12)
-        if (thresholds <= 1).any():  # a class that is never predicted fills no gap either
+        if (thresholds <= 1).any():  # a class that is never predicted isn't added either
             ratio[:, thresholds > 1] = -np.inf
         chosen[np.flatnonzero(empty), ratio.argmax(axis=1)] = True
     elif argmax != "off":
@@ -369,14 +368,14 @@ def fitter(
     proportions: Sequence[float] = (),
     fold_cache: dict[str, np.ndarray] | None = None,
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
-    """A function (labels, probs, groups) -> thresholds for a method of the config.
+    """Return a function (labels, probs, groups) -> thresholds for a method of the config.
 
     method: "cross_validated", "exact", "match_proportions" (to `proportions`, or else to the
     share of positives in `labels`; bestfitting's grid), "match_proportions_pudae", or "fixed".
-    The last three never compare labels with probabilities: these may be of other rows.  Or
-    "my_file.py:function", such a function of one's own.
-    fold_cache: keeps the folds of cross_validated; with one dict for the fitters of several methods
-    on the same rows (in the same order), they are computed once.
+    The last three never compare labels with probabilities, which may be of other rows.  Or
+    "my_file.py:function", a user function of this signature.
+    fold_cache: stores the folds of cross_validated; fitters of several methods on the same rows (in
+    the same order) can share it.
     """
 
     def target(labels: np.ndarray) -> np.ndarray:
@@ -405,7 +404,7 @@ def fitter(
         "fixed": lambda y, p, g: fixed(p.shape[1], value),
     }
     if own_code.is_reference(method):
-        return _own(method)
+        return _user_function(method)
     if method not in METHODS:
         raise InputError(f"threshold method {method!r}; known: {', '.join(METHODS)}")
     if not shrink:
@@ -413,17 +412,18 @@ def fitter(
     return lambda y, p, g: shrunk(methods[method](y, p, g), y, p, shrink, shrink_towards)
 
 
-def _own(
+def _user_function(
     reference: str,
 ) -> Callable[[np.ndarray, np.ndarray, np.ndarray | None], np.ndarray]:
-    """The rule of one's own function, whose result is checked."""
+    """The rule of a user function, whose result is checked."""
     function = own_code.load(reference)
 
     def fit(labels: np.ndarray, probs: np.ndarray, groups: np.ndarray | None) -> np.ndarray:
         values = np.asarray(function(labels, probs, groups), float)
         if values.shape != (probs.shape[1],) or np.isnan(values).any():
             raise InputError(
-                f"{reference}: thresholds of shape {values.shape}, not ({probs.shape[1]},), or NaN"
+                f"{reference}: returned thresholds of shape {values.shape}, not "
+                f"({probs.shape[1]},), or NaN"
             )
         return values
 
@@ -438,7 +438,7 @@ def _cached_folds(
     seed: int,
     groups: np.ndarray | None,
 ) -> np.ndarray:
-    """The folds of `cross_validated`, from the cache or put into it."""
+    """Return the folds of `cross_validated`, cached."""
     digest = hashlib.sha256(repr((labels.shape, folds, repeats, seed)).encode())
     digest.update(np.ascontiguousarray(labels, bool).data)
     if groups is not None:

@@ -1,6 +1,6 @@
-"""Is an image unlike the training set?  Then no probability of its networks means much.
+"""Detection of images unlike the training set, whose probabilities are unreliable.
 
-Two looks: the distance of its embedding to the nearest reference images, and metafeatures
+Two criteria: the distance of the embedding to the nearest reference images, and metafeatures
 (brightness, contrast, correlations) outside the range of the reference images.
 """
 
@@ -19,7 +19,7 @@ _BLOCK = 1024
 
 @dataclass(frozen=True)
 class Reference:
-    """What ordinary images look like.
+    """Statistics of ordinary images.
 
     mean, scale: [E]; axes: [D, E] principal axes of standardised embeddings; sample: [R, D];
     threshold: distance that a share `flagged` of the reference images exceeds; names: metafeatures;
@@ -50,9 +50,9 @@ class Reference:
     def judge(
         self, embeddings: np.ndarray, features: np.ndarray | None = None
     ) -> tuple[np.ndarray, list[str]]:
-        """bool[N] (unlike the training set) and the reason of each ("" where ordinary).
+        """Return (bool[N], unlike the training set; the reason of each, "" if ordinary).
 
-        features: [N, F] metafeatures in the order of `names`; NaN is not judged.
+        features: [N, F] metafeatures in the order of `names`; NaN is ignored.
         """
         far = self.distances(embeddings) / self.threshold
         reasons = [
@@ -67,25 +67,27 @@ class Reference:
                 for row in np.flatnonzero(below | above):
                     side = "below" if below[row] else "above"
                     reasons[row].append(f"{name} {values[row, column]:.3g} {side} all reference")
-        return np.array([bool(own) for own in reasons]), ["; ".join(own) for own in reasons]
+        return np.array([bool(texts) for texts in reasons]), ["; ".join(texts) for texts in reasons]
 
     def save(self, path: str | Path) -> None:
-        """Writes one .npz."""
+        """Write the reference as .npz."""
         with artifacts.atomic(path) as temporary, open(temporary, "wb") as file:
             np.savez_compressed(file, **vars(self))
 
 
 def load(path: str | Path) -> Reference:
-    """Reads what `Reference.save` wrote.
+    """Read a reference that `Reference.save` wrote.
 
     Raises:
-        InputError: no such file, or damaged.
+        InputError: the file is missing or damaged.
     """
     with artifacts.parsing(path, "export the bundle again"):
         with np.load(path, allow_pickle=False) as stored:
             values = {name: stored[name] for name in stored.files}
         names = tuple(str(name) for name in values.pop("names"))
-        threshold = values.pop("cut" if "cut" in values else "threshold")  # its former name
+        threshold = values.pop(
+            "cut" if "cut" in values else "threshold"
+        )  # "cut": name in earlier versions
         return Reference(threshold=float(threshold), names=names, **values)
 
 
@@ -99,13 +101,13 @@ def fit(
     sample: int = 2000,
     seed: int = 0,
 ) -> Reference:
-    """The reference of ordinary images.
+    """Fit the reference to ordinary images.
 
     Args:
       embeddings: [N, E] of training or validation images, N > 5.
       features: [N, F] metafeatures of those images, NaN where unknown; names: their F names.
-      flagged: share of ordinary images that may be called unlike.
-      axes: principal axes kept.  sample: images kept.
+      flagged: share of ordinary images that may be flagged.
+      axes: number of principal axes.  sample: number of images stored.
 
     Raises:
         InputError: too few images, NaN.
@@ -122,7 +124,7 @@ def fit(
     standard = (embeddings[chosen] - mean) / scale
     directions = np.linalg.svd(standard, full_matrices=False)[2][:axes]
     kept = standard @ directions.T
-    # The nearest neighbour of a reference image is itself: count one further.
+    # The nearest neighbour of a reference image is itself.
     threshold = float(np.quantile(_kth(kept, kept, NEIGHBOUR + 1), 1.0 - flagged))
     low = high = np.zeros(0)
     if features is not None and len(names):
@@ -131,14 +133,14 @@ def fit(
 
 
 def _range(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Range of each column with a tenth of its width on both sides; unknown: no limit."""
-    known = np.isfinite(features).any(axis=0)
+    """Range of each column plus a tenth of its width on both sides; infinite if unknown."""
+    finite = np.isfinite(features).any(axis=0)
     low, high = np.full(features.shape[1], -np.inf), np.full(features.shape[1], np.inf)
-    low[known] = np.nanmin(features[:, known], axis=0)
-    high[known] = np.nanmax(features[:, known], axis=0)
-    margin = 0.1 * (high[known] - low[known])
-    low[known] -= margin
-    high[known] += margin
+    low[finite] = np.nanmin(features[:, finite], axis=0)
+    high[finite] = np.nanmax(features[:, finite], axis=0)
+    margin = 0.1 * (high[finite] - low[finite])
+    low[finite] -= margin
+    high[finite] += margin
     return low, high
 
 
@@ -151,9 +153,9 @@ def _project(
 def _kth(points: np.ndarray, sample: np.ndarray, k: int) -> np.ndarray:
     """Euclidean distance of points[N, D] to the k-th nearest of sample[R, D]."""
     k = min(k, len(sample))
-    found = np.zeros(len(points))
+    distances = np.zeros(len(points))
     for start in range(0, len(points), _BLOCK):
         block = points[start : start + _BLOCK]
         squares = (block**2).sum(1)[:, None] + (sample**2).sum(1)[None] - 2 * block @ sample.T
-        found[start : start + _BLOCK] = np.partition(squares, k - 1, axis=1)[:, k - 1]
-    return np.sqrt(np.maximum(found, 0.0))
+        distances[start : start + _BLOCK] = np.partition(squares, k - 1, axis=1)[:, k - 1]
+    return np.sqrt(np.maximum(distances, 0.0))

@@ -1,7 +1,7 @@
-"""What validation says of a method's scores, class by class: calibration, F1 and support.
+"""Validation results of a method by class: calibration, F1 and support.
 
-In: what the step thresholds fitted and measured on out-of-fold scores.  Out: `Validated`, which a
-bundle carries, and `by_class`, a table of the classes of images with what is known of each.
+In: results of the step thresholds on out-of-fold scores.  Out: `Validated`, which is part of a
+bundle, and `by_class`, a table of the classes of each image with these results.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +22,9 @@ SHOWN_FROM = 0.05  # probability from which a class that is not predicted is lis
 
 @dataclass(frozen=True)
 class Validated:
-    """What is known of the scores of C classes.
+    """Validation results of C classes.
 
-    calibration: of the scores, NaN in a class that the method does not know; f1: float[C], of
+    calibration: of the scores, NaN for a class that the method lacks; f1: float[C], of
     decisions fitted without their rows; support: int[C], positives among the validation images.
     """
 
@@ -33,41 +33,45 @@ class Validated:
     support: np.ndarray
 
     def probabilities(self, scores: np.ndarray) -> np.ndarray:
-        """Calibrated scores [N, C]; 0 in a class that the method does not know."""
+        """Calibrated scores [N, C]; 0 for a class that the method lacks."""
         return np.nan_to_num(self.calibration(scores))
 
     def of_classes(self, numbers: Sequence[int]) -> "Validated":
-        """Return what is known of some classes, in their order."""
+        """Return the results of some classes, in the given order."""
         chosen = list(numbers)
         coefficients = self.calibration.coefficients[chosen]
         return Validated(Calibration(coefficients), self.f1[chosen], self.support[chosen])
 
     def as_json(self) -> dict[str, Any]:
-        """Return what `from_json` reads."""
-        found = dict(calibration=self.calibration.coefficients, f1=self.f1, support=self.support)
-        return {name: artifacts.plain(values) for name, values in found.items()}
+        """Return the representation that `from_json` reads."""
+        fields = dict(calibration=self.calibration.coefficients, f1=self.f1, support=self.support)
+        return {name: artifacts.plain(values) for name, values in fields.items()}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any], count: int) -> "Validated":
-        """Return what `as_json` gave, of `count` classes.
+        """Return the results that `as_json` wrote, of `count` classes.
 
         Raises:
-            InputError: it is of another number of classes.
+            InputError: another number of classes.
             KeyError: a part is missing.
         """
-        found = cls(
+        validated = cls(
             Calibration(np.array(stored["calibration"], float)),
             np.array(stored["f1"], float),
             np.array(stored["support"], int),
         )
-        shapes = [found.calibration.coefficients.shape, found.f1.shape, found.support.shape]
+        shapes = [
+            validated.calibration.coefficients.shape,
+            validated.f1.shape,
+            validated.support.shape,
+        ]
         if shapes != [(count, 3), (count,), (count,)]:
             raise InputError(f"calibration, F1 and support of {shapes} for {count} classes")
-        return found
+        return validated
 
 
 def by_class(
-    known: Validated,
+    validated: Validated,
     ids: Sequence[str],
     names: Sequence[str],
     scores: np.ndarray,
@@ -81,13 +85,13 @@ def by_class(
     predicted and whose probability is below `SHOWN_FROM`.
 
     Args:
-        known: of the method that gave the scores.
+        validated: validation results of the method.
         ids, names: of the N images and the C classes.
         scores: float[N, C]; decided: bool[N, C]; thresholds: float[C], inf = never.
     """
     import pandas as pd
 
-    probability = known.probabilities(scores)
+    probability = validated.probabilities(scores)
     row, c = np.nonzero(decided | (probability >= SHOWN_FROM))
     order = np.lexsort((-probability[row, c], row))
     row, c = row[order], c[order]
@@ -99,7 +103,7 @@ def by_class(
             "score": scores[row, c],
             "threshold": np.where(thresholds <= 1, thresholds, np.nan)[c],
             "probability": probability[row, c],
-            "f1": known.f1[c],
-            "support": known.support[c],
+            "f1": validated.f1[c],
+            "support": validated.support[c],
         }
     )

@@ -1,7 +1,7 @@
-"""A frozen network over all packed images, once: every view's embedding, stored; restartable.
+"""Stored embeddings of a frozen network for every packed image and view; restartable.
 
-In: a network, its config, packed images.  Out: a folder of `data.embeddings`.  A second call goes
-on with the parts that are missing.  With several processes each works on its own parts in the
+In: a network, its config, packed images.  Out: a folder of `data.embeddings`.  A second call
+computes only the missing parts.  With several processes each computes some of the parts in the
 shared folder.
 """
 
@@ -34,28 +34,28 @@ def write(
     views: str | Mapping[str, Any] = "identity",
     title: str = "embeddings",
 ) -> Embeddings:
-    """Computes what is missing in a folder of embeddings of all of `records`, and finishes it.
+    """Compute the missing parts of a folder of embeddings of all `records`, and finish it.
 
     Args:
         model: the frozen network, in evaluation mode.
         config: its model config (channels, image_size, normalize).
         records: the packed images.
         directory: of the parts.
-        batch_size: images at a time.
+        batch_size: images per batch.
         views: as views.make.
         title: of the progress line.
 
     Raises:
         InputError: unknown views, damaged images, an embedding that is not finite.
     """
-    made = views_module.make(views)
+    view_set = views_module.make(views)
     side = config.image_size
-    shape = (made.count(side, side), 1, network.embedding_size(config))
-    lacking = stored.missing(directory, len(records), shape)
+    shape = (view_set.count(side, side), 1, network.embedding_size(config))
+    missing = stored.missing(directory, len(records), shape)
     sweep.wait("missing embeddings known")
-    mine = lacking[jax.process_index() :: jax.process_count()]
-    if mine:
-        rows = np.concatenate([_rows_of(number, len(records)) for number in mine])
+    numbers = missing[jax.process_index() :: jax.process_count()]
+    if numbers:
+        rows = np.concatenate([_rows_of(number, len(records)) for number in numbers])
         batches = eval_batches(
             records,
             records.ids[rows],
@@ -64,11 +64,11 @@ def write(
             channels=tuple(config.channels),
             image_size=side,
         )
-        forward = predict.spread(*program(model, config, made))
+        forward = predict.spread(*program(model, config, view_set))
         with Progress(title, len(records), len(records) - len(rows)) as progress:
-            found = _stream(forward, batches, rows, progress.add)
-            for number in mine:
-                stored.write_part(directory, number, found(len(_rows_of(number, len(records)))))
+            next_rows = _stream(forward, batches, rows, progress.add)
+            for number in numbers:
+                stored.write_part(directory, number, next_rows(len(_rows_of(number, len(records)))))
     sweep.wait("embeddings written")
     if jax.process_index() == 0:
         stored.finish(directory, records.ids, shape)
@@ -80,7 +80,7 @@ def program(
     model: nnx.Module, config: Any, views: views_module.Views
 ) -> tuple[Callable[[Any, jax.Array, jax.Array], jax.Array], Any]:
     """The pure function (state, images uint8[B, H, W, K], rows int[B]) -> [B, V, 1, E], and the
-    network's state.  Random views draw from the row, as `predict.program`'s."""
+    network's state.  Random views are seeded by row, as in `predict.program`."""
     normalise = normalizer(config.normalize, tuple(config.channels))
     graph, state = nnx.split(model)
 
@@ -89,14 +89,14 @@ def program(
         frozen.eval()
         scaled = images.astype(jnp.float32) / 255.0
         keys = jax.vmap(lambda row: jax.random.fold_in(jax.random.key(0), row))(rows)
-        found = []
+        by_group = []
         for group in views.groups(*images.shape[1:3]):
 
-            def look(view: jax.Array, group: views_module.Group = group) -> jax.Array:
+            def embed_view(view: jax.Array, group: views_module.Group = group) -> jax.Array:
                 return frozen.embed(normalise(group.show(keys, view, scaled)))[1]
 
-            found.append(jax.lax.map(look, jnp.arange(group.count)))
-        return jnp.moveaxis(jnp.concatenate(found), 0, 1)[:, :, None].astype(jnp.float32)
+            by_group.append(jax.lax.map(embed_view, jnp.arange(group.count)))
+        return jnp.moveaxis(jnp.concatenate(by_group), 0, 1)[:, :, None].astype(jnp.float32)
 
     return embed, state
 
@@ -107,20 +107,20 @@ def _stream(
     rows: np.ndarray,
     on_rows: Callable[[int], None],
 ) -> Callable[[int], np.ndarray]:
-    """A function that gives the next n rows' embeddings, [n, V, 1, E]."""
-    held: list[np.ndarray] = []
+    """Return a function that computes the next n rows' embeddings, [n, V, 1, E]."""
+    buffer: list[np.ndarray] = []
 
-    def found(count: int) -> np.ndarray:
-        while sum(map(len, held)) < count:
+    def next_rows(count: int) -> np.ndarray:
+        while sum(map(len, buffer)) < count:
             batch = next(batches)
             mask = np.asarray(batch["mask"], bool)
-            held.append(np.asarray(forward(batch["image"], rows[batch["index"]]))[mask])
+            buffer.append(np.asarray(forward(batch["image"], rows[batch["index"]]))[mask])
             on_rows(int(mask.sum()))
-        joined = np.concatenate(held)
-        held[:] = [joined[count:]]
+        joined = np.concatenate(buffer)
+        buffer[:] = [joined[count:]]
         return joined[:count]
 
-    return found
+    return next_rows
 
 
 def _rows_of(number: int, count: int) -> np.ndarray:

@@ -1,12 +1,12 @@
-"""Several models' probabilities to one: means, maximum, ranks, weights, greedy selection.
+"""Ensembles of several models' probabilities: means, maximum, ranks, greedy selection.
 
 In: tables `id, p00, p01, ...` by model name, joined to an array [M, N, C].  Out: an array [N, C].
 Sources: bestfitting (mean over folds, maximum over crops, mean over duplicates of the test set),
 pudae (weighted mean 1/5 x 5, 1, 1), greedy selection of Caruana et al. 2004.
 
-Rules: tables are joined on id, so their order does not matter; an id that one table lacks, or has
-twice, is an error that names it; a class that one model does not know (an absent column) is taken
-from the others, with their weights renormalised; a class that no model knows stays absent.
+Rules: tables are joined on id, so their order does not matter; a missing or duplicate id is an
+error that names it; a class that one model lacks (an absent column) is taken from the others, with
+their weights renormalised; a class that no model has stays absent.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -19,22 +19,22 @@ from hpa_jax.core.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-LIMIT = 1e-7  # probabilities are kept this far from 0 and 1 before logarithms
+LIMIT = 1e-7  # lower limit of probabilities before logarithms
 
 
 def joined(
     tables: Mapping[str, "pd.DataFrame"], ids: Sequence[str] | None = None
 ) -> tuple[np.ndarray, list[str], list[str]]:
-    """(probs [M, N, C] with NaN for classes a model lacks, ids, column names).
+    """Return (probs [M, N, C] with NaN for classes a model lacks, ids, column names).
 
-    tables: model -> `id, p00..`; ids: rows wanted, in order (default: those of the first table,
-    and then all tables must hold the same ids).
+    tables: model -> `id, p00..`; ids: rows to return, in order (default: those of the first table;
+    all tables must then have the same ids).
 
     Raises:
-        InputError: no table, missing, additional or doubled ids, NaN or infinite probabilities.
+        InputError: no table, missing, extra or duplicate ids, NaN or infinite probabilities.
     """
     if not tables:
-        raise InputError("an ensemble of no models; name at least one")
+        raise InputError("the ensemble has no models; name at least one")
     columns = sorted({name for table in tables.values() for name in table.columns if name != "id"})
     exact = ids is None
     ids = list(next(iter(tables.values()))["id"].astype(str)) if ids is None else list(ids)
@@ -48,26 +48,26 @@ def joined(
                 if len(bad):
                     raise InputError(
                         f"predictions of {model}: {probs[m, bad[0], c]} for id {ids[bad[0]]!r}, "
-                        f"{name}; predict this model again or leave it out"
+                        f"{name}; predict again or leave out this model"
                     )
     return probs, ids, columns
 
 
-def _rows(own: list[str], ids: list[str], model: str, exact: bool) -> list[int]:
-    place = {name: row for row, name in enumerate(own)}
-    if len(place) != len(own):
+def _rows(table_ids: list[str], ids: list[str], model: str, exact: bool) -> list[int]:
+    place = {name: row for row, name in enumerate(table_ids)}
+    if len(place) != len(table_ids):
         seen: set[str] = set()
-        twice = next(name for name in own if name in seen or seen.add(name))
-        raise InputError(f"predictions of {model}: id {twice!r} is there more than once")
+        twice = next(name for name in table_ids if name in seen or seen.add(name))
+        raise InputError(f"predictions of {model}: id {twice!r} occurs more than once")
     missing = [name for name in ids if name not in place]
     if missing:
         raise InputError(
             f"predictions of {model}: {len(missing)} ids are missing, first {missing[0]!r}; "
-            "predict them too, or leave this model out"
+            "predict them, too, or leave out this model"
         )
-    if exact and len(own) != len(ids):
-        wanted = set(ids)
-        extra = next(name for name in own if name not in wanted)
+    if exact and len(table_ids) != len(ids):
+        expected = set(ids)
+        extra = next(name for name in table_ids if name not in expected)
         raise InputError(f"predictions of {model}: id {extra!r} is in no other model's table")
     return [place[name] for name in ids]
 
@@ -76,16 +76,18 @@ def mean(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """(Weighted) mean over models: [M, N, C] -> [N, C]; NaN: the model (or all) lacks the class.
 
     Raises:
-        InputError: weights that do not fit, or all 0 where a class is known.
+        InputError: invalid weights, or all 0 for the models that have a class.
     """
     probs = np.asarray(probs)
     weight = _normal(weights, len(probs))[:, None, None] * ~np.isnan(probs)
     total = weight.sum(axis=0)
-    known = ~np.isnan(probs).all(axis=0)
-    if not (total[known] > 0).all():
-        raise InputError("ensemble: all models that know some class have weight 0")
+    available = ~np.isnan(probs).all(axis=0)
+    if not (total[available] > 0).all():
+        raise InputError(
+            "ensemble: all models that have some class have weight 0; give one of them a weight"
+        )
     summed = (weight * np.nan_to_num(probs)).sum(axis=0)
-    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=known)
+    return np.divide(summed, total, out=np.full(total.shape, np.nan), where=available)
 
 
 def geometric(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
@@ -101,9 +103,9 @@ def maximum(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
 
 
 def rank_mean(probs: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Mean of each model's ranks, scaled to (0, 1]: immune to different calibration.
+    """Mean of each model's ranks, scaled to (0, 1]: independent of calibration.
 
-    The rank of a row is the share of rows with at most its probability (equal ones share the mean).
+    The rank of a row is the share of rows with at most its probability (ties share their mean).
     """
     from scipy.stats import rankdata
 
@@ -124,8 +126,8 @@ def greedy(probs: np.ndarray, score: Callable[[np.ndarray], float], steps: int =
     """Weights float[M] by forward selection with repetition (Caruana et al. 2004).
 
     probs: [M, N, C] of labelled rows; score: mean probabilities [N, C] -> number to maximise.  The
-    first model is the best single one.  The best set on the way is returned, so more steps never
-    make it worse on these rows; judge it on others.
+    first model is the best single one.  The best set of all steps is returned, so more steps never
+    lower the score on these rows.
     """
     count = np.zeros(len(probs), int)
     best_score, best = -np.inf, count
@@ -140,10 +142,10 @@ def greedy(probs: np.ndarray, score: Callable[[np.ndarray], float], steps: int =
 
 
 def average_duplicates(probs: np.ndarray, groups: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Every row gets the mean of its duplicate group: [N, C] -> [N, C]; groups: [N].
+    """Replace each row by the mean of its duplicate group: [N, C] -> [N, C]; groups: [N].
 
     Raises:
-        InputError: not one group a row.
+        InputError: not one group per row.
     """
     groups = np.unique(np.asarray(groups), return_inverse=True)[1]
     if groups.shape != (len(probs),):
@@ -159,6 +161,6 @@ def _normal(weights: np.ndarray | None, models: int) -> np.ndarray:
     weights = np.asarray(weights, float)
     if weights.shape != (models,) or not (weights >= 0).all() or not weights.sum() > 0:
         raise InputError(
-            f"ensemble weights {weights.tolist()} for {models} models; >= 0, not all 0"
+            f"ensemble weights {weights.tolist()} for {models} models; one each, >= 0, not all 0"
         )
     return weights / weights.sum()

@@ -1,18 +1,18 @@
-"""Class activation maps: where in an image a network sees a class.
+"""Class activation maps: the image regions behind a network's prediction of a class.
 
-In: a network, images and class numbers.  Out: one map [h, w] in [0, 1] for each, as coarse as the
-network's last feature map A [h, w, F].
+In: a network, images and class numbers.  Out: one map [h, w] in [0, 1] each, at the resolution of
+the last feature map A [h, w, F].
 
 - CAM (Zhou et al. 2016, 1512.04150) for a linear head on the global average: the sum over F of A
   times the class' weights.
-- Grad-CAM (Selvaraju et al. 2017, 1610.02391) for every other head: the weights are the mean over
-  the places of the gradient of the class' logit.  For a linear head on the average it is CAM.
-- Class attention for pudae's head: what each place adds to the logit.
+- Grad-CAM (Selvaraju et al. 2017, 1610.02391) for every other head: the weights are the spatial
+  mean of the gradient of the class' logit.  Equals CAM for a linear head on the average.
+- Class attention for pudae's head: the contribution of each place to the logit.
 - Transformers whose head reads tokens: the weights of a head that pools tokens (SubCell), else
   attention rollout to the class token (Abnar & Zuidema 2020, 2005.00928).  Both are one map for
   all classes.
 
-All keep what speaks for the class (ReLU) and divide by the map's maximum.
+All keep positive evidence only (ReLU) and divide by the map's maximum.
 """
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ from hpa_jax.models.normalization import normalizer
 
 
 def method(model: nnx.Module) -> str:
-    """Return the name of the maps that a network's head allows."""
+    """Return the name of the method for a network's head."""
     if getattr(model.head, "reads_tokens", False):
         pooled = hasattr(_reader(model.head), "weights")
         return "attention of the head" if pooled else "attention rollout"
@@ -42,9 +42,8 @@ def compiled(
 ) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return the function from images and class numbers to maps, compiled on first use.
 
-    It takes images uint8[B, H, W, K] and outputs int[B, L] (numbers among the network's own
-    classes) and returns float32[B, L, h, w] in [0, 1]; a map of zeros: no place speaks for the
-    class.
+    It takes images uint8[B, H, W, K] and outputs int[B, L] (class numbers of the network) and
+    returns float32[B, L, h, w] in [0, 1]; all zeros: no positive evidence.
 
     Args:
       model: a network of models/registry.py.
@@ -64,7 +63,7 @@ def compiled(
         features = network.features(read).astype(jnp.float32)
         if isinstance(network.head, Attention):
             places = nnx.softmax(network.head.attention(features), axis=(1, 2))
-            raw = _taken(places * network.head.logits(features), outputs)
+            raw = _select(places * network.head.logits(features), outputs)
         else:
             raw = _grad_cam(network.head, features, outputs)
         raw = jnp.maximum(raw, 0.0)
@@ -77,7 +76,7 @@ def compiled(
 
 
 def _of_tokens(network: Any, images: jax.Array) -> jax.Array:
-    """[B, h, w]: how much each patch of a transformer counts, whatever the class."""
+    """[B, h, w]: attention to each patch of a transformer, the same for all classes."""
     rows, columns = (side // network.patch for side in images.shape[1:3])
     first = 1 + network.registers
     if hasattr(reader := _reader(network.head), "weights"):
@@ -94,7 +93,7 @@ def _of_tokens(network: Any, images: jax.Array) -> jax.Array:
 
 
 def _reader(head: nnx.Module) -> nnx.Module:
-    """The head that reads the tokens: of a frozen network its own, below the trained one."""
+    """The head that reads the tokens: in a frozen network the one below the trained head."""
     return getattr(head, "of", head)
 
 
@@ -110,6 +109,6 @@ def _grad_cam(head: nnx.Module, features: jax.Array, outputs: jax.Array) -> jax.
     return jnp.moveaxis(jax.lax.map(of_slot, outputs.T), 0, 1)
 
 
-def _taken(planes: jax.Array, outputs: jax.Array) -> jax.Array:
+def _select(planes: jax.Array, outputs: jax.Array) -> jax.Array:
     """Planes [B, h, w, C] -> [B, L, h, w] of the classes int[B, L]."""
     return jnp.take_along_axis(jnp.moveaxis(planes, 3, 1), outputs[:, :, None, None], axis=1)

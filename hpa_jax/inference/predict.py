@@ -1,8 +1,8 @@
-"""A network x views -> probabilities and embeddings.
+"""Prediction of probabilities and embeddings by a network over views.
 
 All views of a batch run in one compiled call that scans over them, so memory does not grow with
-their number.  A batch is spread over all local devices.  The view that is the image as it is is
-kept beside the result, so that what the others add can be told without another forward pass.
+their number.  A batch is spread over all local devices.  The result of the unchanged image is also
+returned, to measure the gain of the other views without another pass.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,7 +29,7 @@ from hpa_jax.training.augment import warp
 from hpa_jax.training.distributed import in_mesh
 
 __all__ = [
-    "Seen",
+    "Outputs",
     "compiled",
     "predict",
     "read_embeddings",
@@ -40,11 +40,11 @@ __all__ = [
 ]
 
 
-class Seen(NamedTuple):
-    """What a network says of N images, on the device or on the host.
+class Outputs(NamedTuple):
+    """A network's outputs for N images, on the device or on the host.
 
-    probs [N, C] and embeddings [N, E] over all views; plain [N, C]: the probabilities of the one
-    view that is the image as it is, NaN if the views hold none.
+    probs [N, C] and embeddings [N, E] over all views; plain [N, C]: the probabilities of the view
+    that is the unchanged image, NaN if there is none.
     """
 
     probs: Any
@@ -52,7 +52,7 @@ class Seen(NamedTuple):
     plain: Any
 
 
-Forward = Callable[[np.ndarray, np.ndarray], Seen]  # (images uint8[B, H, W, K], rows int[B])
+Forward = Callable[[np.ndarray, np.ndarray], Outputs]  # (images uint8[B, H, W, K], rows int[B])
 
 
 def predict(
@@ -66,7 +66,7 @@ def predict(
     seed: int = 0,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and embeddings of every id.
+    """Return the probabilities and embeddings of every id.
 
     Args:
       model: a network of models/factory.py, with `embed(images) -> (logits, embedding)`.
@@ -74,8 +74,8 @@ def predict(
       batches: of data/input.py: image uint8[B, H, W, K], mask bool[B], index int[B] into ids.
       ids: the N ids in the order of the result.
       views: as views.make.
-      aggregate: over views: "mean", "max" or "geometric" mean of probabilities, or "mean_logit";
-        None: the views' own.  Means take the views' weights.
+      aggregate: of views: "mean", "max" or "geometric" mean of probabilities, or "mean_logit";
+        None: default of the views.  Means are weighted.
       seed: of random views; they depend on (seed, row, view) only.
       on_batch: called with (rows done, N) after each batch.
 
@@ -83,23 +83,22 @@ def predict(
       probs float32[N, C], embeddings float32[N, E] (weighted mean over views).
 
     Raises:
-        InputError: no ids, an id that no batch holds or that two hold, a probability that is not
-          finite.
+        InputError: no ids, an id in no batch or in two, a probability that is not finite.
     """
     if not len(ids):
         raise InputError("no images to predict: the list of ids is empty")
     forward = compiled(model, model_config, views=views, aggregate=aggregate, seed=seed)
     probs = embeddings = None
-    times = np.zeros(len(ids), int)
-    for rows, seen in stream(forward, batches):
+    counts = np.zeros(len(ids), int)
+    for rows, outputs in stream(forward, batches):
         if probs is None:
-            probs = np.zeros((len(ids), seen.probs.shape[1]), np.float32)
-            embeddings = np.zeros((len(ids), seen.embeddings.shape[1]), np.float32)
-        probs[rows], embeddings[rows] = seen.probs, seen.embeddings
-        np.add.at(times, rows, 1)
+            probs = np.zeros((len(ids), outputs.probs.shape[1]), np.float32)
+            embeddings = np.zeros((len(ids), outputs.embeddings.shape[1]), np.float32)
+        probs[rows], embeddings[rows] = outputs.probs, outputs.embeddings
+        np.add.at(counts, rows, 1)
         if on_batch:
-            on_batch(int((times > 0).sum()), len(ids))
-    check_seen(times, ids)
+            on_batch(int((counts > 0).sum()), len(ids))
+    check_each_once(counts, ids)
     check_finite(probs, ids)
     return probs, embeddings
 
@@ -108,13 +107,13 @@ def stream(
     forward: Forward,
     batches: Iterable[Mapping[str, np.ndarray]],
     rows: np.ndarray | None = None,
-) -> Iterator[tuple[np.ndarray, Seen]]:
-    """Yields (rows[n], what is seen of them) of each batch, without its padding.
+) -> Iterator[tuple[np.ndarray, Outputs]]:
+    """Yield (rows[n], their outputs) of each batch, without its padding.
 
-    The device works on one batch while the host takes home the one before.
+    The device computes one batch while the host fetches the previous one.
 
     Args:
-      rows: what the batches' `index` points into, if they hold a part of all images only.
+      rows: maps the batches' `index` to rows, if the batches cover only some of the images.
     """
     waiting = None
     for batch in _then_none(batches):
@@ -124,8 +123,8 @@ def stream(
             index = index if rows is None else rows[index]
             started = (index, np.asarray(batch["mask"], bool), forward(batch["image"], index))
         if waiting is not None:
-            index, mask, seen = waiting
-            yield index[mask], Seen(*(np.asarray(array)[mask] for array in seen))
+            index, mask, outputs = waiting
+            yield index[mask], Outputs(*(np.asarray(array)[mask] for array in outputs))
         waiting = started
 
 
@@ -137,7 +136,7 @@ def compiled(
     aggregate: str | None = None,
     seed: int = 0,
 ) -> Forward:
-    """The forward pass over all views, compiled on first use for each shape of batch.
+    """Return the forward pass over all views, compiled on first use for each batch shape.
 
     Raises:
         InputError: unknown views, aggregate or normalisation.
@@ -146,8 +145,8 @@ def compiled(
 
 
 def spread(program: Callable[..., Any], state: Any) -> Callable[[np.ndarray, np.ndarray], Any]:
-    """The pure function (state, images [B, ...], rows int[B]) -> arrays of B rows, compiled on
-    first use for each shape, a batch spread over the local devices."""
+    """Compile a pure function (state, images [B, ...], rows int[B]) -> arrays of B rows, on first
+    use for each shape, with batches spread over the local devices."""
     mesh = Mesh(np.asarray(jax.local_devices()), ("data",))
     whole, split = NamedSharding(mesh, P()), NamedSharding(mesh, P("data"))
     state = jax.device_put(state, whole)
@@ -158,8 +157,8 @@ def spread(program: Callable[..., Any], state: Any) -> Callable[[np.ndarray, np.
         count = len(images)
         missing = -count % jax.local_device_count()
         images, rows = _padded(images, missing), _padded(rows, missing)
-        seen = jitted(state, images, rows)
-        return jax.tree.map(lambda array: array[:count], seen) if missing else seen
+        outputs = jitted(state, images, rows)
+        return jax.tree.map(lambda array: array[:count], outputs) if missing else outputs
 
     return forward
 
@@ -171,76 +170,78 @@ def program(
     views: str | Mapping[str, Any] | views_module.Views = "identity",
     aggregate: str | None = None,
     seed: int = 0,
-) -> tuple[Callable[[Any, jax.Array, jax.Array], Seen], Any]:
-    """The pure function (state, images uint8[B, H, W, K], rows int[B]) -> Seen over all views, and
-    the network's state.
+) -> tuple[Callable[[Any, jax.Array, jax.Array], Outputs], Any]:
+    """The pure function (state, images uint8[B, H, W, K], rows int[B]) -> Outputs over all views,
+    and the network's state.
 
     Raises:
         InputError: unknown views, aggregate or normalisation.
     """
-    shown = views_module.make(views)
-    aggregate = aggregate or shown.aggregate
+    view_set = views_module.make(views)
+    aggregate = aggregate or view_set.aggregate
     views_module.check_aggregate(aggregate)
     normalise = normalizer(model_config.normalize, tuple(model_config.channels))
     graph, state = nnx.split(model)
 
-    def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> Seen:
+    def pass_all(state: Any, images: jax.Array, rows: jax.Array) -> Outputs:
         network = nnx.merge(graph, state)
         network.eval()
         scaled = warp.unit_range(images)
         key = jax.random.key(seed)
         keys = jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
 
-        def look(group: views_module.Group, view: jax.Array) -> Seen:
+        def run_view(group: views_module.Group, view: jax.Array) -> Outputs:
             logits, embedding = network.embed(normalise(group.show(keys, view, scaled)))
             logits, weight = logits.astype(jnp.float32), jnp.asarray(group.weights)[view]
             plain = jnp.where(view == group.plain, jax.nn.sigmoid(logits), 0.0)
-            return Seen(_enter(logits, weight, aggregate), weight * embedding, plain)
+            return Outputs(_contribution(logits, weight, aggregate), weight * embedding, plain)
 
-        total, groups = None, shown.groups(*images.shape[1:3])
+        total, groups = None, view_set.groups(*images.shape[1:3])
         for group in groups:
-            total = _scan(group, look, total, aggregate)
-        held = any(group.plain >= 0 for group in groups)
-        plain = total.plain if held else jnp.full_like(total.plain, jnp.nan)
-        return Seen(_leave(total.probs, aggregate), total.embeddings.astype(jnp.float32), plain)
+            total = _scan(group, run_view, total, aggregate)
+        has_plain = any(group.plain >= 0 for group in groups)
+        plain = total.plain if has_plain else jnp.full_like(total.plain, jnp.nan)
+        return Outputs(
+            _probabilities(total.probs, aggregate), total.embeddings.astype(jnp.float32), plain
+        )
 
     return pass_all, state
 
 
 def _scan(
     group: views_module.Group,
-    look: Callable[..., Seen],
-    total: Seen | None,
+    run_view: Callable[..., Outputs],
+    total: Outputs | None,
     aggregate: str,
-) -> Seen:
-    """Adds the views of a group to the running total, one after the other."""
+) -> Outputs:
+    """Add the views of a group to the running total, one after the other."""
 
-    def add(total: Seen, seen: Seen) -> Seen:
+    def add(total: Outputs, outputs: Outputs) -> Outputs:
         join = jnp.maximum if aggregate == "max" else jnp.add
-        return Seen(
-            join(total.probs, seen.probs),
-            total.embeddings + seen.embeddings,
-            total.plain + seen.plain,
+        return Outputs(
+            join(total.probs, outputs.probs),
+            total.embeddings + outputs.embeddings,
+            total.plain + outputs.plain,
         )
 
     if group.count == 1:
-        seen = look(group, 0)
-        return seen if total is None else add(total, seen)
+        outputs = run_view(group, 0)
+        return outputs if total is None else add(total, outputs)
     if total is None:
-        shapes = jax.eval_shape(lambda: look(group, 0))
-        zeros = Seen(*(jnp.zeros(shape.shape) for shape in shapes))
+        shapes = jax.eval_shape(lambda: run_view(group, 0))
+        zeros = Outputs(*(jnp.zeros(shape.shape) for shape in shapes))
         total = zeros._replace(probs=zeros.probs - jnp.inf) if aggregate == "max" else zeros
 
-    def step(total: Seen, view: jax.Array) -> tuple[Seen, None]:
-        return add(total, look(group, view)), None
+    def step(total: Outputs, view: jax.Array) -> tuple[Outputs, None]:
+        return add(total, run_view(group, view)), None
 
     return jax.lax.scan(step, total, jnp.arange(group.count))[0]
 
 
-def _enter(logits: jax.Array, weight: jax.Array, aggregate: str) -> jax.Array:
-    """What of a view goes into the running total."""
+def _contribution(logits: jax.Array, weight: jax.Array, aggregate: str) -> jax.Array:
+    """The contribution of one view to the running total."""
     if aggregate == "max":
-        return logits  # the sigmoid is monotone: it waits until the end
+        return logits  # the sigmoid is monotone: applied at the end
     if aggregate == "mean":
         return weight * jax.nn.sigmoid(logits)
     if aggregate == "geometric":
@@ -248,8 +249,8 @@ def _enter(logits: jax.Array, weight: jax.Array, aggregate: str) -> jax.Array:
     return weight * logits
 
 
-def _leave(total: jax.Array, aggregate: str) -> jax.Array:
-    """The probability of the finished total."""
+def _probabilities(total: jax.Array, aggregate: str) -> jax.Array:
+    """The probabilities of the finished total."""
     if aggregate == "mean":
         return total
     return jnp.exp(total) if aggregate == "geometric" else jax.nn.sigmoid(total)
@@ -264,13 +265,13 @@ def _then_none(batches: Iterable[Any]) -> Iterable[Any]:
     yield None
 
 
-def check_seen(seen: np.ndarray, ids: Sequence[str]) -> None:
-    """Refuses ids that were seen never or twice.
+def check_each_once(counts: np.ndarray, ids: Sequence[str]) -> None:
+    """Check that every id was in exactly one batch.
 
     Raises:
         InputError: names the first such id.
     """
-    missing, doubled = np.flatnonzero(seen == 0), np.flatnonzero(seen > 1)
+    missing, doubled = np.flatnonzero(counts == 0), np.flatnonzero(counts > 1)
     if len(missing):
         raise InputError(f"{len(missing)} ids were in no batch, first {ids[missing[0]]!r}")
     if len(doubled):

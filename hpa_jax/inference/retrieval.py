@@ -1,11 +1,11 @@
-"""Nearest images by embedding, and what their labels say (bestfitting's metric learning).
+"""Nearest images by embedding, and label transfer from them (bestfitting's metric learning).
 
     pairs = retrieval.nearest(retrieval.standardised(test), retrieval.standardised(train))
     rows, similarity = pairs.rows[:, 0], pairs.similarity[:, 0]
-    labels, taken = retrieval.transfer(labels, train_labels[rows], similarity)
+    labels, matched = retrieval.transfer(labels, train_labels[rows], similarity)
 
 Embeddings come from a network with the head "embedding" (training/metric_learning.py), whose
-classes are antibodies: images of one antibody show one protein, so they share their labels.
+classes are antibodies: images of one antibody show one protein, hence have the same labels.
 The search is exact and runs on the device in blocks; memory does not grow with the gallery.
 """
 
@@ -26,7 +26,7 @@ TAUS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9)
 TAU = 0.65  # bestfitting's threshold on the cosine
 MODES = ("replace", "boost")
 BACKENDS = ("exact", "faiss")
-SPARE = 16  # neighbours of faiss beyond k, in place of those that codes rule out
+SPARE = 16  # extra neighbours requested from faiss, to replace those excluded by codes
 
 
 class Pairs(NamedTuple):
@@ -37,16 +37,16 @@ class Pairs(NamedTuple):
 
 
 def standardised(embeddings: np.ndarray) -> np.ndarray:
-    """Each column by the set's own mean and deviation, then each row to length 1; [N, E] float32.
+    """Standardise each column, then scale each row to length 1; [N, E] float32.
 
-    Each set (train, test) by itself: that takes out what makes the sets differ as a whole.
+    Applied to each set (train, test) separately, to remove global differences between the sets.
 
     Raises:
         InputError: NaN, or no rows.
     """
     embeddings = np.asarray(embeddings, np.float32)
     if embeddings.ndim != 2 or not len(embeddings) or not np.isfinite(embeddings).all():
-        raise InputError(f"embeddings of shape {embeddings.shape}: [N, E], all finite, are needed")
+        raise InputError(f"embeddings of shape {embeddings.shape}: needs [N, E], all finite")
     deviation = embeddings.std(axis=0)
     centred = (embeddings - embeddings.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
@@ -64,33 +64,35 @@ def nearest(
     query_block: int = 2048,
     gallery_block: int = 8192,
 ) -> Pairs:
-    """The k gallery rows of highest cosine for each query.
+    """Return the k gallery rows of highest cosine for each query.
 
     Args:
       queries: [Q, E]; gallery: [G, E]; both as `standardised` (rows of length 1).
-      query_codes, gallery_codes: int[Q], int[G]; rows of the same code are no neighbours (the
+      query_codes, gallery_codes: int[Q], int[G]; rows of equal code are not neighbours (the
         image itself, its duplicates).
-      backend: "exact" (on the device), or "faiss" (an index of its own, for galleries beyond 1e6;
-        needs faiss installed; of rows of the same code, at most 16 are skipped).
-      query_block, gallery_block: rows at a time.
+      backend: "exact" (on the device), or "faiss" (approximate, for galleries beyond 1e6;
+        requires faiss; skips at most 16 rows of the same code).
+      query_block, gallery_block: rows per block.
 
     Raises:
-        InputError: shapes that do not fit, unknown or absent backend.
+        InputError: incompatible shapes, unknown or missing backend.
     """
     queries, gallery = np.asarray(queries, np.float32), np.asarray(gallery, np.float32)
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
-        raise InputError(f"queries {queries.shape} and gallery {gallery.shape} do not fit")
+        raise InputError(
+            f"queries {queries.shape} and gallery {gallery.shape}: needs [Q, E] and [G, E]"
+        )
     if not 1 <= k <= len(gallery):
         raise InputError(f"k is {k}; the gallery has {len(gallery)} rows")
     if (query_codes is None) != (gallery_codes is None):
-        raise InputError("codes are needed for both the queries and the gallery, or for neither")
+        raise InputError("codes: needed for both queries and gallery, or for neither")
     if backend not in BACKENDS:
         raise InputError(f"retrieval backend {backend!r} is unknown{near(backend, BACKENDS)}")
     if backend == "faiss":
         return _by_faiss(queries, gallery, k, query_codes, gallery_codes)
-    codes = np.arange(len(queries)), -1 - np.arange(len(gallery))  # all differ
+    codes = np.arange(len(queries)), -1 - np.arange(len(gallery))  # all different
     if query_codes is not None:
-        # Small numbers of the same meaning: the device counts in 32 bits.
+        # Renumbered from 0: the device has 32-bit integers.
         both = np.concatenate([np.asarray(query_codes), np.asarray(gallery_codes)])
         numbers = np.unique(both, return_inverse=True)[1]
         codes = numbers[: len(queries)], numbers[len(queries) :]
@@ -103,9 +105,9 @@ def nearest(
         missing = query_block - len(queries[part])
         block = np.pad(queries[part], ((0, missing), (0, 0)))
         block_codes = np.pad(codes[0][part], (0, missing))
-        found = _search(block, block_codes, *blocks, k)
-        rows.append(np.asarray(found[0])[: query_block - missing])
-        similarity.append(np.asarray(found[1])[: query_block - missing])
+        best = _search(block, block_codes, *blocks, k)
+        rows.append(np.asarray(best[0])[: query_block - missing])
+        similarity.append(np.asarray(best[1])[: query_block - missing])
     rows, similarity = np.concatenate(rows), np.concatenate(similarity)
     return Pairs(np.where(np.isfinite(similarity), rows, -1), similarity)
 
@@ -118,23 +120,23 @@ def transfer(
     tau: float = TAU,
     mode: str = "replace",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Gives rows with a near neighbour that neighbour's labels; (scores [Q, C], taken bool[Q]).
+    """Transfer the labels of near neighbours: (scores [Q, C], matched bool[Q], the changed rows).
 
     Args:
       scores: probabilities float or labels bool [Q, C].
       neighbour_labels: {0, 1}[Q, C], of each query's nearest row.
       similarity: [Q].
-      tau: smallest cosine that counts.
+      tau: smallest cosine of a near neighbour.
       mode: "replace" (bestfitting: the whole row becomes the neighbour's labels) or "boost"
-        (probabilities move towards them, by 0 at tau and wholly at 1).
+        (interpolates: weight of the labels 0 at tau, 1 at cosine 1).
 
     Raises:
-        InputError: shapes that do not fit, unknown mode, boost of labels.
+        InputError: incompatible shapes, unknown mode, boost of labels.
     """
     if np.shape(scores) != np.shape(neighbour_labels) or np.shape(similarity) != (len(scores),):
         raise InputError(
             f"scores {np.shape(scores)}, neighbours' labels {np.shape(neighbour_labels)} and "
-            f"similarity {np.shape(similarity)} do not fit"
+            f"similarity {np.shape(similarity)}: needs [Q, C], [Q, C] and [Q]"
         )
     if mode not in MODES:
         raise InputError(f"retrieval mode {mode!r} is unknown{near(mode, MODES)}")
@@ -152,15 +154,15 @@ def recall_at_1(
     embeddings: np.ndarray,
     antibodies: Sequence[object],
     groups: np.ndarray | None = None,
-    asked: np.ndarray | None = None,
+    among: np.ndarray | None = None,
 ) -> dict[str, float]:
-    """How often the nearest other image shows the same antibody.
+    """Return how often the nearest other image shows the same antibody.
 
     Args:
       embeddings: [N, E], not yet standardised.
       antibodies: N names; None or "" = unknown, never a query (but in the gallery).
-      groups: int[N] duplicate groups: a copy of the image is no proof (default: the row itself).
-      asked: bool[N], the images to find a partner for (default: all that have one).
+      groups: int[N] duplicate groups, not neighbours of each other (default: the row itself).
+      among: bool[N], possible queries (default: all images).
 
     Returns:
       recall, queries (images whose antibody has another image outside their group), and chance
@@ -171,18 +173,18 @@ def recall_at_1(
     images = _counts(names)
     same_group = _counts(np.char.add(names, np.char.add("|", groups.astype(str))))
     others = len(names) - _counts(groups)
-    asked = (names != "") & (images > same_group) & (True if asked is None else asked)
-    if not asked.any():
+    queries = (names != "") & (images > same_group) & (True if among is None else among)
+    if not queries.any():
         return dict(recall=float("nan"), queries=0, chance=float("nan"))
     unit = standardised(embeddings)
-    pairs = nearest(unit[asked], unit, query_codes=groups[asked], gallery_codes=groups)
-    hit = names[pairs.rows[:, 0]] == names[asked]
-    chance = (images - same_group)[asked] / others[asked]
-    return dict(recall=float(hit.mean()), queries=int(asked.sum()), chance=float(chance.mean()))
+    pairs = nearest(unit[queries], unit, query_codes=groups[queries], gallery_codes=groups)
+    hit = names[pairs.rows[:, 0]] == names[queries]
+    chance = (images - same_group)[queries] / others[queries]
+    return dict(recall=float(hit.mean()), queries=int(queries.sum()), chance=float(chance.mean()))
 
 
 def _counts(values: np.ndarray) -> np.ndarray:
-    """How often each row's value occurs."""
+    """Number of occurrences of each row's value."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     return counts[inverse]
 
@@ -193,10 +195,10 @@ def agreement(
     similarity: np.ndarray,
     taus: Sequence[float] = TAUS,
 ) -> "pd.DataFrame":
-    """On labelled queries: for each tau, how many rows it takes and how often the labels agree.
+    """Return for each tau how many labelled queries it matches and how often the labels agree.
 
     Columns: tau, taken (share), same (share of taken rows with exactly the neighbour's label set),
-    jaccard (mean overlap of the two sets).  The table to choose tau by, on rows that are no test.
+    jaccard (mean overlap of the two sets).  For the choice of tau, on rows that are not test.
     """
     import pandas as pd
 
@@ -243,9 +245,9 @@ def _search(
         rows, codes, is_real, number = block
         cosines = jnp.matmul(queries, rows.T, precision=jax.lax.Precision.HIGHEST)
         allowed = is_real[None] & (query_codes[:, None] != codes[None])
-        found_rows, found = _top(jnp.where(allowed, cosines, -jnp.inf), k)
-        joined = jnp.concatenate([best[1], found], axis=1)
-        names = jnp.concatenate([best[0], found_rows + number * size], axis=1)
+        block_rows, block_cosines = _top(jnp.where(allowed, cosines, -jnp.inf), k)
+        joined = jnp.concatenate([best[1], block_cosines], axis=1)
+        names = jnp.concatenate([best[0], block_rows + number * size], axis=1)
         values, places = jax.lax.top_k(joined, k)
         return (jnp.take_along_axis(names, places, axis=1), values), None
 
@@ -256,19 +258,19 @@ def _search(
 
 
 def _top(values: jax.Array, k: int) -> tuple[jax.Array, jax.Array]:
-    """Places and values of the k largest of each row: k passes of argmax.
+    """Places and values of the k largest of each row, by k passes of argmax.
 
-    lax.top_k sorts whole rows on CPU; for the few neighbours that are asked for, passes are faster.
+    Faster for small k than lax.top_k, which sorts whole rows on CPU.
     """
-    places, found = [], []
+    places, largest = [], []
     columns = jnp.arange(values.shape[1])
     for _ in range(k):
         place = values.argmax(axis=1)
-        found.append(jnp.take_along_axis(values, place[:, None], axis=1)[:, 0])
+        largest.append(jnp.take_along_axis(values, place[:, None], axis=1)[:, 0])
         places.append(place.astype(jnp.int32))
         if k > 1:
             values = jnp.where(columns[None] == place[:, None], -jnp.inf, values)
-    return jnp.stack(places, axis=1), jnp.stack(found, axis=1)
+    return jnp.stack(places, axis=1), jnp.stack(largest, axis=1)
 
 
 def _by_faiss(
@@ -278,7 +280,7 @@ def _by_faiss(
     query_codes: np.ndarray | None,
     gallery_codes: np.ndarray | None,
 ) -> Pairs:
-    """An HNSW graph: approximate, but its time hardly grows with the gallery."""
+    """Search an HNSW graph: approximate, in nearly constant time."""
     try:
         import faiss
     except ImportError:
@@ -289,8 +291,8 @@ def _by_faiss(
     index = faiss.index_factory(gallery.shape[1], "HNSW32", faiss.METRIC_INNER_PRODUCT)
     index.add(np.ascontiguousarray(gallery))
     spare = 0 if query_codes is None else SPARE
-    wanted = min(k + spare, len(gallery))
-    similarity, rows = index.search(np.ascontiguousarray(queries), wanted)
+    count = min(k + spare, len(gallery))
+    similarity, rows = index.search(np.ascontiguousarray(queries), count)
     if query_codes is not None:
         same = np.asarray(gallery_codes)[rows] == np.asarray(query_codes)[:, None]
         similarity = np.where(same, -np.inf, similarity)

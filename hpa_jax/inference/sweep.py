@@ -1,11 +1,10 @@
-"""Prediction over a whole packed data set: restartable in the middle, with progress; and over
-images of any size, tile by tile.
+"""Restartable prediction of a packed data set, and tiled prediction of images of any size.
 
 Finished rows are written to part files every half minute and at the end; a second call with the
-same network, views and images goes on with the rows that are missing.  Whoever calls removes the
-folder of parts once its own output is written, so that a kill between two networks repeats neither.
-With several processes each works on its own share of the rows on its own devices and writes its own
-parts (the folder is shared); all of them return the whole result.
+same network, views and images computes only the missing rows.  The caller removes the folder of
+parts once its output is written, so that a kill between two networks repeats neither.  With several
+processes each predicts some of the rows on its local devices and writes parts to the shared folder;
+all of them return the whole result.
 """
 
 import hashlib
@@ -43,15 +42,15 @@ def predict_records(
     seed: int = 0,
     directory: str | Path | None = None,
     title: str = "predict",
-) -> predict.Seen:
-    """What a network says of packed images: float32 arrays on the host.
+) -> predict.Outputs:
+    """Return a network's outputs for packed images, as float32 arrays on the host.
 
     Args:
       model, model_config, views, aggregate, seed: as predict.predict; `model_config.image_size`
-        is the side the images are read at.
-      records: the packed data set; or stored embeddings, for the head alone that reads them.
+        is the side to which images are resized.
+      records: the packed data set; or stored embeddings, if the model is just a head.
       ids: N ids.
-      directory: folder for part files, which stay; None: no restart.
+      directory: folder of part files, not removed; None: not restartable.
       title: of the progress line.
 
     Raises:
@@ -59,20 +58,22 @@ def predict_records(
     """
     if not len(ids):
         raise InputError("no images to predict: the list of ids is empty")
-    made = views_module.make(views)
+    view_set = views_module.make(views)
     parts = None
     if directory is not None:
-        about = (aggregate or made.aggregate, seed, content(records))
-        parts = Parts(directory, fingerprint(model, model_config, made, ids, about))
+        about = (aggregate or view_set.aggregate, seed, content(records))
+        parts = Parts(directory, fingerprint(model, model_config, view_set, ids, about))
     result = _Result(len(ids))
     if parts is not None:
-        for rows, seen in parts.read():
-            result.put(rows, seen)
-    # All have read before one writes, else they would deal out different rows.
+        for rows, outputs in parts.read():
+            result.put(rows, outputs)
+    # All processes read before any writes, or their shares of the rows would differ.
     wait("known parts read")
     missing = np.flatnonzero(~result.done)[jax.process_index() :: jax.process_count()]
     if len(missing):
-        forward = predict.compiled(model, model_config, views=made, aggregate=aggregate, seed=seed)
+        forward = predict.compiled(
+            model, model_config, views=view_set, aggregate=aggregate, seed=seed
+        )
         batches = eval_batches(
             records,
             [ids[row] for row in missing],
@@ -81,44 +82,47 @@ def predict_records(
             channels=tuple(model_config.channels),
             image_size=model_config.image_size,
         )
-        found = predict.stream(forward, batches, missing)
-        _collect(found, result, parts, Progress(title, len(ids), int(result.done.sum())))
+        stream = predict.stream(forward, batches, missing)
+        _collect(stream, result, parts, Progress(title, len(ids), int(result.done.sum())))
     if jax.process_count() > 1:
         _gather(result, parts)
-    check_finite(result.found.probs, ids)
-    return result.found
+    check_finite(result.outputs.probs, ids)
+    return result.outputs
 
 
 def content(records: Records | Embeddings) -> str:
-    """Fingerprint of the packed images (or stored embeddings): the checksums of all of them."""
+    """Return the fingerprint of packed images or stored embeddings, from their checksums."""
     return hashlib.sha256((records.directory / "manifest.json").read_bytes()).hexdigest()
 
 
 class Parts:
-    """Part files of an unfinished prediction: rows, what was seen of them, and whose they are.
+    """Part files of an unfinished prediction: rows, their outputs, and a fingerprint.
 
-    A part of another fingerprint (another network, other views, other ids) is no part of this one.
+    Parts of another fingerprint (another network, other views or ids) are ignored.
     """
 
     def __init__(self, directory: str | Path, fingerprint: str) -> None:
         self.directory = Path(directory)
         self.fingerprint = fingerprint
 
-    def read(self) -> Iterator[tuple[np.ndarray, predict.Seen]]:
-        """All parts that belong here; a damaged one counts as missing."""
+    def read(self) -> Iterator[tuple[np.ndarray, predict.Outputs]]:
+        """Yield all parts of this fingerprint; damaged ones count as missing."""
         for path in sorted(self.directory.glob("part-*.npz")):
             try:
                 with np.load(path, allow_pickle=False) as part:
                     if str(part["fingerprint"]) == self.fingerprint:
-                        yield part["rows"], predict.Seen(*(part[n] for n in predict.Seen._fields))
+                        yield (
+                            part["rows"],
+                            predict.Outputs(*(part[n] for n in predict.Outputs._fields)),
+                        )
             except (OSError, ValueError, KeyError, EOFError):
                 continue
 
-    def write(self, rows: np.ndarray, seen: predict.Seen) -> None:
-        """Writes rows that are done."""
+    def write(self, rows: np.ndarray, outputs: predict.Outputs) -> None:
+        """Write finished rows."""
         name = f"part-{self.fingerprint[:8]}-{int(rows[0]):08d}.npz"
         with artifacts.atomic(self.directory / name) as temporary:
-            np.savez(temporary, fingerprint=self.fingerprint, rows=rows, **seen._asdict())
+            np.savez(temporary, fingerprint=self.fingerprint, rows=rows, **outputs._asdict())
 
 
 def predict_images(
@@ -132,16 +136,16 @@ def predict_images(
     batch_size: int = 8,
     aggregate: str = "max",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities and embeddings of images uint8[h, w, K] of any sizes, split into tiles.
+    """Predict probabilities and embeddings of images uint8[h, w, K] of any size, by tiles.
 
     Tiles of `tile` pixels overlap by at least a share and are batched across images, so one shape
-    is compiled; a side shorter than a tile is mirrored up to it.
+    is compiled; a side shorter than a tile is padded by reflection.
 
     Args:
       forward: the network's pass, of `predict.compiled`.
       read: row -> image.
-      image_size: side that tiles are scaled to; 0: as they are.
-      aggregate: over the tiles of an image: "max" (a compartment is where any cell shows it) or
+      image_size: side to which tiles are resized; 0: unchanged.
+      aggregate: over the tiles of an image: "max" (any cell that shows a compartment counts) or
         "mean".  Views of one tile are averaged.
 
     Raises:
@@ -155,16 +159,16 @@ def predict_images(
     batches = _tile_batches(
         read, np.arange(len(ids)), counts, tile, overlap, batch_size, image_size or tile
     )
-    for rows, seen in predict.stream(forward, batches):
-        result.add(rows, seen, aggregate)
-    probs, embeddings = result.found.probs, result.found.embeddings / counts[:, None]
+    for rows, outputs in predict.stream(forward, batches):
+        result.add(rows, outputs, aggregate)
+    probs, embeddings = result.outputs.probs, result.outputs.embeddings / counts[:, None]
     probs = probs / counts[:, None] if aggregate == "mean" else probs
     check_finite(probs, ids)
     return probs, embeddings.astype(np.float32)
 
 
 def tiles_of(image: np.ndarray, tile: int, overlap: float) -> Iterator[np.ndarray]:
-    """Squares [tile, tile, K] that cover an image [h, w, K], mirrored where it is too small."""
+    """Yield squares [tile, tile, K] that cover an image [h, w, K], padded by reflection."""
     short = [(0, max(0, tile - side)) for side in image.shape[:2]]
     if any(after for _, after in short):
         image = np.pad(image, (*short, (0, 0)), mode="symmetric")
@@ -182,96 +186,99 @@ def _tile_batches(
     batch_size: int,
     side: int,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Batches of tiles of `side` with the row of their image; counts[N] is filled on the way."""
-    held: list[tuple[np.ndarray, int]] = []
+    """Yield batches of tiles of `side` with their image's row; counts tiles in counts[N]."""
+    pending: list[tuple[np.ndarray, int]] = []
     for row in rows:
         for piece in tiles_of(read(int(row)), tile, overlap):
             counts[row] += 1
-            held.append((resize(piece, side), int(row)))
-            if len(held) == batch_size:
-                yield _batch(held, batch_size)
-                held = []
-    if held:
-        yield _batch(held, batch_size)
+            pending.append((resize(piece, side), int(row)))
+            if len(pending) == batch_size:
+                yield _batch(pending, batch_size)
+                pending = []
+    if pending:
+        yield _batch(pending, batch_size)
 
 
-def _batch(held: list[tuple[np.ndarray, int]], batch_size: int) -> dict[str, np.ndarray]:
-    filled = held + held[-1:] * (batch_size - len(held))
+def _batch(pieces: list[tuple[np.ndarray, int]], batch_size: int) -> dict[str, np.ndarray]:
+    filled = pieces + pieces[-1:] * (batch_size - len(pieces))
     return dict(
         image=np.stack([piece for piece, _ in filled]),
         index=np.array([row for _, row in filled], np.int32),
-        mask=np.arange(batch_size) < len(held),
+        mask=np.arange(batch_size) < len(pieces),
     )
 
 
 class _Result:
-    """What is seen of N rows, as it comes."""
+    """Outputs of N rows, filled in batch by batch."""
 
     def __init__(self, count: int) -> None:
         self.done = np.zeros(count, bool)
-        self.found: predict.Seen | None = None
+        self.outputs: predict.Outputs | None = None
 
-    def put(self, rows: np.ndarray, seen: predict.Seen) -> None:
-        self._make(seen)
-        for whole, part in zip(self.found, seen, strict=True):
+    def put(self, rows: np.ndarray, outputs: predict.Outputs) -> None:
+        self._allocate(outputs)
+        for whole, part in zip(self.outputs, outputs, strict=True):
             whole[rows] = part
         self.done[rows] = True
 
-    def add(self, rows: np.ndarray, seen: predict.Seen, aggregate: str) -> None:
-        self._make(seen)
+    def add(self, rows: np.ndarray, outputs: predict.Outputs, aggregate: str) -> None:
+        self._allocate(outputs)
         join = np.maximum if aggregate == "max" else np.add
-        join.at(self.found.probs, rows, seen.probs)
-        np.add.at(self.found.embeddings, rows, seen.embeddings)
+        join.at(self.outputs.probs, rows, outputs.probs)
+        np.add.at(self.outputs.embeddings, rows, outputs.embeddings)
 
-    def _make(self, seen: predict.Seen) -> None:
-        if self.found is None:
-            shapes = [(len(self.done), part.shape[1]) for part in seen]
-            self.found = predict.Seen(*(np.zeros(shape, np.float32) for shape in shapes))
+    def _allocate(self, outputs: predict.Outputs) -> None:
+        if self.outputs is None:
+            shapes = [(len(self.done), part.shape[1]) for part in outputs]
+            self.outputs = predict.Outputs(*(np.zeros(shape, np.float32) for shape in shapes))
 
 
 def _collect(
-    found: Iterator[tuple[np.ndarray, predict.Seen]],
+    stream: Iterator[tuple[np.ndarray, predict.Outputs]],
     result: _Result,
     parts: Parts | None,
     progress: Progress,
 ) -> None:
-    """Takes in all that comes; writes a part every SAVE_SECONDS and at the end."""
-    held: list[tuple[np.ndarray, predict.Seen]] = []
+    """Put the stream into the result; write a part every SAVE_SECONDS and at the end."""
+    unsaved: list[tuple[np.ndarray, predict.Outputs]] = []
     saved = time.monotonic()
     with progress:
-        for rows, seen in found:
-            result.put(rows, seen)
+        for rows, outputs in stream:
+            result.put(rows, outputs)
             progress.add(len(rows))
-            held.append((rows, seen))
+            unsaved.append((rows, outputs))
             if parts is not None and time.monotonic() - saved > SAVE_SECONDS:
-                parts.write(*_joined(held))
-                held, saved = [], time.monotonic()
-    if parts is not None and held:
-        parts.write(*_joined(held))
+                parts.write(*_joined(unsaved))
+                unsaved, saved = [], time.monotonic()
+    if parts is not None and unsaved:
+        parts.write(*_joined(unsaved))
 
 
-def _joined(held: list[tuple[np.ndarray, predict.Seen]]) -> tuple[np.ndarray, predict.Seen]:
-    rows, seen = zip(*held, strict=True)
-    columns = (np.concatenate(column) for column in zip(*seen, strict=True))
-    return np.concatenate(rows), predict.Seen(*columns)
+def _joined(
+    batches: list[tuple[np.ndarray, predict.Outputs]],
+) -> tuple[np.ndarray, predict.Outputs]:
+    rows, outputs = zip(*batches, strict=True)
+    columns = (np.concatenate(column) for column in zip(*outputs, strict=True))
+    return np.concatenate(rows), predict.Outputs(*columns)
 
 
 def _gather(result: _Result, parts: Parts | None) -> None:
-    """Waits for the other processes and reads what they wrote."""
+    """Wait for the other processes and read their parts."""
     if parts is None:
         raise InputError("prediction by several processes needs a shared folder for its parts")
     wait("predicted")
-    for rows, seen in parts.read():
-        result.put(rows, seen)
+    for rows, outputs in parts.read():
+        result.put(rows, outputs)
     wait("gathered")
     if not result.done.all():
         raise InputError(
-            f"{parts.directory}: {int((~result.done).sum())} rows came from no process"
+            f"{parts.directory}: {int((~result.done).sum())} rows were predicted by no process; "
+            "check that all processes share this folder"
         )
 
 
 def wait(name: str) -> None:
-    """Until every process is here."""
+    """Wait until every process gets here."""
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
@@ -285,7 +292,7 @@ def fingerprint(
     ids: Sequence[str],
     about: tuple[Any, ...],
 ) -> str:
-    """SHA-256 of all that a prediction depends on: weights, views, ids, and what else is named."""
+    """Return the SHA-256 of all that a prediction depends on: weights, views, ids, `about`."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(nnx.state(model, (nnx.Param, nnx.BatchStat))):
         digest.update(np.ascontiguousarray(leaf).tobytes())

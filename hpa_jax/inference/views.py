@@ -1,13 +1,13 @@
-"""Test-time views: the same image shown to a network in several ways.
+"""Test-time augmentation: views of an image for a network.
 
-    views.make("d4")                                    # the 8 flips and turns
+    views.make("d4")                                    # the 8 flips and rotations
     views.make({"name": "oml", "warp": 0.05})           # fastai's TTA with this model's transforms
     views.make("crops", output_size=512)                # bestfitting's 32
-    views.make("tiles", tile=512, overlap=0.25)         # a large image piece by piece
+    views.make("tiles", tile=512, overlap=0.25)         # a large image tile by tile
 
-`Views.groups(height, width)` gives what predict.py runs: groups of views of one output shape, each
-scanned in one compiled loop.  Random views draw from a key folded from the image's row and the
-view's number, so they do not depend on the batch an image comes in.
+`Views.groups(height, width)` returns groups of views of one output shape, which predict.py scans in
+one compiled loop each.  Random views use a key folded from the image's row and the view's number,
+so they do not depend on the batch of an image.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Show = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 class Group:
     """Views of one output shape; `weights`[count] are their shares in a mean (all groups: 1).
 
-    plain: number of the view that is the image as it is (but for its size), -1 if none is.
+    plain: number of the view that is the unchanged image (except for its size), -1 if none.
     """
 
     show: Show
@@ -51,11 +51,11 @@ class Views:
     name: str
     options: dict[str, Any]
     build: Callable[..., list[Group]]
-    weights: tuple[float, ...] = ()  # one a view, in place of the set's own
-    aggregate: str = "mean"  # how predict.py joins the views, unless it is told otherwise
+    weights: tuple[float, ...] = ()  # one per view, replace the default
+    aggregate: str = "mean"  # default aggregate of predict.py
 
     def groups(self, height: int, width: int) -> list[Group]:
-        """The groups for images of height x width; all weights sum to 1."""
+        """Return the groups for images of height x width; all weights sum to 1."""
         groups = self.build(height, width, **self.options)
         if self.weights:
             groups = self._weighted(groups)
@@ -69,8 +69,8 @@ class Views:
         count = sum(group.count for group in groups)
         if len(self.weights) != count or min(self.weights) < 0 or not sum(self.weights):
             raise InputError(
-                f"views.weights: {len(self.weights)} numbers for {count} views; needs one a view, "
-                "none below 0 and not all 0"
+                f"views.weights: {len(self.weights)} numbers for {count} views; needs one per "
+                "view, none below 0 and not all 0"
             )
         ends = np.cumsum([group.count for group in groups])[:-1]
         parts = np.split(np.array(self.weights, float), ends)
@@ -80,14 +80,14 @@ class Views:
         ]
 
     def count(self, height: int, width: int) -> int:
-        """Number of forward passes an image."""
+        """Return the number of forward passes per image."""
         return sum(group.count for group in self.groups(height, width))
 
 
 def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
-    """The views of a name of `VIEWS`, or of a mapping {"name": ..., option: value}.
+    """Return views by a name of `VIEWS`, or by a mapping {"name": ..., option: value}.
 
-    Options of all of them: `weights`, one number a view for means over views; `aggregate`, as
+    Common options: `weights`, one number per view for means over views; `aggregate`, as
     AGGREGATES (default: "mean", of crops "max").
 
     Raises:
@@ -101,7 +101,7 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     weights = tuple(options.pop("weights", ()))
     aggregate = options.pop("aggregate", "max" if name == "crops" else "mean")
     if name not in VIEWS:
-        raise InputError(f"views {name!r} are unknown{near(name, VIEWS)}")
+        raise InputError(f"unknown views {name!r}{near(name, VIEWS)}")
     build, defaults = VIEWS[name]
     for key in options:
         if key not in defaults:
@@ -110,44 +110,44 @@ def make(name: str | Mapping[str, Any] | Views, **options: Any) -> Views:
     return Views(name, {**defaults, **options}, build, weights, aggregate)
 
 
-def weights(given: str | Mapping[str, Any], side: int) -> np.ndarray:
+def weights(views: str | Mapping[str, Any], side: int) -> np.ndarray:
     """float[V]: the share of each view of images of `side` in a mean; they sum to 1."""
-    return np.concatenate([group.weights for group in make(given).groups(side, side)])
+    return np.concatenate([group.weights for group in make(views).groups(side, side)])
 
 
-def stored(given: str | Mapping[str, Any], side: int) -> Views:
-    """The views `given` of images of `side` as they lie in stored embeddings [N, V, M, E].
+def stored(views: str | Mapping[str, Any], side: int) -> Views:
+    """Return the views of images of `side` as slices of stored embeddings [N, V, M, E].
 
-    Shown "images" are one view's [N, 1, M, E], with its weight: the head alone on them says what
-    the whole network says of the images.
+    Each view shows [N, 1, M, E] with its weight, so that the head alone gives the outputs of the
+    whole network.
     """
-    made = make(given)
+    originals = make(views)
 
     def build(views: int, crops: int, **options: Any) -> list[Group]:
-        first, found = 0, []
-        for group in made.groups(side, side):
+        first, groups = 0, []
+        for group in originals.groups(side, side):
 
             def show(
                 keys: jax.Array, view: jax.Array, embeddings: jax.Array, first: int = first
             ) -> jax.Array:
                 return jax.lax.dynamic_slice_in_dim(embeddings, first + view, 1, axis=1)
 
-            found.append(dataclasses.replace(group, show=show))
+            groups.append(dataclasses.replace(group, show=show))
             first += group.count
-        return found
+        return groups
 
-    options = {**made.options, "side": side}
-    return Views(f"stored {made.name}", options, build, made.weights, made.aggregate)
+    options = {**originals.options, "side": side}
+    return Views(f"stored {originals.name}", options, build, originals.weights, originals.aggregate)
 
 
 def check_aggregate(aggregate: str) -> None:
-    """Refuses an unknown way to join views.
+    """Check the name of an aggregate.
 
     Raises:
-        InputError: names the near ones.
+        InputError: it is unknown; suggests similar ones.
     """
     if aggregate not in AGGREGATES:
-        raise InputError(f"aggregate {aggregate!r} is unknown{near(aggregate, AGGREGATES)}")
+        raise InputError(f"unknown aggregate {aggregate!r}{near(aggregate, AGGREGATES)}")
 
 
 def _identity(height: int, width: int, output_size: int) -> list[Group]:
@@ -171,20 +171,20 @@ def _oml(
 
     def map_of(key: jax.Array, corner: jax.Array) -> jax.Array:
         d4_key, map_key = jax.random.split(key)
-        # Flips act on the finished view, so that the four corners stay four.
+        # Flips act on the finished view, so that the four corners stay distinct.
         flip = warp.dihedral(jnp.where((corner & 4) > 0, 1, 0))
         turn = warp.dihedral(augment.draw_d4(d4_key, options["d4"]))
         row, column = (corner & 1).astype(jnp.float32), ((corner >> 1) & 1).astype(jnp.float32)
-        drawn = augment.draw_map(map_key, still)
+        random_map = augment.draw_map(map_key, still)
         corner_zoom = warp.zoom(scale, row, column)
-        return warp.compose(drawn.matrix, corner_zoom, drawn.distortion, turn, flip)
+        return warp.compose(random_map.matrix, corner_zoom, random_map.distortion, turn, flip)
 
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
         keys = jax.vmap(lambda key: jax.random.fold_in(key, view))(keys)
         maps = jax.vmap(map_of, (0, None))(keys, view % 8)
-        seen = warp.resample(images, maps, padding=options["padding"])
+        warped = warp.resample(images, maps, padding=options["padding"])
         light_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
-        return augment.light(light_keys, seen, options)
+        return augment.light(light_keys, warped, options)
 
     plain = Group(lambda keys, view, images: images, np.full(1, beta), 0)
     corners = Group(show, np.full(8 * rounds, (1.0 - beta) / (8 * rounds)))
@@ -200,16 +200,17 @@ def _crops(
     d4: bool,
     placement: str,
 ) -> list[Group]:
-    """The whole image and `count` square crops of `share` of its side, each in 8 turns if d4.
+    """The whole image and `count` square crops of `share` of its side, each in 8 orientations if
+    d4.
 
-    share: of all crops, or (low, high) of which it is drawn for each image and crop, as in
-    training; the 8 turns show the same crop.
+    share: of all crops, or the range (low, high) to sample it for each image and crop, as in
+    training; the 8 orientations show the same crop.
     placement: "random" (a place for each image and crop) or "grid" (corners first, then centre,
     then a row-major lattice).
     """
     low, high = share if isinstance(share, (tuple, list)) else (share, share)
     if not 0.0 < low <= high <= 1.0:
-        raise InputError(f"views.share is {share}; a share of the side lies in (0, 1]")
+        raise InputError(f"views.share is {share}; must be in (0, 1], a share of the side")
     if placement not in ("random", "grid"):
         raise InputError(f"views.placement is {placement!r}; known: random, grid")
     size = output_size or height
@@ -241,7 +242,7 @@ def _lattice(count: int) -> np.ndarray:
 
 
 def _scales(height: int, width: int, factors: tuple[float, ...], d4: bool) -> list[Group]:
-    """The whole image at several sizes (rounded to multiples of 32), each in 8 turns if d4."""
+    """The whole image at several sizes (rounded to multiples of 32), in 8 orientations if d4."""
     if not factors or min(factors) <= 0:
         raise InputError(f"views.factors is {factors}; needs numbers above 0")
     groups = []
@@ -255,7 +256,7 @@ def _scales(height: int, width: int, factors: tuple[float, ...], d4: bool) -> li
 def _tiles(height: int, width: int, tile: int, overlap: float, d4: bool) -> list[Group]:
     """Square pieces of `tile` pixels that cover the image, overlapping by at least a share."""
     if not 0.0 <= overlap < 1.0:
-        raise InputError(f"views.overlap is {overlap}; a share lies in [0, 1)")
+        raise InputError(f"views.overlap is {overlap}; must be in [0, 1)")
     if tile > min(height, width):
         raise InputError(f"views.tile is {tile}, larger than the images ({height} x {width})")
     rows, columns = cover(height, tile, overlap), cover(width, tile, overlap)
@@ -282,23 +283,25 @@ def _cells(
 ) -> list[Group]:
     """Square crops of `side` pixels around the `count` brightest nuclei, brightest first.
 
-    output_size: side to which a crop is resized, 0: as it is.  nucleus: number of the nuclei's
-    plane among the network's channels (2 of red, green, blue, yellow).  An image of fewer nuclei
-    shows the next brightest places; a crop at the border is moved inside.
+    output_size: side to which a crop is resized, 0: unchanged.  nucleus: index of the nuclei among
+    the network's channels (2 of red, green, blue, yellow).  With fewer nuclei, the next brightest
+    places are used; a crop at the border is moved inside.
 
     Raises:
         InputError: images smaller than a crop.
     """
     if not 8 <= side <= min(height, width):
-        raise InputError(f"views.side is {side}; a crop has 8 to {min(height, width)} pixels here")
+        raise InputError(
+            f"views.side is {side}; must be 8 to {min(height, width)} for these images"
+        )
 
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
         if not 0 <= nucleus < images.shape[-1]:
             raise InputError(f"views.nucleus is {nucleus}; there are {images.shape[-1]} channels")
         corners = jax.vmap(lambda plane: cell_corners(plane, count, side))(images[..., nucleus])
         size = (side, side, images.shape[-1])
-        cut = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size))
-        return warp.resized(cut(images, corners[:, view]), output_size)
+        crop = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size))
+        return warp.resized(crop(images, corners[:, view]), output_size)
 
     return [Group(show, np.ones(count))]
 
@@ -306,13 +309,13 @@ def _cells(
 def cell_corners(plane: jax.Array, count: int, side: int) -> jax.Array:
     """int32[count, 2], (row, column) of crops of `side` around the brightest spots of [H, W].
 
-    A spot is as wide as a quarter of the crop, as a nucleus is in the crops that networks of single
-    cells take; the next one lies at least three eighths of the crop away, in rows or columns.
+    A spot is a quarter of the crop wide, like a nucleus in the crops of single-cell networks; spots
+    are at least three eighths of the crop apart, in rows or columns.
     """
     step = max(1, side // 16)
     coarse = jax.lax.reduce_window(plane, 0.0, jax.lax.add, (step, step), (step, step), "VALID")
     spot = jax.lax.reduce_window(coarse, 0.0, jax.lax.add, (4, 4), (1, 1), "SAME")
-    # The corner of the crop around each place; a window of four begins one before its place.
+    # Corner of the crop around each place; a window of four starts one before its place.
     rows, columns = (
         jnp.clip(jnp.arange(places) * step + step - side // 2, 0, pixels - side)
         for places, pixels in zip(spot.shape, plane.shape, strict=True)
@@ -339,15 +342,15 @@ _OML_TRANSFORMS = {
 VIEWS: dict[str, tuple[Callable[..., list[Group]], dict[str, Any]]] = dict(
     identity=(_identity, dict(output_size=0)),
     d4=(_d4, dict(output_size=0)),
-    # Four calls of fastai's TTA: 4 plain passes that are one, and 32 random ones.
+    # Four calls of fastai's TTA: 32 random passes, and 4 identical plain ones done once.
     oml=(_oml, dict(rounds=4, scale=1.35, beta=0.4, **_OML_TRANSFORMS)),
-    # bestfitting: 8 D4 x (the whole + 3 random crops of 512 of 768), joined by the maximum.
+    # bestfitting: 8 D4 x (the whole + 3 random crops of 512 of 768), combined by the maximum.
     crops=(
         _crops,
         dict(count=3, share=2.0 / 3.0, output_size=0, d4=True, placement="random"),
     ),
     scales=(_scales, dict(factors=(0.75, 1.0, 1.25), d4=False)),
-    # Single cells of a field, for networks that expect them.
+    # Single cells of a field of view, for networks trained on those.
     cells=(_cells, dict(count=8, side=224, output_size=0, nucleus=2)),
     tiles=(_tiles, dict(tile=512, overlap=0.25, d4=False)),
 )

@@ -17,7 +17,7 @@ from hpa_jax.pipeline.tables import Rows
 from hpa_jax.pipeline.train import task_name
 
 if TYPE_CHECKING:
-    from hpa_jax.inference.predict import Seen
+    from hpa_jax.inference.predict import Outputs
 
 
 def predict(context: Context) -> list[Task]:
@@ -79,7 +79,7 @@ def prediction(
 
 def seen(
     context: Context, model: ConfigDict, folder: Path, ids: np.ndarray, part: str, title: str
-) -> "Seen":
+) -> "Outputs":
     """What the chosen weights say of some rows: of snapshots the mean, with the last embeddings."""
     from hpa_jax.inference import sweep
     from hpa_jax.inference import views as showing
@@ -112,7 +112,7 @@ def seen(
 def _write_predictions(
     output: Path,
     parts: dict[str, np.ndarray],
-    results: "dict[str, Seen]",
+    results: "dict[str, Outputs]",
     class_numbers: list[int],
 ) -> None:
     """Tables of probabilities, of those without test-time views, and of embeddings.

@@ -341,7 +341,7 @@ def _recall(context: Context) -> dict[str, float]:
         _embeddings(context, rows.ids),
         antibodies(context, rows.ids),
         rows.groups,
-        asked=asked,
+        among=asked,
     )
 
 

@@ -46,7 +46,7 @@ def _ensemble(context: Context) -> Task:
         for name, method in scores.blends(context).items():
             own = weights if name == scores.ENSEMBLE else None
             fold = tables.given_folds(context, rows.ids)
-            blend, found = blends.made(method, probs, rows.labels, rows.groups, own, fold)
+            blend, found = blends.fit_and_score(method, probs, rows.labels, rows.groups, own, fold)
             stored[name] = blend.as_json(models)
             for part, ids, value in (
                 ("valid", rows.ids, found),
@@ -231,7 +231,7 @@ def fit(
             seed=seed,
             groups=rows.groups,
             argmax=context.config.submission.argmax,
-            on_held=own.on_test,
+            on_fold_scores=own.on_test,
             fold=fold,
         )
         for rule, own in rules.items()

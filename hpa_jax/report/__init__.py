@@ -1,1 +1,1 @@
-"""The pages that people read: the report of a run and the predictions on their images."""
+"""HTML pages: the report of a run, and predictions of images."""

@@ -58,7 +58,7 @@ def frequencies(parts: Mapping[str, np.ndarray], classes: Sequence[str]) -> Sect
 
 
 def class_graphs(parts: Mapping[str, np.ndarray], classes: Sequence[str], kind: str) -> str:
-    """Return the class graph of each part in one layout; two a row, more would be unreadable."""
+    """Return the class graph of each part in one layout, two per row for legibility."""
     rows = -(-len(parts) // 2)
     figure, panels = axes(2, rows, width=13, height=6 * rows, fitted=False)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.06 / rows, wspace=0.02, hspace=0.08)
@@ -104,7 +104,7 @@ def _conditional(parts: Mapping[str, np.ndarray]) -> str:
 
 
 def duplicates(data: ReportData) -> Section:
-    """Return pairs of near-duplicates side by side, those first that a person should check."""
+    """Return pairs of near-duplicates side by side, the most questionable first."""
     pairs = data.duplicates
     shown = pairs_to_check(pairs, data.shown // 2)
     images = read_images(data.images, shown[["id_a", "id_b"]].to_numpy(str).ravel())
@@ -126,16 +126,16 @@ def duplicates(data: ReportData) -> Section:
             f"match contradicts. The largest group has {size} images."
         )
     feet = [
-        "First external with test, conflicts foremost, then the greatest distances. "
-        "Bits: Hamming distance of each channel's hash; – where the channel is flat in both."
+        "Order: external with test first, conflicts before others, then by greatest distance. "
+        "Bits: Hamming distance of each channel's hash; –: the channel is flat in both."
     ]
     return Section("duplicates", "Near-duplicates", notes, cards=cards, feet=feet)
 
 
 def pairs_to_check(pairs: "pd.DataFrame", count: int) -> "pd.DataFrame":
-    """Return at most `count` pairs: external with test first, conflicts foremost; then test with
-    other labelled images; then the rest, each by the greatest distance. A quarter is kept for
-    the largest group.
+    """Return at most `count` pairs: external with test first, conflicts before others; then test
+    with other labelled images; then the rest, each by greatest distance. A quarter is reserved
+    for the largest group.
 
     pairs: id_a, id_b, source_a, source_b, distances, group, conflict (bool).
     """
@@ -164,24 +164,24 @@ def _bits(pair: Mapping) -> str:
 def leak(leak: Leak, classes: Sequence[str], truth: Mapping[str, np.ndarray] | None) -> Section:
     """Return how many test labels are known from duplicates and tables, and the conflicts.
 
-    truth: test id -> bool[C], None if it is unknown.
+    truth: test id -> bool[C], None if unknown.
     """
     known = leak.overlay[leak.overlay["id"].isin(leak.tests)]
     use = "replace the prediction" if leak.used else "are not used: config.leak is off"
     notes = [
-        "Labels of test images that a near-duplicate among the labelled images, or a table, gives "
-        f"away: {len(known):,} of {len(leak.tests):,} "
+        "Test images with labels known from a labelled near-duplicate or a leak table: "
+        f"{len(known):,} of {len(leak.tests):,} "
         f"({100 * len(known) / max(len(leak.tests), 1):.1f} %); they {use}."
     ]
     if truth is not None and len(known):
         right = sum(
             set(np.flatnonzero(truth[row.id])) == set(row.labels) for row in known.itertuples()
         )
-        notes.append(f"They equal the test truth for {right} of {len(known)}.")
+        notes.append(f"They equal the true labels for {right} of {len(known)}.")
     title = "Leaked test labels"
     if leak.conflicts.empty:
         return Section("leak", title, [*notes, "No conflicts: all sources of a label agree."])
-    notes.append(f"{len(leak.conflicts)} further matches have other labels than the one used.")
+    notes.append(f"{len(leak.conflicts)} further matches have labels different from those used.")
     used = {row.id: _leak_cells(row, classes) for row in leak.overlay.itertuples()}
     rows = [
         [row.id, *used.get(row.id, ["–"] * 3), *_leak_cells(row, classes)]
@@ -190,7 +190,7 @@ def leak(leak: Leak, classes: Sequence[str], truth: Mapping[str, np.ndarray] | N
     columns = ["test image", "source used", "its labels", "bits", "other source", "its labels"]
     feet = ["Bits: Hamming distance of the hashes, summed over channels."]
     if len(leak.conflicts) > CONFLICTS_LISTED:
-        feet.append(f"The first {CONFLICTS_LISTED} are listed; all are in leak_conflicts.csv.")
+        feet.append(f"The first {CONFLICTS_LISTED} are listed; for all see leak_conflicts.csv.")
     table = Table([*columns, "bits"], rows, text=(0, 1, 2, 4, 5))
     return Section("leak", title, notes, table, feet=feet)
 
@@ -212,14 +212,14 @@ def neighbours(data: ReportData) -> Section | None:
     truth, tau, recall = data.results.truth, scores["tau"], scores["recall_at_1"]
     near = np.flatnonzero(pairs["similarity"].to_numpy() >= tau)
     notes = [
-        f"For {len(near):,} of {len(pairs):,} test images a labelled image is nearer than "
+        f"For {len(near):,} of {len(pairs):,} test images the nearest labelled image is within "
         f"the threshold (cosine ≥ {tau:g}).",
         f"Recall@1 of the antibody: {number(recall['recall'])} on {recall['queries']:,} hold-out "
-        f"images, by chance {number(recall['chance'])}.",
+        f"images; chance level {number(recall['chance'])}.",
     ]
     if truth is not None and len(near):
         right = sum((truth[pairs["id"].iloc[row]] == labels[row]).all() for row in near)
-        notes.append(f"The neighbour's labels equal the test truth for {right} of {len(near)}.")
+        notes.append(f"The neighbour's labels equal the true labels for {right} of {len(near)}.")
     rows = [
         [number(row["tau"], 2), f"{100 * row['taken']:.1f} %", number(row["same"]),
          number(row["jaccard"])]
@@ -259,21 +259,26 @@ def _neighbour_cards(data: ReportData, truth: Mapping[str, np.ndarray] | None) -
 
 
 def adversarial(data: ReportData) -> Section | None:
-    """Return whether train and test differ and the images least like test, None if not measured."""
+    """Return whether train and test differ and the least test-like images, if measured."""
     if data.adversarial is None:
         return None
     summary, table = data.adversarial.summary, data.adversarial.table
     bounds = summary["auc_low"], summary["auc_high"]
-    verdict = "differ" if bounds[0] > 0.5 else "can't be told apart with certainty"
+    verdict = "differ" if bounds[0] > 0.5 else "can't be distinguished with certainty"
     notes = [
         f"By {summary['variant']}, {summary['folds']} folds: AUC {number(summary['auc'])} "
         f"({span(bounds)}); training and test images {verdict}.",
-        f"Weighted to resemble test, {summary['labelled']:,} labelled images are worth "
-        f"{summary['effective_size']:,.0f}.",
+        f"Effective size of the {summary['labelled']:,} labelled images, weighted to resemble "
+        f"test: {summary['effective_size']:,.0f}.",
     ]
     rows = [
-        [source, number(own["rows"]), number(own["auc"]), span((own["auc_low"], own["auc_high"]))]
-        for source, own in summary["by_source"].items()
+        [
+            source,
+            number(part["rows"]),
+            number(part["auc"]),
+            span((part["auc_low"], part["auc_high"])),
+        ]
+        for source, part in summary["by_source"].items()
     ]
     shown = table[~table["is_test"]].head(data.shown // 2)
     cards = [
@@ -289,7 +294,7 @@ def adversarial(data: ReportData) -> Section | None:
         for row, image in zip(shown.itertuples(), read_images(data.images, shown["id"]))
     ]
     columns = ["source", "images", "AUC against test", "95 %"]
-    feet = ["Images: the labelled ones least like test, by the score of a model without them."]
+    feet = ["Images: the least test-like labelled ones, by out-of-fold scores."]
     features = _shares(summary["importances"].items())
     if features:
         feet.append(f"Most important features (share of the gain): {features}.")

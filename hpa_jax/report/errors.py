@@ -39,12 +39,12 @@ def confusions(results: Results) -> Section:
         "confusions",
         "Confusions between classes",
         [
-            f"Method: {results.chosen}; {valid.caption}. Counted are images in which one of the "
-            "labels was missed and a class that is not among the labels was predicted."
+            f"Method: {results.chosen}; {valid.caption}. Counts are images with a missed label "
+            "and a wrongly predicted class."
         ],
         Table(columns, rows, text=(0, 1)),
         [Figure(_heat_map(results, shares), "Share of each class that was missed for another")],
-        feet=["White: never. Diagonal: missed, and nothing wrong was predicted in its place."],
+        feet=["White: never. Diagonal: missed, without a wrong prediction instead."],
     )
 
 
@@ -69,7 +69,7 @@ def largest(data: ReportData) -> list[Section]:
     wrong = _error_cards(data, decided & ~valid.labels, "false positive")
     notes = [
         f"Method: {results.chosen}; {valid.caption}; nested thresholds; the classes with the "
-        "largest log loss, one an image. Some of these may be errors of the labels."
+        "largest log loss, one per image. Some of these may be label errors."
     ]
     return [
         Section("missed", "Largest errors: missed classes", notes, cards=missed),
@@ -102,7 +102,7 @@ def _error_cards(data: ReportData, among: np.ndarray, kind: str) -> list[Card]:
 def label_errors(
     errors: LabelErrors, classes: Sequence[str], images: Images, count: int
 ) -> Section:
-    """Return at most `count` images whose labels are likely wrong, the least trusted first."""
+    """Return at most `count` images whose labels are likely wrong, most certain first."""
     shown = errors.table.head(count)
     cards = []
     for row, image in zip(shown.itertuples(), read_images(images, shown["id"]), strict=True):
@@ -117,19 +117,19 @@ def label_errors(
             Line(row.id, "id"),
         ]
         cards.append(Card(cells(image), row.id, lines))
-    found = len(errors.table)
-    precision = f"{100 * errors.table['evidence'].mean():.0f} %" if found else "none"
+    listed = len(errors.table)
+    precision = f"{100 * errors.table['evidence'].mean():.0f} %" if listed else "none"
     notes = [
-        f"{found:,} of {errors.rows:,} validation images have labels that are more likely wrong "
-        f"than right, by the calibrated mean of the models; the surest first. Expected to be "
+        f"{listed:,} of {errors.rows:,} validation images have labels that are more likely wrong "
+        f"than right, by the calibrated mean of the models; most certain first. Expected to be "
         f"wrong: {precision} of them.",
-        "The models may be wrong: check these labels, don't replace them unseen.",
+        "The models may be wrong: check these labels before replacing them.",
     ]
     return Section("label_errors", "Likely label errors", notes, cards=cards)
 
 
-def _known(shown: Examples, id: str) -> list[Line]:
-    """What is known of each predicted class of an image."""
+def _class_lines(shown: Examples, id: str) -> list[Line]:
+    """Score, probability and F1 of each predicted class of an image."""
     if shown.by_class is None:
         return []
     rows = shown.by_class[(shown.by_class["id"] == id) & shown.by_class["predicted"]]
@@ -144,7 +144,7 @@ def _known(shown: Examples, id: str) -> list[Line]:
 
 
 def examples(shown: Examples, classes: Sequence[str], images: Images) -> Section:
-    """Return test images with truth (if known) and decision."""
+    """Return test images with true labels (if known) and predictions."""
     cards = []
     for row, image in enumerate(read_images(images, shown.ids)):
         predicted = f"predicted: {class_names(shown.decided[row], classes)}"
@@ -154,13 +154,13 @@ def examples(shown: Examples, classes: Sequence[str], images: Images) -> Section
             truth = Line(f"truth: {class_names(shown.labels[row], classes)}")
             sign, kind = ("✓", "good") if right else ("✗", "bad")
             lines = [truth, Line(f"{sign} {predicted}", kind)]
-        lines += _known(shown, str(shown.ids[row]))
+        lines += _class_lines(shown, str(shown.ids[row]))
         cards.append(Card(cells(image), str(shown.ids[row]), lines))
     notes = ["Red: microtubules; green: the protein; blue: nucleus. Brightness is stretched."]
     if shown.by_class is not None:
         notes.append(
-            "Below: score and threshold of each class that the method predicts (the leak table may "
-            "overwrite it), the score's calibrated probability, and what the class's F1 was on how "
-            "many validation images."
+            "For each class that the method predicts (the leak table may override it): score, "
+            "threshold, calibrated probability, and the F1 of the class on its number of "
+            "validation images."
         )
     return Section("examples", "Examples from the test part", notes, cards=cards)

@@ -1,7 +1,6 @@
-"""Figures of the pages as data URIs, so that a page is one file: axes, colours, dots with
-intervals, images.
+"""Figures as data URIs, so that a page is one file: axes, colours, dots with intervals, images.
 
-Colours: Okabe and Ito's palette, which colour-blind readers tell apart; cividis for heat maps.
+Colours: Okabe and Ito's palette, which is safe for colour-blind readers; cividis for heat maps.
 """
 
 import base64
@@ -28,9 +27,9 @@ def colours(count: int) -> list[str]:
 
 
 def marker(number: int, points: int) -> str:
-    """Return the marker of line `number`: each repetition of the palette has another one.
+    """Return the marker of line `number`: each repetition of the palette has a different one.
 
-    In the first round a line has none, unless it is a single point, which no line would show.
+    In the first round only single points have a marker.
     """
     first = number < len(PALETTE)
     return "" if first and points > 1 else MARKERS[number // len(PALETTE) % len(MARKERS)]
@@ -47,8 +46,8 @@ def axes(
 ) -> tuple["Figure", "list[Axes]"]:
     """Return a figure of rows x columns axes, row by row.
 
-    width, height: in inches. fitted: margins adapt to the texts, which takes seconds for many
-    panels. options: of matplotlib's `subplots`.
+    width, height: in inches. fitted: margins adapt to the texts, which is slow for many panels.
+    options: of matplotlib's `subplots`.
     """
     from matplotlib.figure import Figure
 
@@ -73,7 +72,7 @@ def uri(data: bytes, kind: str) -> str:
 
 
 def dots(names: Sequence[str], series: Mapping[str, Series], label: str) -> str:
-    """Return dots with 95 % intervals: one row a name from the top, one colour a series."""
+    """Return dots with 95 % intervals: one row per name, one colour per series."""
     figure, (axis,) = axes(1, height=0.24 * len(names) + 1.2, width=8.6)
     rows = np.arange(len(names))
     shift = 0.18 * (np.arange(len(series)) - (len(series) - 1) / 2)
@@ -96,7 +95,7 @@ def mosaic(image: np.ndarray, side: int) -> tuple[bytes, int, int]:
     blue and yellow, and the height and width of a plane in pixels.
 
     Grey, as colour compression would mix the channels.  The longer side becomes at most `side`
-    pixels; each channel is stretched to its own 99.5th percentile.
+    pixels; each channel is stretched to its 99.5th percentile.
     """
     from PIL import Image
 

@@ -1,5 +1,5 @@
-"""Everything that the report shows, as one tree of values: `pipeline/report.py` gathers it from the
-workdir, the sections are functions of it.
+"""Input data of the report: `pipeline/report.py` reads it from the workdir, the sections are
+functions of it.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,13 +18,13 @@ Images = Callable[[np.ndarray], Iterator[np.ndarray]]  # ids [n] -> n times uint
 class ScoredRows:
     """Rows whose labels are known, with the scores and decisions of every method.
 
-    labels: bool[N, C]; probs: method -> float[N, C], NaN in classes that it does not know;
+    labels: bool[N, C]; probs: method -> float[N, C], NaN for classes that it lacks;
     decided: method -> bool[N, C], by thresholds that were fitted without the row; weights:
     int[B, N], bootstrap resamples shared by all methods; scores: method -> published numbers.
     """
 
     name: str
-    note: str  # which rows these are, and what was fitted or chosen on them
+    note: str  # description of the rows, and what was fitted or chosen on them
     ids: np.ndarray
     labels: np.ndarray
     groups: np.ndarray
@@ -48,8 +48,8 @@ class ScoredRows:
 class ChainStep:
     """One step from a single network to the submission.
 
-    decided: name of the scored rows -> bool[N, C] after this step (absent: it does not apply
-    there); fitted: the same with thresholds fitted for this step, to see what they alone give.
+    decided: name of the scored rows -> bool[N, C] after this step (absent: not applicable); fitted:
+    the same with thresholds fitted for this step.
     """
 
     name: str
@@ -61,12 +61,12 @@ class ChainStep:
 class Results:
     """Scores of all methods.
 
-    valid: every row decided by thresholds (and a stack) fitted without its fold; test: None if
-    the truth is unknown; chosen, stack: names of the submitted method and of the stack;
-    thresholds: method -> float[C], above 1 for a class that is never predicted; intervals:
-    [C, 2], the 95 % interval of the submitted method's thresholds; automatic: score of "the best
-    on validation" with that choice nested; evaluation, audit: evaluation.json and audit.json, if
-    they exist; blend_weights: blend -> model -> weight; chain: the steps to the submission.
+    valid: every row decided by thresholds (and a stack) fitted without its fold; test: None if the
+    truth is unknown; chosen, stack: names of the submitted method and of the stack; thresholds:
+    method -> float[C], above 1 for a class that is never predicted; intervals: [C, 2], the 95 %
+    interval of the submitted method's thresholds; automatic: nested score of the automatic choice;
+    evaluation, audit: evaluation.json and audit.json, if they exist; blend_weights: blend -> model
+    -> weight; chain: the steps to the submission.
     """
 
     classes: Sequence[str]
@@ -98,7 +98,7 @@ class Results:
 class Examples:
     """Test images with decisions bool[N, C], and labels bool[N, C] if they are known.
 
-    by_class: rows of `validated.by_class`, None where no calibration is known.
+    by_class: rows of `validated.by_class`, None without calibration.
     """
 
     ids: np.ndarray
@@ -151,12 +151,11 @@ class Adversarial:
 class ReportData:
     """Everything on the page.
 
-    train_support: int[C], training images of each class; gains: class number -> column -> share
-    of the gain of its trees; logs: network -> lines of its metrics.jsonl; schedules: model ->
-    planned rates (`phases.learning_rates`); labels: part -> bool[N, C], of the test part as
-    submitted; duplicates: pairs with source_a, labels_a, ..., group, conflict; seconds: of each
-    task, in the order of the steps; images: reads stored images; shown: number of images in a
-    full section.
+    train_support: int[C], training images of each class; gains: class number -> column -> share of
+    the gain of its trees; logs: network -> lines of its metrics.jsonl; schedules: model -> planned
+    rates (`phases.learning_rates`); labels: part -> bool[N, C], of the test part as submitted;
+    duplicates: pairs with source_a, labels_a, ..., group, conflict; seconds: of each task, in
+    order; images: reads stored images; shown: number of images in a full section.
     """
 
     results: Results
@@ -189,5 +188,5 @@ def class_names(labels: np.ndarray | Sequence[int], classes: Sequence[str]) -> s
 
 
 def read_images(images: Images, ids: Sequence[str]) -> Iterator[np.ndarray]:
-    """Return the stored images uint8[H, W, 4] of `ids`, which may be none."""
+    """Return the stored images uint8[H, W, 4] of `ids`, which may be empty."""
     return images(np.asarray(ids, str)) if len(ids) else iter(())

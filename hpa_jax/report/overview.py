@@ -1,4 +1,4 @@
-"""The report's first screen: how good the result is, on what, and what to look at next."""
+"""The report's first screen: the result, on which data, and sections to read next."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +44,7 @@ def overview(data: ReportData) -> Overview:
 
 
 def _decided(data: ReportData, part: ScoredRows) -> np.ndarray:
-    """The last decision of the chain on these rows: the submission's where it is scored."""
+    """The decisions of the last applicable step on these rows, if possible the submission's."""
     for step in reversed(data.results.chain):
         if part.name in step.decided:
             return step.decided[part.name]
@@ -58,13 +58,13 @@ def _verdict(data: ReportData, valid: Mapping[str, Any]) -> str:
         return (
             f"The submission reaches a macro-F1 of {number(final['macro_f1'])} "
             f"(95 % interval {span(final['macro_f1_interval'])}) on {len(results.test.ids):,} test "
-            "images, on which nothing was fitted or chosen. Its labels are decided by "
-            f"{_the(results.chosen)}, the submitted one of {len(results.valid.probs)} methods."
+            "images, on which nothing was fitted or chosen. Submitted method: "
+            f"{_the(results.chosen)}, out of {len(results.valid.probs)} methods."
         )
     return (
         f"On {len(results.valid.ids):,} validation images {_the(results.chosen)} reaches a "
         f"macro-F1 of {number(valid['macro_f1'])} (95 % interval "
-        f"{span(valid['macro_f1_interval'])}), each image decided by thresholds that were fitted "
+        f"{span(valid['macro_f1_interval'])}), each image decided by thresholds fitted "
         "without its fold. The labels of the test images are unknown."
     )
 
@@ -74,41 +74,41 @@ def _the(method: str) -> str:
 
 
 def _next(data: ReportData, part: ScoredRows, f1: np.ndarray) -> list[tuple[str, str, str]]:
-    """Links to the sections that this run gives a reason to read."""
-    results, found = data.results, []
+    """Links to the sections that are relevant for this run."""
+    results, links = data.results, []
     occur = np.flatnonzero(part.support)
     weak = occur[np.argsort(f1[occur], kind="stable")][:WEAKEST]
     names = ", ".join(f"{data.classes[c]} {number(float(f1[c]), 2)}" for c in weak)
-    found.append(
-        ("classes", "Weakest classes", f"{names} (F1, {part.name}); a row opens its errors")
+    links.append(
+        ("classes", "Weakest classes", f"{names} (F1, {part.name}); click a row for its errors")
     )
     confusions = errors.confusions(results).table
     if confusions is not None and confusions.rows:
         missed, wrong, count, _ = confusions.rows[0]
-        found.append(
+        links.append(
             ("confusions", "Confusions", f"{missed} is missed for {wrong} in {count} images")
         )
     suspect = data.label_errors
     if len(suspect.table):
-        found.append(
+        links.append(
             ("label_errors", "Likely label errors",
              f"{len(suspect.table):,} of {suspect.rows:,} validation images; check them by eye")
         )  # fmt: skip
     rare = [c for c in range(len(data.classes)) if data.train_support[c] < FEW]
     if rare:
         first = ", ".join(f"{data.classes[c]} {int(data.train_support[c])}" for c in rare[:WEAKEST])
-        found.append(
+        links.append(
             ("frequencies", "Rare classes",
              f"{len(rare)} with fewer than {FEW} training images: {first}"
              + (", …" if len(rare) > WEAKEST else ""))
         )  # fmt: skip
     conflicts = int(data.duplicates["conflict"].sum()) if len(data.duplicates) else 0
     if conflicts:
-        found.append(
+        links.append(
             (
                 "duplicates",
                 "Near-duplicates",
                 f"{conflicts} pairs whose labels contradict each other",
             )
         )
-    return found
+    return links

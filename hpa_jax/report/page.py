@@ -1,7 +1,7 @@
-"""The report's page: sections of text, tables, figures and images to one HTML file.
+"""The report's page: sections of text, tables, figures and images in one self-contained HTML file.
 
-Everything is inside the file, so it opens offline and can be mailed.  Tables sort and fold, rows
-open, images switch channels and enlarge (components.js, as on the predictions page).
+Tables sort and fold, rows expand, images switch channels and enlarge (components.js, shared with
+the predictions page).
 """
 
 import json
@@ -54,8 +54,8 @@ class Table:
     """A table of formatted cells.
 
     chosen: the row to highlight, -1 for none; text: columns that hold text; groups: (title,
-    number of columns) of a line above the columns' names; details: images that a row opens, by
-    its number.
+    number of columns) above the column names; details: row number -> images shown when the row is
+    expanded.
     """
 
     columns: list[str]
@@ -89,9 +89,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Overview:
-    """The first screen: how good the result is, on what, and what to look at next.
+    """The first screen: the result, on which data, and sections to read next.
 
-    verdict: one sentence; facts: (value, what it is); next: (section's id, link, why).
+    verdict: one sentence; facts: (value, description); next: (section id, link text, reason).
     """
 
     verdict: str
@@ -127,7 +127,7 @@ def write(
 
 
 def asset(*names: str) -> Any:
-    """Return the text of files beside this module, as it is."""
+    """Return the text of files beside this module, unescaped."""
     import markupsafe
 
     return markupsafe.Markup("\n".join((HERE / name).read_text("utf-8") for name in names))
@@ -137,9 +137,9 @@ def environment() -> "jinja2.Environment":
     """Return the templates of both pages; names and ids from tables are escaped."""
     import jinja2
 
-    made = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
-    made.filters["cells_json"] = lambda images: json.dumps([vars(image) for image in images])
-    return made
+    templates = jinja2.Environment(loader=jinja2.FileSystemLoader(HERE), autoescape=True)
+    templates.filters["cells_json"] = lambda images: json.dumps([vars(image) for image in images])
+    return templates
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -1,7 +1,7 @@
-"""The predictions page: images with their labels, scores and reasons -> predictions/index.html.
+"""The predictions page: images with labels, scores and flags -> predictions/index.html.
 
-The page opens offline.  Up to `INSIDE` images it is one file of at most `BYTES`; beyond that, or
-where even small images take more, the images lie beside it.
+The page works offline.  Up to `INSIDE` images and `BYTES` it is one file; otherwise the images are
+in a folder beside it.
 """
 
 import base64
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hpa_jax.decision.validated import Validated
 
 INSIDE = 300  # images that are embedded in the page
-BYTES = 40_000_000  # of a page with its images
+BYTES = 40_000_000  # largest page with embedded images
 SIDES = (512, 384, 256, 160)  # px of an image's longer side on the page, the largest that fits
 NEAR_SIDE = 160
 FEW = 50  # images below which the map of embeddings is always a PCA
@@ -31,8 +31,8 @@ FEW = 50  # images below which the map of embeddings is always a PCA
 class Maps:
     """Class activation maps of the first images.
 
-    network: whose they are; method: inference.maps.method; planes: a dict for each image, class
-    number -> float[h, w] in [0, 1].
+    network: name; method: of inference.maps.method; planes: for each image, class number ->
+    float[h, w] in [0, 1].
     """
 
     network: str
@@ -56,13 +56,13 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the networks and the decision say of N images.
+    """Outputs of the networks and the decision for N images.
 
-    scores: float[N, C], NaN in a class without a score; labels: bool[N, C]; thresholds: float[C],
+    scores: float[N, C], NaN for a class without a score; labels: bool[N, C]; thresholds: float[C],
     inf for a class that is never assigned; unlike: bool[N], with the reason in why; embeddings:
     network -> float[N, E]; strongest: the network of the page's map and neighbours;
-    scale_unknown: bool[N], images whose scale nothing tells, None where that doesn't matter;
-    validated: what is known of each class, None where nothing is.
+    scale_unknown: bool[N], images of unknown scale, None if irrelevant; validated:
+    validation results of each class, None if unknown.
     """
 
     ids: Sequence[str]
@@ -79,7 +79,7 @@ class Predictions:
 
     @property
     def probabilities(self) -> np.ndarray | None:
-        """Calibrated scores float[N, C]; None where no calibration is known."""
+        """Calibrated scores float[N, C]; None without calibration."""
         return None if self.validated is None else self.validated.probabilities(self.scores)
 
     def first(self, count: int) -> "Predictions":
@@ -102,7 +102,7 @@ class Predictions:
 
 def write(
     folder: Path,
-    found: Predictions,
+    predictions: Predictions,
     images: Callable[[], Iterator[np.ndarray]],
     *,
     title: str,
@@ -114,14 +114,14 @@ def write(
     """Write folder/index.html; return its path.
 
     Args:
-      images: gives the N images uint8[H, W, 4] in order each time it is called.
+      images: called without arguments, yields the N images uint8[H, W, 4] in order.
       title, lines: the page's first lines; the first of `lines` is the summary.
-      micrometres: length of each image's longer side, None where the pixel size is unknown.
+      micrometres: length of each image's longer side, None if the pixel size is unknown.
     """
     with artifacts.atomic(folder) as temporary:
         temporary.mkdir(parents=True)
-        data = _about(found, maps, neighbours)
-        rows = _rows(found, micrometres, maps, neighbours)
+        data = _about(predictions, maps, neighbours)
+        rows = _rows(predictions, micrometres, maps, neighbours)
         beside = temporary / "images"
         if len(rows) <= INSIDE:
             sheets = [mosaic(image, SIDES[0]) for image in images()]
@@ -129,7 +129,7 @@ def write(
                 if side != SIDES[0]:
                     sheets = [mosaic(planes(encoded), side) for encoded, *_ in sheets]
                 inside = [row | _embedded(*sheet) for row, sheet in zip(rows, sheets, strict=True)]
-                page = _page(title, lines, {**data, "images": inside}, found)
+                page = _page(title, lines, {**data, "images": inside}, predictions)
                 if len(page) <= BYTES:
                     break
         if len(rows) > INSIDE or len(page) > BYTES:
@@ -139,26 +139,28 @@ def write(
                 path = beside / f"{place:06d}.jpg"
                 path.write_bytes(encoded)
                 row |= {"src": f"{beside.name}/{path.name}", "w": width, "h": height}
-            page = _page(title, lines, {**data, "images": rows}, found)
+            page = _page(title, lines, {**data, "images": rows}, predictions)
         (temporary / "index.html").write_bytes(page)
     return folder / "index.html"
 
 
-def _about(found: Predictions, maps: Maps | None, neighbours: Neighbours | None) -> dict[str, Any]:
-    """What the page knows beside the images."""
+def _about(
+    predictions: Predictions, maps: Maps | None, neighbours: Neighbours | None
+) -> dict[str, Any]:
+    """Data of the page besides the images."""
     about: dict[str, Any] = {
-        "classes": list(found.classes),
-        "thresholds": [float(t) if np.isfinite(t) else None for t in found.thresholds],
+        "classes": list(predictions.classes),
+        "thresholds": [float(t) if np.isfinite(t) else None for t in predictions.thresholds],
         "gallery": [],
     }
-    if found.validated is not None:
-        about["f1"] = artifacts.plain(np.round(found.validated.f1, 3))
-        about["support"] = artifacts.plain(found.validated.support)
+    if predictions.validated is not None:
+        about["f1"] = artifacts.plain(np.round(predictions.validated.f1, 3))
+        about["support"] = artifacts.plain(predictions.validated.support)
     if maps is not None:
         about["maps"] = {
             "method": f"{maps.method} of {maps.network}",
-            "note": "Bright: what speaks for the label, as coarse as the network's last feature "
-            "map. A map explains this one network, also where several decide.",
+            "note": "Bright: evidence for the label, at the resolution of the network's last "
+            "feature map. A map explains this network only, even if several networks decide.",
         }
         shapes = {plane.shape for planes in maps.planes for plane in planes.values()}
         if shapes:
@@ -178,22 +180,26 @@ def _about(found: Predictions, maps: Maps | None, neighbours: Neighbours | None)
 
 
 def _rows(
-    found: Predictions,
+    predictions: Predictions,
     micrometres: Sequence[float | None],
     maps: Maps | None,
     neighbours: Neighbours | None,
 ) -> list[dict[str, Any]]:
-    places = project(found.embeddings.get(found.strongest))
-    probabilities = found.probabilities
+    places = project(predictions.embeddings.get(predictions.strongest))
+    probabilities = predictions.probabilities
     rows: list[dict[str, Any]] = []
-    for n, id in enumerate(found.ids):
+    for n, id in enumerate(predictions.ids):
         row: dict[str, Any] = {
             "id": str(id),
-            "labels": np.flatnonzero(found.labels[n]).tolist(),
-            "scores": [round(float(s), 4) if np.isfinite(s) else None for s in found.scores[n]],
-            "flagged": bool(found.unlike[n]),
-            "why": str(found.why[n]) if len(found.why) else "",
-            "unscaled": bool(found.scale_unknown is not None and found.scale_unknown[n]),
+            "labels": np.flatnonzero(predictions.labels[n]).tolist(),
+            "scores": [
+                round(float(s), 4) if np.isfinite(s) else None for s in predictions.scores[n]
+            ],
+            "flagged": bool(predictions.unlike[n]),
+            "why": str(predictions.why[n]) if len(predictions.why) else "",
+            "unscaled": bool(
+                predictions.scale_unknown is not None and predictions.scale_unknown[n]
+            ),
             "um": micrometres[n] if len(micrometres) else None,
             "xy": None if places is None else [round(float(v), 3) for v in places[n]],
         }
@@ -208,7 +214,7 @@ def _rows(
 
 
 def project(embeddings: np.ndarray | None) -> np.ndarray | None:
-    """Return a place [N, 2] for each embedding [N, E]: by UMAP where it is installed and there are
+    """Return a place [N, 2] for each embedding [N, E]: by UMAP if installed and for
     `FEW` images or more, else by PCA; None for fewer than 3 images.
     """
     if embeddings is None or len(embeddings) < 3:
@@ -225,18 +231,20 @@ def project(embeddings: np.ndarray | None) -> np.ndarray | None:
 
 def _umap() -> Any:
     try:
-        import umap  # the extra `tables`
+        import umap  # optional dependency, extra `tables`
     except ImportError:
         return None
     return umap
 
 
-def _projection(found: Predictions) -> str:
+def _projection(predictions: Predictions) -> str:
     """The note under the map of embeddings."""
-    name = "UMAP" if len(found.ids) >= FEW and _umap() is not None else "PCA, the first two axes"
+    name = (
+        "UMAP" if len(predictions.ids) >= FEW and _umap() is not None else "PCA, the first two axes"
+    )
     return (
-        f"Embeddings of the network {found.strongest} ({name}). Colour and shape: the label with "
-        "the highest score for its threshold. Faint: left out by the filters."
+        f"Embeddings of the network {predictions.strongest} ({name}). Colour and shape: the label "
+        "with the highest score for its threshold. Faint: hidden by the filters."
     )
 
 
@@ -249,13 +257,15 @@ def _bytes(plane: np.ndarray) -> str:
     return base64.b64encode(np.rint(plane * 255).astype(np.uint8).tobytes()).decode()
 
 
-def _page(title: str, lines: Sequence[str], data: Mapping[str, Any], found: Predictions) -> bytes:
+def _page(
+    title: str, lines: Sequence[str], data: Mapping[str, Any], predictions: Predictions
+) -> bytes:
     import markupsafe
 
     html = environment().get_template("predictions.html.j2").render(
         title=title,
         lines=lines,
-        projection=_projection(found),
+        projection=_projection(predictions),
         data=markupsafe.Markup(script_json(data)),
         styles=asset("components.css", "predictions.css"),
         script=asset("components.js", "predictions.js"),
@@ -264,7 +274,7 @@ def _page(title: str, lines: Sequence[str], data: Mapping[str, Any], found: Pred
 
 
 def script_json(value: Any) -> str:
-    """Return JSON that can stand inside a script element, whatever texts it holds."""
+    """Return JSON that is safe inside a script element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")

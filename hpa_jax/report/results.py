@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 METHOD_COLUMNS = ["at 0.5", "fitted thresholds", "95 % interval", "mAP"]
 STEP_COLUMNS = ["macro-F1", "95 %", "change", "95 %", "fitted thresholds"]
-CLASS_SIDE = 160  # px of the images that a row opens
-PANELS = 7  # classes a row in the precision-recall figure
-CURVE_POINTS = 80  # of a curve: more than a small panel can show
+CLASS_SIDE = 160  # px of the images of an expanded row
+PANELS = 7  # classes per row of the precision-recall figure
+CURVE_POINTS = 80  # of a curve, enough for a small panel
 STYLES = ("-", "--")
 HIGH = 0.1  # most pairs of image and class score far below; calibration matters above
 FEATURE_KINDS = ("same class, by the networks", "other classes", "metafeatures")
@@ -52,9 +52,9 @@ def methods(results: Results) -> Section:
     uri = dots(names, series, "macro-F1 with the thresholds of each method")
     weights = (
         f"Weights of the {name}: "
-        + ", ".join(f"{model} {number(value, 2)}" for model, value in own.items())
+        + ", ".join(f"{model} {number(value, 2)}" for model, value in by_model.items())
         + "."
-        for name, own in (results.blend_weights or {}).items()
+        for name, by_model in (results.blend_weights or {}).items()
     )
     return Section(
         "result",
@@ -63,7 +63,7 @@ def methods(results: Results) -> Section:
         Table(columns, rows, names.index(results.chosen), groups=groups),
         [Figure(uri, "Macro-F1 of every method with its interval")],
         feet=[
-            "mAP: mean average precision over the classes that occur; it needs no threshold. "
+            "mAP: mean average precision over the classes that occur; independent of thresholds. "
             "Weights, regressions, the stack and thresholds were fitted without the rows that "
             "they are scored on.",
             *weights,
@@ -73,9 +73,9 @@ def methods(results: Results) -> Section:
 
 
 def _marked(results: Results, name: str) -> str:
-    """The method, and what its scores say of its networks: "m (in sample)"."""
-    said = (part.scores[name].get("seen", "") for part in results.parts)
-    notes = dict.fromkeys(note for text in said for note in text.split("; ") if note)
+    """The method with the notes on its networks: "m (in sample)"."""
+    texts = (part.scores[name].get("seen", "") for part in results.parts)
+    notes = dict.fromkeys(note for text in texts for note in text.split("; ") if note)
     return f"{name} ({'; '.join(notes)})" if notes else name
 
 
@@ -92,12 +92,12 @@ def _row_notes(results: Results) -> list[str]:
 def _result_notes(results: Results) -> list[str]:
     notes = [
         f"Macro-F1 over {len(results.classes)} classes. Submitted method: {results.chosen}. "
-        "Choosing method and thresholds on validation scores "
-        f"{number(results.automatic['macro_f1'])} there, if each fold is decided by what is "
-        "chosen on the other folds (the simplest within one standard error of the best)."
+        "Nested score of choosing method and thresholds on "
+        f"validation: {number(results.automatic['macro_f1'])}; each fold is decided by the choice "
+        "on the other folds (the simplest within one standard error of the best)."
     ]
     if results.evaluation is None or results.test is None:
-        return [*notes, "The truth of the test part is unknown: no test scores."]
+        return [*notes, "The labels of the test part are unknown: no test scores."]
     final = results.evaluation["submission"]
     values = {name: score["macro_f1"] for name, score in results.test.scores.items()}
     stack = values.pop(results.stack)
@@ -106,11 +106,11 @@ def _result_notes(results: Results) -> list[str]:
     return [
         *notes,
         f"The submission scores {number(final['macro_f1'])} ({span(final['macro_f1_interval'])}) "
-        f"on the test truth, {number(final['macro_f1_classes_present'])} over the classes that "
-        f"occur there; {number(results.evaluation['leak_off']['macro_f1'])} without the leak "
+        f"on the true test labels, {number(final['macro_f1_classes_present'])} over the classes "
+        f"that occur there; {number(results.evaluation['leak_off']['macro_f1'])} without the leak "
         f"table, {number(results.evaluation['leak_on']['macro_f1'])} with it.",
-        f"On the test truth the stack ({number(stack)}) {word} the best other method, {best} "
-        f"({number(values[best])}), each with its own thresholds.",
+        f"On the true test labels the stack ({number(stack)}) {word} the best other method, {best} "
+        f"({number(values[best])}), each with the thresholds fitted for it.",
     ]
 
 
@@ -120,15 +120,15 @@ def steps(results: Results) -> Section:
     series, columns = {}, []
     for part in results.parts:
         scored = [_scored(part, step) for step in results.chain]
-        values = [(one.mean, *one.interval) if one else (np.nan,) * 3 for one in scored]
+        values = [(score.mean, *score.interval) if score else (np.nan,) * 3 for score in scored]
         series[part.caption] = tuple(np.array(values).T)
         columns.append(_step_cells(part, results.chain, scored))
     rows = [[name, *itertools.chain(*cells)] for name, *cells in zip(names, *columns)]
     groups = [("", 1), *((part.caption, len(STEP_COLUMNS)) for part in results.parts)]
     notes = [
         "Each step is added to those above it. Before the step thresholds, a class is predicted "
-        "from a score of 0.5 on; the last column shows what fitted thresholds would give at that "
-        "step."
+        "at a score of 0.5 or more; the last column shows the score with thresholds fitted at "
+        "that step."
     ]
     return Section(
         "steps",
@@ -137,10 +137,10 @@ def steps(results: Results) -> Section:
         Table(["step", *(STEP_COLUMNS * len(results.parts))], rows, groups=groups),
         [Figure(dots(names, series, "macro-F1 after each step"), "Macro-F1 after each step")],
         feet=[
-            "Change: against the step above, paired over the same resampled rows; an interval that "
+            "Change: from the step above, paired over the same resampled rows; an interval that "
             "contains 0 is no evidence of a change. The single network is the best one on "
-            "validation, which flatters it there a little. The leak table concerns test images "
-            "only. The last row is submission.csv as it was written, not a further step.",
+            "validation, so its validation score is slightly optimistic. The leak table applies to "
+            "test images only. The last row is submission.csv as written, not a further step.",
             *_row_notes(results),
         ],
     )
@@ -198,9 +198,9 @@ def audit(results: Results) -> Section | None:
     ]
     if results.audit["classes_without_positives"]:
         absent = ", ".join(results.audit["classes_without_positives"])
-        notes.append(f"Classes without an image in this part, which count as 0: {absent}.")
-    feet = ["Validation: nested, as in the section Result. All columns but the last two use "
-            "fitted thresholds."]  # fmt: skip
+        notes.append(f"Classes without an image in this part, scored 0: {absent}.")
+    feet = ["Validation: nested, as in the section Result. All columns except the last two "
+            "use fitted thresholds."]  # fmt: skip
     table = Table(columns, rows, list(scores).index(chosen))
     return Section("audit", "Audit part", notes, table, feet=feet)
 
@@ -230,17 +230,17 @@ def classes(data: ReportData) -> Section:
         Table(columns, rows, groups=groups, details=_class_images(data)),
         [Figure(_class_dots(results, tables), "F1 of each class with its interval")],
         feet=[
-            "AP: average precision. 95 %: bootstrap over duplicate groups; of the threshold, by "
-            "the method's own rule on each resample. ± folds: standard deviation of the "
-            "thresholds of 5 folds × 20 repeats. A dash: no positive there, or never predicted."
+            "AP: average precision. 95 %: bootstrap over duplicate groups; of the threshold: by "
+            "the method's rule on each resample. ± folds: standard deviation of the "
+            "thresholds of 5 folds × 20 repeats. Dash: no positives, or never predicted."
         ],
     )
 
 
 def _class_images(data: ReportData) -> dict[int, list[Card]]:
-    """Images of each class that its row opens: missed, false positive and right validation images.
+    """Validation images of each class for its expanded row: missed, false positive and right.
 
-    The worst errors first, the most certain of the right ones.
+    The worst errors and the most certain right ones come first.
     """
     results, valid = data.results, data.results.valid
     scores = np.nan_to_num(valid.probs[results.chosen])
@@ -250,15 +250,15 @@ def _class_images(data: ReportData) -> dict[int, list[Card]]:
         ("false positive", "bad", decided & ~valid.labels, -1),
         ("right", "good", valid.labels & decided, -1),
     )
-    wanted = []
+    entries = []
     for c in range(len(results.classes)):
         for kind, tone, among, sign in kinds:
             rows = np.flatnonzero(among[:, c])
             rows = rows[np.argsort(sign * scores[rows, c], kind="stable")][: data.shown // 12]
-            wanted += [(c, int(row), kind, tone) for row in rows]
-    found: dict[int, list[Card]] = {}
-    images = read_images(data.images, [str(valid.ids[row]) for _, row, _, _ in wanted])
-    for (c, row, kind, tone), image in zip(wanted, images, strict=True):
+            entries += [(c, int(row), kind, tone) for row in rows]
+    by_class: dict[int, list[Card]] = {}
+    images = read_images(data.images, [str(valid.ids[row]) for _, row, _, _ in entries])
+    for (c, row, kind, tone), image in zip(entries, images, strict=True):
         lines = [
             Line(f"{kind}: {results.classes[c]}", tone),
             Line(f"score {number(float(scores[row, c]))}"),
@@ -267,22 +267,23 @@ def _class_images(data: ReportData) -> dict[int, list[Card]]:
             Line(str(valid.ids[row]), "id"),
         ]
         card = Card(cells(image, CLASS_SIDE), str(valid.ids[row]), lines)
-        found.setdefault(c, []).append(card)
-    return found
+        by_class.setdefault(c, []).append(card)
+    return by_class
 
 
 def _class_notes(results: Results) -> list[str]:
     notes = [
-        f"Method: {results.chosen}, the submitted one. A click on a class opens validation images "
-        "that were missed, wrongly predicted, and right."
+        f"Submitted method: {results.chosen}. Click a class for validation images that were "
+        "missed, wrongly predicted, and right."
     ]
     for part in results.parts:
         absent = [name for name, count in zip(results.classes, part.support) if not count]
         if absent:
             effect = ", so scored 0"
             if part is results.valid:
-                own = results.thresholds[results.chosen][part.support == 0]
-                effect = ", so never predicted" if (own > 1).all() else ", so without own threshold"
+                absent_thresholds = results.thresholds[results.chosen][part.support == 0]
+                never = (absent_thresholds > 1).all()
+                effect = ", so never predicted" if never else ", so with a common threshold"
             notes.append(f"Without a positive in {part.name}{effect}: {', '.join(absent)}.")
     return notes
 
@@ -320,7 +321,7 @@ def _class_dots(results: Results, tables: Sequence["pd.DataFrame"]) -> str:
 
 
 def curves(results: Results) -> Section:
-    """Return a precision-recall panel a class; classes without positives say so."""
+    """Return one precision-recall panel per class."""
     rows = -(-len(results.classes) // PANELS)
     method = results.chosen
     precisions = [
@@ -426,13 +427,13 @@ def calibration(results: Results) -> Section:
     return Section(
         "calibration",
         "Calibration",
-        ["All pairs of image and class; on the grey line a score is a probability."],
+        ["All pairs of image and class; on the grey line scores equal probabilities."],
         Table(["method", *columns], rows, groups=groups),
         [Figure(svg(figure), "Reliability curve of every method")],
         feet=[
             "Error: expected calibration error in percentage points over ten bins of equal width. "
-            "Bins with fewer than ten pairs are not shown. Ranking and thresholds need no "
-            "calibrated scores; focal loss pulls scores to the middle."
+            "Bins with fewer than ten pairs are not shown. Ranking and thresholds do not "
+            "require calibrated scores; focal loss pushes scores to the middle."
         ],
     )
 
@@ -456,7 +457,7 @@ def importance(gains: Mapping[int, Mapping[str, float]], classes: Sequence[str])
     """
     title = "Feature importance of the stack"
     if not gains:
-        note = "No class has trees: nothing beyond the logistic regression lowered the loss."
+        note = "No class has trees: they did not improve on the logistic regression."
         return Section("importance", title, [note])
     rows = []
     for c in sorted(gains):
@@ -466,7 +467,7 @@ def importance(gains: Mapping[int, Mapping[str, float]], classes: Sequence[str])
     without = [name for c, name in enumerate(classes) if c not in gains]
     notes = [
         "Share of the total gain of the boosted trees, which start from a logistic regression on "
-        "the networks' scores: this is what the trees add to it."
+        "the networks' scores: the contribution of the trees to it."
     ]
     if without:
         notes.append(f"No trees (too rare, or no improvement): {', '.join(without)}.")
@@ -487,7 +488,7 @@ def feature_kind(column: str) -> int:
 
 
 def feature_name(column: str, classes: Sequence[str]) -> str:
-    """Return a column's readable name: "mean/p02" is "Nucleoli (mean of networks)"."""
+    """Return the display name of a column: "mean/p02" is "Nucleoli (mean of networks)"."""
     source, _, what = column.rpartition("/")
     if source == "meta":
         return what.replace("_", " ")

@@ -29,12 +29,12 @@ def curves(logs: Mapping[str, Log]) -> str:
         for split, style in (("train", ":"), ("valid", "-")):
             points = [line for line in log if line.get("split") == split and "loss" in line]
             epochs, values = [p["epoch"] for p in points], [p["loss"] for p in points]
-            look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
-            losses.plot(epochs, values, style, label=f"{name}, {split}", **look)
+            style_options = dict(color=colour, marker=marker(number, len(points)), markersize=4)
+            losses.plot(epochs, values, style, label=f"{name}, {split}", **style_options)
         points = [p for p in log if p.get("split") == "valid" and p.get("macro_f1") is not None]
         values = [p["macro_f1"] for p in points]
-        look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
-        scores.plot([p["epoch"] for p in points], values, label=name, **look)
+        style_options = dict(color=colour, marker=marker(number, len(points)), markersize=4)
+        scores.plot([p["epoch"] for p in points], values, label=name, **style_options)
     losses.set(xlabel="epoch", ylabel="loss", title="Loss")
     scores.set(xlabel="epoch", ylabel="macro-F1 at 0.5", title="Validation", ylim=(0, 1))
     for axis in (losses, scores):
@@ -43,29 +43,34 @@ def curves(logs: Mapping[str, Log]) -> str:
 
 
 def learning_rates(logs: Mapping[str, Log]) -> str:
-    """Return the head's learning rate over steps, as it was applied."""
+    """Return the head's learning rate over steps, as applied."""
     figure, (axis,) = axes(1)
     for number, ((name, log), colour) in enumerate(zip(logs.items(), colours(len(logs)))):
         points = [p for p in log if p.get("split") == "train" and p.get("lr") is not None]
-        look = dict(color=colour, marker=marker(number, len(points)), markersize=4)
-        axis.plot([p["step"] for p in points], [_head(p["lr"]) for p in points], label=name, **look)
+        style_options = dict(color=colour, marker=marker(number, len(points)), markersize=4)
+        axis.plot(
+            [p["step"] for p in points],
+            [_head(p["lr"]) for p in points],
+            label=name,
+            **style_options,
+        )
     axis.set(xlabel="step", ylabel="learning rate", title="Learning rate")
     axis.legend(fontsize=7)
     return svg(figure)
 
 
 def _head(rate: float | Sequence[float] | Mapping[str, float]) -> float:
-    """Return the rate of the last (head's) group where one is logged for each group."""
+    """Return the rate of the last (head's) group if one is logged for each group."""
     if isinstance(rate, Mapping):
         return list(rate.values())[-1]
     return rate[-1] if isinstance(rate, Sequence) else rate
 
 
 def planned(schedules: Mapping[str, Mapping[str, np.ndarray]]) -> str:
-    """Return the planned rates of head (solid) and stem (dotted) and beta 1, a column a model.
+    """Return the planned rates of head (solid) and stem (dotted) and beta 1, one column per model.
 
     schedules: name -> epoch, lr, stem (NaN where it is frozen), beta1, and the borders of the
-    phases, which vertical lines mark.
+    phases, drawn as vertical lines.
     """
     columns = min(len(schedules), COLUMNS)
     rows = -(-len(schedules) // columns)
@@ -97,24 +102,24 @@ def planned(schedules: Mapping[str, Mapping[str, np.ndarray]]) -> str:
 def cost(seconds: Mapping[str, float]) -> Section:
     """Return how long each task took. seconds: task ("train-tiny") -> time, in order."""
     total = sum(seconds.values())
-    rows = [[task, duration(own), _share(own, total)] for task, own in seconds.items()]
+    rows = [[task, duration(spent), _share(spent, total)] for task, spent in seconds.items()]
     rows.append(["all", duration(total), _share(total, total)])
     of_step: dict[str, float] = {}
-    for task, own in seconds.items():
+    for task, spent in seconds.items():
         step = task.partition("-")[0]
-        of_step[step] = of_step.get(step, 0.0) + own
+        of_step[step] = of_step.get(step, 0.0) + spent
     figure, (axis,) = axes(1, width=8.6, height=0.24 * len(of_step) + 1)
     places = range(len(of_step))
     axis.barh(places, list(of_step.values()), color=colours(1)[0])
     axis.set_yticks(places, list(of_step), fontsize=8)
     axis.invert_yaxis()
-    for place, own in zip(places, of_step.values()):
+    for place, spent in zip(places, of_step.values()):
         axis.annotate(
-            f" {duration(own)}, {_share(own, total)}", (own, place), va="center", fontsize=7
+            f" {duration(spent)}, {_share(spent, total)}", (spent, place), va="center", fontsize=7
         )
     axis.set(xlabel="seconds", xlim=(0, 1.25 * max(of_step.values(), default=1)))
     notes = [
-        "Wall time of each task when it last ran (without this page). The resolved config, "
+        "Wall time of the last run of each task (without this page). The resolved config, "
         "command, versions and devices are in run.json of the workdir."
     ]
     table = Table(["task", "time", "share"], rows, len(rows) - 1)

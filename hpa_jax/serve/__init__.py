@@ -1,1 +1,1 @@
-"""The local app: a page on which a person drops images and gets the predictions page."""
+"""The local web app: drop images on a page, get the predictions page."""

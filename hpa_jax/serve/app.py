@@ -1,9 +1,9 @@
-"""`serve --model=MODEL`: a small web server on this machine for one person.
+"""`serve --model=MODEL`: a small local web server for one user.
 
-Files that are dropped on the page are written below a temporary folder, read by the folder
-source's rules and labelled as `predict --model` does; the folder is removed on exit.  The server
-listens on 127.0.0.1 unless --host says otherwise.  Requests need the header X-Requested-By, which
-pages of other sites can't send, and (on this machine's addresses) its own name in Host.
+Dropped files are written to a temporary folder, read by the folder source and labelled as by
+`predict --model`; the folder is removed on exit.  The server listens on 127.0.0.1 unless --host is
+set.  Requests need the header X-Requested-By, which pages of other sites can't send, and (on local
+addresses) a local name in Host.
 """
 
 import asyncio
@@ -38,15 +38,15 @@ except ImportError:
 PORT = 8765
 FILE_BYTES = 500_000_000
 ALL_BYTES = 10_000_000_000
-FILES = 8_000  # of a session
-SESSIONS = 8  # the oldest goes
+FILES = 8_000  # per session
+SESSIONS = 8  # more remove the oldest
 LOCAL = ("127.0.0.1", "localhost", "[::1]", "::1")
 OPTIONS = ("pattern", "channels", "planes", "yellow", "table")
 
 
 @dataclasses.dataclass
 class Session:
-    """The files of one opening of the page. folder: of all that it writes."""
+    """The files of one page load. folder: of its input and output."""
 
     folder: Path
     size: int = 0
@@ -54,29 +54,29 @@ class Session:
 
     @property
     def files(self) -> Path:
-        """What was dropped."""
+        """The folder of dropped files."""
         return self.folder / "files"
 
     def place(self, name: str) -> Path:
-        """Where a dropped file goes. name: its path in the folder that was dropped.
+        """Return the path for a dropped file. name: its path in the dropped folder.
 
         Raises:
-            InputError: a path that leaves the folder, or one file too many.
+            InputError: a path that leaves the folder, or too many files.
         """
         parts = PurePosixPath(name.replace("\\", "/")).parts
         safe = parts and not any(p in ("..", "/") or "\0" in p or len(p) > 200 for p in parts)
         if not safe or len(parts) > 12:
-            raise InputError(f"{name!r}: no file name that can be kept")
+            raise InputError(f"{name!r}: not a valid file name")
         if self.count >= FILES:
-            raise InputError(f"more than {FILES:,} files; use predict --model for as many")
+            raise InputError(f"more than {FILES:,} files; use predict --model instead")
         return self.files.joinpath(*parts)
 
 
 class App:
-    """The model, the sessions and the one thread that predicts."""
+    """The model, the sessions and the prediction thread."""
 
-    def __init__(self, packed: "Bundle", given: str, folder: Path) -> None:
-        self.packed, self.given, self.folder = packed, given, folder
+    def __init__(self, packed: "Bundle", name: str, folder: Path) -> None:
+        self.packed, self.name, self.folder = packed, name, folder
         self.sessions: dict[str, Session] = {}
         self.worker = ThreadPoolExecutor(1)
 
@@ -84,14 +84,14 @@ class App:
         """Return a session by its name.
 
         Raises:
-            InputError: it is gone.
+            InputError: it has expired.
         """
         if name not in self.sessions:
-            raise InputError("this page is of an earlier start or too old; load it again")
+            raise InputError("this page has expired; load it again")
         return self.sessions[name]
 
-    def begun(self) -> str:
-        """Return the name of a new session."""
+    def begin(self) -> str:
+        """Start a session and return its name."""
         name = secrets.token_urlsafe(16)
         while len(self.sessions) >= SESSIONS:
             oldest = next(iter(self.sessions))
@@ -101,10 +101,10 @@ class App:
         return name
 
     def context(self, session: Session, options: dict[str, str]) -> Context:
-        """Return the context of a session's prediction; options: OPTIONS, as typed.
+        """Return the context of a session's prediction; options: OPTIONS, as entered.
 
         Raises:
-            InputError: an option that is unknown or no text.
+            InputError: an option that is unknown or not a string.
         """
         config = defaults.default()
         config.data.source, config.data.root = "folder", str(session.files)
@@ -121,11 +121,11 @@ class App:
             config.data.folder.missing.yellow = options["yellow"]
         return Context(config, session.folder / "work", {"maps": "300"})
 
-    def found(self, session: Session, options: dict[str, str]) -> dict[str, Any]:
-        """Return the ids and channels that the folder source's rules find in the files.
+    def match(self, session: Session, options: dict[str, str]) -> dict[str, Any]:
+        """Return the ids and channels that the folder source finds in the files.
 
         Raises:
-            InputError: nothing fits, or an option is wrong.
+            InputError: no file matches, or an option is invalid.
         """
         from hpa_jax.data.problems import Problems
         from hpa_jax.data.sources import folder, imported
@@ -145,16 +145,16 @@ class App:
         return {"images": rows[:2000], "count": len(rows)}
 
     def predict(self, session: Session, options: dict[str, str]) -> dict[str, Any]:
-        """Label a session's files; return where the page and the table are, and what was left out.
+        """Label a session's files; return a summary and the files left out.
 
         Raises:
-            InputError: unusable images, or none.
+            InputError: no images, or unusable ones.
         """
         context = self.context(session, options)
         context.workdir.mkdir(parents=True, exist_ok=True)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            text = predict_images.predict(context, self.packed, self.given)
+            text = predict_images.predict(context, self.packed, self.name)
         bad = context.path("bad_images.csv")
         return {
             "said": text.split(" -> ")[0],
@@ -164,13 +164,13 @@ class App:
 
 
 class _Handler(web.RequestHandler):
-    """What all requests have in common: who may send them, and errors of one line."""
+    """Base of all handlers: access checks, and errors in one line."""
 
     def initialize(self, app: App, hosts: tuple[str, ...]) -> None:
         self.app, self.hosts = app, hosts
 
     def prepare(self) -> None:
-        """Refuses requests for another name (DNS rebinding) and those of other sites' pages."""
+        """Reject requests for another host name (DNS rebinding) or from other sites' pages."""
         if self.hosts and self.request.host not in self.hosts:
             raise web.HTTPError(403, reason="unknown host name")
         if self.request.method != "GET" and "X-Requested-By" not in self.request.headers:
@@ -185,7 +185,7 @@ class _Handler(web.RequestHandler):
         self.finish({"error": self._reason})
 
     def fail(self, error: BaseException) -> None:
-        """Answers an error in one line."""
+        """Respond with an error in one line."""
         text, code = str(error), 400
         if isinstance(error, OSError) and not isinstance(error, InputError):
             text, code = error.strerror or text, 507
@@ -196,16 +196,16 @@ class _Handler(web.RequestHandler):
 class _Start(_Handler):
     def get(self) -> None:
         count, classes = len(self.app.packed.members), len(self.app.packed.class_names)
-        made = page.environment().get_template("serve.html.j2").render(
-            model=self.app.given,
+        html = page.environment().get_template("serve.html.j2").render(
+            model=self.app.name,
             about=f"{count} network{'s' * (count > 1)}, {classes} classes",
-            session=self.app.begun(),
+            session=self.app.begin(),
             styles=page.asset("components.css"),
             script=page.asset("serve.js"),
         )  # fmt: skip
         self.set_header("Cache-Control", "no-store")
         self.set_header("X-Frame-Options", "DENY")
-        self.finish(made)
+        self.finish(html)
 
 
 @web.stream_request_body
@@ -252,15 +252,15 @@ class _File(_Handler):
 
 
 class _Work(_Handler):
-    """found and predict: options in JSON -> what the files hold, or the answers."""
+    """found and predict: options in JSON -> the matched images, or the predictions."""
 
     async def post(self, name: str, verb: str) -> None:
         try:
             options = json.loads(self.request.body or b"{}")
             if not isinstance(options, dict):
-                raise InputError("options: no mapping")
+                raise InputError("options: not a JSON object")
             session = self.app.session(name)
-            work = self.app.found if verb == "found" else self.app.predict
+            work = self.app.match if verb == "found" else self.app.predict
             loop = asyncio.get_running_loop()
             self.finish(await loop.run_in_executor(self.app.worker, work, session, options))
         except (InputError, OSError, ValueError) as error:
@@ -287,14 +287,14 @@ class _Result(_Handler):
 
 
 def application(app: App, hosts: tuple[str, ...]) -> web.Application:
-    """Return the web application. hosts: values of Host that are answered, () for all."""
-    given = {"app": app, "hosts": hosts}
+    """Return the web application. hosts: accepted values of Host, () for all."""
+    options = {"app": app, "hosts": hosts}
     return web.Application(
         [
-            (r"/", _Start, given),
-            (r"/([\w-]+)/file", _File, given),
-            (r"/([\w-]+)/(found|predict)", _Work, given),
-            (r"/([\w-]+)/result/(.+)", _Result, given),
+            (r"/", _Start, options),
+            (r"/([\w-]+)/file", _File, options),
+            (r"/([\w-]+)/(found|predict)", _Work, options),
+            (r"/([\w-]+)/result/(.+)", _Result, options),
         ]
     )
 
@@ -306,9 +306,9 @@ async def _serve(app: App, host: str, port: int) -> None:
         server.listen(port, address=host)
     except OSError as error:
         raise InputError(
-            f"serve: port {port} of {host}: {error.strerror or error}; --port={port + 1} is another"
+            f"serve: port {port} of {host}: {error.strerror or error}; try --port={port + 1}"
         ) from None
-    print(f"serving {app.given} on http://{host}:{port}; Ctrl-C stops it", flush=True)
+    print(f"serving {app.name} on http://{host}:{port}; Ctrl-C stops it", flush=True)
     if host not in LOCAL:
         print("every machine that reaches this address can use it", flush=True)
     stop = asyncio.Event()
@@ -324,20 +324,20 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     Raises:
         InputError: no model, or the port is in use.
     """
-    given, port = flags.get("model"), str(flags.get("port"))
-    if not given:
+    name, port = flags.get("model"), str(flags.get("port"))
+    if not name:
         raise InputError("--model=MODEL is missing: a bundle, WORKDIR/models/NAME, or a name")
     if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise InputError(f"--port={port}: a number from 1 to 65535")
-    packed = bundles.named(given, bool(flags.get("code")))
+        raise InputError(f"--port={port}: must be a number from 1 to 65535")
+    packed = bundles.named(name, bool(flags.get("code")))
     folder = Path(tempfile.mkdtemp(prefix="hpa_jax_serve_"))
-    app = App(packed, given, folder)
+    app = App(packed, name, folder)
     try:
         asyncio.run(_serve(app, str(flags["host"]), int(port)))
     finally:
         app.worker.shutdown(wait=False, cancel_futures=True)
         shutil.rmtree(folder, ignore_errors=True)
     print("stopped; the files are removed", flush=True)
-    if app.sessions:  # a prediction may still run in its thread; nothing waits for it
+    if app.sessions:  # don't wait for a prediction that may still run in its thread
         os._exit(0)
     return 0

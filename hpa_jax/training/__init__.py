@@ -1,1 +1,1 @@
-"""Batches and a network to checkpoints."""
+"""Training: from batches and a network to checkpoints."""

@@ -1,8 +1,8 @@
-"""Averages of parameters, and the BatchNorm statistics that belong to them.
+"""Averages of parameters, with re-estimated BatchNorm statistics.
 
-In: checkpoints (or a running average kept in the state).  Out: parameters and statistics.  pudae:
-mean of the checkpoints of the last ten epochs, then the statistics set to zero and re-estimated by
-one pass over the training part with momentum b / (n + b), an exact mean over the samples seen.
+In: checkpoints (or a running average in the state).  Out: parameters and statistics.  pudae: mean
+of the checkpoints of the last ten epochs, then the statistics are reset and re-estimated by one
+pass over the training part with momentum b / (n + b), an exact mean over all samples so far.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -33,15 +33,15 @@ def averaged(
     compile: Compiler,
     before_batch: Callable[[], None],
 ) -> tuple[Arrays, Arrays]:
-    """Return (parameters, statistics) that the config's `average` asks for, after a training.
+    """Return the (parameters, statistics) of the config's `average`, after training.
 
     Args:
         setup: the training.
         checkpoints: its checkpoints.
         state: the last one.
-        phase: in which training ended: its norms that stand still keep their statistics.
-        compile: compiles what is jitted.
-        before_batch: called before every batch; leaves the program if it was told to stop.
+        phase: the last one; its frozen norms keep their statistics.
+        compile: compiles jitted functions.
+        before_batch: called before every batch; exits if a stop was requested.
 
     Raises:
         FloatingPointError: a statistic is not finite.
@@ -59,12 +59,14 @@ def averaged(
     )
     batches = setup.eval_batches(setup.examples.train_ids, setup.examples.train_labels)
 
-    def sent() -> Iterator[tuple[jax.Array, int]]:
+    def device_batches() -> Iterator[tuple[jax.Array, int]]:
         for batch in batches:
             before_batch()
             yield real_rows(setup.layout, batch)
 
-    stats = reestimated(_by_size(statistics, setup.layout, compile), params, state.stats, sent())
+    stats = reestimated(
+        _by_size(statistics, setup.layout, compile), params, state.stats, device_batches()
+    )
     bad = [name for name, x in stats.items() if not jnp.isfinite(x).all()]
     if bad:
         raise FloatingPointError(f"averaging: the statistics {bad[0]} are not finite")
@@ -72,22 +74,22 @@ def averaged(
 
 
 def of_checkpoints(setup: Setup) -> bool:
-    """Return whether the average is made of checkpoints at the end, not kept in the state.
+    """Return whether the average is computed from checkpoints at the end, not kept in the state.
 
-    So is `swa` where training may end early: which epochs are the last ones is known only then.
+    Also for `swa` with early stopping, where the last epochs are only known at the end.
     """
     kind = setup.average["kind"]
     return kind in ("last", "chosen") or (kind == "swa" and setup.settings.patience > 0)
 
 
 def needed(setup: Setup) -> int:
-    """Return how many ends of epochs, the newest ones, have to be kept for the average."""
+    """Return the number of newest epoch checkpoints to keep for the average."""
     newest = of_checkpoints(setup) and setup.average["kind"] != "chosen"
     return setup.average["count"] if newest else 0
 
 
 def after_epoch(setup: Setup, state: TrainState, epoch: int) -> Arrays:
-    """Return the state's average after an epoch (from 1): of SWA with that epoch in it."""
+    """Return the state's average after an epoch (from 1); SWA includes that epoch."""
     before = epoch - 1 - max(setup.epochs - setup.average["count"], 0)
     if setup.average["kind"] != "swa" or of_checkpoints(setup) or before < 0:
         return state.average
@@ -95,7 +97,7 @@ def after_epoch(setup: Setup, state: TrainState, epoch: int) -> Arrays:
 
 
 def _steps(setup: Setup, checkpoints: Checkpoints) -> list[int]:
-    """Steps of the checkpoints that are averaged."""
+    """Steps of the checkpoints to average."""
     steps = checkpoints.steps("epoch")
     if setup.average["kind"] == "chosen":
         return [s for s in steps if checkpoints.metas[s]["epoch"] in setup.average["epochs"]]
@@ -103,7 +105,7 @@ def _steps(setup: Setup, checkpoints: Checkpoints) -> list[int]:
 
 
 def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:
-    """Return the mean of the parameters of several checkpoints; one of them in memory at a time."""
+    """Return the mean parameters of several checkpoints, reading one at a time."""
     total: Arrays = {}
     for number, step in enumerate(steps):
         total = running_mean(total, read(step), number)
@@ -111,7 +113,7 @@ def mean(read: Callable[[int], Arrays], steps: Sequence[int]) -> Arrays:
 
 
 def running_mean(average: Arrays, params: Arrays, count: int) -> Arrays:
-    """Return the mean after one more; `average` is that of the `count` before."""
+    """Return the mean including `params`; `average` is that of the `count` before."""
     if count == 0:
         return jax.tree.map(jnp.copy, params)
     return {name: a + (params[name] - a) / (count + 1) for name, a in average.items()}
@@ -124,17 +126,16 @@ def make_batch_statistics(
     output_size: int = 0,
     still: Sequence[str] = (),
 ) -> Statistics:
-    """Return fn(params, stats, images uint8 [N, H, W, K]) -> the statistics of this batch alone.
+    """Return fn(params, stats, images uint8 [N, H, W, K]) -> statistics of this batch.
 
-    output_size: side to which the images are resized, as augmentation does; 0: as they are.
-    Statistics of another size would not be those of what the network sees (pudae: 512 px, seen at
-    1024).
+    output_size: side to which the images are resized, as by the augmentation; 0: unchanged.
+    The statistics depend on the size (pudae: 512 px, resized to 1024).
 
     A BatchNorm's new statistics are linear in the old ones, keep * old + (1 - keep) * batch.  Two
-    passes, from old = 0 and old = 1, give keep, and so the batch's own value, for any momentum.
-    (Other layers see the batch's statistics in training mode, never the stored ones; those of the
-    norms `still`, which do use them, are not touched.)  A norm that is not run, keep = 1, keeps its
-    own.
+    passes, from old = 0 and old = 1, give keep, hence the batch's value, for any momentum.
+    (In training mode other layers depend on the batch's statistics, not on the stored ones; the
+    norms in `still`, which use the stored ones, are unchanged.)  An unused norm, keep = 1, keeps
+    its statistics.
     """
 
     def statistics(params: Arrays, stats: Arrays, images: jax.Array) -> Arrays:
@@ -144,7 +145,7 @@ def make_batch_statistics(
                 for name, x in stats.items()
             }
             model = bare.merge(params, old, None)
-            # the auxiliary head has norms of its own
+            # the auxiliary head has norms, too
             run = model.logits_and_aux if hasattr(model, "logits_and_aux") else model
             run(normalize(warp.resized(images.astype(jnp.float32) / 255.0, output_size)))
             return statistics_of(model)
@@ -159,8 +160,8 @@ def make_batch_statistics(
 
 
 def _of_batch(old: jax.Array, zero: jax.Array, one: jax.Array) -> jax.Array:
-    """The batch's value, from what became of 0 and of 1; `old` where the norm was not run."""
-    # one number a norm: the median is exact where large values of a channel round it away
+    """The batch's value, from the results for 0 and for 1; `old` if the norm was not used."""
+    # one value per norm: the median is robust to rounding in channels with large values
     keep = jnp.median(one - zero)
     idle = keep == 1.0
     return jnp.where(idle, old, zero / jnp.where(idle, 1.0, 1.0 - keep))
@@ -169,18 +170,18 @@ def _of_batch(old: jax.Array, zero: jax.Array, one: jax.Array) -> jax.Array:
 def real_rows(layout: MeshLayout, batch: Mapping[str, np.ndarray]) -> tuple[jax.Array, int]:
     """Return (images on the devices, their number) of a host's batch, without padded rows.
 
-    A whole batch is sharded over the devices; of one with padding, the last of a pass, every device
-    gets all real rows, whose number they can't share evenly.
+    A full batch is sharded over the devices; the real rows of a padded one (the last) are
+    replicated, as their number may not be divisible.
     """
-    sent = layout.put_batch({name: batch[name] for name in ("image", "mask")})
-    mask = distributed.gather(sent["mask"])
+    device_batch = layout.put_batch({name: batch[name] for name in ("image", "mask")})
+    mask = distributed.gather(device_batch["mask"])
     if mask.all():
-        return sent["image"], len(mask)
-    return layout.replicate(distributed.gather(sent["image"])[mask]), int(mask.sum())
+        return device_batch["image"], len(mask)
+    return layout.replicate(distributed.gather(device_batch["image"])[mask]), int(mask.sum())
 
 
 def _by_size(statistics: Statistics, layout: MeshLayout, compile: Compiler) -> Statistics:
-    """`statistics`, compiled for each of the two batch sizes of a pass when it comes."""
+    """`statistics`, compiled on first use for each batch size of a pass."""
     programs: dict[int, Any] = {}
     whole = layout.replicated
 
@@ -203,13 +204,13 @@ def reestimated(
     stats: Arrays,
     batches: Iterable[tuple[jax.Array, int]],
 ) -> Arrays:
-    """Return statistics of `params`: means over batches (images, b), weighted by b samples each."""
-    seen, total = 0, stats
+    """Return the statistics of `params`: mean over batches (images, b), weighted by b."""
+    count, total = 0, stats
     for images, b in batches:
         batch = statistics(params, stats, images)
-        momentum = b / (seen + b)
-        # written so that equal values stay as they are
+        momentum = b / (count + b)
+        # in this form equal values stay unchanged
         moved = {name: old + momentum * (batch[name] - old) for name, old in total.items()}
-        total = moved if seen else batch
-        seen += b
+        total = moved if count else batch
+        count += b
     return total

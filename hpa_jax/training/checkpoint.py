@@ -4,9 +4,8 @@ In: `TrainState` and a `meta` dictionary (model config, class names, phase, epoc
 directory/checkpoints/STEP/{weights, training, meta, checksums.json}.  `weights` (parameters and
 BatchNorm statistics) is all that `load` reads; `training` is the rest of an exact restart.
 
-Orbax writes asynchronously and renames when whole, so a kill leaves no half checkpoint.  The
-checksums (CRC-32 of every file, written after that) show where the disk cut one short or changed it
-later.
+Orbax writes asynchronously and renames when finished, so a kill leaves no partial checkpoint.  The
+checksums (CRC-32 of every file, written afterwards) detect truncated or changed files.
 """
 
 import contextlib
@@ -30,7 +29,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from hpa_jax.config import defaults as configs
 from hpa_jax.config import renamed, settings
 from hpa_jax.core import artifacts
-from hpa_jax.core.errors import InputError, tells_of_a_full_disk
+from hpa_jax.core.errors import InputError, is_disk_full
 from hpa_jax.training import network
 from hpa_jax.training.phases import LOWER_IS_BETTER
 from hpa_jax.training.step import TrainState
@@ -39,19 +38,19 @@ CHECKSUMS = "checksums.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run; every process of a run makes one and calls it alike."""
+    """The checkpoints of one run; all processes of a run must make the same calls."""
 
     def __init__(
         self, directory: str | Path, *, keep: int = 2, monitor: str = "loss", averaged: int = 0
     ) -> None:
-        """Opens or makes directory/checkpoints.
+        """Open or create directory/checkpoints.
 
         Args:
             directory: the model's folder.
-            keep: newest checkpoints kept; beside them the best by `monitor`, the ends of phases and
-                cycles, and the newest `averaged` ends of epochs.
-            monitor: a score of validation.
-            averaged: how many ends of epochs an average over checkpoints needs.
+            keep: number of newest checkpoints to keep, besides the best by `monitor`, the ends of
+                phases and cycles, and the newest `averaged` epochs.
+            monitor: a validation score.
+            averaged: number of epochs that an average over checkpoints needs.
         """
         self.folder = Path(directory).resolve() / "checkpoints"
         self.metas: dict[int, dict[str, Any]] = {}
@@ -76,10 +75,10 @@ class Checkpoints:
         """Save in the background; `state` may be donated as soon as this returns.
 
         Raises:
-            InputError: the disk is full (this save's, or the last one's).
+            InputError: the disk is full, for this save or the previous one.
         """
         step = int(meta["step"])
-        if step in self.metas:  # an epoch's end that a save by the clock has hit already
+        if step in self.metas:  # a timed save has already saved this epoch's end
             self.wait()
             self.manager.delete(step)
         self.wait()
@@ -90,7 +89,7 @@ class Checkpoints:
             meta=ocp.args.JsonSave(dict(meta)),
         )
         self.metas[step] = dict(meta)
-        with self._naming_a_full_disk():
+        with self._reporting_full_disk():
             self.manager.save(step, args=arguments, force=True)
         if jax.process_index() == 0:
             self._sealer = Thread(target=self._seal, args=(step,), daemon=True)
@@ -102,25 +101,25 @@ class Checkpoints:
         Raises:
             InputError: the disk is full.
         """
-        with self._naming_a_full_disk():
+        with self._reporting_full_disk():
             self.manager.wait_until_finished()
         if self._sealer is not None:
             self._sealer.join()
             self._sealer = None
 
     def steps(self, kind: str | None = None) -> list[int]:
-        """Return steps of checkpoints, rising; of one kind (epoch, middle, average) or all."""
+        """Return the steps of checkpoints, ascending; of a kind (epoch, middle, average) or all."""
         steps = sorted(self.manager.all_steps())
         return [step for step in steps if kind in (None, self.metas[step].get("kind"))]
 
     def newest(self) -> int | None:
-        """Return the step of the newest whole checkpoint; delete and name damaged newer ones."""
+        """Return the step of the newest intact checkpoint; deletes newer damaged ones."""
         for step in reversed(self.steps()):
             problem = damage(self.folder, step) or ("" if self.metas[step] else "no meta")
             problem = problem or self._unreadable(step)
             if not problem:
                 return step
-            logging.warning("checkpoint %d is damaged (%s): using the one before", step, problem)
+            logging.warning("checkpoint %d is damaged (%s): using the previous one", step, problem)
             self.manager.delete(step)
             self.metas.pop(step, None)
         return None
@@ -142,20 +141,20 @@ class Checkpoints:
         return _restore_weights(self.manager, step, template.params, template.stats)
 
     @contextlib.contextmanager
-    def _naming_a_full_disk(self) -> Iterator[None]:
-        """One line for a full disk, which Orbax and TensorStore report over many."""
+    def _reporting_full_disk(self) -> Iterator[None]:
+        """Report a full disk in one line, instead of Orbax's and TensorStore's many."""
         try:
             yield
         except (ValueError, OSError, RuntimeError) as error:
-            if not tells_of_a_full_disk(error):
+            if not is_disk_full(error):
                 raise
             raise InputError(
                 f"{self.folder / str(max(self.metas, default=0))}: not saved, the disk is full; "
-                "make room and call again: training goes on from the checkpoint before"
+                "free some space and run again: training resumes from the previous checkpoint"
             ) from error
 
     def _seal(self, step: int) -> None:
-        # Orbax's own callback comes before its rename; the folder's final name says it is whole
+        # Orbax's callback runs before its rename; a folder with the final name is complete
         path = self.folder / str(step)
         while not path.exists():
             if self.manager.is_saving_in_progress():
@@ -165,7 +164,7 @@ class Checkpoints:
         write_checksums(path)
 
     def _unreadable(self, step: int) -> str:
-        """What reading a checkpoint says that a kill left without checksums; "" if it is whole."""
+        """The error of reading a checkpoint that has no checksums; "" if it is intact."""
         if (self.folder / str(step) / CHECKSUMS).exists() or jax.process_count() > 1:
             return ""
         everything = ocp.args.StandardRestore()
@@ -179,7 +178,7 @@ class Checkpoints:
 
 
 class _Policy(preservation_policy.PreservationPolicy):
-    """Keeps the newest, the best, the ends of phases and cycles, and what an average needs."""
+    """Keeps the newest, the best, the ends of phases and cycles, and those for an average."""
 
     def __init__(
         self, metas: dict[int, dict[str, Any]], keep: int, monitor: str, averaged: int
@@ -215,15 +214,15 @@ def load(
     """Return (network in evaluation mode, model config, class names) of a trained model's folder.
 
     Args:
-        directory: the folder that `loop.train` wrote (or its `checkpoints`).  Of a model with
-            `frozen.head` it holds that head alone, which reads stored embeddings.
-        which: "best" (by the run's monitor), "last", "average" (what config.average made),
+        directory: the folder that `loop.train` wrote (or its `checkpoints`).  For a model with
+            `frozen.head`, the network is that head on stored embeddings.
+        which: "best" (by the run's monitor), "last", "average" (of config.average),
             "phase:K" (the end of phase K, from 0), "epoch:N" (from 1), a step, or "final": the one
-            of these that the config's `checkpoint` names; where that is "final" or "snapshots", the
-            average if the config asked for one, else the best.
+            in the config's `checkpoint`; if that is "final" or "snapshots", the average if there is
+            one, else the best.
 
     Raises:
-        InputError: no checkpoint there, none of that kind, or all of them damaged.
+        InputError: no checkpoint, none of that kind, or a damaged one.
     """
     folder = Path(directory).resolve()
     folder = folder if folder.name == "checkpoints" else folder / "checkpoints"
@@ -236,11 +235,11 @@ def load(
     names = tuple(meta["class_names"])
     model = network.trained_from_config(config, len(names), arrays=False)
     params, stats = network.shapes(model)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), (params, stats)
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), (params, stats)
     )
-    host = jax.process_index()  # opening waits for no other host: one alone may predict
+    host = jax.process_index()  # opening must not wait for other hosts: a single one may predict
     alone = ocp.options.MultiprocessingOptions(
         primary_host=host, active_processes={host}, barrier_sync_key_prefix=f"load_{host}"
     )
@@ -253,15 +252,15 @@ def load(
 
 
 def find(folder: Path, which: str | int) -> int:
-    """Return the step that `which` (as in `load`) means in a folder of checkpoints.
+    """Return the step of `which` (as in `load`) in a folder of checkpoints.
 
     Raises:
-        InputError: nothing there or nothing of that kind; the message lists the steps.
+        InputError: no checkpoint, or none of that kind; the message lists the steps.
     """
     metas = _metas(folder)
     steps, which = list(metas), str(which)
     if not steps:
-        raise InputError(f"{folder}: no checkpoint there; train the model first")
+        raise InputError(f"{folder}: no checkpoint; train the model first")
     if which.isdigit():
         if int(which) not in steps:
             raise InputError(f"{folder}: no checkpoint of step {which}; there are {steps}")
@@ -275,8 +274,10 @@ def find(folder: Path, which: str | int) -> int:
         "best": best_step(metas, monitor) or last,
         "average": average[-1] if average else None,
     }
-    asked = next((meta["model"]["checkpoint"] for meta in metas.values() if "model" in meta), "")
-    named = by_name.get(asked) or end_of(metas, asked)
+    preferred = next(
+        (meta["model"]["checkpoint"] for meta in metas.values() if "model" in meta), ""
+    )
+    named = by_name.get(preferred) or end_of(metas, preferred)
     by_name["final"] = named or by_name["average"] or by_name["best"]
     step = by_name.get(which) or end_of(metas, which)
     if step is None:
@@ -288,7 +289,7 @@ def find(folder: Path, which: str | int) -> int:
 
 
 def end_of(metas: Mapping[int, Mapping[str, Any]], which: str) -> int | None:
-    """Return the step of "phase:K" or "epoch:N"; None where that was not kept, or for other text.
+    """Return the step of "phase:K" or "epoch:N"; None if not kept, or for other text.
 
     A phase's end is that of its last epoch, which is always kept.
     """
@@ -304,10 +305,10 @@ def end_of(metas: Mapping[int, Mapping[str, Any]], which: str) -> int | None:
 
 
 def chosen(directory: str | Path, which: str) -> list[int]:
-    """Return the steps that a model predicts with: all snapshots, or the one that `load` takes.
+    """Return the steps used for prediction: all snapshots, or the one of `load`.
 
     Raises:
-        InputError: no checkpoint there or none of that kind.
+        InputError: no checkpoint, or none of that kind.
     """
     if which == "snapshots":
         return snapshots(directory)
@@ -315,14 +316,14 @@ def chosen(directory: str | Path, which: str) -> list[int]:
 
 
 def snapshots(directory: str | Path) -> list[int]:
-    """Return the ends of phases and cycles, rising: what a snapshot ensemble predicts with."""
+    """Return the ends of phases and cycles, ascending, which form a snapshot ensemble."""
     metas = _metas(Path(directory).resolve() / "checkpoints")
     ends = [s for s, meta in metas.items() if meta.get("keep") and meta.get("kind") == "epoch"]
     return [s for s in ends if metas[s].get("snapshot", True)]
 
 
 def read_meta(folder: Path, step: int) -> dict[str, Any]:
-    """Return the meta dictionary of a checkpoint; {} where it cannot be read."""
+    """Return the meta dictionary of a checkpoint; {} if unreadable."""
     try:
         return json.loads((folder / str(step) / "meta" / "metadata").read_text())
     except (OSError, json.JSONDecodeError):
@@ -330,7 +331,7 @@ def read_meta(folder: Path, step: int) -> dict[str, Any]:
 
 
 def config_of(meta: Mapping[str, Any]) -> ConfigDict:
-    """Return the model config of a meta dictionary; options newer than it have their defaults."""
+    """Return the model config of a meta dictionary; missing newer options get their defaults."""
     return configs.model(**_tuples(renamed.current_model(meta["model"])))
 
 
@@ -345,7 +346,7 @@ def write_checksums(folder: Path) -> None:
 
 
 def damage(folder: Path, step: int) -> str:
-    """Return what is wrong with a checkpoint's files; "" if nothing, or without checksums."""
+    """Describe the damage to a checkpoint's files; "" if nothing, or without checksums."""
     path = folder / str(step)
     if not (path / CHECKSUMS).exists():
         return "" if path.is_dir() else "missing"
@@ -353,29 +354,29 @@ def damage(folder: Path, step: int) -> str:
         if not (path / name).exists():
             return f"{name} is missing"
         if _crc(path / name) != crc:
-            return f"{name} has changed or is cut short"
+            return f"{name} has changed or is truncated"
     return ""
 
 
 def check_same_run(meta: Mapping[str, Any], identity: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on with another training in the same folder.
+    """Check that a checkpoint is of the same training as the present config.
 
-    An option that a checkpoint does not name had its default.
+    Options missing in the checkpoint count as their defaults.
 
     Raises:
-        InputError: naming the first thing that differs, with both values.
+        InputError: names the first difference.
     """
     before, now = (settings.flat({"models.one": run}) for run in (meta["run"], identity))
     changed, _ = settings.differences(before, now)
     if changed:
         raise InputError(
-            f"{where} holds a training with other {changed[0].removeprefix('models.one.')}; move "
-            "the folder away or use another one"
+            f"{where} holds a training with different {changed[0].removeprefix('models.one.')}; "
+            "move the folder away or use another"
         )
 
 
 def check_architecture(meta: Mapping[str, Any], shapes: Mapping[str, Any], where: Path) -> None:
-    """Refuse to restore a checkpoint into arrays of other `shapes`, naming the first difference.
+    """Check that a checkpoint has arrays of these `shapes`.
 
     Raises:
         InputError: a parameter that is missing, extra, or of another shape.
@@ -387,7 +388,7 @@ def check_architecture(meta: Mapping[str, Any], shapes: Mapping[str, Any], where
 
 
 def _parts(state: TrainState) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({params, stats}, the rest) of a state, as they lie on disk."""
+    """({params, stats}, the rest) of a state, as stored on disk."""
     rest = state._asdict()
     return {name: rest.pop(name) for name in ("params", "stats")}, rest
 
@@ -402,7 +403,7 @@ def _restore_weights(
 
 
 def _metas(folder: Path) -> dict[int, dict[str, Any]]:
-    """{step: meta} of a folder of checkpoints, rising."""
+    """{step: meta} of a folder of checkpoints, ascending."""
     steps = sorted(int(path.name) for path in folder.glob("*") if path.name.isdigit())
     return {step: read_meta(folder, step) for step in steps}
 

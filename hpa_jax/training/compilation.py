@@ -1,7 +1,7 @@
-"""Compiled programs: made once, interruptible, kept on disk, refused if too large for a device.
+"""Compilation: interruptible, cached on disk, with a check against the device's memory.
 
-In: jitted functions and the shapes of their arguments.  Out: programs, or an InputError that says
-by how much a program is too large and which options make it smaller.
+In: jitted functions and the shapes of their arguments.  Out: programs, or an InputError with the
+excess memory and the options that reduce it.
 """
 
 import contextlib
@@ -27,7 +27,7 @@ class Compiler:
     def __init__(
         self, preemption: Preemption, say: Callable[[str], None], deterministic: bool = False
     ) -> None:
-        """say: gets a line for each program.  deterministic: `train.deterministic`."""
+        """say: called with a line for each program.  deterministic: `train.deterministic`."""
         self._preemption, self._say = preemption, say
         self._options = options(deterministic)
 
@@ -35,7 +35,7 @@ class Compiler:
         """Compile a jitted function for arguments, or their shapes.
 
         Raises:
-            InputError: it needs more memory than a device has.
+            InputError: the program needs more memory than a device has.
         """
         start = time.perf_counter()
         lowered = jitted.lower(*arguments)
@@ -46,13 +46,13 @@ class Compiler:
 
 
 def options(deterministic: bool) -> dict[str, Any] | None:
-    """Return the compiler's options for programs with the same bits each time; None: XLA's own.
+    """Return the compiler's options for bitwise reproducible programs; None: XLA's defaults.
 
-    On NVIDIA GPUs XLA adds up with atomics and takes the kernels that were fastest when it tried
-    them, which may be others at the next start.  `xla_gpu_deterministic_ops` ("guarantees
-    run-to-run determinism on GPU") excludes the first and does no trials; a select-and-scatter
-    (XLA's own gradient of max-pooling, not ours) then fails to compile (openxla.org/xla/determinism
-    and openxla/xla pull requests 12520, 16635).  CPU and TPU need no option.
+    On NVIDIA GPUs XLA sums with atomics and autotunes kernels, which may differ at the next start.
+    `xla_gpu_deterministic_ops` ("guarantees run-to-run determinism on GPU") excludes both; a
+    select-and-scatter (XLA's gradient of max-pooling, not ours) then fails to compile
+    (openxla.org/xla/determinism and openxla/xla pull requests 12520, 16635).  CPU and TPU need no
+    option.
     """
     if not deterministic or jax.default_backend() != "gpu":
         return None
@@ -60,9 +60,9 @@ def options(deterministic: bool) -> dict[str, Any] | None:
 
 
 def keep_programs(folder: str | Path) -> None:
-    """Keep compiled programs in `folder`, so that the next start need not compile them.
+    """Cache compiled programs in `folder`, for the next start.
 
-    A cache that is set already (by the caller or JAX_COMPILATION_CACHE_DIR) stays.
+    A cache that is already set (by the caller or JAX_COMPILATION_CACHE_DIR) is kept.
     """
     if jax.config.jax_compilation_cache_dir:  # type: ignore[attr-defined]  # defined at run time
         return
@@ -72,16 +72,16 @@ def keep_programs(folder: str | Path) -> None:
 
 
 def memory_limit() -> int | None:
-    """Return the bytes that JAX may use on each device of this host; None where unknown (CPU)."""
+    """Return the bytes that JAX may use on each device of this host; None if unknown (CPU)."""
     limits = [(device.memory_stats() or {}).get("bytes_limit") for device in jax.local_devices()]
     return min((limit for limit in limits if limit), default=None)
 
 
 def check_memory(program: Any, name: str) -> None:
-    """Refuse a compiled program that needs more than a device has.
+    """Check that a compiled program fits into a device's memory.
 
     Raises:
-        InputError: says by how much, and names the options that help.
+        InputError: names the excess and the options that reduce it.
     """
     limit, sizes = memory_limit(), program.memory_analysis()
     if limit is None or sizes is None:
@@ -91,25 +91,25 @@ def check_memory(program: Any, name: str) -> None:
     if need > limit:
         raise InputError(
             f"{name}: needs {_gib(need)} on each device, {_gib(need - limit)} more than the "
-            f"{_gib(limit)} that JAX has there; {ADVICE}"
+            f"{_gib(limit)} available to JAX; {ADVICE}"
         )
 
 
 @contextlib.contextmanager
 def explaining_out_of_memory() -> Iterator[None]:
-    """Turn a device's out-of-memory error, of the compiler or at run time, into one line.
+    """Report a device's out-of-memory error, at compile or run time, in one line.
 
     Raises:
-        InputError: with the runtime's words (they say how much) and the options that help.
+        InputError: with the runtime's message and the options that help.
     """
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        words = " ".join(str(error).split())
-        if "RESOURCE_EXHAUSTED" not in words:
+        message = " ".join(str(error).split())
+        if "RESOURCE_EXHAUSTED" not in message:
             raise
-        words = words[words.index("RESOURCE_EXHAUSTED") :][:250]
-        raise InputError(f"the device's memory is too small ({words}); {ADVICE}") from None
+        message = message[message.index("RESOURCE_EXHAUSTED") :][:250]
+        raise InputError(f"the device's memory is too small ({message}); {ADVICE}") from None
 
 
 def _gib(count: int) -> str:

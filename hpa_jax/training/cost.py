@@ -1,8 +1,8 @@
-"""What training a network costs, before the run: seconds an image, and the batch that fits.
+"""Cost of training a network, before the run: seconds per image, and the batch size that fits.
 
-In: a model config, and the records.  Out: seconds an image of the last phase's step (where all of
-the network trains) on the devices, on black images; seconds an image of reading them on the host;
-a recommended batch size.  What is compiled is kept for the training.
+In: a model config, and the records.  Out: seconds per image of the last phase's step (where the
+whole network trains) on the devices, on dummy images; seconds per image of reading on the host; a
+recommended batch size.  Compiled programs are cached for the training.
 """
 
 import time
@@ -20,14 +20,14 @@ from hpa_jax.training.examples import Examples, OneClass
 from hpa_jax.training.preemption import Preemption
 
 STEPS = 3
-READ_SECONDS, READ_BATCHES = 2.0, 40  # the reading of batches is measured so long at most
-# (backbone, platform) -> bytes of temporaries an image of 512 x 512 px costs in a training step:
-# temporaries of the compiled step / its images a device (docs/accelerators.md).
+READ_SECONDS, READ_BATCHES = 2.0, 40  # upper limits of measuring the reading
+# (backbone, platform) -> bytes of temporaries per image of 512 x 512 px in a training step:
+# temporaries of the compiled step / images per device (docs/accelerators.md).
 TEMPORARIES = {
     ("se_resnext50_32x4d", "tpu"): 8.79e9 / 32,
 }
-STATE = 16  # bytes a parameter: weight, gradient and two moments in float32
-SHARE = 0.9  # of the memory; the rest is for what the figures leave out, batches on their way
+STATE = 16  # bytes per parameter: weight, gradient and two moments in float32
+SHARE = 0.9  # of the memory; the rest is for batches in transfer and other buffers
 
 
 def seconds_per_image(
@@ -38,14 +38,14 @@ def seconds_per_image(
     settings: ConfigDict,
     say: Callable[[str], None],
 ) -> float:
-    """Return seconds of training an image on the devices, after a first step that is not counted.
+    """Return seconds of training per image on the devices, without the first step.
 
     Args:
         config: `hpa_jax.config.model(...)`.
-        directory: where its training will lie; gets compilation_cache/.
+        directory: of the later training; for compilation_cache/.
         class_names: C names.
         settings: `config.train`.
-        say: gets a line for each program that is compiled.
+        say: called with a line for each compiled program.
 
     Raises:
         InputError: the batch is too large for the device.
@@ -53,7 +53,7 @@ def seconds_per_image(
     compilation.keep_programs(settings.compilation_cache or directory / "compilation_cache")
     layout, classes = distributed.layout(), len(class_names)
     ids = np.array([f"row {number}" for number in range(classes)])
-    labels = OneClass(np.arange(classes), classes)  # rows that are never read, each class once
+    labels = OneClass(np.arange(classes), classes)  # dummy rows, each class once
     examples = Examples(None, ids, labels, ids, labels)
     setup = setups.build(config, settings, layout, examples, class_names, 0)
     phase = setup.phases[-1]
@@ -75,10 +75,10 @@ def seconds_per_image(
 
 
 def seconds_per_read(config: ConfigDict, *, records: Any, settings: ConfigDict) -> float:
-    """Return seconds of reading and decoding an image on the host by `train.workers` cores.
+    """Return seconds of reading and decoding per image on the host by `train.workers` cores.
 
-    Batches of the model's size come through the pipeline that training uses, in a random order; the
-    first ones, which wait for its start, are not counted.
+    Measured on random batches of the model's size in the training's input pipeline, without the
+    first ones.
 
     records: `hpa_jax.data.batches.Records`.
     """
@@ -110,9 +110,9 @@ def seconds_per_read(config: ConfigDict, *, records: Any, settings: ConfigDict) 
 def recommended_batch(
     model: ConfigDict, side: int, parameters: int, platform: str, memory: int | None
 ) -> int | None:
-    """Return the largest power of two of images a device that fits; None without a figure for it.
+    """Return the largest power of two of images per device that fits; None if unknown.
 
-    side: in pixels, of what the network sees.  parameters: their number.  platform: of the devices
+    side: of the network's input in pixels.  parameters: their number.  platform: of the devices
     ("gpu", "tpu").  memory: `compilation.memory_limit()`.
     """
     each = TEMPORARIES.get((model.backbone, platform))

@@ -1,7 +1,7 @@
 """Devices and hosts: one mesh with the axis "data"; batches are sharded, the state is replicated.
 
-In: what JAX sees (several hosts after `initialize`).  Out: shardings, and host batches as global
-arrays.  Each host reads only its own rows; N devices give the losses of one.
+In: JAX's devices (of several hosts after `initialize`).  Out: shardings, and host batches as global
+arrays.  Each host reads only its rows; N devices give the same losses as one.
 """
 
 import functools
@@ -42,10 +42,10 @@ class MeshLayout:
         }
 
     def replicate(self, tree: Any) -> Any:
-        """Put the same values on every device; what is there already stays."""
+        """Put the same values on every device; arrays already there are unchanged."""
         if jax.process_count() == 1:
             return jax.device_put(tree, self.replicated)
-        # device_put to other hosts' devices makes arrays that Orbax can't take apart
+        # device_put to other hosts' devices makes arrays that Orbax can't split
         return jax.tree.map(
             lambda x: (
                 x
@@ -64,7 +64,7 @@ class MeshLayout:
 
 
 def in_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, traced with a mesh in context, where a convolution looks for it."""
+    """Return the function traced with a mesh in context, as convolutions require."""
 
     @functools.wraps(function)
     def traced(*arguments: Any) -> Any:
@@ -83,7 +83,7 @@ def layout() -> MeshLayout:
 def initialize() -> None:
     """Join the hosts of a cluster if the environment names one; call before any other use of JAX.
 
-    Reads HPA_COORDINATOR (address:port), HPA_PROCESSES and HPA_PROCESS (number of this one); on a
+    Reads HPA_COORDINATOR (address:port), HPA_PROCESSES and HPA_PROCESS (index of this one); on a
     TPU pod or under SLURM, HPA_COORDINATOR=auto lets JAX find them.
 
     Raises:
@@ -100,13 +100,13 @@ def initialize() -> None:
     except (KeyError, ValueError):
         raise InputError(
             "HPA_COORDINATOR is set: HPA_PROCESSES and HPA_PROCESS must be the number of processes "
-            "and the number of this one"
+            "and the index of this one"
         ) from None
     jax.distributed.initialize(coordinator, count, number)
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
+    """Return the number of cores available to this process."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -115,10 +115,10 @@ def cores() -> int:
 def check_divisible(
     batch_size: int, accumulate: int, devices: int, key: str = "batch_size"
 ) -> None:
-    """Refuse a batch that the devices and micro-batches can't share evenly.
+    """Check that a batch is divisible into devices and micro-batches.
 
     Raises:
-        InputError: naming the key and the values.
+        InputError: names the key and the values.
     """
     if accumulate < 1 or batch_size < 1:
         raise InputError(f"{key}={batch_size}, accumulate={accumulate}: both must be at least 1")

@@ -1,9 +1,9 @@
-"""The examples of a training: images, labels, weights, and in which order an epoch shows them.
+"""The examples of a training: images, labels, weights, and their order in an epoch.
 
 In: ids with labels and weights.  Out: `Examples`, and samplers: sampler(epoch) -> int64[n] row
-numbers, a pure function of (seed, epoch), so that a restart shows what the uninterrupted run shows.
-Every epoch is exact: uniform shows each row once; weighted ones show row i floor or ceil of
-n w_i / Σw times (systematic sampling), never by independent luck.
+numbers, a pure function of (seed, epoch), so that a restart has the same order as an uninterrupted
+run. Every epoch is exact: uniform has each row once; weighted ones have row i floor or ceil of n
+w_i / Σw times (systematic sampling), instead of by independent draws.
 """
 
 import hashlib
@@ -20,10 +20,10 @@ Sampler = Callable[[int], np.ndarray]
 
 @dataclass(frozen=True)
 class OneClass:
-    """Labels with one class a row, in place of uint8 [N, C]; numbers: int[N], 0 to count - 1.
+    """Labels with one class per row, instead of uint8 [N, C]; numbers: int[N], 0 to count - 1.
 
-    12,815 antibodies of 74,606 images are 956 MB as a matrix of bytes, and 7.6 GB as one of
-    float64; here they are one number a row, and a batch's matrix is made when the batch is.
+    12,815 antibodies of 74,606 images are 956 MB as a matrix of bytes, and 7.6 GB as
+    float64; here they are one number per row, expanded batch by batch.
     """
 
     numbers: np.ndarray
@@ -31,14 +31,14 @@ class OneClass:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, C), as of the matrix that is never made."""
+        """(N, C), the shape of the full matrix."""
         return len(self.numbers), self.count
 
     def __len__(self) -> int:
         return len(self.numbers)
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
-        """uint8[B, C] of some rows."""
+        """Return uint8[B, C] of some rows."""
         numbers = self.numbers[rows]
         labels = np.zeros((len(numbers), self.count), np.uint8)
         labels[np.arange(len(numbers)), numbers] = 1
@@ -60,8 +60,7 @@ class Examples:
     """Packed images, and the rows of the training and the validation part.
 
     records: `hpa_jax.data.batches.Records`.  Ids: str[N].  Labels: [N, C] in {0, 1}, kept as
-    uint8, or `OneClass`.  weights: [N] how often a training image is shown relative to others, or
-    None.
+    uint8, or `OneClass`.  weights: [N] relative sampling frequency of training images, or None.
     """
 
     records: Any
@@ -79,7 +78,7 @@ class Examples:
             object.__setattr__(self, f"{part}_ids", np.asarray(getattr(self, f"{part}_ids")))
 
     def check(self, classes: int) -> None:
-        """Refuses empty parts, and labels of another shape than ids and classes.
+        """Check that no part is empty, and that labels fit ids and classes.
 
         Raises:
             InputError: names the part.
@@ -89,7 +88,7 @@ class Examples:
             ("validation", self.valid_ids, self.valid_labels),
         ):
             if len(ids) == 0:
-                raise InputError(f"the {part} part is empty; see the split")
+                raise InputError(f"the {part} part is empty; check the split")
             if labels.shape != (len(ids), classes):
                 raise InputError(
                     f"{part}: labels of shape {labels.shape} for {len(ids)} images and "
@@ -122,7 +121,7 @@ def weighted(weights: np.ndarray, *, seed: int) -> Sampler:
     """Return a sampler whose epochs have N rows, row i on average N w_i / Σw times.
 
     Args:
-        weights: [N] >= 0, not all 0; for example the weight of each row's source.
+        weights: [N] >= 0, not all 0; e.g. the weight of each row's source.
 
     Raises:
         InputError: a weight that is negative or not finite, or no weight above 0.
@@ -147,15 +146,15 @@ def weighted(weights: np.ndarray, *, seed: int) -> Sampler:
 def class_weights(labels: Labels, *, power: float = 0.5) -> np.ndarray:
     """Return the weight of each row, [N]: the largest (N / n_c)^power of its classes, or 1.
 
-    power 1 is class-balanced, 0 uniform; the square root between them shows rare classes more often
-    without drowning the others.  labels: [N, C] in {0, 1}.
+    power 1 is class-balanced, 0 uniform; the square root oversamples rare classes moderately.
+    labels: [N, C] in {0, 1}.
     """
     shares = class_frequencies(labels)
     rarity = np.zeros(len(shares))
     rarity[shares > 0] = shares[shares > 0] ** -power
     if isinstance(labels, OneClass):
         return rarity[labels.numbers]
-    # A block of rows at a time: a float64 a label would be eight times the labels.
+    # In blocks of rows: float64 needs eight times the memory of the labels.
     starts = range(0, len(labels), _BLOCK)
     blocks = (np.asarray(labels[start : start + _BLOCK]) > 0 for start in starts)
     most = [np.where(block, rarity, 0.0).max(1) for block in blocks]
@@ -169,7 +168,7 @@ def sampler(
     seed: int,
     weights: np.ndarray | None = None,
 ) -> Sampler:
-    """Return the sampler `name` (uniform | rare | balanced), with the rows' `weights` if given.
+    """Return the sampler `name` (uniform | rare | balanced), times the rows' `weights`, if any.
 
     Raises:
         InputError: an unknown name, bad weights, or no rows.
@@ -182,16 +181,16 @@ def sampler(
         )
     if name == "uniform" and weights is None:
         return uniform(len(labels), seed=seed)
-    given = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
-    if len(given) != len(labels):
-        raise InputError(f"sampling: {len(given)} weights for {len(labels)} rows")
-    return weighted(given * class_weights(labels, power=SAMPLINGS[name]), seed=seed)
+    base = np.ones(len(labels)) if weights is None else np.asarray(weights, np.float64)
+    if len(base) != len(labels):
+        raise InputError(f"sampling: {len(base)} weights for {len(labels)} rows")
+    return weighted(base * class_weights(labels, power=SAMPLINGS[name]), seed=seed)
 
 
 _BLOCK = 4096  # rows
 # name -> power of `class_weights`
 SAMPLINGS = {"uniform": 0.0, "rare": 0.5, "balanced": 1.0}
-_PURPOSE = 0x5A3B1E  # keeps these draws apart from others of the same seed (the lr noise's)
+_PURPOSE = 0x5A3B1E  # separates this stream from others of the same seed (lr noise)
 
 
 def _generator(seed: int, epoch: int) -> np.random.Generator:

@@ -1,7 +1,7 @@
-"""The frozen network under a head that is trained on stored embeddings, and both together.
+"""Frozen networks whose head is trained on stored embeddings.
 
-In: a model config with `frozen.head`.  Out: the network that is run once over the images, with the
-weights of init_from; or that network with a trained head on it, which predicts images.
+In: a model config with `frozen.head`.  Out: the frozen network, with the weights of init_from,
+which computes the embeddings; or that network with a trained head, which predicts images.
 """
 
 from pathlib import Path
@@ -16,35 +16,35 @@ from hpa_jax.training import setup as setups
 
 
 def network_of(model: ConfigDict) -> nnx.Module:
-    """The frozen network of a model, with the weights of its init_from, in evaluation mode.
+    """Return the frozen network of a model, with the weights of init_from, in evaluation mode.
 
-    Without init_from its weights are random, the same for every seed.
+    Without init_from the weights are random, but the same for every seed.
 
     Raises:
         InputError: init_from can't be read, or belongs to another network.
     """
-    given = str(model.init_from)
+    source = str(model.init_from)
     frozen = network.from_config(network.frozen_part(model), 1)
-    if given and setups.is_training(given):
-        trained, _, _ = checkpoint.load(Path(given).expanduser(), "final")
+    if source and setups.is_training(source):
+        trained, _, _ = checkpoint.load(Path(source).expanduser(), "final")
         _, params, stats = network.split(trained)
         network.take_over(frozen, params, stats)
-    elif given:
-        pretrained.load(frozen, given, model.extra_channels)
+    elif source:
+        pretrained.load(frozen, source, model.extra_channels)
     frozen.eval()
     return frozen
 
 
 def whole(model: ConfigDict, head: nnx.Module) -> nnx.Module:
-    """The network of images: the frozen one with a trained head of `checkpoint.load` on it.
+    """Return the frozen network with a trained head of `checkpoint.load`.
 
     Raises:
         InputError: as `network_of`.
     """
     _, params, stats = network.split(network_of(model))
-    _, own_params, own_stats = network.split(head)
-    last = own_params["head.fc.bias"]
-    found = network.from_config(model, len(last), arrays=False)
-    network.assign(found, joined(params, own_params), joined(stats, own_stats))
-    found.eval()
-    return found
+    _, head_params, head_stats = network.split(head)
+    last = head_params["head.fc.bias"]
+    full = network.from_config(model, len(last), arrays=False)
+    network.assign(full, joined(params, head_params), joined(stats, head_stats))
+    full.eval()
+    return full

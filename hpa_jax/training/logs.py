@@ -1,8 +1,8 @@
-"""What a person decides by: metrics.jsonl, TensorBoard, terminal lines or a bar, and a profile.
+"""Training logs: metrics.jsonl, TensorBoard, progress on the terminal, and profiles.
 
-metrics.jsonl: one JSON object a line with step, epoch, split ("train", "valid"), loss, and where
-they apply lr, macro_f1, images_per_second, data_wait, ...  A restart cuts it back to the restored
-step. On a terminal tqdm shows the step, elsewhere a plain line comes every few seconds.
+metrics.jsonl: one JSON object per line with step, epoch, split ("train", "valid"), loss, and where
+applicable lr, macro_f1, images_per_second, data_wait, ...  A restart truncates it to the restored
+step. Progress is a tqdm bar on a terminal, otherwise a line every few seconds.
 """
 
 import json
@@ -20,7 +20,7 @@ from tqdm import tqdm
 from hpa_jax.core import artifacts
 
 EVERY_SECONDS = 15.0  # between plain lines
-UNTRACED = 10  # steps of a process before the traced ones, where it has so many
+UNTRACED = 10  # steps of a process before the traced ones, if it has enough
 TRACED = 5
 
 
@@ -65,7 +65,7 @@ class Log:
             self._writer.close()
 
     def write(self, row: dict[str, Any]) -> None:
-        """One line of metrics.jsonl, and its numbers to TensorBoard."""
+        """Write a row to metrics.jsonl, and its numbers to TensorBoard."""
         if not self.primary:
             return
         row = {key: _rounded(value) for key, value in row.items()}
@@ -77,7 +77,7 @@ class Log:
             self._events().flush()
 
     def say(self, text: str) -> None:
-        """A line for the reader."""
+        """Print a line."""
         if self.primary:
             line = f"[{self.name}] {text}"
             if self._bar is not None:
@@ -86,7 +86,7 @@ class Log:
                 print(line, flush=True)
 
     def tick(self, step: int, speed: "Speed") -> None:
-        """Progress after a step: the bar moves, or a plain line where one is due."""
+        """Show progress after a step: move the bar, or print a line when due."""
         if self._bar is not None:
             self._bar.update(step - self._bar.n)
             return
@@ -104,23 +104,23 @@ class Log:
 
 
 class Speed:
-    """Images a second, share of the time spent waiting for data, and time left."""
+    """Images per second, share of the time spent waiting for data, and time left."""
 
     def __init__(self) -> None:
         self.restart()
         self.step_seconds = math.nan
-        self.pause_seconds = 0.0  # evaluation and saving, a step
+        self.pause_seconds = 0.0  # evaluation and saving, per step
         self._pauses = 0.0
         self._steps = 0
 
     def restart(self) -> None:
-        """A new epoch: its figures start at zero."""
+        """Reset the figures for a new epoch."""
         self._start = time.perf_counter()
         self._waited = 0.0
         self._images = self._epoch_steps = 0
 
     def add(self, images: int, waited: float) -> None:
-        """One step: its images and the seconds it waited for them."""
+        """Count one step: its images and the seconds it waited for them."""
         self._images += images
         self._waited += waited
         self._epoch_steps += 1
@@ -128,24 +128,24 @@ class Speed:
         self.step_seconds = (time.perf_counter() - self._start) / self._epoch_steps
 
     def pause(self, seconds: float) -> None:
-        """Time between epochs: evaluation, saving."""
+        """Count time between epochs, for evaluation and saving."""
         self._pauses += seconds
         self.pause_seconds = self._pauses / max(self._steps, 1)
 
     def images_per_second(self) -> float:
-        """Of this epoch."""
+        """Return the rate of this epoch."""
         return self._images / max(time.perf_counter() - self._start, 1e-9)
 
     def data_wait(self) -> float:
-        """Share of this epoch's time in which the device had nothing to do, 0..1."""
+        """Return the share of this epoch's time in which the device was idle, 0..1."""
         return self._waited / max(time.perf_counter() - self._start, 1e-9)
 
     def seconds_left(self, steps: int) -> float:
-        """Expected time of so many steps, evaluations included."""
+        """Return the expected time of `steps` steps, including evaluations."""
         return steps * (self.step_seconds + self.pause_seconds)
 
     def text(self, steps_left: int) -> str:
-        """For a log line."""
+        """Return the figures for a log line."""
         return (
             f"{self.images_per_second():.1f} images/s | {self.data_wait():.0%} waiting for data | "
             f"{duration(self.seconds_left(steps_left))} left"
@@ -153,14 +153,14 @@ class Speed:
 
 
 class Profile:
-    """Traces up to five steps of a process, its last ones where it has fewer than fifteen.
+    """Traces up to five steps of a process, after ten others if it has enough.
 
-    The trace is jax.profiler's, for TensorBoard; a context manager, as a trace that went on would
+    The trace is jax.profiler's, for TensorBoard; a context manager, as an unfinished trace would
     make the next training of the process fail.
     """
 
     def __init__(self, folder: Path, steps: int, say: Callable[[str], None]) -> None:
-        """folder: gets the trace.  steps: that this process will do; 0: traces nothing."""
+        """folder: of the trace.  steps: total number in this process; 0: no trace."""
         self.folder, self._say = folder, say
         self.first = min(UNTRACED, max(steps - TRACED, 0))
         self.last = min(self.first + TRACED, steps)
@@ -174,7 +174,7 @@ class Profile:
         self.stop()
 
     def before_step(self) -> None:
-        """Start the trace where it is time."""
+        """Start the trace before its first step."""
         if self._step == self.first < self.last:
             jax.profiler.start_trace(str(self.folder))
             self._running = True
@@ -188,14 +188,14 @@ class Profile:
             self._say(f"profile of {self.last - self.first} steps: {self.folder}")
 
     def stop(self) -> None:
-        """End a trace that runs."""
+        """End a running trace."""
         if self._running:
             self._running = False
             jax.profiler.stop_trace()
 
 
 def duration(seconds: float) -> str:
-    """75 -> "1 min 15 s"."""
+    """Format seconds: 75 -> "1 min 15 s"."""
     if not math.isfinite(seconds):
         return "unknown time"
     minutes, seconds = divmod(round(seconds), 60)
@@ -206,7 +206,7 @@ def duration(seconds: float) -> str:
 
 
 def memory_mib() -> float:
-    """Peak memory: of the first device where it tells, else of this process."""
+    """Return the peak memory of the first device if available, else of this process."""
     stats = jax.local_devices()[0].memory_stats() or {}
     if "peak_bytes_in_use" in stats:
         return stats["peak_bytes_in_use"] / 2**20
@@ -215,9 +215,7 @@ def memory_mib() -> float:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that a kill cut short is left out, as is any that
-    is no row (the log is for looking at; nothing is computed from it).
-    """
+    """Return the rows of a metrics.jsonl, without truncated or invalid lines."""
     rows = []
     if Path(path).exists():
         for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
@@ -232,19 +230,19 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 def scalars(row: dict[str, Any]) -> dict[str, float]:
-    """TensorBoard's names and numbers of a row; "valid/ap/3" is place 3 of the list `ap`."""
-    found = {}
+    """Return TensorBoard's tags and values of a row; "valid/ap/3" is item 3 of the list `ap`."""
+    values = {}
     for key, value in row.items():
         several = value if isinstance(value, list) else [value]
         for place, x in enumerate(several):
             if key not in ("step", "epoch") and isinstance(x, int | float):
                 name = f"{row['split']}/{key}"
-                found[f"{name}/{place}" if isinstance(value, list) else name] = x
-    return found
+                values[f"{name}/{place}" if isinstance(value, list) else name] = x
+    return values
 
 
 def cut_back(path: Path, step: int) -> None:
-    """Removes the rows after `step` (all of them for -1), so that a restart writes them again."""
+    """Remove the rows after `step` (all for -1), which a restart writes again."""
     rows = [row for row in read(path) if row["step"] <= step]
     with artifacts.atomic(path) as temporary:
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows))

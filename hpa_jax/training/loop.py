@@ -1,9 +1,9 @@
 """The training loop: build -> restore -> for each step ... -> evaluate -> save.
 
 In: a model config and packed images.  Out: DIRECTORY/checkpoints (opens without the config),
-DIRECTORY/metrics.jsonl and TensorBoard events.  A run that was stopped at any instant goes on from
-its newest whole checkpoint and ends with the same bits (on the same kind and number of devices; on
-GPUs with train.deterministic).
+DIRECTORY/metrics.jsonl and TensorBoard events.  A stopped run resumes from its newest intact
+checkpoint and ends with the same bits (on the same kind and number of devices; on GPUs with
+train.deterministic).
 """
 
 import contextlib
@@ -32,10 +32,10 @@ from hpa_jax.training.preemption import TRY_AGAIN, Preemption
 from hpa_jax.training.setup import Setup
 from hpa_jax.training.step import TrainState, zero_totals
 
-LOADED = "init_from.json"  # what was taken from init_from, by name
-AHEAD = 2  # steps sent to the device before the host waits
+LOADED = "init_from.json"  # names of the weights taken from init_from
+AHEAD = 2  # steps dispatched to the device before the host waits
 CHECK_SECONDS = 5.0  # between checks for a non-finite step
-CHECK_STEPS = 100  # the same, and between agreements on the time, of several hosts
+CHECK_STEPS = 100  # the same for several hosts, which also agree on timed saves then
 
 
 def train(
@@ -54,31 +54,31 @@ def train(
     train_weights: np.ndarray | None = None,
     init_folder: Path | None = None,
 ) -> Path:
-    """Train one network, or go on where an earlier call was stopped.
+    """Train one network, or resume an earlier call.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         name: for the log.
-        directory: gets checkpoints/, metrics.jsonl, TensorBoard events, and init_from.json (what
-            was taken from `config.init_from`).
+        directory: for checkpoints/, metrics.jsonl, TensorBoard events, and init_from.json (weights
+            taken from `config.init_from`).
         records: `hpa_jax.data.batches.Records`.
         train_ids: N ids.
         train_labels: uint8 [N, C], or examples.OneClass.
         valid_ids: M ids.
         valid_labels: uint8 [M, C], or examples.OneClass.
-        class_names: C names, kept in every checkpoint.
+        class_names: C names, stored in every checkpoint.
         settings: `config.train`.
-        seed: of everything random; the model config's own seed is mixed in.
-        train_weights: [N] how often an image is shown, relative to others (its source's weight).
-        init_folder: the trained model that config.init_from names, where that is no path.
+        seed: of everything random, combined with the model config's seed.
+        train_weights: [N] relative sampling frequency of an image (its source's weight).
+        init_folder: folder of the trained model in config.init_from, if that is not a path.
 
     Returns:
         `directory`.
 
     Raises:
-        InputError: bad options or data, `directory` holds another training, or a batch is too large
-            for the device.
-        SystemExit: 75 after SIGTERM; the state is saved, call again to go on.
+        InputError: invalid options or data, `directory` holds another training, or a batch is too
+            large for the device.
+        SystemExit: 75 after SIGTERM; the state is saved, call again to resume.
         FloatingPointError: a loss or gradient was not finite and on_nonfinite is "stop"; no state
             is saved from then on.
     """
@@ -108,7 +108,7 @@ def train(
             Log(
                 directory,
                 name,
-                # the rows of an epoch whose validation was cut short are written again
+                # the rows of an epoch with interrupted validation are written again
                 restored_step=step - start.unvalidated if checkpoints.metas else -1,
                 total_steps=end,
                 tensorboard=settings.tensorboard,
@@ -122,7 +122,7 @@ def train(
             step = max(step, phase.start)
             if phase.index > 0 and step == phase.start:
                 state = run.enter(phase, state)
-            if run.unsaved:  # an earlier run was told to stop while it validated this epoch
+            if run.unsaved:  # an earlier run was stopped during the validation of this epoch
                 state = run.finish_epoch(phase, state, step)
                 if run.ended(phase, step):
                     continue
@@ -131,9 +131,9 @@ def train(
             run.speed.restart()
             with contextlib.closing(setup.train_batches(phase, step)) as batches:
                 while not run.ended(phase, step):
-                    asked = time.perf_counter()
+                    wait_start = time.perf_counter()
                     batch = layout.put_batch(next(batches))
-                    waited = time.perf_counter() - asked
+                    waited = time.perf_counter() - wait_start
                     profile.before_step()
                     state, loss = train_step(state, batch, np.uint32(setup.seed), phase.rates(step))
                     step += 1
@@ -145,7 +145,7 @@ def train(
                     log.tick(step, run.speed)
                     if step in phase.epoch_ends:
                         state = run.finish_epoch(phase, state, step)
-                    run.save_or_leave(phase, state, step)
+                    run.save_or_exit(phase, state, step)
         profile.stop()
         if setup.average["kind"] != "none" and not checkpoints.steps("average"):
             run.finish_average(phase, state, step)
@@ -153,21 +153,21 @@ def train(
 
 
 class Start(NamedTuple):
-    """Where a training starts, or goes on."""
+    """Where a training starts or resumes."""
 
     state: TrainState
     phase: Phase
     over: bool = False  # all phases are done
     history: Sequence[list[Any]] = ()  # [step, monitor] of the finished epochs
     unvalidated: bool = False  # the state ends an epoch that is not validated yet
-    loaded: Mapping[str, Any] = MappingProxyType({})  # what was taken from init_from
+    loaded: Mapping[str, Any] = MappingProxyType({})  # weights taken from init_from
 
 
 def restore(setup: Setup, checkpoints: Checkpoints, directory: Path) -> Start:
-    """Return the newest checkpoint's state and what is left to do, or a fresh start.
+    """Return the newest checkpoint's state and the remaining phases, or a fresh start.
 
     Raises:
-        InputError: the checkpoints are those of another training.
+        InputError: the checkpoints are of another training.
     """
     newest = checkpoints.newest()
     if newest is None:
@@ -198,7 +198,7 @@ def ended(setup: Setup, phase: Phase, step: int, history: planning.History) -> b
 
 
 class _Run:
-    """What the loop carries from step to step beside the state, and what it does between steps."""
+    """Loop variables besides the state, and the work between steps."""
 
     def __init__(
         self,
@@ -215,8 +215,8 @@ class _Run:
         self.speed = Speed()
         self.history = list(start.history)
         self.saved_at = self.checked_at = time.monotonic()
-        # What a stop must save first: (phase, state, step), if that is not on disk; of an epoch
-        # whose steps are done, but not its validation, too.
+        # (phase, state, step) to save before a stop, if not on disk; also during the validation of
+        # a finished epoch.
         self.unsaved: tuple[Phase, TrainState, int] | None = None
         if start.unvalidated:
             self.unsaved = start.phase, start.state, int(start.state.step)
@@ -228,7 +228,7 @@ class _Run:
         )
 
     def introduce(self, start: Start) -> None:
-        """Says what is about to happen."""
+        """Log a summary of the training."""
         setup, step, end = self.setup, int(start.state.step), self.setup.phases[-1].end
         parameters = sum(int(np.prod(x.shape)) for x in setup.outline.params.values())
         self.log.say(
@@ -241,13 +241,15 @@ class _Run:
             missing, unused = (
                 ", ".join(loaded.get(part, ())) or "none" for part in ("missing", "unused")
             )
-            self.log.say(f"starts from {loaded['from']}; not in it: {missing}; not used: {unused}")
+            self.log.say(
+                f"starts from {loaded['from']}; missing there: {missing}; unused: {unused}"
+            )
         if step:
-            how = "ended before, with" if step >= end else "goes on from"
+            how = "already finished, with" if step >= end else "resumes from"
             self.log.say(f"{how} the checkpoint of step {step:,}")
 
     def enter(self, phase: Phase, state: TrainState) -> TrainState:
-        """The state at the start of a later phase: its weights, a new optimizer."""
+        """Return the state at the start of a later phase: its weights, a new optimizer."""
         params, stats = state.params, state.stats
         source, metas = str(phase.options.start_from), self.checkpoints.metas
         if source:
@@ -260,8 +262,8 @@ class _Run:
                 step = checkpoint.end_of(metas, source)
             if step is None:  # Orbax would take the newest
                 raise InputError(
-                    f"phases[{phase.index}].start_from={source!r}: no such checkpoint is kept; "
-                    f"there are steps {list(metas)}"
+                    f"phases[{phase.index}].start_from={source!r}: no such checkpoint; "
+                    f"available steps: {list(metas)}"
                 )
             params, stats = self.checkpoints.weights(step, state)
             self.log.say(f"phase {phase.index + 1} starts from the weights of step {step:,}")
@@ -271,11 +273,11 @@ class _Run:
         return self.setup.layout.replicate(fresh)
 
     def ended(self, phase: Phase, step: int) -> bool:
-        """Whether a phase is over after a step."""
+        """Return whether a phase is over after a step."""
         return ended(self.setup, phase, step, self.history)
 
     def finish_epoch(self, phase: Phase, state: TrainState, step: int) -> TrainState:
-        """Validates, logs and saves; the state has the totals of the next epoch, zero."""
+        """Validate, log and save; returns the state with totals reset."""
         self.check_finite(phase, state)
         setup, start = self.setup, time.perf_counter()
         epoch, monitor = phase.epochs_until(step), setup.settings.monitor
@@ -290,30 +292,30 @@ class _Run:
             totals=setup.layout.replicate(zero_totals()),
             average=averaging.after_epoch(setup, state, epoch),
         )
-        named = setup.average["epochs"] if setup.average["kind"] == "chosen" else ()
+        chosen = setup.average["epochs"] if setup.average["kind"] == "chosen" else ()
         early = self.ended(phase, step) and step != phase.end
         snapshot = early or step in phase.kept_ends
-        keep = snapshot or epoch in named or epoch in setup.config.keep_epochs
+        keep = snapshot or epoch in chosen or epoch in setup.config.keep_epochs
         self.save(phase, state, step, "epoch", scores, keep=keep, snapshot=snapshot)
         self.speed.pause(time.perf_counter() - start)
-        left = self.speed.seconds_left(setup.phases[-1].end - step)
+        seconds_left = self.speed.seconds_left(setup.phases[-1].end - step)
         self.log.say(
             f"epoch {epoch} of {setup.epochs} | loss {row['loss']:.4f} | valid loss "
             f"{scores['loss']:.4f}, macro-F1 {scores['macro_f1']:.3f}, mAP {scores['map']:.3f} | "
             f"{row['images_per_second']:.1f} images/s, {row['data_wait']:.0%} waiting for data | "
-            f"{duration(left)} left"
+            f"{duration(seconds_left)} left"
         )
         if early:
             which = f"phase {phase.index + 1} of {len(setup.phases)}"
-            self.log.say(f"no better {monitor}: {which} ends early")
+            self.log.say(f"{monitor} did not improve: {which} ends early")
         self.speed.restart()
         return state
 
     def train_row(self, phase: Phase, state: TrainState, step: int) -> dict[str, Any]:
-        """The line of metrics.jsonl of an epoch's training."""
+        """Return the training row of metrics.jsonl of an epoch."""
         totals = jax.device_get(state.totals)
         lr = phase.rates(step - 1).lr
-        count = int(totals.steps) or float("nan")  # every step skipped: there is no loss
+        count = int(totals.steps) or float("nan")  # all steps skipped: no loss
         return {
             "step": step,
             "epoch": phase.epochs_until(step),
@@ -331,22 +333,22 @@ class _Run:
         }
 
     def validate(self, params: network.Arrays, stats: network.Arrays) -> dict[str, Any]:
-        """Scores on the validation part."""
+        """Return the scores on the validation part."""
         step = self.setup.eval_step(self.compile)
         put = self.setup.layout.put_batch
         return validation.evaluate(
-            step, params, stats, self.valid_batches, put, before_batch=self.leave_if_asked
+            step, params, stats, self.valid_batches, put, before_batch=self.exit_if_requested
         )
 
     def finish_average(self, phase: Phase, state: TrainState, step: int) -> None:
-        """Validates the averaged network, and saves it one step after the last."""
+        """Validate the averaged network, and save it one step after the last."""
         kind = self.setup.average["kind"]
         params, stats = averaging.averaged(
-            self.setup, self.checkpoints, state, phase, self.compile, self.leave_if_asked
+            self.setup, self.checkpoints, state, phase, self.compile, self.exit_if_requested
         )
         scores = self.validate(params, stats)
         epoch = phase.epochs_until(step)
-        # the step of its checkpoint: without that, a restart cuts the row off and writes it again
+        # step of its checkpoint; with the last step, a restart would truncate and rewrite the row
         row = {"step": step + 1, "epoch": epoch, "split": "valid", "weights": kind}
         self.log.write({**row, **scores})
         self.log.say(
@@ -355,7 +357,7 @@ class _Run:
         state = state._replace(params=params, stats=stats, step=state.step + 1)
         self.save(phase, state, step + 1, "average", scores, keep=True)
 
-    # --- what goes to disk, and when ------------------------------------------------------------
+    # --- checkpoints -------------------------------------------------------------------------
 
     def save(
         self,
@@ -368,9 +370,9 @@ class _Run:
         keep: bool = False,
         snapshot: bool = False,
     ) -> None:
-        """Saves a checkpoint; kind: epoch | middle (of an epoch) | average.
+        """Save a checkpoint; kind: epoch | middle (of an epoch) | average.
 
-        keep: whether it stays until the end.  snapshot: whether it ends a phase or cycle.
+        keep: whether it is kept until the end.  snapshot: whether it ends a phase or cycle.
         """
         self.check_finite(phase, state)
         setup = self.setup
@@ -392,37 +394,37 @@ class _Run:
         self.checkpoints.save(state, artifacts.plain(meta))
         self.saved_at = time.monotonic()
 
-    def save_or_leave(self, phase: Phase, state: TrainState, step: int) -> None:
-        """After every step: checks it now and then, saves by the clock, leaves on SIGTERM."""
+    def save_or_exit(self, phase: Phase, state: TrainState, step: int) -> None:
+        """After every step: check for non-finite values, save if due, exit on SIGTERM."""
         if self.check_is_due(step):
             self.check_finite(phase, state)
         minutes = (time.monotonic() - self.saved_at) / 60
         due = minutes > self.setup.settings.checkpoint_minutes
-        if jax.process_count() > 1:  # hosts' clocks differ; asking every step would cost time
+        if jax.process_count() > 1:  # hosts' clocks differ; agreeing at every step would be slow
             due = step % CHECK_STEPS == 0 and distributed.agree(due)
         if due and step not in self.checkpoints.metas:
             self.save(phase, state, step, "middle")
         self.unsaved = phase, state, step
-        self.leave_if_asked()
+        self.exit_if_requested()
         self.unsaved = None
 
-    def leave_if_asked(self) -> None:
-        """On SIGTERM: saves what is not on disk yet, and ends the program."""
+    def exit_if_requested(self) -> None:
+        """After SIGTERM: save the state if it is not on disk, and exit."""
         if self.preemption.requested():
             self.save_unsaved()
             at = f"saved at step {self.unsaved[2]:,}; " if self.unsaved else ""
-            self.log.say(f"told to stop: {at}run again to go on")
+            self.log.say(f"stopped: {at}run again to resume")
             raise SystemExit(TRY_AGAIN)
 
     def save_unsaved(self) -> None:
-        """Returns when all that was computed is on disk."""
+        """Save unsaved progress, and wait until it is on disk."""
         if self.unsaved and self.unsaved[2] not in self.checkpoints.metas:
             self.save(*self.unsaved, "middle")
         self.checkpoints.wait()
 
     def check_is_due(self, step: int) -> bool:
-        """Whether to check for a non-finite step; every host does so after the same step, for one
-        that stopped alone would leave the others waiting."""
+        """Whether to check for a non-finite step; all hosts do so after the same step, as a single
+        host that stops would leave the others waiting."""
         if jax.process_count() > 1:
             return step % CHECK_STEPS == 0
         if time.monotonic() - self.checked_at <= CHECK_SECONDS:
@@ -431,10 +433,10 @@ class _Run:
         return True
 
     def check_finite(self, phase: Phase, state: TrainState) -> None:
-        """Stops at a non-finite step, with the batch's ids on disk.
+        """Check for non-finite steps; the batch's ids are written to disk.
 
         Raises:
-            FloatingPointError: naming the step and the file.
+            FloatingPointError: names the step and the file.
         """
         bad = int(state.totals.bad_step)
         if bad < 0 or self.setup.settings.on_nonfinite == "skip":
@@ -445,7 +447,7 @@ class _Run:
             artifacts.write_json(path, {"step": bad, "ids": ids, "lr": lr, "beta1": beta1})
         raise FloatingPointError(
             f"{self.directory}: loss or gradient is not finite at step {bad}; the batch's ids are "
-            f"in {path.name} there. Lower the rate, clip gradients, or train.on_nonfinite='skip'"
+            f"in {path.name}. Lower the rate, clip gradients, or set train.on_nonfinite='skip'"
         )
 
 

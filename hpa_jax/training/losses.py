@@ -1,8 +1,8 @@
 """Losses on logits: per-sample ones return [N], batch ones a scalar; all in float32.
 
 In: logits [N, C] float, labels [N, C] in {0, 1}.  Per-sample losses are summed over the classes
-(the step takes the mean over real rows); batch losses (`lovasz_hinge`, `hard_log`, `soft_f1`) look
-across the rows of one (micro-)batch, so they take the mask of real rows and change with the batch
+(the step takes the mean over real rows); batch losses (`lovasz_hinge`, `hard_log`, `soft_f1`)
+couple the rows of one (micro-)batch, so they take the mask of real rows and depend on the batch
 size. All are finite with finite gradients at |logit| = 1e4.  Sources: One More Layer, bestfitting,
 pudae.
 """
@@ -51,7 +51,7 @@ def focal(logits: Array, labels: Array, *, gamma: float = 2.0, mean: bool = Fals
         logits: [N, C] float.
         labels: [N, C] in {0, 1}.
         gamma: >= 0; 2 for all three teams, 3 and 5 in some phases of One More Layer.
-        mean: pudae's form, the mean over classes in place of the sum.
+        mean: mean over classes instead of the sum (pudae).
 
     optax.sigmoid_focal_loss computes (1 - p_t)^gamma by a power of a number that rounds to 0, whose
     gradient is not finite for gamma < 1; here it is exp(gamma log sigmoid), as the teams wrote it.
@@ -70,7 +70,7 @@ def asymmetric(
     gamma_negative: float = 4.0,
     clip: float = 0.05,
 ) -> Array:
-    """Asymmetric loss, [N]: focal loss of other sharpness for negatives, the surest left out.
+    """Asymmetric loss, [N]: focal loss with a different gamma for negatives, without easy ones.
 
     -[t (1 - p)^g+ log p + (1 - t) q^g- log(1 - q)], q = max(p - clip, 0), summed over classes
     (Ridnik et al. 2021, arXiv 2009.14119, their multi-label settings).
@@ -80,7 +80,7 @@ def asymmetric(
         labels: [N, C] in {0, 1}.
         gamma_positive: g+ >= 0.
         gamma_negative: g- >= 0.
-        clip: in [0, 1); negatives of a probability below it count nothing.
+        clip: in [0, 1); negatives with a probability below it have no loss.
     """
     logits, labels = _float(logits, labels)
     log_p, log_not = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
@@ -97,9 +97,8 @@ def lsep(logits: Array, labels: Array) -> Array:
     """Log-sum-exp pairwise ranking, [N]: log(1 + sum over (v not in Y, u in Y) of exp(f_v - f_u)).
 
     Li et al. 2017 (arXiv 1704.03135).  Stable form: softplus(LSE_v f_v + LSE_u(-f_u)).  A sample
-    without positives (or without negatives) has no pair and gives 0, with zero gradient; of a batch
-    `from_config` takes the mean over the samples with positives.  The values are ranks: thresholds
-    have to be tuned anew.
+    without positives (or without negatives) has no pairs: loss and gradient 0; `from_config`
+    averages over the samples with positives.  Only ranks are learnt: thresholds must be refitted.
     """
     logits, labels = _float(logits, labels)
     positive = labels > 0.5
@@ -130,9 +129,8 @@ def lovasz_hinge(logits: Array, labels: Array, mask: Array | None = None) -> Arr
 def hard_log(logits: Array, labels: Array, mask: Array | None = None) -> Array:
     """Hard-example log loss, scalar: per class over the batch, mean over classes (bestfitting).
 
-    With P positives and N negatives of a class, keeps all positives and the k negatives of highest
-    logit, k = min(N, P + max(2, floor(.5 N)), floor(.7 N) + 2), and takes the mean BCE of what is
-    kept.
+    With P positives and N negatives of a class, takes the mean BCE of all positives and of the k
+    negatives of highest logit, k = min(N, P + max(2, floor(.5 N)), floor(.7 N) + 2).
 
     Args:
         logits: [N, C] float.
@@ -155,12 +153,12 @@ def hard_log(logits: Array, labels: Array, mask: Array | None = None) -> Array:
 
 
 def soft_f1(logits: Array, labels: Array, mask: Array | None = None) -> Array:
-    """1 - macro soft F1, scalar: F1 per class with probabilities for counts, over the batch.
+    """1 - macro soft F1, scalar: F1 per class from probabilities, over the batch.
 
-    The score's own formula made differentiable, as the competition's public kernels trained with it
-    (`f1_loss`); the Dice loss of Milletari et al. 2016 (arXiv 1606.04797) without squares.
+    The differentiable score, as in the competition's public kernels (`f1_loss`); the Dice loss of
+    Milletari et al. 2016 (arXiv 1606.04797) without squares.
 
-    F1_c = 2 Σ p t / (Σ p + Σ t), over the classes that the batch holds at all (Σ t > 0); 0 if none.
+    F1_c = 2 Σ p t / (Σ p + Σ t), over the classes in the batch (Σ t > 0); 0 if none.
 
     Args:
         logits: [N, C] float.
@@ -218,7 +216,7 @@ PER_SAMPLE: dict[str, Callable[..., Array]] = {
     "focal_mean": lambda logits, labels, **options: focal(logits, labels, mean=True, **options),
     "asymmetric": asymmetric,
     "lsep": lsep,
-    # One class a row (an antibody), as one-hot labels; the head "embedding" gives the cosines.
+    # One class per row (an antibody), as one-hot labels; the head "embedding" returns cosines.
     "arcface": lambda cosines, labels, **options: arcface(cosines, labels.argmax(-1), **options),
 }
 PER_BATCH: dict[str, Callable[..., Array]] = {
@@ -237,31 +235,30 @@ _OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
-    """A weighted sum of losses: fn(logits [N, C], labels [N, C], mask [N]) -> scalar over real
-    rows.
+    """Return a weighted sum of losses: fn(logits [N, C], labels [N, C], mask [N]) -> scalar.
 
     Args:
         terms: name -> weight, or name -> {"weight": w, option: value}; for example
             {"focal": .5, "lovasz": .5, "hard_log": .5} or {"focal": {"weight": 1., "gamma": 5.}}.
-            A loss of one's own is "my_file.py:function", or a term with that under "function":
+            A user loss is "my_file.py:function", or a term with that under "function":
             function(logits [N, C], labels [N, C], mask [N], **options) -> [N] or a scalar.
-        classes: C, where it is known: a list of positive weights must have this length.
+        classes: C, if known: a list of positive weights must have this length.
 
     Raises:
-        InputError: no term, an unknown name or option, or a weight that is no positive number.
+        InputError: no term, an unknown name or option, or a weight that is not a positive number.
     """
     if own_code.is_reference(terms):
         terms = {"own": {"function": terms}}
     if isinstance(terms, str):
         raise InputError(
-            f"loss={terms!r}: name -> weight, as {{'focal': 1.0}}, or 'my_file.py:name'"
+            f"loss={terms!r}: needs name -> weight, as {{'focal': 1.0}}, or 'my_file.py:name'"
         )
-    parts, own = [], {}
+    parts, functions = [], {}
     for name, value in dict(terms).items():
         options = dict(value) if hasattr(value, "items") else {"weight": value}
         weight = options.pop("weight", 1.0)
         if "function" in options:
-            own[name] = own_code.load(options.pop("function"))
+            functions[name] = own_code.load(options.pop("function"))
             _check_weight(name, weight)
             parts.append((name, float(weight), options))
             continue
@@ -275,8 +272,8 @@ def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
     def loss(logits: Array, labels: Array, mask: Array) -> Array:
         total = jnp.zeros((), jnp.float32)
         for name, weight, options in parts:
-            if name in own:
-                value = jnp.asarray(own[name](logits, labels, mask, **options), jnp.float32)
+            if name in functions:
+                value = jnp.asarray(functions[name](logits, labels, mask, **options), jnp.float32)
                 value = masked_mean(value, mask) if value.ndim else value
             elif name in PER_SAMPLE:
                 counted = mask & (labels > 0.5).any(-1) if name == "lsep" else mask
@@ -315,21 +312,21 @@ def _check_weight(name: str, weight: Any) -> None:
         raise InputError(f"loss.{name}: the weight must be a number > 0, not {weight!r}")
 
 
-def _check_positive_weight(where: str, given: Any, classes: int | None) -> None:
+def _check_positive_weight(where: str, value: Any, classes: int | None) -> None:
     """One number >= 0, or one for each class."""
-    single = isinstance(given, int | float)
-    weights = [given] if single else list(given)
+    single = isinstance(value, int | float)
+    weights = [value] if single else list(value)
     if not all(isinstance(w, int | float) and 0 <= w < float("inf") for w in weights):
-        raise InputError(f"{where}.positive_weight: must be numbers >= 0, not {given}")
+        raise InputError(f"{where}.positive_weight: must be numbers >= 0, not {value}")
     if not single and classes is not None and len(weights) != classes:
         raise InputError(
-            f"{where}.positive_weight: {len(weights)} numbers for {classes} classes; give one a "
+            f"{where}.positive_weight: {len(weights)} numbers for {classes} classes; give one per "
             "class, or one number for all"
         )
 
 
 def _lovasz_class(logits: Array, labels: Array, real: Array) -> Array:
-    """One class: logits, labels, real [N] -> scalar; padded rows sort last and weigh nothing."""
+    """One class: logits, labels, real [N] -> scalar; padded rows are sorted last, with weight 0."""
     errors = jnp.where(real, 1.0 - logits * (2.0 * labels - 1.0), _FAR)
     order = jnp.argsort(-jax.lax.stop_gradient(errors))
     errors, labels = errors[order], jnp.where(real, labels, 0.0)[order]

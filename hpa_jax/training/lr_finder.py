@@ -25,7 +25,7 @@ from hpa_jax.training.phases import Phase
 from hpa_jax.training.preemption import TRY_AGAIN, Preemption
 from hpa_jax.training.step import Rates
 
-READ_EVERY = 10  # steps between readings of the losses, so that the device need not wait
+READ_EVERY = 10  # steps between readings of the losses, to keep the device busy
 
 
 def find(
@@ -53,17 +53,17 @@ def find(
 
     Args:
         phase: number of the phase whose freezing, loss and augmentation apply.
-        which: "" starts from fresh weights (or init_from), else that checkpoint of `directory`.
+        which: "": initial weights (or init_from); else a checkpoint of `directory`.
         iterations: steps from `low` to `high`.
         low: first rate.
         high: last rate.
 
     Returns:
-        What lr_find.json holds: lr, loss (smoothed), steepest, minimum_tenth, diverged_at (or
+        The content of lr_find.json: lr, loss (smoothed), steepest, minimum_tenth, diverged_at (or
         None).
 
     Raises:
-        InputError: bad options, or a loss that was never finite.
+        InputError: invalid options, or a loss that was never finite.
     """
     if not 0 < low < high or iterations < 10:
         raise InputError(
@@ -110,18 +110,20 @@ def diverged(losses: Sequence[float], times: float = 4.0) -> int | None:
 
 
 def suggest(rates: np.ndarray, losses: Sequence[float]) -> dict[str, Any]:
-    """Return the curve until it diverges, the rate of its steepest fall, a tenth of its lowest's.
+    """Return the curve until it diverges, the rate of steepest descent, a tenth of the minimum's.
 
     Raises:
-        InputError: no finite loss at all.
+        InputError: no finite loss.
     """
     end = diverged(losses)
     count = len(losses) if end is None else end
     curve = smoothed(losses[:count])
     if count < 2:
-        raise InputError("lr_find: the loss is not finite from the first steps on")
+        raise InputError(
+            "lr_find: the loss is not finite from the first steps; use a lower rate (low)"
+        )
     slope = np.gradient(curve, np.log(rates[:count]))
-    settled = min(count // 10, count - 1)  # the first means rest on few batches
+    settled = min(count // 10, count - 1)  # the first means are of few batches
     steepest = settled + int(np.argmin(slope[settled:]))
     return {
         "lr": rates[:count].tolist(),
@@ -156,7 +158,7 @@ def _sweep(
     stats: network.Arrays,
     name: str,
 ) -> list[float]:
-    """Loss of each step at its rate; ends where it diverges."""
+    """Loss of each step at its rate, until it diverges."""
 
     def say(text: str) -> None:
         print(f"[lr_find {name}] {text}", flush=True)

@@ -1,9 +1,9 @@
 """Embeddings by metric learning (bestfitting A): the classes are antibodies, the loss is ArcFace.
 
-Images of one antibody show one protein.  A network that tells antibodies apart puts images of
-the same protein close together, and a test image may then take the labels of its nearest
-labelled neighbour (inference/retrieval.py).  Training is `loop.train` with one antibody a row for
-labels; restarts, checkpoints and logs are the loop's.
+Images of one antibody show one protein.  A network that distinguishes antibodies embeds
+images of the same protein close together, so that a test image can take the labels of its nearest
+labelled neighbour (inference/retrieval.py).  Training is `loop.train` with one antibody per row as
+label, including restarts, checkpoints and logs.
 """
 
 from collections.abc import Sequence
@@ -21,44 +21,44 @@ from hpa_jax.training.examples import OneClass
 
 
 def classes_of(antibodies: Sequence[object], min_images: int = 2) -> tuple[list[str], np.ndarray]:
-    """Antibodies with at least so many images: (names, int[N] number or -1).
+    """Return (names, int[N] number or -1) of the antibodies with `min_images` or more.
 
-    An antibody of one image can teach nothing about what its images have in common, but it is
-    a class to be told apart from: `min_images=1` keeps it, as bestfitting did (12,815 classes).
+    An antibody with one image has no pair, but is a negative class for others: `min_images=1`
+    keeps it, as bestfitting did (12,815 classes).
 
     Raises:
         InputError: fewer than two classes.
     """
     names = np.array(["" if name is None else str(name) for name in antibodies])
-    known, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
-    kept = (counts >= min_images) & (known != "")
+    unique, inverse, counts = np.unique(names, return_inverse=True, return_counts=True)
+    kept = (counts >= min_images) & (unique != "")
     if kept.sum() < 2:
         raise InputError(
             f"metric learning: {int(kept.sum())} antibodies with {min_images} images; needs two"
         )
     number = np.where(kept, np.cumsum(kept) - 1, -1)
-    return known[kept].tolist(), number[inverse]
+    return unique[kept].tolist(), number[inverse]
 
 
 def held_out(numbers: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray:
-    """bool[N]: duplicate groups held out to measure recall on, none the last of its antibody.
+    """Return bool[N]: duplicate groups held out to measure recall.
 
-    A group leaves only while each antibody in it keeps images in other groups, so that every
-    held-out image has a partner to be found by.
+    Each antibody of a held-out group keeps images in other groups, so that every held-out image
+    has a match.
     """
     order = np.random.default_rng(seed).permutation(np.unique(groups))
     rows_of = {group: np.flatnonzero(groups == group) for group in order.tolist()}
-    left = np.bincount(numbers[numbers >= 0])
-    held = np.zeros(len(numbers), bool)
+    remaining = np.bincount(numbers[numbers >= 0])
+    out = np.zeros(len(numbers), bool)
     for group in order.tolist():
-        if held.sum() >= share * len(numbers):
+        if out.sum() >= share * len(numbers):
             break
         rows = rows_of[group]
-        own, count = np.unique(numbers[rows], return_counts=True)
-        if own[0] >= 0 and (left[own] > count).all():
-            left[own] -= count
-            held[rows] = True
-    return held
+        present, count = np.unique(numbers[rows], return_counts=True)
+        if present[0] >= 0 and (remaining[present] > count).all():
+            remaining[present] -= count
+            out[rows] = True
+    return out
 
 
 def train(
@@ -75,25 +75,25 @@ def train(
     share: float = 0.05,
     min_images: int = 1,
 ) -> tuple[Path, np.ndarray]:
-    """Trains (or goes on with) an embedding network; (directory, bool[N] rows held out).
+    """Train (or resume) an embedding network; returns (directory, bool[N] held-out rows).
 
     Args:
       config: `config.embedding_model(...)`.
-      ids: N ids; antibodies: their names, None = unknown (left out).
-      groups: int[N] duplicate groups, which stay on one side.
+      ids: N ids; antibodies: their names, None = unknown (ignored).
+      groups: int[N] duplicate groups, kept together.
       settings: config.train.
-      share: of the images held out.
-      images: antibodies with fewer are left out.
+      share: of held-out images.
+      min_images: antibodies with fewer are ignored.
 
     Raises:
         InputError: as loop.train; too few antibodies.
     """
     names, numbers = classes_of(antibodies, min_images)
     groups = np.arange(len(numbers)) if groups is None else np.asarray(groups)
-    held = held_out(numbers, groups, share, seed)
-    fitted = (numbers >= 0) & ~held
-    if not held.any():
-        raise InputError("metric learning: no antibody has images enough to hold one out")
+    out = held_out(numbers, groups, share, seed)
+    fitted = (numbers >= 0) & ~out
+    if not out.any():
+        raise InputError("metric learning: no antibody has enough images to hold one out")
     images = np.asarray(ids)
     loop.train(
         config,
@@ -102,20 +102,19 @@ def train(
         records=records,
         train_ids=images[fitted],
         train_labels=OneClass(numbers[fitted], len(names)),
-        valid_ids=images[held],
-        valid_labels=OneClass(numbers[held], len(names)),
+        valid_ids=images[out],
+        valid_labels=OneClass(numbers[out], len(names)),
         class_names=names,
         settings=settings,
         seed=seed,
     )
-    return Path(directory), held
+    return Path(directory), out
 
 
 def load(directory: str | Path) -> tuple[nnx.Module, ConfigDict]:
-    """The trained network and its config, without the vectors of the antibodies.
+    """Load the trained network and its config, without the class vectors of the antibodies.
 
-    They are of no use to an embedding, and cosines to thousands of them for each image would fill
-    the memory.
+    An embedding doesn't need them, and cosines to thousands of them per image need much memory.
 
     Raises:
         InputError: as checkpoint.load.

@@ -1,8 +1,8 @@
-"""A network as pure functions: a frozen skeleton and flat dictionaries of arrays.
+"""Networks as pure functions: an immutable skeleton and flat dictionaries of arrays.
 
 In: an nnx.Module.  Out: `Skeleton` (graph, no arrays) and `{dotted name: array}` of parameters and
-of BatchNorm statistics; `merge` puts them together inside a jitted function.  Names are the module
-paths, "layer1.0.conv1.kernel"; checkpoints, optimizer and averages all speak them.
+of BatchNorm statistics; `merge` joins them inside a jitted function.  Names are the module paths,
+"layer1.0.conv1.kernel", in checkpoints, optimizer and averages alike.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,9 +32,9 @@ class Skeleton:
     rest: nnx.State
 
     def merge(self, params: Mapping[str, Any], stats: Mapping[str, Any], key: Any) -> nnx.Module:
-        """The module with these arrays; every random stream of it starts at its own fold of `key`.
+        """Return the module with these arrays; each random stream gets a separate fold of `key`.
 
-        `key` None: a fixed key (evaluation draws nothing).
+        `key` None: a fixed key (evaluation is not random).
         """
         key = jax.random.key(0) if key is None else key
         return nnx.merge(
@@ -46,13 +46,13 @@ class Skeleton:
 
 
 def split(model: nnx.Module) -> tuple[Skeleton, Arrays, Arrays]:
-    """(skeleton, parameters, statistics) of a module in its present mode."""
+    """Return (skeleton, parameters, statistics) of a module in its present mode."""
     bare = skeleton_of(model)
     return bare, named(nnx.state(model, nnx.Param)), named(nnx.state(model, nnx.BatchStat))
 
 
 def skeleton_of(model: nnx.Module) -> Skeleton:
-    """The skeleton of a module in its present mode; keeps no array alive."""
+    """Return the skeleton of a module in its present mode, without references to arrays."""
     graph, *states = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     shapes_only = [
         jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state) for state in states
@@ -68,18 +68,17 @@ def skeleton(
     dropout: float | Sequence[float] | None = None,
     per_device_norms: bool = False,
 ) -> Skeleton:
-    """The skeleton of a module in training or evaluation mode; sets the module to it.
+    """Set a module to training or evaluation mode and return its skeleton.
 
     Args:
         model: any module whose layers follow nnx's `train()` and `eval()`.
         train: mode.
-        still_norms: dotted paths of BatchNorms that use their stored statistics even in training.
+        still_norms: dotted paths of BatchNorms that use stored statistics even in training.
         dropout: None, or a rate for all nnx.Dropout layers, or one rate for each in order.
         per_device_norms: BatchNorms in training take the statistics of each device's rows.
 
     Raises:
-        InputError: another number of rates than the network has dropout layers, or a rate outside
-            [0, 1).
+        InputError: not one rate per dropout layer, or a rate outside [0, 1).
     """
     if train:
         model.train()
@@ -97,22 +96,22 @@ def skeleton(
 
 
 def dropout_rates(model: nnx.Module) -> list[float]:
-    """Rates of the dropout layers, in the order of `nnx.iter_modules`."""
+    """Return the rates of the dropout layers, in the order of `nnx.iter_modules`."""
     return [module.rate for module in _dropouts(model)]
 
 
 def from_config(
     config: ConfigDict, num_classes: int, *, seed: int = 0, arrays: bool = True
 ) -> nnx.Module:
-    """The network a model config describes, with fresh weights.
+    """Create the network of a model config, with initial weights.
 
     With `frozen.head` it is the frozen network with that head on its embedding.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         num_classes: C.
-        seed: of the fresh weights.
-        arrays: False makes shapes only, at once (for a checkpoint to fill).
+        seed: of the initial weights.
+        arrays: False creates shapes only, to be filled from a checkpoint.
     """
     if config.frozen.head:
         return _on_embedding(config, num_classes, seed, arrays, alone=False)
@@ -142,15 +141,15 @@ def from_config(
 def trained_from_config(
     config: ConfigDict, num_classes: int, *, seed: int = 0, arrays: bool = True
 ) -> nnx.Module:
-    """What is trained of a model config's network: all of it, arguments as `from_config`; with
-    `frozen.head` that head alone, which reads stored embeddings [N, V, M, E]."""
+    """Create the trained part of a model config's network, with arguments as `from_config`: all of
+    it, or with `frozen.head` that head alone, on stored embeddings [N, V, M, E]."""
     if config.frozen.head:
         return _on_embedding(config, num_classes, seed, arrays, alone=True)
     return from_config(config, num_classes, seed=seed, arrays=arrays)
 
 
 def frozen_part(config: ConfigDict) -> ConfigDict:
-    """The config of the frozen network under a model's `frozen.head`."""
+    """Return the config of the frozen network under a model's `frozen.head`."""
     part = config.copy_and_resolve_references().unlock()
     part.frozen.head = ""
     return part.lock()
@@ -196,7 +195,7 @@ def _on_embedding(
 
 @dataclass(frozen=True)
 class Outline:
-    """A network without arrays: shapes by name, depth groups, rates of its dropout layers."""
+    """A network without arrays: shapes by name, depth groups, dropout rates."""
 
     model: nnx.Module
     params: dict[str, jax.ShapeDtypeStruct]
@@ -222,18 +221,18 @@ _OF_OUTLINE = (
 
 
 def outline_key(config: ConfigDict, num_classes: int) -> str:
-    """Return a text that is equal for configs of the same outline."""
+    """Return a key that is equal for configs of the same outline."""
     return repr([num_classes, *(artifacts.plain(config[name]) for name in _OF_OUTLINE)])
 
 
 def start_at_frequencies(model: nnx.Module, frequencies: np.ndarray) -> None:
-    """Sets the last dense layer so that the fresh network predicts each class' frequency.
+    """Set the last dense layer so that the initial network predicts the class frequencies.
 
-    bias = log(p / (1 - p)), weights 0 (Lin et al. 2017, 1708.02002, section 4.1, where they are
-    small).  A small network trained for minutes then wastes no epochs on unlearning its start: on
-    the demo's data mean average precision after 14 epochs is .52 instead of .35.
+    bias = log(p / (1 - p)), weights 0 (Lin et al. 2017, 1708.02002, section 4.1, with small
+    weights).  Speeds up short trainings: on the demo's data mean average precision after 14 epochs
+    is .52 instead of .35.
 
-    frequencies: float[C] in [0, 1]; kept within [1e-3, 1 - 1e-3].
+    frequencies: float[C] in [0, 1]; clipped to [1e-3, 1 - 1e-3].
 
     Raises:
         InputError: the head does not end in a dense layer with a bias.
@@ -247,10 +246,10 @@ def start_at_frequencies(model: nnx.Module, frequencies: np.ndarray) -> None:
 
 
 def compute_dtype(name: str) -> Any:
-    """bfloat16 or float32; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
+    """Return the dtype of a name; "auto" is bfloat16 on GPU and TPU, float32 on CPU.
 
     Raises:
-        InputError: another name.
+        InputError: an unknown name.
     """
     dtypes = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
     if name == "auto":
@@ -261,7 +260,7 @@ def compute_dtype(name: str) -> Any:
 
 
 def shapes(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """({name: shape and dtype} of parameters, of statistics); the module may hold no arrays."""
+    """Return ({name: shape and dtype} of parameters, of statistics), also of abstract modules."""
     return tuple(
         {".".join(map(str, path)): jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
          for path, leaf in nnx.to_flat_state(nnx.state(model, kind))}
@@ -270,75 +269,83 @@ def shapes(model: nnx.Module) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def named(state: nnx.State) -> Arrays:
-    """{dotted name: array} of a State."""
+    """Return {dotted name: array} of a State."""
     return {".".join(map(str, path)): leaf[...] for path, leaf in nnx.to_flat_state(state)}
 
 
 def assign(model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any]) -> None:
-    """Writes arrays into a module, by name.
+    """Set the arrays of a module, by name.
 
     Raises:
-        InputError: a name or shape that the module lacks, or one that is missing.
+        InputError: an array that is missing, superfluous, or of another shape.
     """
-    own_params, own_stats = shapes(model)
-    check_same({**params, **stats}, {**own_params, **own_stats})
-    _, own, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
-    nnx.update(model, _filled(own, params))
+    check_same({**params, **stats}, _all_shapes(model))
+    _, parameters, statistics, rest = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    nnx.update(model, _filled(parameters, params))
     nnx.update(model, _filled(statistics, stats))
-    nnx.update(model, _reseeded(rest, jax.random.key(0)))  # a module of shapes has no keys yet
+    nnx.update(model, _reseeded(rest, jax.random.key(0)))  # abstract modules have no keys yet
 
 
 def take_over(
     model: nnx.Module, params: Mapping[str, Any], stats: Mapping[str, Any], head: bool = True
 ) -> list[str]:
-    """Writes the arrays that fit into a module whose head may differ; returns the names left out.
+    """Copy matching arrays into a module whose head may differ; returns names not copied.
 
-    head: whether the head is taken too, as far as it fits; False where its classes are others.
+    head: whether to copy matching arrays of the head; False if its classes differ.
 
     Raises:
-        InputError: an array outside the last depth group's modules that is missing or does not fit.
+        InputError: an array outside the head that is missing or of another shape.
     """
-    own = {**shapes(model)[0], **shapes(model)[1]}
-    given = {**params, **stats}
+    targets, sources = _all_shapes(model), {**params, **stats}
     heads = {prefix.split(".")[0] for prefix in map(_dotted, depth_groups(model)[-1])}
     if not head:
-        given = {name: x for name, x in given.items() if name.split(".")[0] not in heads}
-    fits = {name for name, x in own.items() if name in given and given[name].shape == x.shape}
-    left = [name for name in own if name not in fits]
+        sources = {name: x for name, x in sources.items() if name.split(".")[0] not in heads}
+    fits = {n for n, x in targets.items() if n in sources and sources[n].shape == x.shape}
+    left = [name for name in targets if name not in fits]
     for name in left:
         if name.split(".")[0] not in heads:
-            check_same({k: given[k] for k in [name] if k in given}, {name: own[name]}, "init_from")
+            match = {name: sources[name]} if name in sources else {}
+            check_same(match, {name: targets[name]}, "init_from")
     now_params = named(nnx.state(model, nnx.Param))
     now_stats = named(nnx.state(model, nnx.BatchStat))
     assign(
         model,
-        {n: given[n] if n in fits else x for n, x in now_params.items()},
-        {n: given[n] if n in fits else x for n, x in now_stats.items()},
+        {n: sources[n] if n in fits else x for n, x in now_params.items()},
+        {n: sources[n] if n in fits else x for n, x in now_stats.items()},
     )
     return left
 
 
-def check_same(given: Mapping[str, Any], own: Mapping[str, Any], where: str = "weights") -> None:
-    """Refuses arrays of another architecture, naming the first difference.
+def _all_shapes(model: nnx.Module) -> dict[str, Any]:
+    params, stats = shapes(model)
+    return {**params, **stats}
+
+
+def check_same(
+    arrays: Mapping[str, Any], expected: Mapping[str, Any], where: str = "weights"
+) -> None:
+    """Check that arrays are of the expected architecture.
 
     Raises:
-        InputError: an array is missing, of another shape, or one too many.
+        InputError: an array is missing, of another shape, or superfluous; names the first.
     """
-    for name in own:
-        if name not in given:
+    for name in expected:
+        if name not in arrays:
             raise InputError(f"{where}: {name} is missing; they belong to another architecture")
-        if tuple(given[name].shape) != tuple(own[name].shape):
+        if tuple(arrays[name].shape) != tuple(expected[name].shape):
             raise InputError(
-                f"{where}: {name} is {tuple(given[name].shape)}, the network has "
-                f"{tuple(own[name].shape)}; they belong to another architecture"
+                f"{where}: {name} is {tuple(arrays[name].shape)}, the network has "
+                f"{tuple(expected[name].shape)}; they belong to another architecture"
             )
-    extra = [name for name in given if name not in own]
+    extra = [name for name in arrays if name not in expected]
     if extra:
-        raise InputError(f"{where}: the network has no {extra[0]}; another architecture")
+        raise InputError(
+            f"{where}: the network has no {extra[0]}; they belong to another architecture"
+        )
 
 
 def depth_groups(model: nnx.Module, cuts: int | Sequence[int] | None = None) -> list[list[str]]:
-    """The module's own depth groups, stem first; a module without them is one group a child."""
+    """Return a module's depth groups, stem first; by default one group per child."""
     if hasattr(model, "depth_groups"):
         return [list(group) for group in model.depth_groups(cuts)]
     children: dict[str, None] = {}
@@ -382,10 +389,10 @@ def _set_dropout(model: nnx.Module, dropout: float | Sequence[float]) -> None:
 
 
 def rates_for(dropout: float | Sequence[float], count: int) -> list[float]:
-    """One rate for each of `count` dropout layers.
+    """Return one rate for each of `count` dropout layers.
 
     Raises:
-        InputError: another number of rates, or one outside [0, 1).
+        InputError: wrong number of rates, or one outside [0, 1).
     """
     rates = [dropout] * count if isinstance(dropout, int | float) else list(dropout)
     if len(rates) != count:

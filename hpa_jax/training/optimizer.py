@@ -1,12 +1,12 @@
-"""The optimizer of one phase: which parameters train, at which rate, with which decay.
+"""The optimizer of a phase: trainable parameters, their rates and weight decay.
 
 In: the names of parameters and statistics (dotted paths, as "layer1.0.conv1.kernel"), the depth
 groups of the network and a phase's options.  Out: a `Plan` (trainable names, depth group of each)
-and one optax transformation for the trainable parameters only, so that what is frozen has no state.
+and one optax transformation for the trainable parameters only, so that frozen ones have no state.
 
-The rates are no part of the transformation: the step sets `lr` ([G], one per depth group) and `b1`
+The rates are not part of the transformation: the step sets `lr` ([G], one per depth group) and `b1`
 in the state of `optax.inject_hyperparams` before each update.  One compiled step then serves every
-schedule; with `optax.partition` each group would carry its own Adam and each schedule recompile.
+schedule; with `optax.partition` each group would need an Adam and each schedule a compilation.
 """
 
 import re
@@ -37,10 +37,10 @@ NAMES = ("adam", "adamw", "sgd")
 
 @dataclass(frozen=True)
 class Plan:
-    """What one phase trains.
+    """The parameters trained in a phase.
 
-    trainable: names that get gradients; still_norms: prefixes of modules whose BatchNorm runs on
-    its stored statistics; group_of: depth group of every parameter; groups: their number.
+    trainable: names with gradients; still_norms: prefixes of modules whose BatchNorm uses stored
+    statistics; group_of: depth group of every parameter; groups: their number.
     """
 
     trainable: tuple[str, ...]
@@ -50,7 +50,7 @@ class Plan:
 
     @property
     def key(self) -> tuple:
-        """What a compiled step depends on."""
+        """The part that a compiled step depends on."""
         groups = tuple(self.group_of[name] for name in self.trainable)
         return self.trainable, self.still_norms, groups, self.groups
 
@@ -63,20 +63,20 @@ def plan(
     freeze: str | int = "none",
     freeze_bn: bool = False,
 ) -> Plan:
-    """Which parameters train under `freeze`.
+    """Return the plan of the parameters that train under `freeze`.
 
     Args:
         params: dotted names of all parameters.
         stats: dotted names of all BatchNorm statistics.
         depth_groups: path prefixes of each depth group, stem first, head modules last.
-        freeze: none; backbone (all groups but the last, as fastai's freeze); head_only is no name:
-            a number n freezes the first n groups.
+        freeze: none; backbone (all groups except the last, as fastai's freeze); a number n freezes
+            the first n groups.
         freeze_bn: False (fastai, One More Layer): scale, bias and statistics of BatchNorm in frozen
-            groups keep training, so the backward pass is whole.  True: they stand still, and
-            nothing is computed backward through frozen groups.
+            groups keep training, which needs the full backward pass.  True: they are frozen, too,
+            without a backward pass through frozen groups.
 
     Raises:
-        InputError: an unknown freeze, or a number that leaves nothing to train.
+        InputError: an unknown freeze, or nothing left to train.
     """
     group_of = assign(params, depth_groups)
     frozen_groups = _frozen(freeze, len(depth_groups))
@@ -92,10 +92,10 @@ def plan(
 
 
 def assign(params: Sequence[str], depth_groups: Sequence[Sequence[Any]]) -> dict[str, int]:
-    """Depth group of every parameter by longest matching prefix.
+    """Return the depth group of every parameter, by longest matching prefix.
 
     Raises:
-        InputError: a parameter that no group covers.
+        InputError: a parameter without a group.
     """
     prefixes = [
         (_dotted(prefix), number) for number, group in enumerate(depth_groups) for prefix in group
@@ -115,12 +115,12 @@ def assign(params: Sequence[str], depth_groups: Sequence[Sequence[Any]]) -> dict
 def build(
     plan: Plan, options: Mapping[str, Any], stats: Sequence[str]
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation of {name: gradient} of `plan.trainable`; its updates are added to them.
+    """Return the transformation of {name: gradient} of `plan.trainable` to additive updates.
 
-    `init(params)` gives a state whose `.hyperparams` holds `lr` ([G] float32) and `b1` (Adam's, or
-    the momentum of sgd); `set_rates` fills them.  Decoupled decay (adamw) is
-    w <- w (1 - lr weight_decay), with the rate of the parameter's own group; `adam` and `sgd` add
-    weight_decay * w to the gradient, as torch does.
+    `init(params)` returns a state whose `.hyperparams` holds `lr` ([G] float32) and `b1` (Adam's,
+    or the momentum of sgd); `set_rates` fills them.  Decoupled decay (adamw) is w <- w (1 - lr
+    weight_decay), with the rate of the parameter's group; `adam` and `sgd` add weight_decay * w to
+    the gradient, as torch does.
 
     Raises:
         InputError: an unknown optimizer or option, or a value out of range.
@@ -151,24 +151,24 @@ def build(
 
 
 def resting(options: Mapping[str, Any]) -> float:
-    """b1 (of sgd: the momentum) where the schedule does not move it."""
+    """Return b1 (of sgd: the momentum) for schedules that don't change it."""
     options = checked(options)
     return options["momentum" if options["name"] == "sgd" else "b1"]
 
 
 def set_rates(state: Any, lr: ArrayLike, b1: ArrayLike) -> Any:
-    """The optimizer state with lr [G] and b1 of this step."""
+    """Return the optimizer state with lr [G] and b1 of this step."""
     return state._replace(hyperparams={**state.hyperparams, "lr": lr, "b1": b1})
 
 
 def is_decayed(name: str, norms: Iterable[str]) -> bool:
-    """False for biases and for the parameters of BatchNorm, which decay would only distort."""
+    """Whether weight decay applies: not to biases and parameters of BatchNorm."""
     parent, _, leaf = name.rpartition(".")
     return leaf != "bias" and parent not in norms
 
 
 def checked(options: Mapping[str, Any]) -> dict[str, Any]:
-    """`options` with the defaults filled in.
+    """Return checked `options` with defaults filled in.
 
     Raises:
         InputError: an unknown key, an unknown optimizer, or a value out of range.
@@ -199,13 +199,11 @@ def _frozen(freeze: str | int, groups: int) -> int:
         return named[freeze]
     if isinstance(freeze, bool) or not isinstance(freeze, int):
         raise InputError(
-            f"freeze: unknown group {freeze!r}; it is none, backbone, or a number of depth "
+            f"freeze: unknown group {freeze!r}; needs none, backbone, or a number of depth "
             f"groups counted from the stem (this network has {groups})"
         )
     if not 0 <= freeze < groups:
-        raise InputError(
-            f"freeze: {freeze} of {groups} depth groups; 0 to {groups - 1} leave something to train"
-        )
+        raise InputError(f"freeze: {freeze} of {groups} depth groups; must be 0 to {groups - 1}")
     return freeze
 
 

@@ -1,8 +1,8 @@
-"""The phases of a training, laid out in steps: what each trains, when, and at which rates.
+"""The phases of a training in steps: trained parameters, limits, and rates of each.
 
 In: the model config, `config.train`, the outline of the network, the number of images.  Out: a list
-of `Phase`, with every option of the training checked before anything is computed.  No data is
-needed, so that a run can check all its networks before it trains the first.
+of `Phase`, with all options of the training checked before anything is computed.  Needs no data, so
+that a run can check all networks before it trains the first.
 
 A phase of E epochs of N images in batches of B has ceil(E N / B) steps; its epochs end at
 ceil(e N / B).  Each phase starts a fresh epoch of the sampler, with new optimizer state (spec
@@ -62,25 +62,25 @@ class Phase:
         return Rates(lr.astype(np.float32), np.float32(self.schedule.beta1(local)))
 
     def epochs_until(self, step: int) -> int:
-        """Return how many epochs of the plan end at or before a step; those that an earlier phase
-        left out, because it ended early, count."""
+        """Return the number of planned epochs that end at or before a step, including those skipped
+        by early stopping of earlier phases."""
         return self.first_epoch + sum(end <= step for end in self.epoch_ends)
 
     def ended(self, step: int, history: History, patience: int, monitor: str) -> bool:
         """Return whether the phase is over after a step: its last, or the monitor has stalled.
 
-        history: [[step, monitor], ...] of the finished epochs.  patience: epochs without a better
-        one, 0: any number.  Each phase counts for itself: one that ends early does not end the
-        later ones, which begin with rates, losses or frozen parts of their own.
+        history: [[step, monitor], ...] of the finished epochs.  patience: epochs without
+        improvement, 0: unlimited.  Counted for each phase: early stopping of one does not end later
+        ones, which have different rates, losses or frozen parts.
         """
         if step == self.end:
             return True
         return step in self.epoch_ends and self.stalled(history, patience, monitor)
 
     def stalled(self, history: History, patience: int, monitor: str) -> bool:
-        """Return whether the best epoch of the phase lies more than `patience` epochs back.
+        """Return whether the best epoch of the phase is more than `patience` epochs ago.
 
-        A value that is not finite (no class with positives, a loss beyond float32) is the worst.
+        Non-finite values (no class with positives, overflow of a loss) count as worst.
         """
         sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
         values = [
@@ -105,19 +105,19 @@ def lay_out(
     seed: int,
     devices: int,
 ) -> list[Phase]:
-    """Return the phases of a training of `count` images, with every option checked.
+    """Return the phases of a training of `count` images, with all options checked.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         settings: `config.train`.
-        outline: of the network that `config` describes.
-        classes: C, or None where it is not known yet.
+        outline: of the network of `config`.
+        classes: C, or None if unknown.
         count: N images of an epoch.
         seed: of the lr noise.
-        devices: that share a batch.
+        devices: number of devices.
 
     Raises:
-        InputError: naming the phase, the key and the value.
+        InputError: names the phase, the key and the value.
     """
     from hpa_jax.models.normalization import normalizer
 
@@ -127,12 +127,12 @@ def lay_out(
             "phases is empty: name at least one, for example phases=(phase(epochs=8),)"
         )
     if count < 1:
-        raise InputError("the training part is empty: there is nothing to train on")
+        raise InputError("the training part is empty: nothing to train on; check the split")
     beta1 = optimizer.resting(config.optimizer.to_dict())
     phases: list[Phase] = []
-    for index, given in enumerate(config.phases):
+    for index, entry in enumerate(config.phases):
         try:
-            options = configs.phase(**dict(given))
+            options = configs.phase(**dict(entry))
             plan = optimizer.plan(
                 list(outline.params),
                 list(outline.stats),
@@ -149,7 +149,7 @@ def lay_out(
         except InputError as error:
             raise InputError(f"phases[{index}]: {error}") from None
         phases.append(phase)
-    losses.from_config(plain(config.loss), classes)  # evaluation's
+    losses.from_config(plain(config.loss), classes)  # for evaluation
     augmentation(plain(config.augment), config.channels)
     examples.sampler(config.sampling, np.ones((1, 1)), seed=seed)
     normalizer(config.normalize, tuple(config.channels))
@@ -157,41 +157,41 @@ def lay_out(
 
 
 def average_options(config: ConfigDict) -> dict[str, Any]:
-    """Return config.average with the defaults of what a recipe leaves out."""
+    """Return config.average with defaults filled in."""
     defaults = {"kind": "none", "count": 10, "epochs": (), "decay": 0.999}
     return {**defaults, **config.average.to_dict()}
 
 
-def augmentation(given: Any, channels: Sequence[str]) -> augment.Augmentation | None:
+def augmentation(value: Any, channels: Sequence[str]) -> augment.Augmentation | None:
     """Return the augmentation of a phase; None for "none"."""
-    return None if given in ("", "none") else augment.preset(given, channels=tuple(channels))
+    return None if value in ("", "none") else augment.preset(value, channels=tuple(channels))
 
 
-def epochs_of(given: Any) -> int:
-    """Return the epochs of a phase as a recipe gives it."""
-    return dict(given).get("epochs", 1)
+def epochs_of(phase: Any) -> int:
+    """Return the epochs of a phase of a recipe."""
+    return dict(phase).get("epochs", 1)
 
 
 def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[str, np.ndarray]:
     """Return the planned curves of a whole training, for plotting.
 
     Returns:
-        epoch, lr (of the head), stem (its lr; NaN where it is frozen), beta1, all [P]; borders, the
-        epochs at which a later phase begins.  The lr noise is left out.
+        epoch, lr (of the head), stem (its lr; NaN where frozen), beta1, all [P]; borders, the
+        epochs at which later phases begin.  Without lr noise.
 
     Args:
         config: `hpa_jax.config.model(...)`.
         count: N images of an epoch.
-        points: at most, a phase.
+        points: upper limit per phase.
     """
     beta1 = optimizer.resting(config.optimizer.to_dict())
     whole = optimizer.Plan((), (), {}, 1)
     phases: list[Phase] = []
     epochs, lr, stem, momentum = [], [], [], []
-    for given in config.phases:
-        options = configs.phase(**dict(given))
+    for entry in config.phases:
+        options = configs.phase(**dict(entry))
         decay, frozen = options.lr_decay, options.freeze not in ("none", "", 0, "0")
-        options = configs.phase(**{**dict(given), "lr_decay": 1.0, "freeze": "none"})
+        options = configs.phase(**{**dict(entry), "lr_decay": 1.0, "freeze": "none"})
         phase = _phase(config, options, whole, phases, count=count, seed=0, beta1=beta1)
         phases.append(phase)
         at, rates, beta = phase.schedule.values(points)
@@ -206,7 +206,7 @@ def learning_rates(config: ConfigDict, count: int, points: int = 200) -> dict[st
 
 
 def plain(value: Any) -> Any:
-    """Return ConfigDicts as dicts, all the way down; lists become tuples."""
+    """Return ConfigDicts as dicts, recursively; lists become tuples."""
     if isinstance(value, ConfigDict | dict):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):
@@ -224,7 +224,7 @@ def _phase(
     seed: int,
     beta1: float,
 ) -> Phase:
-    """The phase after those `before` it."""
+    """Create the phase after those in `before`."""
     epochs, cycles = options.epochs, options.cycles
     if not isinstance(epochs, int) or epochs < 1:
         raise InputError(f"epochs: must be a whole number of at least 1, not {epochs}")
@@ -233,7 +233,7 @@ def _phase(
     if options.lr_noise < 0 or options.lr_noise_every not in ("phase", "step"):
         raise InputError(
             f"lr_noise={options.lr_noise}, lr_noise_every={options.lr_noise_every!r}: needs a "
-            "number >= 0, drawn every phase or step"
+            "number >= 0, and phase or step"
         )
     _check_start(options.start_from, before, config.keep_epochs)
     batch_size = options.batch_size or config.batch_size
@@ -270,11 +270,11 @@ def _phase(
 
 
 def _check_start(start_from: str, before: Sequence[Phase], kept: Sequence[int]) -> None:
-    """start_from: "" (go on), "best", the number of an earlier phase, or an earlier "epoch:N"."""
-    given = str(start_from)
+    """start_from: "" (continue), "best", number of an earlier phase, or an earlier "epoch:N"."""
+    source = str(start_from)
     done = before[-1].first_epoch + len(before[-1].epoch_ends) if before else 0
     epochs = [f"epoch:{epoch}" for epoch in kept if epoch <= done]
-    if given in ("", "best", *epochs) or (given.isdigit() and int(given) < len(before)):
+    if source in ("", "best", *epochs) or (source.isdigit() and int(source) < len(before)):
         return
     raise InputError(
         f"start_from={start_from!r}: must be '', 'best', the number of an earlier phase (0 to "
@@ -283,7 +283,7 @@ def _check_start(start_from: str, before: Sequence[Phase], kept: Sequence[int]) 
 
 
 def _check(config: ConfigDict, settings: ConfigDict) -> None:
-    """Refuses options that could only fail at the end of an epoch, or of the training."""
+    """Check options that would otherwise fail at the end of an epoch, or of the training."""
     average = average_options(config)
     for name, value, known in (
         ("train.monitor", settings.monitor, MONITORS),
@@ -300,9 +300,9 @@ def _check(config: ConfigDict, settings: ConfigDict) -> None:
     epochs = sum(map(epochs_of, config.phases))
     chosen = average["epochs"]
     if average["kind"] == "chosen" and not (chosen and 1 <= min(chosen) <= max(chosen) <= epochs):
-        raise InputError(f"average.epochs={chosen}: name some of the epochs 1 to {epochs}")
+        raise InputError(f"average.epochs={chosen}: must be among the epochs 1 to {epochs}")
     if average["kind"] == "chosen" and settings.patience:
         raise InputError(
-            f"train.patience={settings.patience}: may end a phase before the epochs {chosen} that "
-            "average.epochs names; take average.kind='last', or patience=0"
+            f"train.patience={settings.patience}: may end a phase before the epochs {chosen} of "
+            "average.epochs; use average.kind='last', or patience=0"
         )

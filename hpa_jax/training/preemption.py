@@ -1,8 +1,7 @@
-"""SIGTERM: the machine is taken away soon.  Save after the current step and exit with 75.
+"""Preemption: after SIGTERM, save after the current step and exit with 75.
 
 Python runs signal handlers only between bytecodes of the main thread, and a compilation is one long
-call; `interruptible` therefore runs it in a thread, while the main thread can be interrupted and
-leaves at once.
+call; `interruptible` therefore runs it in another thread, so that the main thread can exit at once.
 """
 
 import os
@@ -18,20 +17,20 @@ TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h
 
 
 class Preemption:
-    """Context manager that listens for SIGTERM; `requested()` tells the loop to save and leave."""
+    """Context manager that handles SIGTERM; `requested()`: whether to save and exit."""
 
     def __init__(self) -> None:
-        # called before `interruptible` gives up, to save what is not on disk yet
+        # called before `interruptible` exits, to save unsaved progress
         self.save: Callable[[], None] = lambda: None
-        self._asked = False
+        self._requested = False
         self._calls = 0
         self._before: Any = None
         self._several = jax.process_count() > 1
 
     def __enter__(self) -> "Preemption":
-        # with several hosts, JAX's own service hears the signal and agrees on a step
+        # with several hosts, JAX's service handles the signal and agrees on a step
         if current_thread() is main_thread() and not self._several:
-            self._before = signal.signal(signal.SIGTERM, self._hear)
+            self._before = signal.signal(signal.SIGTERM, self._handle)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -39,13 +38,13 @@ class Preemption:
             signal.signal(signal.SIGTERM, self._before)
 
     def requested(self) -> bool:
-        """Return whether to save now and leave; the same answer on every host.
+        """Return whether to save now and exit; the same on every host.
 
-        All hosts ask equally often (after each step, before each batch of a validation), so that
-        the count of the calls is the clock on which they agree.
+        All hosts call it equally often (after each step, before each batch of a validation), so
+        that the number of calls is a common clock.
         """
         if not self._several:
-            return self._asked
+            return self._requested
         from jax.experimental import multihost_utils
 
         self._calls += 1
@@ -65,15 +64,15 @@ class Preemption:
         thread.start()
         while thread.is_alive():
             thread.join(0.05)
-            if self._asked:
+            if self._requested:
                 self.save()
-                print("told to stop while compiling; nothing is lost", flush=True)
+                print("stopped while compiling; nothing is lost", flush=True)
                 sys.stderr.flush()
                 os._exit(TRY_AGAIN)  # a normal exit would wait for the compiler
         if isinstance(result[0], BaseException):
             raise result[0]
         return result[0]
 
-    def _hear(self, number: int, frame: Any) -> None:
+    def _handle(self, number: int, frame: Any) -> None:
         del number, frame
-        self._asked = True
+        self._requested = True

@@ -1,10 +1,10 @@
-"""Learning-rate and momentum curves of one phase, and the noise on them.
+"""Learning-rate and momentum curves of a phase, and noise on the rates.
 
-In: a phase's options and its number of steps.  Out: `Schedule`: step 0..n-1 -> (factor-free lr of
-the head, beta 1), drawn in the report and evaluated on the host; the step itself gets the values as
-arguments, so no change of schedule compiles anything.  One More Layer's one-cycle follows spec §4.5
-to the letter; the other curves are optax's, evaluated in float64 by numpy where optax would give
-float32 (`one_cycle_cosine` and `cyclic_cosine` are tested equal to it).
+In: a phase's options and its number of steps.  Out: `Schedule`: step 0..n-1 -> (lr of the head
+without factors, beta 1), plotted in the report and evaluated on the host; the compiled step gets
+the values as arguments, so that schedules need no compilation.  One More Layer's one-cycle follows
+spec §4.5 exactly; the other curves are optax's, evaluated in float64 by numpy where optax would
+give float32 (`one_cycle_cosine` and `cyclic_cosine` are tested equal to it).
 """
 
 import math
@@ -27,7 +27,7 @@ class Schedule:
     steps: int
 
     def values(self, points: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """(steps, lr, beta1), at most `points` of each, for drawing."""
+        """(steps, lr, beta1), at most `points` of each, for plotting."""
         at = np.unique(np.linspace(0, max(self.steps - 1, 0), points).astype(int))
         return at, np.array([self.lr(s) for s in at]), np.array([self.beta1(s) for s in at])
 
@@ -44,23 +44,23 @@ def build(
     cycles: int = 1,
     warmup: float = 0.0,
 ) -> Schedule:
-    """The schedule called `name` over `steps` steps.
+    """Return the schedule `name` over `steps` steps.
 
     Args:
         name: one_cycle (One More Layer), one_cycle_cosine (optax), cyclic_cosine (restarts),
-            cyclic_triangular, constant, or a table "25: 3e-4, 30: 1.5e-4" (until epoch: lr; after
-            the last epoch its lr goes on).
+            cyclic_triangular, constant, or a table "25: 3e-4, 30: 1.5e-4" (until epoch: lr; the
+            last lr continues).
         lr: the highest rate, of the head; a table states its own rates.
         steps: n > 0.
         steps_per_epoch: for tables and warm-up.
-        beta1: where the schedule does not move it.
+        beta1: for schedules that don't change it.
         div_factor: one-cycle starts at lr / div_factor and ends at a 10,000th of that.
         pct_start: share of the rising phase.
         cycles: of the cyclic schedules.
-        warmup: epochs of linear rise from lr / div_factor to the curve, for every other name.
+        warmup: epochs of linear rise from lr / div_factor to the curve, for all other names.
 
     Raises:
-        InputError: an unknown name, lr <= 0, or a table that cannot be read.
+        InputError: an unknown name, lr <= 0, or an invalid table.
     """
     if not lr > 0 or not math.isfinite(lr):
         raise InputError(f"lr: must be > 0, not {lr}")
@@ -132,10 +132,10 @@ def one_cycle_cosine(lr: float, steps: int, *, div_factor: float, pct_start: flo
 
 
 def table(text: str) -> Callable[[float], float]:
-    """epoch -> lr of a step table "25: 3e-4, 30: 1.5e-4": 3e-4 until epoch 25, then 1.5e-4.
+    """Parse epoch -> lr from a step table "25: 3e-4, 30: 1.5e-4": 3e-4 until epoch 25, then 1.5e-4.
 
     Raises:
-        InputError: text that is no such table, epochs that do not rise, or a rate <= 0.
+        InputError: invalid text, epochs that do not increase, or a rate <= 0.
     """
     try:
         rows = [part.split(":") for part in text.split(",")]
@@ -143,17 +143,19 @@ def table(text: str) -> Callable[[float], float]:
         rates = [float(rate) for _, rate in rows]
     except ValueError:
         raise InputError(
-            f"schedule: {text!r} is no step table such as '25: 3e-4, 30: 1.5e-4'"
+            f"schedule: {text!r} is not a step table such as '25: 3e-4, 30: 1.5e-4'"
         ) from None
     if any(b <= a for a, b in zip([0.0, *until[:-1]], until, strict=True)) or min(rates) <= 0:
-        raise InputError(f"schedule: {text!r}: epochs must rise and every rate be > 0")
+        raise InputError(f"schedule: {text!r}: epochs must increase and rates be > 0")
     return lambda epoch: rates[
         min(int(np.searchsorted(until, epoch, side="right")), len(rates) - 1)
     ]
 
 
 def group_factors(groups: int, lr_decay: float | Sequence[float]) -> np.ndarray:
-    """Factor of each depth group, stem first, [G]: log-spaced from 1 / lr_decay to 1, or as listed.
+    """Return the lr factors of the depth groups, stem first, [G].
+
+    lr_decay: factors are log-spaced from 1 / lr_decay to 1, or as listed.
 
     Raises:
         InputError: a list of another length, or a number that is not > 0.
@@ -165,20 +167,21 @@ def group_factors(groups: int, lr_decay: float | Sequence[float]) -> np.ndarray:
     factors = np.asarray(list(lr_decay), np.float64)
     if len(factors) != groups or not (factors > 0).all():
         raise InputError(
-            f"lr_decay: the network has {groups} depth groups, so {groups} factors > 0 are "
-            f"needed, not {list(lr_decay)}"
+            f"lr_decay: the network has {groups} depth groups, needs {groups} factors > 0, "
+            f"not {list(lr_decay)}"
         )
     return factors
 
 
-_NOISE = 0x10153  # keeps these draws apart from others of the same seed (the sampler's)
+_NOISE = 0x10153  # separates this stream from others of the same seed (sampler)
 
 
 def noise_factors(
     groups: int, sigma: float, *, seed: int, phase: int, step: int = -1
 ) -> np.ndarray:
-    """1 + N(0, sigma) for each group, [G]; drawn per phase (step = -1, as the team did) or per
-    step.
+    """Return 1 + N(0, sigma) for each group, [G].
+
+    Sampled per phase (step = -1, as the team did) or per step.
 
     One More Layer's "random lr": lr + N(0, (.01 lr)^2) per group is sigma = .01 (spec §4.4).
     """

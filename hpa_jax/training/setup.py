@@ -1,7 +1,7 @@
-"""Everything a training needs before its first step: checks, network, phases, compiled steps.
+"""Set-up of a training: checks, network, phases, compiled steps.
 
-In: the model config and the examples.  Out: `Setup`, from which the loop takes states, programs and
-batches.  What is wrong with the input is said here, before anything is computed.
+In: the model config and the examples.  Out: `Setup`, the source of states, programs and batches for
+the loop.  All inputs are checked here, before anything is computed.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ Batches = Generator[dict[str, np.ndarray], None, None]
 
 @dataclass
 class Setup:
-    """One training, checked and ready; `outline` holds the graph, its arrays live in the state."""
+    """A checked training; `outline` holds the graph, the arrays are in the state."""
 
     config: ConfigDict
     settings: ConfigDict
@@ -48,24 +48,24 @@ class Setup:
 
     @property
     def epochs(self) -> int:
-        """Of all phases."""
+        """Total number of epochs of all phases."""
         return sum(len(phase.epoch_ends) for phase in self.phases)
 
     @functools.cached_property
     def shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of parameters and statistics, by name."""
+        """Shapes of parameters and statistics, by name."""
         return {**self.outline.params, **self.outline.stats}
 
     @functools.cached_property
     def identity(self) -> dict[str, Any]:
-        """What makes a run the same run: a restart with any of it changed is refused."""
-        # the weights that it started from are in every checkpoint: their place does not matter
+        """Properties that must not change between restarts of a run."""
+        # init_from: its weights are in every checkpoint, so its path does not matter
         left_out = (*configs.OF_PREDICTION, "init_from")
         config = planning.plain(self.config)
         return {
             "classes": list(self.class_names),
             "data": self.examples.fingerprint(),
-            "seeds": self.seed,  # the run's and the model's, mixed
+            "seeds": self.seed,  # combined seed of run and model
             **{key: value for key, value in config.items() if key not in left_out},
         }
 
@@ -140,7 +140,7 @@ class Setup:
         return self.template(phase), batch, np.uint32(0), phase.rates(phase.start)
 
     def train_step(self, phase: Phase, compile: Compiler) -> Any:
-        """Return the compiled step of a phase; phases that differ in rates alone share it."""
+        """Return the compiled step of a phase, shared by phases that differ only in rates."""
         dropout = phase.options.dropout
         key = (phase.plan.key, repr(phase.loss), repr(phase.augment), dropout, phase.batch_size)
         if key not in self._programs:
@@ -149,7 +149,7 @@ class Setup:
         return self._programs[key]
 
     def eval_step(self, compile: Compiler) -> Any:
-        """Return the compiled evaluation step, with the model's own loss."""
+        """Return the compiled evaluation step, with the model's loss."""
         if "eval" not in self._programs:
             step = steps.make_eval_step(
                 network.skeleton(self.outline.model, train=False),
@@ -170,7 +170,7 @@ class Setup:
 
     @property
     def output_size(self) -> int:
-        """Side of what the network sees by the model's augmentation; 0: that of the images."""
+        """Side of the network's input by the model's augmentation; 0: that of the images."""
         return augment.output_size(planning.plain(self.config.augment))
 
     @property
@@ -185,7 +185,7 @@ class Setup:
         side = self.config.image_size
         image: tuple[tuple[int, ...], Any] = (side, side, len(self.config.channels)), jnp.uint8
         if self.config.frozen.head:
-            stored = self.examples.records  # None: a training that is planned only
+            stored = self.examples.records  # None: only planning a training
             network: Any = self.outline.model
             alone = (1, 1, network.in_channels)
             image = alone if stored is None else stored.shape, jnp.float32
@@ -202,7 +202,7 @@ class Setup:
     # --- batches ------------------------------------------------------------------------------
 
     def train_batches(self, phase: Phase, step: int) -> Batches:
-        """Return the host batches of a phase from a step of the training on."""
+        """Return the host batches of a phase, starting at a step of the training."""
         from hpa_jax.data import batches
 
         return batches.train_batches(
@@ -264,12 +264,12 @@ def build(
     seed: int,
     init_folder: Path | None = None,
 ) -> Setup:
-    """Check everything and lay out the training; makes no arrays yet.
+    """Check all inputs and set up the training, without creating arrays.
 
     Arguments as `loop.train`; layout: `distributed.layout()`.
 
     Raises:
-        InputError: naming the key and the value.
+        InputError: names the key and the value.
     """
     from hpa_jax.models.normalization import normalizer
 
@@ -304,19 +304,19 @@ def build(
 
 
 def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays, dict[str, Any]]:
-    """Return (parameters, statistics, report) to start from.
+    """Return the initial (parameters, statistics, report).
 
-    They are the seed's, and over them those of `init_from`; the report tells what was taken from
-    there and what was not, by name, and is {} without it.
+    Initialised by the seed, then overwritten by those of `init_from`; the report lists the names
+    that were and were not taken from there ({} without init_from).
 
     Raises:
-        InputError: `init_from` cannot be read or belongs to another architecture.
+        InputError: `init_from` is unreadable or belongs to another architecture.
     """
     config, classes = setup.config, len(setup.class_names)
     model = network.trained_from_config(config, classes, seed=setup.seed)
-    if config.head_init == "prior":  # first: published weights may bring a head of their own
+    if config.head_init == "prior":  # before init_from: published weights may include a head
         network.start_at_frequencies(model, rows.class_frequencies(setup.examples.train_labels))
-    # A frozen network's weights are in the stored embeddings; the head on them is new.
+    # A frozen network's weights are already in the stored embeddings; only the head is new.
     source, report = "" if config.frozen.head else setup.init_from, {}
     if source and is_training(source):
         trained, _, class_names = checkpoint.load(Path(source).expanduser(), "final")
@@ -334,5 +334,5 @@ def initial(setup: Setup) -> tuple[network.Arrays, network.Arrays, dict[str, Any
 
 
 def is_training(folder: str | Path) -> bool:
-    """Return whether a folder is one that `loop.train` wrote."""
+    """Return whether `loop.train` wrote a folder."""
     return (Path(folder).expanduser() / "checkpoints").is_dir()

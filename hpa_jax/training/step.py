@@ -1,8 +1,8 @@
 """One training step and one evaluation step: pure functions for `jax.jit` with a donated state.
 
-In: `TrainState`, a batch (uint8 images), a key, the rates of this step.  Out: the next state;
-what the log needs is summed inside the state, so that the loop reads nothing from the device
-between epochs.  uint8 -> [0, 1] -> augmentation -> normalisation -> network -> loss, all on the
+In: `TrainState`, a batch (uint8 images), a key, the rates of this step.  Out: the next state.
+Log values are summed inside the state, so that the loop reads nothing from the device within an
+epoch.  uint8 -> [0, 1] -> augmentation -> normalisation -> network -> loss, all on the
 device.
 """
 
@@ -37,13 +37,13 @@ class Totals(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that training changes: replicated on every device, saved whole in checkpoints."""
+    """All variables of the training: replicated on every device, saved in checkpoints."""
 
     step: Array
     params: Arrays
     stats: Arrays
     optimizer: Any
-    average: Arrays  # of the parameters (EMA or SWA); {} where there is none
+    average: Arrays  # of the parameters (EMA or SWA); {} if none
     totals: Totals
 
 
@@ -55,8 +55,8 @@ class Rates(NamedTuple):
 
 
 def zero_totals(bad_step: int = -1) -> Totals:
-    """Totals at the start of an epoch."""
-    # an array each: the state is donated, and no buffer can be given away twice
+    """Return the totals at the start of an epoch."""
+    # separate arrays: the state is donated, and a buffer can't be donated twice
     return Totals(
         loss=jnp.zeros((), jnp.float32),
         steps=jnp.zeros((), jnp.int32),
@@ -88,18 +88,17 @@ def make_train_step(
         plan: which parameters train, and their depth groups.
         transformation: `optimizer.build(plan, ...)`.
         loss: fn(logits [N, C], labels [N, C], mask [N]) -> scalar mean over real rows.
-        normalize: images in [0, 1] -> what the network takes.
+        normalize: images in [0, 1] -> network input.
         augment: fn(key, images, labels) -> (images, labels), uint8 images to [0, 1].
-        accumulate: number of micro-batches M; activations of one live at a time.  Losses that look
-            across the batch, and BatchNorm, see one micro-batch.
+        accumulate: number of micro-batches M, computed one at a time to save memory.  Batch
+            losses and BatchNorm are per micro-batch.
         accumulate_sum: gradients of the micro-batches are summed (pudae), not averaged.
         on_nonfinite: "stop": from the first non-finite loss or gradient on, no step changes
-            anything
-            (the loop sees it and stops); "skip": such a step alone changes nothing.
-        ema: decay of the running average of the parameters, debiased: the random start of a
-            training has no part in it, however short it is; 0 = none.
-        aux_weight: of the auxiliary head's loss, where the network has one; 0: it is not computed.
-        shard: puts the micro-batch axis's rows on the devices of the mesh.
+            anything (the loop then stops); "skip": only such steps change nothing.
+        ema: decay of the running average of the parameters, debiased, so that the random
+            initial values have no weight; 0 = none.
+        aux_weight: weight of the auxiliary head's loss, if there is one; 0: not computed.
+        shard: distributes the rows of micro-batches over the devices.
     """
 
     def micro_loss(
@@ -133,7 +132,7 @@ def make_train_step(
         if accumulate == 1:
             (value, stats), grads = gradient(trained, frozen, stats, batch, key)
             return value, grads, stats
-        # rows m, m + M, m + 2M, ... make micro-batch m: every device cuts its own rows
+        # rows m, m + M, m + 2M, ... form micro-batch m: every device splits its local rows
         micro = {
             name: shard(jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0))
             for name, x in batch.items()
@@ -199,7 +198,7 @@ def make_eval_step(
 ) -> Callable[[Arrays, Arrays, Batch], tuple[Array, Array]]:
     """step(params, stats, batch) -> (probabilities float32 [N, C], mean loss over real rows).
 
-    output_size: side to which the whole image is resized, as augmentation does; 0: as it is.
+    output_size: side to which the whole image is resized, as by the augmentation; 0: unchanged.
     """
 
     def step(params: Arrays, stats: Arrays, batch: Batch) -> tuple[Array, Array]:
@@ -213,15 +212,15 @@ def make_eval_step(
 
 
 def statistics_of(model: nnx.Module) -> Arrays:
-    """{name: array} of a module's BatchNorm statistics."""
+    """Return {name: array} of a module's BatchNorm statistics."""
     return named(nnx.state(model, nnx.BatchStat))
 
 
 def _newest_share(decay: float, step: Array) -> Array:
     """Weight of the newest of step + 1 values in their debiased exponential mean.
 
-    (1 - d) / (1 - d^(step + 1)): 1 at the first step, 1 - d after many; a running mean with it
-    equals optax.ema(decay, debias=True).  By expm1, as 1 - d^n loses its digits for d near 1.
+    (1 - d) / (1 - d^(step + 1)): 1 at the first step, towards 1 - d later; equals
+    optax.ema(decay, debias=True).  expm1 avoids cancellation in 1 - d^n for d near 1.
     """
     log = jnp.log(decay)
     return jnp.minimum(jnp.expm1(log) / jnp.expm1(log * (step + 1)), 1.0)

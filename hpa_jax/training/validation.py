@@ -1,9 +1,9 @@
 """Scores of a network on the validation part, between epochs.
 
 In: the evaluation step and the validation images.  Out: {"loss", "focal", "macro_f1", "micro_f1",
-"map", "ap": one a class}: F1 at threshold .5, for watching; thresholds are chosen later, in
-`decision`.  "focal" is that loss alone (gamma 2, summed over classes), by which bestfitting chose
-its checkpoints, whatever the model's own loss.
+"map", "ap": one per class}: F1 at threshold .5, for monitoring; thresholds are fitted later, in
+`decision`.  "focal" is the focal loss (gamma 2, summed over classes), by which bestfitting chose
+its checkpoints, independent of the model's loss.
 Every image counts once: the last batch is padded and masked.
 """
 
@@ -18,7 +18,7 @@ from hpa_jax.training import distributed
 from hpa_jax.training.network import Arrays
 
 Batch = Mapping[str, np.ndarray]
-SMALLEST = 1e-7  # probability, where its logarithm is taken
+SMALLEST = 1e-7  # lower limit of probabilities before logarithms
 IN_MEMORY = 512 << 20  # bytes: a validation part up to this size is decoded once
 
 
@@ -50,7 +50,7 @@ def evaluate(
     put: Callable[[Batch], dict[str, jax.Array]],
     before_batch: Callable[[], None],
 ) -> dict[str, Any]:
-    """Return the scores over all real rows of `batches`, whose losses are weighted by these rows.
+    """Return the scores over all real rows of `batches`; losses are weighted by their number.
 
     Args:
         step: from `step.make_eval_step`, compiled.
@@ -58,17 +58,17 @@ def evaluate(
         stats: BatchNorm statistics on the devices.
         batches: host batches.
         put: host batch -> device batch.
-        before_batch: called before every batch; leaves the program if it was told to stop.
+        before_batch: called before every batch; exits if a stop was requested.
     """
     labels, probs, masks, losses = [], [], [], []
     for batch in batches:
         before_batch()
-        sent = put(batch)
-        p, loss = step(params, stats, sent)
+        device_batch = put(batch)
+        p, loss = step(params, stats, device_batch)
         probs.append(p)
         losses.append(loss)
-        labels.append(sent["label"])
-        masks.append(sent["mask"])
+        labels.append(device_batch["label"])
+        masks.append(device_batch["mask"])
     mask = [distributed.gather(m) for m in masks]
     real = np.concatenate(mask)
     return scores(

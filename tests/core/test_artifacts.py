@@ -77,7 +77,7 @@ def test_text_that_is_damaged_is_no_table(tmp_path):
     whole = path.read_bytes()
     assert b"abcdefgh" in whole
     path.write_bytes(whole.replace(b"abcdefgh", b"abc\xecefgh"))
-    with pytest.raises(InputError, match=r"t\.parquet: no readable Parquet table"):
+    with pytest.raises(InputError, match=r"t\.parquet: not a readable Parquet table"):
         artifacts.read_table(path)
 
 

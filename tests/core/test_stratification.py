@@ -153,7 +153,7 @@ def test_seed_decides():
     [
         ((np.ones((3, 2)), np.arange(4), 0.2, 0), "groups"),
         ((np.ones((3, 2)), np.arange(3), 1.0, 0), "fraction"),
-        ((np.ones((3, 2)), np.zeros(3), 0.2, 0), "groups of copies"),
+        ((np.ones((3, 2)), np.zeros(3), 0.2, 0), "duplicate groups"),
         ((np.ones((3, 2)), np.arange(3), 0.2, 0, np.array([2, 0, 0])), "forced"),
         ((np.ones((3, 2)), np.array([5, 5, 6]), 0.2, 0, np.array([1, -1, 0])), "two sides"),
     ],

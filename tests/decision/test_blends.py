@@ -128,14 +128,14 @@ def test_blends_come_back_from_json():
         np.testing.assert_allclose(again(probs), blend(probs), atol=1e-12)
         turned = blends.from_json(stored, models[::-1])  # weights go by name, not by place
         np.testing.assert_allclose(turned(probs[::-1]), blend(probs), atol=1e-12)
-    with pytest.raises(InputError, match="asked to join"):
+    with pytest.raises(InputError, match="doesn't fit"):
         blends.from_json(stored, ["a", "b"])
 
 
 def test_made_scores_what_is_taught_out_of_fold_and_the_rest_directly():
     probs, labels = draw()
-    blend, found = blends.made("rank_mean", probs, labels, weights=[1, 1, 0])
+    blend, found = blends.fit_and_score("rank_mean", probs, labels, weights=[1, 1, 0])
     np.testing.assert_array_equal(found, blend(probs))
-    blend, found = blends.made("logistic", probs, labels)
+    blend, found = blends.fit_and_score("logistic", probs, labels)
     assert loss(found, labels) > loss(blend(probs), labels)
     np.testing.assert_array_equal(found, blends.out_of_fold(blends.logistic, probs, labels))

@@ -78,7 +78,7 @@ def test_unknown_and_doubled_columns_are_named():
 
 
 def test_files_that_are_none_are_named(tmp_path):
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="no such file"):
         given.read(tmp_path / "a.npz", "m")
     (tmp_path / "a.npz").write_text("no archive")
     with pytest.raises(InputError, match="damaged"):

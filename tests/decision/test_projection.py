@@ -27,7 +27,7 @@ def test_components_are_the_singular_vectors(tmp_path):
 
 
 def test_what_can_not_be_is_refused():
-    with pytest.raises(InputError, match="7 principal components of 40 rows of 6"):
+    with pytest.raises(InputError, match="7 principal components of 40 rows"):
         projection.fit(X, 7)
     with pytest.raises(InputError, match="fitted on 6"):
         projection.fit(X, 2).columns(X[:, :5])

@@ -33,11 +33,11 @@ def test_empty_predictions_need_permission(tmp_path):
     [
         ("Id,Predicted\nb,0\na,1\n", "1 ids of the sample are missing, first 'c'"),
         ("Id,Predicted\nb,0\na,1\nc,2\nd,0\n", "'d' is not in the sample"),
-        ("Id,Predicted\nb,0\na,1\na,1\nc,2\n", "'a' is there more than once"),
+        ("Id,Predicted\nb,0\na,1\na,1\nc,2\n", "'a' occurs more than once"),
         ("Id,Predicted\na,1\nb,0\nc,2\n", "line 2: id 'a', the sample has 'b'"),
         ("Id,Predicted\nb,0\na,7\nc,2\n", r"line 3 \(a\): label '7'"),
         ("Id,Predicted\nb,0\na,x\nc,2\n", r"line 3 \(a\): label 'x'"),
-        ("Id,Predicted\nb,0 0\na,1\nc,2\n", "a class twice"),
+        ("Id,Predicted\nb,0 0\na,1\nc,2\n", "duplicate class"),
         ("Id,Predicted\nb,0\na,\nc,2\n", "1 predictions are empty"),
         ("Id,Predicted\nb,0\na,1,2\nc,2\n", "line 3: 3 cells"),
         ("id;target\nb;0\n", "the first line must be Id,Predicted"),

@@ -217,7 +217,7 @@ def test_bad_input_is_an_error():
     labels, probs = draw()
     with pytest.raises(InputError, match="NaN: 1"):
         thresholds.decide(probs, [0.5, np.nan, 0.5])
-    with pytest.raises(InputError, match="one number a class"):
+    with pytest.raises(InputError, match="one number per class"):
         thresholds.decide(probs, [])
     with pytest.raises(InputError, match="no labelled rows"):
         thresholds.exact(labels[:0], probs[:0])

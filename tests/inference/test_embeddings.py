@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
     monkeypatch.setattr(storing, "write_part", dies)
     with pytest.raises(KeyboardInterrupt):
         write(packed, tmp_path / "cut", model)
-    with pytest.raises(InputError, match="not there"):
+    with pytest.raises(InputError, match="not found"):
         storing.Embeddings(tmp_path / "cut")  # half of it is no embeddings
     written = []
     monkeypatch.setattr(

@@ -70,7 +70,7 @@ def test_a_class_one_model_lacks_comes_from_the_others(tables):
     ("change", "message"),
     [
         (lambda t: t.iloc[:2], "predictions of b: 1 ids are missing, first 'y'"),
-        (lambda t: pd.concat([t, t.iloc[:1]]), "predictions of b: id 'z' is there more than once"),
+        (lambda t: pd.concat([t, t.iloc[:1]]), "predictions of b: id 'z' occurs more than once"),
         (lambda t: pd.concat([t, t.assign(id="w").iloc[:1]]), "id 'w' is in no other"),
         (lambda t: t.assign(p01=[0.1, np.nan, 0.2]), "predictions of b: nan for id 'x', p01"),
     ],

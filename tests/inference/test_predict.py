@@ -213,11 +213,11 @@ def test_table_round_trip_and_checks(tmp_path):
     got_ids, got, numbers = predict.read_table(path)
     assert list(got_ids) == ["b", "a", "c"] and numbers == [4, 27]
     np.testing.assert_array_equal(got, probs)
-    with pytest.raises(InputError, match="'a' is there twice"):
+    with pytest.raises(InputError, match="'a' occurs more than once"):
         predict.write_table(path, ["a", "a", "c"], probs)
     with pytest.raises(InputError, match=r"not finite.*'b'"):
         predict.write_table(path, ["a", "b", "c"], probs * [[1], [np.nan], [1]])
-    with pytest.raises(InputError, match="no probabilities"):
+    with pytest.raises(InputError, match="not probabilities"):
         predict.write_table(path, ["a", "b", "c"], probs + 1)
     with pytest.raises(InputError, match="3 ids"):
         predict.write_table(path, ["a", "b", "c"], probs, [1])

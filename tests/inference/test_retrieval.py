@@ -49,7 +49,7 @@ def test_rows_of_the_same_code_are_no_neighbours(sets):
 
 def test_bad_input_is_refused(sets):
     queries, gallery = sets
-    with pytest.raises(InputError, match="fit"):
+    with pytest.raises(InputError, match="gallery"):
         retrieval.nearest(queries[:, :3], gallery)
     with pytest.raises(InputError, match="300 rows"):
         retrieval.nearest(queries, gallery, k=301)
@@ -72,7 +72,7 @@ def test_transfer_replaces_or_boosts_above_tau():
     assert decided.dtype == bool and decided[0].tolist() == [True, False]
     with pytest.raises(InputError, match="boost"):
         retrieval.transfer(probs >= 0.5, labels, similarity, mode="boost")
-    with pytest.raises(InputError, match="fit"):
+    with pytest.raises(InputError, match="similarity"):
         retrieval.transfer(probs, labels[:, :1], similarity)
 
 

@@ -113,7 +113,7 @@ def test_a_image_replaced_under_its_id_is_looked_at_again(packed, tmp_path):
 
 def test_parts_of_another_network_and_damaged_parts_do_not_count(tmp_path):
     mine = sweep.Parts(tmp_path, "mine")
-    seen = predict.Seen(np.ones((2, 3)), np.ones((2, 4)), np.zeros((2, 3)))
+    seen = predict.Outputs(np.ones((2, 3)), np.ones((2, 4)), np.zeros((2, 3)))
     mine.write(np.array([0, 1]), seen)
     sweep.Parts(tmp_path, "other").write(np.array([2, 3]), seen)
     (tmp_path / "part-mine-9.npz").write_bytes(b"PK cut short")
@@ -191,7 +191,7 @@ def test_no_process_writes_before_all_have_read_what_is_known(packed, tmp_path, 
         seen.append(name)
         if name == "predicted":  # the other process has done its rows by now
             rows = np.arange(len(ids))[others]
-            part.write(rows, predict.Seen(*(array[others] for array in whole)))
+            part.write(rows, predict.Outputs(*(array[others] for array in whole)))
 
     part = sweep.Parts(tmp_path, "")
     write = sweep.Parts.write

@@ -14,7 +14,7 @@ import pytest
 from hpa_jax.config import defaults as configs
 from hpa_jax.config.options import option
 from hpa_jax.core import artifacts
-from hpa_jax.inference.predict import Seen
+from hpa_jax.inference.predict import Outputs
 from hpa_jax.pipeline import checks, predict, runner, tables
 from hpa_jax.training import loop
 from tests.data.layouts import competition, picture, save
@@ -68,7 +68,7 @@ def no_arithmetic(monkeypatch):
 
     def seen(context, model, folder, ids, part, title):
         probs = np.full((len(ids), context.num_classes), 0.5, np.float32)
-        return Seen(probs, np.zeros((len(ids), 2), np.float32), probs)
+        return Outputs(probs, np.zeros((len(ids), 2), np.float32), probs)
 
     monkeypatch.setattr(loop, "train", train)
     monkeypatch.setattr(predict, "seen", seen)

@@ -120,7 +120,7 @@ def context_of(folder, **models):
         (dict(loss=dict(focl=1.0)), "did you mean 'focal'"),
         (dict(loss=dict(bce=dict(positive_weight=(1.0, 2.0)))), "2 numbers for 28 classes"),
         (dict(optimizer=dict(name="adm")), "did you mean 'adam'"),
-        (dict(augment="d5"), "augmentation 'd5' is unknown"),
+        (dict(augment="d5"), "unknown augmentation 'd5'"),
         (dict(augment=dict(rotat=5.0)), "did you mean 'rotate'"),
         (dict(sampling="rarest"), "did you mean 'rare'"),
         (dict(average=dict(kind="sma")), "did you mean 'swa'"),

@@ -96,7 +96,7 @@ def test_adversarial_shows_the_images_least_like_test():
     assert [card.alt for card in section.cards] == ["a2"]
     assert "size 60 %, hue 10 %" in section.feet[1]
     unsure = section_of(summary | {"auc_low": 0.4})
-    assert "can't be told" in unsure.notes[0]
+    assert "can't be distinguished" in unsure.notes[0]
 
 
 def test_classes_of_each_part_stand_side_by_side():

@@ -43,7 +43,7 @@ def test_result_shows_every_method_on_both_sets_of_rows():
     assert row[2] == f"{found.valid.scores['tiny']['macro_f1']:.3f}"
     low, high = found.test.scores["tiny"]["macro_f1_interval"]
     assert row[7] == f"{low:.2f}–{high:.2f}"
-    assert any("0.900 (0.80–0.95) on the test truth" in note for note in section.notes)
+    assert any("0.900 (0.80–0.95) on the true test labels" in note for note in section.notes)
     assert found.valid.note in section.feet[2] and found.test.note in section.feet[3]
     assert {"tiny", "stack"} <= set(svg(section).replace("<", ">").split(">"))
 
@@ -61,7 +61,7 @@ def test_result_says_whether_the_stack_paid(stack, word):
     found = results(evaluation=evaluation())
     found.test.scores["stack"]["macro_f1"] = stack
     section = sections.methods(found)
-    assert "scores 0.512 there, if each fold" in section.notes[0]
+    assert "on validation: 0.512; each fold" in section.notes[0]
     assert f"the stack ({stack:.3f}) {word} the best other method, tiny" in section.notes[-1]
 
 
@@ -224,7 +224,7 @@ def test_neighbours_shows_the_nearest_pairs_first_and_how_many_are_right():
     section = dataset.neighbours(data(found, neighbours=near, images=images, shown=20))
     assert seen == [y, "b", x, "a"]
     assert section.notes[0].startswith("For 2 of 3 test images")
-    assert "0.250 on 8 hold-out images, by chance 0.125" in section.notes[1]
+    assert "0.250 on 8 hold-out images; chance level 0.125" in section.notes[1]
     assert section.notes[2].endswith("for 1 of 2.")
     assert section.table.rows == [["0.65", "50.0 %", "0.750", "–"]] and section.table.chosen == 0
     texts = [line.text for line in section.cards[0].lines]

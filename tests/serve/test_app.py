@@ -83,11 +83,11 @@ def test_the_page_opens_a_session_and_files_arrive(app, tmp_path):
 
 
 def test_a_table_of_paths_names_the_images(app):
-    name = app.begun()
+    name = app.begin()
     folder = app.session(name).files
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(folder / "one.png")
     (folder / "paths.csv").write_text("id,red,green,blue\nmine,one.png,one.png,one.png\n")
-    found = app.found(app.session(name), {"table": "paths.csv"})
+    found = app.match(app.session(name), {"table": "paths.csv"})
     assert found == {"images": [{"id": "mine", "channels": ["red", "green", "blue"]}], "count": 1}
 
 
@@ -95,13 +95,13 @@ def test_a_table_of_paths_names_the_images(app):
     "name", ["../x.png", "/etc/passwd", "a/../../x.png", "", "a" * 300, "..\\x.png", "a\0b"]
 )
 def test_no_name_leaves_the_folder(app, name):
-    session = app.session(app.begun())
-    with pytest.raises(InputError, match="no file name"):
+    session = app.session(app.begin())
+    with pytest.raises(InputError, match="not a valid file name"):
         session.place(name)
 
 
 def test_other_pages_and_hosts_are_refused(app):
-    name = app.begun()
+    name = app.begin()
     answers = asked(
         app,
         (f"/{name}/file?name=a.png", "PUT", "x", {}),
@@ -115,7 +115,7 @@ def test_other_pages_and_hosts_are_refused(app):
 
 
 def test_what_is_wrong_is_answered_in_one_line(app, monkeypatch):
-    name = app.begun()
+    name = app.begin()
     answers = asked(
         app,
         (f"/{name}/found", "POST", "{}", FROM_PAGE),
@@ -140,14 +140,14 @@ def test_a_full_disk_is_told(app, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(app, "predict", full)
-    name = app.begun()
+    name = app.begin()
     ((code, body),) = asked(app, (f"/{name}/predict", "POST", "{}", FROM_PAGE))
     assert code == 507 and json.loads(body)["error"] == "No space left on device"
 
 
 def test_old_sessions_go(app, monkeypatch):
     monkeypatch.setattr(serving, "SESSIONS", 2)
-    names = [app.begun() for _ in range(3)]
+    names = [app.begin() for _ in range(3)]
     assert set(app.sessions) == set(names[1:])
     assert {path.name for path in app.folder.iterdir()} == set(names[1:])
 

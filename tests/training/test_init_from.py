@@ -71,7 +71,7 @@ def test_training_tells_what_it_took_and_writes_it_down(folder, tmp_path, monkey
         config(folder), name="net", directory=tmp_path / "out", class_names=tiny.CLASSES,
         settings=tiny.settings(), seed=0, **data(tiny.Records(32, side=32)),
     )  # fmt: skip
-    assert f"starts from {folder}; not in it: head.bn" in capsys.readouterr().out
+    assert f"starts from {folder}; missing there: head.bn" in capsys.readouterr().out
     written = json.loads((tmp_path / "out" / loop.LOADED).read_text())
     assert written["mapped"]["conv1.kernel"] == "conv1.kernel"
     assert set(written["unused"]) == {"head.fc.kernel", "head.fc.bias"}

@@ -75,7 +75,7 @@ def test_kill_nine_at_several_moments_changes_no_bit(tmp_path):
         process.wait()
         assert max(checkpoints(folder)) < 12
     out = finish(start(folder, cache=cache))
-    assert "goes on from the checkpoint of step" in out
+    assert "resumes from the checkpoint of step" in out
     same(folder, whole)
 
 
@@ -89,7 +89,7 @@ def test_sigterm_saves_after_the_step_and_exits_with_75(tmp_path):
     process.terminate()
     out = finish(process, 75)
     step = max(checkpoints(folder))
-    assert f"told to stop: saved at step {step}" in out and 8 < step < 24
+    assert f"stopped: saved at step {step}" in out and 8 < step < 24
     finish(start(folder, cache=cache, epochs=6))
     same(folder, whole)
 

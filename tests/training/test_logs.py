@@ -80,7 +80,7 @@ def test_profile_ends_with_a_training_that_fails(tmp_path):
     short = tiny.model(phases=(phase(epochs=1, lr=1e-2),))
     with (
         pytest.raises(RuntimeError, match="disk"),
-        mock.patch.object(loop._Run, "save_or_leave", side_effect=RuntimeError("disk")),
+        mock.patch.object(loop._Run, "save_or_exit", side_effect=RuntimeError("disk")),
     ):
         tiny.train(tmp_path / "fails", short, profile=True)
     tiny.train(tmp_path / "next", short, profile=True)

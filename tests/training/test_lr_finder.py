@@ -91,7 +91,7 @@ def test_divergence_is_four_times_the_best_or_not_finite():
     [
         (dict(low=1.0, high=0.1), "low < high"),
         (dict(phase=4), "phase=4, but there are 1"),
-        (dict(which="best"), "no checkpoint there"),
+        (dict(which="best"), "no checkpoint"),
         (dict(train_weights=np.full(64, -1.0)), "weights must be"),
     ],
 )

@@ -112,7 +112,7 @@ def test_told_to_stop_while_validating_leaves_and_ends_the_same(tmp_path, capsys
         with mock.patch.object(validation, "evaluate", told), pytest.raises(SystemExit) as left:
             tiny.train(stopped, config)
         assert left.value.code == 75
-        assert f"told to stop: saved at step {step}" in capsys.readouterr().out
+        assert f"stopped: saved at step {step}" in capsys.readouterr().out
         assert checkpoint.read_meta(stopped / "checkpoints", step)["kind"] == "middle"
     tiny.train(stopped, config)
     assert rows_of(stopped) == rows_of(whole)

@@ -91,7 +91,7 @@ def test_group_factors_are_log_spaced_or_listed():
     np.testing.assert_allclose(schedules.group_factors(5, 1.0), np.ones(5))
     listed = [1 / 16, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1]
     np.testing.assert_allclose(schedules.group_factors(6, listed), listed)
-    with pytest.raises(InputError, match="4 depth groups, so 4 factors"):
+    with pytest.raises(InputError, match="4 depth groups, needs 4 factors"):
         schedules.group_factors(4, listed)
     with pytest.raises(InputError, match="lr_decay"):
         schedules.group_factors(4, 0.0)
@@ -121,9 +121,9 @@ def test_noise_and_the_order_of_an_epoch_share_no_draws():
         (dict(name="one_cyle"), "did you mean 'one_cycle'"),
         (dict(lr=0.0), "lr: must be > 0, not 0.0"),
         (dict(lr=float("nan")), "lr: must be > 0"),
-        (dict(name="3: x"), "no step table"),
-        (dict(name="5: 1e-3, 5: 1e-4"), "must rise"),
-        (dict(name="5: 1e-3, 6: 0"), "every rate be > 0"),
+        (dict(name="3: x"), "not a step table"),
+        (dict(name="5: 1e-3, 5: 1e-4"), "must increase"),
+        (dict(name="5: 1e-3, 6: 0"), "rates be > 0"),
     ],
 )
 def test_bad_schedules_are_refused(options, message):

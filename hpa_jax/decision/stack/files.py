@@ -1,8 +1,8 @@
-"""The stack on disk: one archive a unit (class and repeat), so that a killed fit resumes.
+"""The stack on disk: one archive per unit (class and repeat), so that a killed fit resumes.
 
 `units/c07_r0.zip` holds `meta.json` (stamp, kinds, rounds, thresholds, gains), `arrays.npz` (votes,
-folds, weights, scale) and `000.ubj`, `001.ubj`, ... (XGBoost's own format); boosters that several
-classes share lie beside it as `joint_HASH.ubj`.  Nothing is pickled.
+folds, weights, scale) and `000.ubj`, `001.ubj`, ... (XGBoost's own format); boosters shared by
+several classes are beside it as `joint_HASH.ubj`.  Nothing is pickled.
 """
 
 import hashlib
@@ -19,12 +19,12 @@ from hpa_jax.decision.stack.units import StackUnit
 
 
 def path(directory: str | Path, c: int, repeat: int) -> Path:
-    """Where the unit of a class and repeat lies."""
+    """Return the path of the unit of a class and repeat."""
     return Path(directory) / "units" / f"c{c:02d}_r{repeat}.zip"
 
 
 def _name(number: int, model: StackModel) -> str:
-    """Name of a model's booster: a member of the archive, or a file of its own if it is shared."""
+    """Name of a model's booster: a member of the archive, or a separate file if shared."""
     if model.booster is None:
         return ""
     if model.kind == "joint":
@@ -33,7 +33,7 @@ def _name(number: int, model: StackModel) -> str:
 
 
 def holds(directory: str | Path, unit: StackUnit) -> bool:
-    """Whether the folder already has this very unit (same class, repeat and stamp)."""
+    """Whether the folder already holds this unit (same class, repeat and stamp)."""
     try:
         with zipfile.ZipFile(path(directory, unit.c, unit.repeat)) as archive:
             stored = json.loads(archive.read("meta.json"))["stamp"]
@@ -43,7 +43,7 @@ def holds(directory: str | Path, unit: StackUnit) -> bool:
 
 
 def write(directory: str | Path, unit: StackUnit) -> None:
-    """Writes one unit, whole or not at all."""
+    """Write one unit atomically."""
     arrays = {"votes": unit.votes, "fold": unit.fold}
     if unit.models:
         arrays["weights"] = np.array([model.weights for model in unit.models])
@@ -66,7 +66,9 @@ def write(directory: str | Path, unit: StackUnit) -> None:
             for number, m in enumerate(unit.models)
         ],
     }
-    for number, model in enumerate(unit.models):  # shared ones first: the archive refers to them
+    for number, model in enumerate(
+        unit.models
+    ):  # shared boosters first: the archive refers to them
         file = Path(directory) / "units" / _name(number, model)
         if model.kind == "joint" and model.booster is not None and not file.exists():
             with artifacts.atomic(file) as temporary:
@@ -85,7 +87,7 @@ def write(directory: str | Path, unit: StackUnit) -> None:
 
 
 def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -> StackUnit | None:
-    """The unit of a class and repeat; None if it is not there or carries another stamp.
+    """Read the unit of a class and repeat; None if missing or of another stamp.
 
     Raises:
         InputError: the archive is damaged.

@@ -1,8 +1,8 @@
 """Inputs of the stack: metafeatures [N, F] and the probabilities [M, N, C] of all models.
 
-Each class gets the columns that matter for it: its own probability by every model, the
-metafeatures, and the other classes' mean over models.  Choosing these (about 55 of 323 columns) is
-what makes a fit cheap: trees need not search 28 x 11 columns of which most repeat each other.
+Each class gets only relevant columns: its probability by every model, the metafeatures, and the
+other classes' mean over models.  These about 55 of 323 columns make a fit cheap: trees need not
+search 28 x 11 mostly redundant columns.
 
 Rules: NaN or infinity is an error that names row and column, except in `size`, whose unknown values
 become the median of the known ones.
@@ -18,9 +18,9 @@ from hpa_jax.core.errors import InputError
 from hpa_jax.decision.features import NAMES as METAFEATURES
 from hpa_jax.decision.stack.protocols import Protocol
 
-META = "meta/"  # before the name of a metafeature, where columns are written
+META = "meta/"  # prefix of metafeatures in column names
 SIZES = ("size", "original_size")  # metafeatures that may be unknown
-LIMIT = 1e-5  # probabilities are kept this far from 0 and 1 before the logit
+LIMIT = 1e-5  # probabilities are clipped this far from 0 and 1 before the logit
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class StackInputs:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The columns as they are written: meta/NAME, then MODEL/pCC of each model."""
+        """The column names: meta/NAME, then MODEL/pCC of each model."""
         known = zip(*np.nonzero(self.known))
         return (
             *(META + name for name in self.metafeatures),
@@ -55,7 +55,7 @@ class StackInputs:
         )
 
     def means(self) -> np.ndarray:
-        """float[N, C]: the mean logit over models of every class, 0 for a class no model has."""
+        """float[N, C]: mean logit over models of each class, 0 if no model has the class."""
         means = np.zeros(self.probs.shape[1:])
         for c in np.flatnonzero(self.known.any(axis=0)):
             means[:, c] = self.logits(c).mean(axis=1)
@@ -66,7 +66,7 @@ class StackInputs:
         return logit(self.probs[self.known[:, c], :, c]).T
 
     def filled(self, sizes: Mapping[str, float]) -> "StackInputs":
-        """These inputs with unknown sizes filled in: by `sizes`, or the median of the known ones.
+        """Return these inputs with unknown sizes replaced by `sizes`, or the median.
 
         Raises:
             InputError: any other value is not finite.
@@ -84,7 +84,7 @@ class StackInputs:
         return dataclasses.replace(self, meta=meta)
 
     def sizes(self) -> dict[str, float]:
-        """Medians of the metafeatures that may be unknown: what fills them in new rows."""
+        """Medians of the metafeatures that may be unknown, to fill them in new rows."""
         return {
             name: float(np.median(self.meta[:, column]))
             for column, name in enumerate(self.metafeatures)
@@ -94,7 +94,7 @@ class StackInputs:
 
 @dataclass(frozen=True)
 class StackData:
-    """All that the units of a stack share.
+    """Data shared by all units of a stack.
 
     labels: bool[N, C]; groups: int[N] or None; prior: share of each class in training, or None;
     test: inputs of rows to vote on, or None; device: as XGBoost's.
@@ -112,17 +112,17 @@ class StackData:
 def of_tables(
     probs: np.ndarray, models: Sequence[str], meta: np.ndarray, metafeatures: Sequence[str]
 ) -> StackInputs:
-    """The inputs of probabilities [M, N, C] and metafeatures [N, F], with their names.
+    """Build inputs from probabilities [M, N, C] and metafeatures [N, F], with their names.
 
     Raises:
-        InputError: shapes or numbers of names do not fit, or there is no column at all.
+        InputError: shapes or numbers of names do not fit.
     """
     probs, meta = np.asarray(probs, np.float32), np.asarray(meta, np.float32)
     fits = probs.ndim == 3 and meta.ndim == 2 and probs.shape[1] == len(meta)
     if not fits or (len(models), len(metafeatures)) != (len(probs), meta.shape[1]):
         raise InputError(
             f"stack: probabilities {probs.shape} of {len(models)} models, metafeatures "
-            f"{meta.shape} with {len(metafeatures)} names; [M, N, C] and [N, F] are needed"
+            f"{meta.shape} with {len(metafeatures)} names; needs [M, N, C] and [N, F]"
         )
     known = ~np.isnan(probs).all(axis=1)
     return StackInputs(probs, known, meta, tuple(models), tuple(metafeatures))
@@ -130,7 +130,7 @@ def of_tables(
 
 @dataclass(frozen=True)
 class StackColumns:
-    """Which column of a plain table [N, F] is what; `named` and `unnamed` make it.
+    """Meaning of the columns of a plain table [N, F]; created by `named` and `unnamed`.
 
     probs: int[M, C], the column of a model's class, -1 where it lacks the class; meta: int[F].
     """
@@ -142,7 +142,7 @@ class StackColumns:
     meta: tuple[int, ...]
 
     def split(self, table: np.ndarray) -> StackInputs:
-        """The inputs that a table [N, F] of these columns holds.
+        """Split a table [N, F] of these columns into inputs.
 
         Raises:
             InputError: another number of columns.
@@ -161,10 +161,10 @@ class StackColumns:
 
 
 def named(names: Sequence[str], num_classes: int) -> StackColumns:
-    """The columns of a table by their names: MODEL/pNN a probability, all others metafeatures.
+    """Parse column names: MODEL/pNN is a probability, all others are metafeatures.
 
     Raises:
-        InputError: a doubled name, or a class beyond C.
+        InputError: a duplicate name, or a class beyond C.
     """
     places: dict[str, dict[int, int]] = {}
     meta: dict[str, int] = {}
@@ -188,10 +188,10 @@ def named(names: Sequence[str], num_classes: int) -> StackColumns:
 
 
 def unnamed(table: np.ndarray, num_classes: int) -> StackColumns:
-    """The columns of a table [N, F] that came without names.
+    """Guess the columns of a table [N, F] without names.
 
-    15 metafeatures (or none), then C probabilities a model, if that fits the number of columns and
-    the supposed probabilities lie in [0, 1]; else all are metafeatures.
+    15 metafeatures (or none), then C probabilities per model, if that fits the number of columns
+    and the supposed probabilities are in [0, 1]; otherwise all are metafeatures.
     """
     for meta in (METAFEATURES, ()):
         models, rest = divmod(table.shape[1] - len(meta), num_classes)
@@ -204,7 +204,7 @@ def unnamed(table: np.ndarray, num_classes: int) -> StackColumns:
 
 
 def logit(probs: np.ndarray) -> np.ndarray:
-    """log(p / (1 - p)) with p kept `LIMIT` away from 0 and 1."""
+    """Return log(p / (1 - p)), with p clipped to [LIMIT, 1 - LIMIT]."""
     p = np.clip(np.asarray(probs, np.float64), LIMIT, 1 - LIMIT)
     return np.log(p) - np.log1p(-p)
 
@@ -215,7 +215,7 @@ class ClassInputs:
 
     `trees` [N, T] float32 for boosters; `penalty`, `centre` [D]: relative strength and target of
     each linear weight (the centre is the plain mean of the models); `names` of the T columns;
-    `kinds`: of the D and of the T columns (protocols.KINDS, "" the constant).
+    `kinds`: of the D and of the T columns (protocols.KINDS, "" for the constant).
     """
 
     linear: np.ndarray
@@ -225,11 +225,11 @@ class ClassInputs:
     names: tuple[str, ...]
     kinds: tuple[tuple[str, ...], ...] = ((), ())
 
-    def of_kinds(self, wanted: Sequence[str]) -> "ClassInputs":
-        """These inputs with the columns of other kinds zero, so that no learner can use them."""
-        if set(wanted) >= {kind for side in self.kinds for kind in side}:
+    def of_kinds(self, kinds: Sequence[str]) -> "ClassInputs":
+        """Return these inputs with columns of other kinds zeroed, hidden from learners."""
+        if set(kinds) >= {kind for side in self.kinds for kind in side}:
             return self
-        linear, trees = (np.isin(side, ("", *wanted)) for side in self.kinds)
+        linear, trees = (np.isin(side, ("", *kinds)) for side in self.kinds)
         return dataclasses.replace(
             self, linear=self.linear * linear, trees=self.trees * trees.astype(np.float32)
         )
@@ -241,31 +241,31 @@ def class_inputs(
     scale: tuple[np.ndarray, ...] | None = None,
     means: np.ndarray | None = None,
 ) -> tuple[ClassInputs, tuple[np.ndarray, ...]]:
-    """Inputs of class c and the (mean, deviation) that standardise its linear columns.
+    """Return the inputs of class c and the (mean, deviation) that standardise its linear columns.
 
-    scale: the pair of the fitting rows, to transform other rows; None: of these rows; means:
-    `inputs.means()`, if already computed.
+    scale: that pair from the fitting rows, to transform other rows; None: computed from these rows;
+    means: `inputs.means()`, if already computed.
     """
     means = inputs.means() if means is None else means
     # Fortran order here and in `learners`: sums depend on it in the last bit.
     meta = inputs.meta.astype(np.float64, order="F")
-    own, mean = inputs.logits(c), means[:, [c]]
+    logits, mean = inputs.logits(c), means[:, [c]]
     others = [k for k in np.flatnonzero(inputs.known.any(axis=0)) if k != c]
-    blocks = [own - mean, meta, means[:, others]]
+    blocks = [logits - mean, meta, means[:, others]]
     body = np.concatenate(blocks, axis=1)
     if scale is None:
         deviation = body.std(axis=0)
         scale = (body.mean(axis=0), np.where(deviation > 1e-9, deviation, np.inf))
     body = (body - scale[0]) / scale[1]
     linear = np.concatenate([np.ones((len(inputs), 1)), mean, body], axis=1)
-    trees = np.concatenate([mean, own, meta, means[:, others]], axis=1).astype(np.float32)
+    trees = np.concatenate([mean, logits, meta, means[:, others]], axis=1).astype(np.float32)
     strengths = np.repeat([1.0, 1.0, 3.0], [block.shape[1] for block in blocks])
     centre = np.zeros(linear.shape[1])
     centre[1] = 1.0
     models = [f"{inputs.models[m]}/p{c:02d}" for m in np.flatnonzero(inputs.known[:, c])]
     names = ["own/mean", *models, *(META + name for name in inputs.metafeatures)]
     names += [f"mean/p{k:02d}" for k in others]
-    # An image's side and the weight of its files tell where it was taken.
+    # The size of an image and of its files reveals its source.
     of_source = (*SIZES, "file_bytes")
     kinds = ["own"] * (1 + len(models))
     kinds += ["size" if name in of_source else "meta" for name in inputs.metafeatures]
@@ -284,8 +284,8 @@ def class_inputs(
 
 
 def joint_columns(inputs: StackInputs, means: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Columns [N, T] float32 for boosters of all classes, and their names: the metafeatures, and
-    every class's mean over models."""
+    """Columns [N, T] float32 for joint boosters, and their names: the metafeatures, and the mean
+    over models of every class."""
     known = np.flatnonzero(inputs.known.any(axis=0))
     table = np.concatenate([np.asfortranarray(inputs.meta), means[:, known]], axis=1)
     names = (*(META + name for name in inputs.metafeatures), *(f"mean/p{k:02d}" for k in known))
@@ -297,5 +297,5 @@ def _check_finite(values: np.ndarray, name: str) -> None:
     if len(rows):
         raise InputError(
             f"features: {values[rows[0]]} in row {rows[0]} of {name}; "
-            "predict (or measure) that image again, or leave the column out"
+            "predict (or measure) that image again, or leave out the column"
         )

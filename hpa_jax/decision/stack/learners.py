@@ -5,7 +5,8 @@ weights (and a booster), and a score for every row.
 
 The logistic regression is penalised towards the plain mean of the models, not towards zero: with
 few positives it falls back to that mean, which is hard to beat.  Boosters start from its margin
-(`base_margin`) and learn what is left, so 20 to 40 shallow trees do what 300 do from nothing.
+(`base_margin`) and fit the residual, so 20 to 40 shallow trees suffice, where 300 are needed from
+scratch.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ MARGIN_LIMIT = 30.0
 class StackModel:
     """One model of the stack. weights [D]; booster: .ubj bytes or None; rounds: trees used.
 
-    score = sigmoid(linear @ weights + trees), or linear @ weights itself for ridge.
+    score = sigmoid(linear @ weights + trees), or just linear @ weights for ridge.
     """
 
     kind: str
@@ -56,7 +57,7 @@ def logistic(
 ) -> np.ndarray:
     """weights [D] that minimise sum log loss + strength/2 * sum penalty * (w - centre)^2.
 
-    Newton's method on the rows given; y: [N] float.
+    Newton's method on `rows`; y: [N] float.
     """
     x, target, centre = np.asfortranarray(inputs.linear[rows]), y[rows], inputs.centre
     penalty = strength * inputs.penalty + 1e-6
@@ -88,11 +89,10 @@ def ridge(inputs: ClassInputs, y: np.ndarray, rows: np.ndarray, alpha: float) ->
 
 
 class Booster:
-    """Boosted trees of one class (or of K jointly): bin edges once, then many fits by row weights.
+    """Boosted trees of one class (or of K jointly), fitted many times on subsets of rows.
 
-    All rows of a class share one QuantileDMatrix; a fit gives weight 0 to the rows it may not use.
-    Their margins come free from the training cache, so early stopping and the votes of held-out
-    rows need no prediction pass.
+    All fits share one QuantileDMatrix; excluded rows get weight 0.  Their margins come from the
+    training cache, so early stopping and the votes of held-out rows need no prediction pass.
     """
 
     def __init__(
@@ -136,9 +136,9 @@ class Booster:
     ) -> tuple[np.ndarray, bytes | None, int, dict[str, float]]:
         """(margins of all rows, .ubj bytes, rounds, total gain by column).
 
-        margin: [N] (or [N, K]) where the trees start; rows: row numbers to fit; stop: row numbers
-        whose log loss stops the fit.  No tree is kept if none lowers that loss (then bytes is
-        None).
+        margin: [N] (or [N, K]), initial value of the trees; rows: row numbers to fit; stop: row
+        numbers whose log loss stops the fit.  If no tree lowers that loss, none is kept and bytes
+        is None.
         """
         matrix, patience = self._matrix, self._protocol.patience
         weight = np.zeros(len(self._y), np.float32)
@@ -165,7 +165,7 @@ class Booster:
 
 
 def tree_margin(booster: bytes, trees: np.ndarray) -> np.ndarray:
-    """What a booster's trees add for `trees` [N, T]: [N], or [N, K] of a joint one."""
+    """Return the margin of a booster's trees for `trees` [N, T]: [N], or [N, K] if joint."""
     import xgboost
 
     model = xgboost.Booster({"nthread": 1})

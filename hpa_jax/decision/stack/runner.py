@@ -1,8 +1,8 @@
-"""Runs the units of the stack: here, in a pool of processes, on GPUs, or on a Dask cluster.
+"""Runs the units of the stack in this process, a process pool, on GPUs, or on a Dask cluster.
 
-In: the data that all units share, and the list of jobs.  Out: finished units.  A unit is written to
-`directory` as soon as it is finished and read back by the next run if everything it depends on is
-the same, so a killed fit resumes.
+In: the data shared by all units, and the list of jobs.  Out: finished units.  A finished unit is
+written to `directory` and read back by the next run if all it depends on is unchanged, so that a
+killed fit resumes.
 """
 
 import contextlib
@@ -27,12 +27,19 @@ from hpa_jax.decision.stack.protocols import Protocol
 from hpa_jax.decision.stack.units import StackUnit, fit_joint, fit_unit
 
 VERSION = 4
-_NOT_OF_A_UNIT = ("repeats", "threshold", "threshold_repeats", "shrink", "min_positives", "device")
+_IRRELEVANT_TO_UNITS = (
+    "repeats",
+    "threshold",
+    "threshold_repeats",
+    "shrink",
+    "min_positives",
+    "device",
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class StackJob:
-    """One repeat of one class; of all these classes in one booster where `joint`."""
+    """One repeat of one class, or of all `classes` in one booster if `joint`."""
 
     classes: tuple[int, ...]
     repeat: int
@@ -40,7 +47,7 @@ class StackJob:
 
 
 def jobs(labels: np.ndarray, protocol: Protocol) -> list[StackJob]:
-    """All jobs of a protocol, the longest first, so that no worker ends late."""
+    """Return all jobs of a protocol, longest first, to balance the workers."""
     positives = labels.sum(axis=0)
     enough = np.minimum(positives, len(labels) - positives) >= protocol.min_positives
     fitted = [int(c) for c in np.flatnonzero(enough)]
@@ -61,11 +68,11 @@ def run(
     devices: Sequence[str] = ("cpu",),
     progress: bool = False,
 ) -> list[StackUnit]:
-    """Units of all jobs, sorted by class and repeat; see the module's docstring.
+    """Run all jobs and return their units, sorted by class and repeat.
 
-    devices: ("cpu",): `workers` processes; GPUs of this machine ("cuda:0", "cuda:1"): each fits
-    jobs in a process of its own.  distributed: "" (here), the address of a Dask scheduler
-    ("tcp://host:8786"), or "local" (a Dask cluster of `workers` processes on this machine).
+    devices: ("cpu",): `workers` processes; GPUs of this machine ("cuda:0", "cuda:1"): one process
+    each.  distributed: "" (not), the address of a Dask scheduler ("tcp://host:8786"), or "local" (a
+    Dask cluster of `workers` processes on this machine).
     """
     from tqdm import tqdm
 
@@ -99,10 +106,10 @@ def run(
 
 
 def do(data: StackData, job: StackJob) -> list[StackUnit]:
-    """The units of one job."""
+    """Run one job."""
     from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # one process a core; threads inside would only wait for each other
+    with threadpool_limits(1):  # one process per core: threads inside would oversubscribe
         if job.joint:
             return fit_joint(data, job.classes, job.repeat)
         return [fit_unit(data, job.classes[0], job.repeat)]
@@ -116,17 +123,17 @@ def _processes(data: StackData, todo: list[StackJob], workers: int) -> Generator
     yield from parallel(joblib.delayed(do)(data, job) for job in todo)
 
 
-_shared: list[StackData] = []  # of a process of `_worker`: sent once, not with every job
+_shared: list[StackData] = []  # in a process of `_worker`: sent once, not with every job
 
 
 def _on_devices(
     data: StackData, todo: list[StackJob], devices: Sequence[str]
 ) -> Generator[list[StackUnit]]:
-    """Each device has a process of its own; the first free one fits the next job.
+    """Run jobs in one process per device; the first free one gets the next job.
 
     The processes are fresh interpreters without jax: the first use of JAX on a GPU takes 75 % of
     the memory of all cards for good (docs.jax.dev, "GPU memory allocation"), and this process may
-    have trained before.  `hpa_jax.cli` keeps JAX to that share, XGBoost works in the rest.
+    have trained before.  `hpa_jax.cli` limits JAX to that share; XGBoost uses the rest.
     """
     from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 
@@ -135,7 +142,7 @@ def _on_devices(
     waiting, finished = iter(todo), 0
     pools = {device: _worker(dataclasses.replace(data, device=device)) for device in devices}
     try:
-        # one job at a time: loky reports a traceback where jobs wait and its process is ended
+        # one job at a time: with queued jobs, loky prints a traceback when its process is killed
         running = {pools[on].submit(_do_shared, job): on for on, job in zip(pools, waiting)}
         while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -145,14 +152,14 @@ def _on_devices(
                     units = future.result()
                 except XGBoostError as error:
                     raise InputError(
-                        f"stack: XGBoost failed on {device} ({_line(error)[:300]}); {kept}; if its "
-                        "memory is short, call the verb stack alone, which leaves all of it to "
+                        f"stack: XGBoost failed on {device} ({_line(error)[:300]}); {kept}; if it "
+                        "ran out of memory, run the verb stack alone, which leaves all memory to "
                         "XGBoost, or use --config.stack.device=cpu"
                     ) from None
                 except BrokenExecutor:
                     raise InputError(
-                        f"stack: the process on {device} was killed, perhaps for want of memory; "
-                        f"{kept}, call again"
+                        f"stack: the process on {device} was killed, perhaps out of memory; "
+                        f"{kept}, run it again"
                     ) from None
                 for job in itertools.islice(waiting, 1):
                     running[pools[device].submit(_do_shared, job)] = device
@@ -164,20 +171,20 @@ def _on_devices(
 
 
 def _worker(data: StackData) -> Any:
-    """An executor of one process, which has `data`."""
+    """Return an executor of one process that holds `data`."""
     from joblib.externals.loky import ProcessPoolExecutor  # as in `_processes`: no fork
 
     return ProcessPoolExecutor(max_workers=1, initializer=_share, initargs=(data,))
 
 
 def _share(data: StackData) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's, which ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
     threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     _shared[:] = [data]
 
 
 def _end_with(parent: int) -> None:
-    """Ends this process with its parent: loky's would outlive a kill and keep the card's memory."""
+    """Exit with the parent: loky's process would outlive a kill and keep the GPU's memory."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)
@@ -213,7 +220,7 @@ def _dask(
     except OSError as error:
         raise InputError(
             f"Dask scheduler {address}: lost after {done} of {len(todo)} units ({_line(error)}); "
-            "finished units are kept, call again"
+            "finished units are kept, run it again"
         ) from None
     finally:
         if cluster is not None:
@@ -223,12 +230,12 @@ def _dask(
 def _client(kind: Callable[..., Any], target: object, address: str) -> Any:
     try:
         return kind(target)
-    except (OSError, ValueError) as error:  # ValueError: an address of no known protocol
+    except (OSError, ValueError) as error:  # ValueError: an address of unknown protocol
         raise InputError(f"Dask scheduler {address}: can't be reached ({_line(error)})") from None
 
 
 def _line(error: Exception) -> str:
-    """An error's text in one line; its kind where it has none."""
+    """An error's text in one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -240,10 +247,10 @@ def _stored(directory: str | Path | None, job: StackJob, stamp: str) -> list[Sta
 
 
 def stamps_of(data: StackData, todo: Sequence[StackJob]) -> dict[StackJob, str]:
-    """Hash of everything that a job's units depend on, and of nothing else.
+    """Return the hash of exactly what the units of each job depend on.
 
-    Of the settings only what differs from the defaults: a new one changes no stamp.  VERSION is
-    raised when units of the same stamp get other results.
+    Only settings that differ from the defaults enter, so that a new setting changes no stamp.
+    VERSION is raised when the results of unchanged stamps change.
     """
     shared = hashlib.sha256(f"{VERSION} {data.device} {data.inputs.names!r}".encode())
     tables = [table for table in (data.inputs, data.test) if table is not None]
@@ -257,7 +264,7 @@ def stamps_of(data: StackData, todo: Sequence[StackJob]) -> dict[StackJob, str]:
         settings = {
             key: value
             for key, value in dataclasses.asdict(data.protocol.of(job.classes[0])).items()
-            if key not in _NOT_OF_A_UNIT and value != defaults[key]
+            if key not in _IRRELEVANT_TO_UNITS and value != defaults[key]
         }
         digest.update(repr((job, sorted(settings.items()))).encode())
         for c in job.classes:
@@ -267,22 +274,22 @@ def stamps_of(data: StackData, todo: Sequence[StackJob]) -> dict[StackJob, str]:
     return stamps
 
 
-def pick_devices(wanted: str, distributed: str = "") -> tuple[str, ...]:
-    """Where trees are fitted: ("cpu",), or all GPUs, ("cuda:0", "cuda:1", ...).
+def pick_devices(device: str, distributed: str = "") -> tuple[str, ...]:
+    """Return the devices to fit trees on: ("cpu",), or all GPUs, ("cuda:0", "cuda:1", ...).
 
-    wanted: "cpu", "cuda", or "auto" (GPUs, if there are some and XGBoost is built for them).
-    distributed: as of `run`; "cuda" then means the cluster's GPUs, those that each worker sees.
+    device: "cpu", "cuda", or "auto" (GPUs, if available and XGBoost is built for them).
+    distributed: as in `run`; "cuda" then means the GPUs visible to each worker.
 
     Raises:
-        InputError: "cuda", and XGBoost can't use a GPU here (it would take the CPU without a word).
+        InputError: "cuda", but XGBoost can't use a GPU (it would silently use the CPU).
     """
-    if wanted == "cpu" or (wanted == "cuda" and distributed):
-        return (wanted,)
+    if device == "cpu" or (device == "cuda" and distributed):
+        return (device,)
     import xgboost
 
     built = xgboost.build_info().get("USE_CUDA", False)
     count = gpus() if built else 0
-    if wanted == "cuda" and not count:
+    if device == "cuda" and not count:
         why = (
             "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES hides those not in it)"
             if built
@@ -293,9 +300,9 @@ def pick_devices(wanted: str, distributed: str = "") -> tuple[str, ...]:
 
 
 def gpus() -> int:
-    """How many GPUs CUDA programs see, hence by CUDA_VISIBLE_DEVICES; 0 without NVIDIA's driver.
+    """Return the number of GPUs visible to CUDA (CUDA_VISIBLE_DEVICES); 0 without NVIDIA's driver.
 
-    Asks the driver, which takes no memory of the cards for that, as `jax.devices()` would.
+    Queries the driver, which allocates no GPU memory, unlike `jax.devices()`.
     """
     count = ctypes.c_int(0)
     try:

@@ -1,16 +1,16 @@
-"""The stack: from metafeatures and all models' probabilities to one vote per image and class.
+"""The stack: metafeatures and all models' probabilities to one vote per image and class.
 
 In: inputs and labels [N, C] of the validation part.  Out: a `Stack` with out-of-fold votes in
-[0, 1] [N, C], thresholds [C], nested scores beside the baselines', and `predict` for new rows.
+[0, 1] [N, C], thresholds [C], nested scores and those of the baselines, and `predict` for new rows.
 Follows One More Layer (outer folds, inner folds, repeats, votes of all models averaged);
 deviations, with their reason: boosters start from a logistic regression that is shrunk to the mean
-of the models (small parts then never lose much to that mean, and trees are few); each class gets
-its own columns; rare classes get no trees.
+of the models (with little data it is then never much worse than that mean, and needs few trees);
+each class gets its own columns; rare classes get no trees.
 
-Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, the mean of
-the models' logits decides; a class without positives gets the common threshold of the others (in
-the team's protocols it is never predicted); a class that no model knows and that has no positives
-gets the vote 0.
+Rules: a class with fewer than `min_positives` positives (or negatives) gets no model, but the
+mean of the models' logits; a class without positives gets the common threshold of the others (in
+the team's protocols it is never predicted); a class without positives that no model has gets the
+vote 0.
 """
 
 import os
@@ -37,12 +37,12 @@ BOOTSTRAP = 500  # resamples behind the intervals of macro-F1
 
 @dataclass
 class Stack:
-    """A fitted stack. oof: votes [N, C]; thresholds [C]; test_votes [T, C] if `test` was given.
+    """A fitted stack. oof: votes [N, C]; thresholds [C]; test_votes [T, C] with `test`.
 
-    columns: of the table it was fitted on; scores: macro-F1 and more, nested (each row decided by
-    thresholds fitted without it), of "stack" and, where there are models' probabilities, of "mean",
-    "weighted_mean" and "logistic_regression"; nested_decisions: bool[N, C] behind the first; sizes:
-    what fills unknown sizes of new rows.
+    columns: of the fitting table; scores: nested macro-F1 and more (each row decided by thresholds
+    fitted without it) of "stack" and, with models' probabilities, of "mean", "weighted_mean" and
+    "logistic_regression"; nested_decisions: bool[N, C] of the stack; sizes: defaults for unknown
+    sizes of new rows.
     """
 
     protocol: Protocol
@@ -57,7 +57,7 @@ class Stack:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the columns that it was fitted on."""
+        """Names of the fitted columns."""
         return self.columns.names
 
     @property
@@ -86,14 +86,14 @@ class Stack:
         compared).
 
         Raises:
-            InputError: another feature set, NaN.
+            InputError: a different feature set, NaN.
         """
         if isinstance(features, StackInputs):
             table, names = features, features.names
         if names is not None and tuple(names) != self.names:
             different = sorted(set(names) ^ set(self.names)) or ["(another order)"]
             raise InputError(
-                f"the stack was fitted on another feature set; first difference: {different[0]!r}"
+                f"the stack was fitted on different features; first difference: {different[0]!r}"
             )
         if not isinstance(features, StackInputs):
             table = self.columns.split(features)
@@ -102,18 +102,18 @@ class Stack:
         joint, votes = joint_trees(table, means), _start(table, means)
         of_class: dict[int, list[np.ndarray]] = {}
         for unit in self.units:
-            found = unit.predict(table, self.protocol, means, joint)
-            of_class.setdefault(unit.c, []).append(found)
+            unit_votes = unit.predict(table, self.protocol, means, joint)
+            of_class.setdefault(unit.c, []).append(unit_votes)
         for c, values in of_class.items():
             votes[:, c] = np.mean(values, axis=0)
         return votes
 
     def decide(self, features: np.ndarray | StackInputs, argmax: str = "off") -> np.ndarray:
-        """bool[N, C]: whether `predict` reaches the thresholds."""
+        """Return bool[N, C]: the votes of `predict` at or above the thresholds."""
         return thresholds.decide(self.predict(features), self.thresholds, argmax=argmax)
 
     def save(self, directory: str | Path) -> None:
-        """Writes the stack: `stack.json` last, so that a folder with it is complete."""
+        """Write the stack, `stack.json` last, so that a folder that has it is complete."""
         directory = Path(directory)
         artifacts.remove(directory / "stack.json")
         kept = set()
@@ -147,16 +147,16 @@ class Stack:
 
 
 def load(directory: str | Path) -> Stack:
-    """Load the stack that `save` wrote.
+    """Load a stack that `save` wrote.
 
     Raises:
-        InputError: nothing there, a damaged file, or a stack of another format.
+        InputError: a missing or damaged file, or another format.
     """
     return _load(Path(directory), models=True)
 
 
 def load_votes(directory: str | Path) -> tuple[Protocol, np.ndarray]:
-    """The protocol and the out-of-fold votes [N, C] of a saved stack, without reading its models.
+    """Load the protocol and the out-of-fold votes [N, C] of a saved stack, without its models.
 
     Raises:
         InputError: as `load`.
@@ -170,7 +170,7 @@ def _load(directory: Path, models: bool) -> Stack:
     stored = artifacts.read_json(path)
     with artifacts.parsing(path, "fit the stack again"):
         if stored.get("format") != FORMAT:
-            raise InputError(f"{directory}: stack of format {stored.get('format')}, not {FORMAT}")
+            raise InputError(f"{directory}: stack format {stored.get('format')}, expected {FORMAT}")
         if stored["names"] is None:
             raise InputError(f"{directory}: fitted on columns without names; fit it again")
         arrays = np.load(directory / "votes.npz", allow_pickle=False)
@@ -191,7 +191,7 @@ def _unit(directory: Path, c: int, repeat: int, stamp: str) -> StackUnit:
     unit = files.read(directory, c, repeat, stamp)
     if unit is None:
         file = files.path(directory, c, repeat)
-        state = "of another stack" if file.exists() else "missing"
+        state = "belongs to another stack" if file.exists() else "missing"
         raise InputError(f"{file}: {state}; fit again")
     return unit
 
@@ -214,11 +214,10 @@ def fit(
 
     features: StackInputs, or [N, F] float; labels: [N, C] in {0, 1}; groups: [N], duplicates share
     a number and a fold; config: protocol name or mapping; names: of the F columns ("MODEL/p07",
-    "meta/size"), without which a table of 15 (or no) metafeatures and C probabilities in [0, 1] a
-    model is read as such, and any other as metafeatures alone; prior: [C], shares in the training
-    part (for `negatives="prior"`); test: rows to vote on during the fit, as `features`; directory:
-    units are kept there, a killed fit resumes; workers: processes (default: cores; with GPUs one a
-    GPU); distributed: address of a Dask scheduler, or "local", in place of these.
+    "meta/size"; default: as `inputs.unnamed`); prior: [C], shares in the training part (for
+    `negatives="prior"`); test: rows to vote on during the fit, as `features`; directory: of
+    finished units, to resume a killed fit; workers: processes (default: cores; with GPUs one per
+    GPU); distributed: address of a Dask scheduler, or "local", instead of these.
 
     Raises:
         InputError: NaN, shapes that do not fit, unknown protocol, too few rows, device "cuda"
@@ -239,7 +238,7 @@ def fit(
         test = test.filled(sizes)
     devices = runner.pick_devices(protocol.device, distributed)
     prior = None if prior is None else tuple(float(share) for share in prior)
-    device = devices[0].partition(":")[0]  # which GPU makes no difference
+    device = devices[0].partition(":")[0]  # the GPU's number makes no difference
     data = StackData(table, labels, groups, prior, test, protocol, device)
     units = runner.run(
         data,
@@ -285,10 +284,10 @@ def threshold_fitter(
     repeats: int | None = None,
     fold_cache: dict[str, np.ndarray] | None = None,
 ) -> nested.Fitter:
-    """The final thresholds: shrunk to those that match the shares, or 5 folds x repeats, exact
-    search, those of rare classes shrunk to the pooled one.
+    """Return the fitter of the final thresholds: shrunk to those that match the shares, or 5 folds
+    x repeats with exact search, shrunk to the pooled one for rare classes.
 
-    repeats: at most so many; fold_cache: as thresholds.fitter.
+    repeats: upper limit; fold_cache: as thresholds.fitter.
     """
     if protocol.threshold == "shrunk" and protocol.shrink:
         return lambda y, p, g: thresholds.shrunk_to_matched(y, p, protocol.shrink)
@@ -305,7 +304,7 @@ def threshold_fitter(
 
 
 def _start(table: StackInputs, means: np.ndarray) -> np.ndarray:
-    """[N, C]: the models' mean, which stays for classes without a unit; 0 where no model has it."""
+    """[N, C]: the models' mean, final for classes without a unit; 0 if no model has the class."""
     return learners.sigmoid(means) * table.known.any(axis=0)
 
 
@@ -324,7 +323,7 @@ def _baselines(
     protocol: Protocol,
     weights: np.ndarray,
 ) -> dict[str, dict[str, Any]]:
-    """Nested scores of what the stack must beat. probs: [M, N, C], NaN where unknown."""
+    """Nested scores of the baselines. probs: [M, N, C], NaN where unknown."""
     if not len(probs):
         return {}
     probs, seed, fit = probs.astype(np.float64), protocol.seed, threshold_fitter(protocol)

@@ -3,14 +3,14 @@
 In: the shared data (inputs, labels, groups, protocol).  Out: a vote for every row by models that
 were fitted without it and its group, votes on test rows, and the models.
 
-Inside each outer fold every inner split gives one model: fitted on all parts but one, stopped and
-thresholded on that one, used for the outer fold.  Rows that subsampling of negatives leaves out get
-votes like all others.
+In each outer fold every inner split gives one model: fitted on all parts but one, stopped and
+thresholded on that one, used for the outer fold.  Negatives left out by subsampling get votes, too.
 
 `fit_joint` fits all classes in one booster (XGBoost's `multi_strategy="multi_output_tree"`: leaves
-hold a vector, one number a class): each class starts from its own logistic regression, the trees
-add what classes have in common.  There folds are the same for all classes (multilabel, rare classes
-balanced first), and negatives are not subsampled: a negative of one class is a positive of another.
+hold a vector, one number per class): each class starts from its own logistic regression, and the
+trees share structure between classes.  All classes then have the same folds (multilabel, rare
+classes balanced first), and negatives are not subsampled: a negative of one class is a positive of
+another.
 """
 
 from collections.abc import Iterator, Sequence
@@ -47,7 +47,7 @@ class StackUnit:
     scale: tuple[np.ndarray, ...]
     gains: dict[str, float] = field(default_factory=dict)
     test_votes: np.ndarray | None = None
-    stamp: str = ""  # hash of all that it was fitted on
+    stamp: str = ""  # hash of everything it depends on
 
     def predict(
         self,
@@ -56,25 +56,25 @@ class StackUnit:
         means: np.ndarray,
         joint: learners.JointTrees,
     ) -> np.ndarray:
-        """Mean vote [N] of this unit's models for new rows. means, joint: shared by all units."""
+        """Return the mean vote [N] of this unit's models. means, joint: shared by all units."""
         protocol = protocol.of(self.c)
-        own, _ = class_inputs(inputs, self.c, self.scale, means)
+        of_class, _ = class_inputs(inputs, self.c, self.scale, means)
         total = np.zeros(len(inputs))
         for model in self.models:
-            total += vote(learners.score(model, own, joint), model.threshold, protocol)
+            total += vote(learners.score(model, of_class, joint), model.threshold, protocol)
         return total / max(1, len(self.models))
 
 
 def joint_trees(inputs: StackInputs, means: np.ndarray) -> learners.JointTrees:
-    """What joint boosters need to score these rows. means: `inputs.means()`."""
+    """Return the inputs of joint boosters for these rows. means: `inputs.means()`."""
     return learners.JointTrees(joint_columns(inputs, means)[0])
 
 
 def fit_unit(data: StackData, c: int, repeat: int) -> StackUnit:
-    """Fits all models of class c in one repeat.
+    """Fit all models of class c in one repeat.
 
     The result depends on the arguments alone (seeds come from protocol, class and repeat), so units
-    may run anywhere and in any order.
+    can run anywhere and in any order.
     """
     protocol, positive = data.protocol.of(c), data.labels[:, c]
     inputs, scale = class_inputs(data.inputs, c)
@@ -97,7 +97,7 @@ def splits(
     protocol: Protocol,
     prior: float | None = None,
 ) -> tuple[np.ndarray, list[tuple[np.ndarray, list[Split]]]]:
-    """(fold int8[N], for each outer fold: its rows and the inner (fitting, stopping) rows)."""
+    """Return (fold int8[N]; for each outer fold its rows and inner (fitting, stopping) rows)."""
     _, outer, inner_repeats, inner = protocol.counts(int(positive.sum()))
     base = protocol.seed + OUTER_STEP * repeat
     used = _with_negatives(positive, prior, protocol, np.random.default_rng((base, c)))
@@ -125,14 +125,14 @@ def _with_negatives(
     if protocol.negatives == "all" or prior is None or not 0 < prior < 1:
         return np.ones(len(positive), bool)
     negatives = rng.permutation(np.flatnonzero(~positive))
-    wanted = int(positive.sum() * (1 - prior) / prior)
+    count = int(positive.sum() * (1 - prior) / prior)
     used = positive.copy()
-    used[negatives[: max(wanted, 1)]] = True
+    used[negatives[: max(count, 1)]] = True
     return used
 
 
 class UnitFitter:
-    """Fits the inner models of one outer fold after the other, and adds up their votes."""
+    """Fits the inner models of one outer fold after another, and sums their votes."""
 
     def __init__(
         self,
@@ -170,7 +170,7 @@ class UnitFitter:
             if self.test is not None:
                 test_scores = learners.score(model, self.test)
                 self.test_total += vote(test_scores, model.threshold, self.protocol)
-        if not usable:  # groups left no positive to fit on: the mean of the models votes
+        if not usable:  # no positive to fit on because of groups: use the mean of the models
             return learners.sigmoid(self.inputs.linear[heldout, 1])
         return total / len(usable)
 
@@ -215,14 +215,14 @@ class UnitFitter:
 
 
 def vote(scores: np.ndarray, threshold: float, protocol: Protocol) -> np.ndarray:
-    """One model's votes: binary ones, 0 or 1, or soft ones, its probability in [0, 1]."""
+    """Return one model's votes: binary, 0 or 1, or soft, its probability in [0, 1]."""
     if protocol.vote == "binary":
         return (scores >= threshold * protocol.vote_factor).astype(float)
     return np.clip(scores, 0, 1)
 
 
 def fit_joint(data: StackData, fitted: Sequence[int], repeat: int) -> list[StackUnit]:
-    """Fits all `fitted` classes in one repeat, with boosters that they share; a unit a class."""
+    """Fit the classes `fitted` in one repeat with shared boosters; returns one unit per class."""
     protocol, means = data.protocol, data.inputs.means()
     y = data.labels[:, list(fitted)].astype(float)
     fitters, scales = [], []
@@ -265,7 +265,7 @@ def _joint_outer_fold(
     heldout: np.ndarray,
     gains: dict[str, float],
 ) -> np.ndarray:
-    """Votes [held-out rows, K] of the models of all inner splits, which join their fitters."""
+    """Fit the models of all inner splits; returns their votes [held-out rows, K]."""
     weights = [fitter.linear(plan) for fitter in fitters]
     total = np.zeros((len(heldout), y.shape[1]))
     for i, (fit, stop) in enumerate(plan):

@@ -1,13 +1,13 @@
-"""Augmentation on the device: a flat table of options, presets as differences, one function out.
+"""Augmentation on the device: one function from a flat table of options and presets.
 
     augmentation = augment.preset("oml")
     images, labels = augmentation(key, images, labels)      # inside the jitted training step
 
-images: [N, H, W, K] uint8, or float in [0, 1], before normalisation; out come floats in [0, 1].
+images: [N, H, W, K] uint8, or float in [0, 1], before normalisation; returns floats in [0, 1].
 labels: [N, C], returned as float32.
-All geometry is composed per image into one map and read once (warp.py); pixel values follow
-(pixels.py), last of several images.  Each image has its own key, folded from the
-step's key and its place in the batch.
+All geometry is composed per image into one map and sampled once (warp.py); pixel values follow
+(pixels.py), mixtures of images last.  Each image has a key, folded from the step's key and its
+place in the batch.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ Augmentation = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.
 
 CHANNELS = ("red", "green", "blue", "yellow")
 
-# Every option, switched off.  "U(a, b)" is uniform; "share" is a share of the image's side.
+# All options, switched off.  "U(a, b)" is uniform; "share" is a share of the image's side.
 OPTIONS: dict[str, Any] = dict(
     # geometry
     d4="none",  # none | uniform (each 1/8) | fastai (k of 0..8: the identity has 2/9)
@@ -36,30 +36,30 @@ OPTIONS: dict[str, Any] = dict(
     squish=(1.0, 1.0),  # width alone, U(low, high)
     warp=0.0,  # fastai's symmetric warp: four magnitudes U(-warp, warp)
     perspective=0.0,  # all four corners moved by U(-perspective, perspective), both ways
-    corner_shift=0.0,  # all four corners moved by this constant (so One More Layer called it)
-    p_perspective=1.0,  # of perspective, and of corner_shift
+    corner_shift=0.0,  # all four corners moved by this constant (as in One More Layer's call)
+    p_perspective=1.0,  # chance of perspective, and of corner_shift
     jitter=0.0,  # each pixel's source moved by U(-jitter, jitter), normalised units
     p_jitter=1.0,
     crop=(1.0, 1.0),  # side of a square crop at a random place, share, U(low, high)
-    output_size=0,  # side of what comes out in pixels; 0: that of the input
+    output_size=0,  # side of the output in pixels; 0: that of the input
     padding="zeros",  # zeros | reflect | edge | wrap
-    policies=False,  # pudae's 25, after D4 and in place of the geometry above
-    scale_zooms=False,  # their RandomScale as a zoom; as run the final resize undoes it
+    policies=False,  # pudae's 25, after D4 and instead of the geometry above
+    scale_zooms=False,  # pudae's RandomScale as a zoom; in their run the final resize undid it
     # pixel values
     lighting="logit",  # logit (fastai) | linear (dm_pix)
     brightness=0.0,  # logit: add logit(U(.5(1-b), .5(1+b))); linear: add U(-b, b)
     contrast=0.0,  # logit: times exp(U(ln(1-c), -ln(1-c))); linear: times U(1-c, 1+c)
     p_lighting=1.0,  # chance of brightness, and of contrast
-    per_channel=False,  # lighting drawn for each channel alone
-    protein_gain=0.0,  # green channel times U(1-g, 1+g): stains differ, markers do not
+    per_channel=False,  # lighting sampled for each channel separately
+    protein_gain=0.0,  # green channel times U(1-g, 1+g): varies the stain, not the markers
     noise=0.0,  # standard deviation of normal noise
     cutout=0.0,  # side of a black square, share
     p_cutout=1.0,
-    drop=(),  # (channel, chance) pairs: that channel goes black
+    drop=(),  # (channel, chance) pairs: the channel is blanked
     # several images, labels
     mixup=0.0,  # alpha of Beta(alpha, alpha)
-    sample_pairing=0.0,  # chance an image
-    blank_protein=0.0,  # chance a batch ("Mortidomentation")
+    sample_pairing=0.0,  # chance per image
+    blank_protein=0.0,  # chance per batch ("Mortidomentation")
 )
 
 PRESETS: dict[str, dict[str, Any]] = dict(
@@ -80,7 +80,7 @@ PRESETS: dict[str, dict[str, Any]] = dict(
     bestfitting=dict(d4="uniform", crop=(2.0 / 3.0, 1.0)),
     # D4, then one of 25 policies found by search (bestfitting_pudae B).
     pudae=dict(d4="uniform", policies=True),
-    # Small networks on small images.  Own images may lack the yellow channel.
+    # Small networks on small images.  Users' images may lack the yellow channel.
     demo=dict(
         d4="uniform",
         zoom=(0.95, 1.2),
@@ -99,7 +99,7 @@ def preset(
     channels: tuple[str, ...] | None = None,
     **differences: Any,
 ) -> Augmentation:
-    """The augmentation of a preset, with differences from it.
+    """Return the augmentation of a preset, with differences from it.
 
     Args:
       name: a name of PRESETS, or a mapping of options with an optional "name" (default "none");
@@ -110,14 +110,14 @@ def preset(
 
     Returns:
       fn(key, images[N, H, W, K], labels[N, C]) -> (images[N, h, w, K] in [0, 1], labels float32);
-      images go in as uint8 or as float in [0, 1].
+      input images are uint8 or float in [0, 1].
 
     Raises:
         InputError: unknown preset, option or value.
     """
     options = resolve(name, **differences)
     if "function" in options:
-        return _own(options)
+        return _user_function(options)
 
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
@@ -135,13 +135,13 @@ def preset(
 def random_view(
     key: jax.Array, embeddings: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """One of the stored views of each row: embeddings [N, V, M, E] -> [N, 1, M, E], same labels."""
+    """Choose a random stored view of each row: embeddings [N, V, M, E] -> [N, 1, M, E]."""
     views = jax.random.randint(key, (len(embeddings),), 0, embeddings.shape[1])
     return jnp.take_along_axis(embeddings, views[:, None, None, None], axis=1), labels
 
 
-def _own(options: Mapping[str, Any]) -> Augmentation:
-    """The augmentation of one's own function."""
+def _user_function(options: Mapping[str, Any]) -> Augmentation:
+    """The augmentation by a user function."""
     rest = {key: v for key, v in options.items() if key not in ("function", "output_size")}
     function = own_code.load(options["function"])
 
@@ -155,7 +155,7 @@ def _own(options: Mapping[str, Any]) -> Augmentation:
 
 
 def resolve(name: str | Mapping[str, Any], **differences: Any) -> dict[str, Any]:
-    """All options of a preset with differences, checked.
+    """Return all options of a preset with differences, checked.
 
     Raises:
         InputError: an unknown preset or option, or a value out of range.
@@ -164,10 +164,10 @@ def resolve(name: str | Mapping[str, Any], **differences: Any) -> dict[str, Any]
         differences = {**{k: v for k, v in name.items() if k != "name"}, **differences}
         name = name.get("name", "none")
     if own_code.is_reference(name):
-        own_code.load(name)  # an error here, not in the step
+        own_code.load(name)  # fails here, not in the step
         return {**differences, "function": name, "output_size": 0}
     if name not in PRESETS:
-        raise InputError(f"augmentation {name!r} is unknown{near(name, PRESETS)}")
+        raise InputError(f"unknown augmentation {name!r}{near(name, PRESETS)}")
     for key in differences:
         if key not in OPTIONS:
             raise InputError(f"augmentation has no option {key!r}{near(key, OPTIONS)}")
@@ -190,24 +190,24 @@ def _check(options: dict[str, Any]) -> None:
     for key, value in options.items():
         chance = key.startswith("p_") or key in ("sample_pairing", "blank_protein")
         if chance and not 0.0 <= value <= 1.0:
-            raise InputError(f"augmentation.{key} is {value}; a chance lies in 0..1")
+            raise InputError(f"augmentation.{key} is {value}; a chance must be in 0..1")
     for key in ("zoom", "squish", "crop"):
         low, high = options[key]
         if not 0.0 < low <= high:
             raise InputError(f"augmentation.{key} is {low}, {high}; needs 0 < low <= high")
     if options["policies"] and _resamples(options):
-        raise InputError("augmentation.policies stands alone: no rotate, zoom, crop ..")
+        raise InputError("augmentation.policies can't be combined with rotate, zoom, crop, ...")
     if not 0.0 <= options["contrast"] < 1.0 or not 0.0 <= options["brightness"] < 1.0:
         raise InputError("augmentation.brightness and .contrast must lie in [0, 1)")
 
 
 def output_size(name: str | Mapping[str, Any]) -> int:
-    """Side of what a preset with differences puts out, in pixels; 0: that of the input."""
+    """Return the output side of a preset with differences, in pixels; 0: that of the input."""
     return int(resolve(name)["output_size"])
 
 
 def image_keys(key: jax.Array, count: int) -> jax.Array:
-    """One key an image, [count]: folded from the step's key and the place in the batch."""
+    """Return one key per image, [count]: folded from the step's key and the place in the batch."""
     return jax.vmap(lambda place: jax.random.fold_in(key, place))(jnp.arange(count))
 
 
@@ -218,16 +218,16 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
     size = options["output_size"] or images.shape[1]
     keys = image_keys(key, len(images))
     if options["policies"]:
-        turns = jax.vmap(lambda one: draw_d4(jax.random.fold_in(one, 1), options["d4"]))(keys)
+        turns = jax.vmap(lambda key: draw_d4(jax.random.fold_in(key, 1), options["d4"]))(keys)
         return warp.resized(policies.apply(keys, images, turns, options["scale_zooms"]), size)
     if not _resamples(options) and size == images.shape[1]:
         if options["d4"] == "none":
             return images
-        return warp.d4(images, jax.vmap(lambda one: draw_d4(one, options["d4"]))(keys))
+        return warp.d4(images, jax.vmap(lambda key: draw_d4(key, options["d4"]))(keys))
     if options["d4"] != "none" and images.shape[1] != images.shape[2]:
         raise InputError(f"D4 needs square images, not {images.shape[1]} x {images.shape[2]}")
     corners = options["crop"] == (1.0, 1.0) and size == images.shape[1]
-    draws = jax.vmap(lambda one: draw_map(one, options))(keys)
+    draws = jax.vmap(lambda key: draw_map(key, options))(keys)
     if options["jitter"]:
         return _jittered(keys, images, draws, options, corners)
     maps = jax.vmap(warp.compose)(draws.matrix, draws.distortion)
@@ -237,18 +237,18 @@ def _geometry(key: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax
 def _jittered(
     keys: jax.Array, images: jax.Array, draws: "Map", options: dict[str, Any], corners: bool
 ) -> jax.Array:
-    """Geometry with each pixel's source moved by itself, between distortion and affine map."""
+    """Geometry with random shifts of each pixel's source, between distortion and affine map."""
     size = options["output_size"]
     base = warp.grid(*((size, size) if size else images.shape[1:3]), corners)
     packs = images.dtype == jnp.uint8 and images.shape[-1] <= 4
 
     def read(way: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        def one(key: jax.Array, image: jax.Array, drawn: Map) -> jax.Array:
+        def read_image(key: jax.Array, image: jax.Array, drawn: Map) -> jax.Array:
             noise = jax.random.uniform(jax.random.split(key, 3)[2], base.shape, minval=-1.0)
             where = warp.projective(base, drawn.distortion) + drawn.jitter * noise
             return way(image, warp.affine(where, drawn.matrix), options["padding"], corners)
 
-        return jax.vmap(one)
+        return jax.vmap(read_image)
 
     def plain(keys: jax.Array, images: jax.Array, draws: Map) -> jax.Array:
         return read(warp.sample)(keys, warp.unit_range(images), draws)
@@ -265,7 +265,7 @@ def _resamples(options: dict[str, Any]) -> bool:
 
 
 def draw_d4(key: jax.Array, kind: str) -> jax.Array:
-    """A random element 0..7 of D4, by the option's kind ("none": the identity)."""
+    """Return a random element 0..7 of D4, by the option's kind ("none": the identity)."""
     if kind == "none":
         return jnp.int32(0)
     # fastai draws k of 0..8; its eighth element has no bit set, so it is the identity again.
@@ -273,17 +273,17 @@ def draw_d4(key: jax.Array, kind: str) -> jax.Array:
 
 
 class _Draws:
-    """Uniform numbers of one image, handed out in order: one call of the generator for all."""
+    """Stream of uniform numbers of one image, from a single call of the generator."""
 
     def __init__(self, key: jax.Array) -> None:
         self._numbers = iter(jax.random.uniform(key, (32,)))
 
     def between(self, low: float, high: float) -> jax.Array:
-        """U(low, high)."""
+        """Return a sample of U(low, high)."""
         return low + (high - low) * next(self._numbers)
 
     def happens(self, p: float) -> jax.Array:
-        """True with chance p."""
+        """Return True with chance p."""
         return next(self._numbers) < p
 
 
@@ -292,12 +292,12 @@ class Map(NamedTuple):
 
     matrix: jax.Array  # [3, 3] affine: crop, flips, rotation, zoom, shift, shear, squish
     distortion: jax.Array  # [3, 3] projective: warp, perspective, corner_shift
-    jitter: jax.Array  # each pixel's source moves by up to this, in normalised units
+    jitter: jax.Array  # maximum shift of each pixel's source, in normalised units
 
 
 def draw_map(key: jax.Array, options: dict[str, Any]) -> Map:
-    """The random map of one image by the options, in fastai's order."""
-    number_key, d4_key, _ = jax.random.split(key, 3)  # the third: of the jitter's noise
+    """Return the random map of one image by the options, in fastai's order."""
+    number_key, d4_key, _ = jax.random.split(key, 3)  # the third is for the jitter's noise
     draws = _Draws(number_key)
     distortion = jnp.eye(3)
     if options["warp"]:
@@ -363,19 +363,19 @@ def _values(
     count, channels = len(images), images.shape[-1]
     keys = image_keys(key, count)
     images = light(keys, images, options)
-    # Gain, cutout's row, column and chance, one number a channel to drop.
-    rest_keys = jax.vmap(lambda one: jax.random.fold_in(one, 2))(keys)
-    rest = jax.vmap(lambda one: jax.random.uniform(one, (4 + channels,)))(rest_keys)
+    # Gain, cutout's row, column and chance, and one number per channel for dropping.
+    rest_keys = jax.vmap(lambda key: jax.random.fold_in(key, 2))(keys)
+    rest = jax.vmap(lambda key: jax.random.uniform(key, (4 + channels,)))(rest_keys)
     if options["protein_gain"]:
         factor = jnp.ones((count, channels))
         place = _channel(names, "green")
         factor = factor.at[:, place].add(options["protein_gain"] * (2.0 * rest[:, 0] - 1.0))
         images = pixels.gain(images, factor)
     if options["noise"]:
-        noise_keys = jax.vmap(lambda one: jax.random.fold_in(one, 1))(keys)
+        noise_keys = jax.vmap(lambda key: jax.random.fold_in(key, 1))(keys)
         images = pixels.noise(images, noise_keys, options["noise"])
     if options["cutout"]:
-        # A hole centred outside the image is no hole.
+        # A square centred far outside the image has no effect.
         row = jnp.where(rest[:, 3] < options["p_cutout"], rest[:, 1], -9.0)
         images = pixels.cutout(images, row, rest[:, 2], options["cutout"])
     for channel, chance in options["drop"]:
@@ -387,10 +387,10 @@ def _values(
 
 
 def light(keys: jax.Array, images: jax.Array, options: dict[str, Any]) -> jax.Array:
-    """Random brightness and contrast of images[N, H, W, K], one key an image."""
+    """Vary brightness and contrast of images[N, H, W, K] randomly, with one key per image."""
     if not options["brightness"] and not options["contrast"]:
         return images
-    u = jax.vmap(lambda one: jax.random.uniform(one, (2 * images.shape[-1] + 2,)))(keys)
+    u = jax.vmap(lambda key: jax.random.uniform(key, (2 * images.shape[-1] + 2,)))(keys)
     channels = images.shape[-1]
     count = channels if options["per_channel"] else 1
     first, second = u[:, :count], u[:, channels : channels + count]

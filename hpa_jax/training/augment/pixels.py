@@ -1,20 +1,19 @@
-"""What augmentation does to pixel values: brightness, contrast, noise, holes, mixtures of images.
+"""Augmentation of pixel values: brightness, contrast, noise, cutout, mixtures of images.
 
-All functions take a whole batch images[N, H, W, K] in [0, 1] and return values in [0, 1]: first
-those of each image alone, by per-image numbers, then those that use several images or change the
-labels [N, C].
+All functions take a batch images[N, H, W, K] in [0, 1] and return values in [0, 1]: first those on
+single images, with per-image parameters, then those that mix images or change the labels [N, C].
 """
 
 import dm_pix
 import jax
 import jax.numpy as jnp
 
-# fastai clamps pixels before the logit, so that black and white stay finite.
+# fastai clamps pixels before the logit, so that black and white give finite values.
 LOGIT_EPSILON = 1e-7
 
 
 def logit_shift(images: jax.Array, add: jax.Array, multiply: jax.Array) -> jax.Array:
-    """fastai's lighting: sigmoid((logit(x) + add) * multiply); 0 and 1 leave the image.
+    """fastai's lighting: sigmoid((logit(x) + add) * multiply); 0 and 1 are the identity.
 
     add, multiply: [N] (all channels alike) or [N, K].
     """
@@ -24,7 +23,7 @@ def logit_shift(images: jax.Array, add: jax.Array, multiply: jax.Array) -> jax.A
 
 
 def linear_shift(images: jax.Array, brightness: jax.Array, contrast: jax.Array) -> jax.Array:
-    """contrast * (x - mean) + mean + brightness, clipped; the mean is each image's and channel's.
+    """contrast * (x - mean) + mean + brightness, clipped; with the mean of each image and channel.
 
     brightness, contrast: [N] (all channels alike) or [N, K].
     """
@@ -38,13 +37,13 @@ def gain(images: jax.Array, factor: jax.Array) -> jax.Array:
 
 
 def noise(images: jax.Array, keys: jax.Array, deviation: float) -> jax.Array:
-    """Adds normal noise of a standard deviation; one key an image."""
+    """Add normal noise of a standard deviation, with one key per image."""
     draws = jax.vmap(lambda key: jax.random.normal(key, images.shape[1:], images.dtype))(keys)
     return jnp.clip(images + deviation * draws, 0.0, 1.0)
 
 
 def cutout(images: jax.Array, row: jax.Array, column: jax.Array, side: float) -> jax.Array:
-    """Blackens a square of `side` (share of the image) centred at row, column [N] (shares)."""
+    """Blank a square of `side` (share of the image) centred at row, column [N] (shares)."""
     height, width = images.shape[1:3]
     rows = (jnp.arange(height) + 0.5) / height
     columns = (jnp.arange(width) + 0.5) / width
@@ -59,12 +58,12 @@ def mixup(
 ) -> tuple[jax.Array, jax.Array]:
     """mixup (Zhang et al. 2018): each image and its labels blended with another of the batch.
 
-    images: [N, H, W, K]; labels: [N, C] float; the share is Beta(alpha, alpha), one an image.
+    images: [N, H, W, K]; labels: [N, C] float; the share is Beta(alpha, alpha), one per image.
     """
     order_key, share_key = jax.random.split(key)
     order = jax.random.permutation(order_key, len(images))
     share = jax.random.beta(share_key, alpha, alpha, (len(images),)).astype(images.dtype)
-    # The larger share stays with the image itself: the same mixtures, none doubled.
+    # The image itself gets the larger share: the same distribution, without duplicate mixtures.
     share = jnp.maximum(share, 1.0 - share)
     mixed = _blend(images, images[order], share[:, None, None, None])
     return mixed, _blend(labels, labels[order], share[:, None])
@@ -88,7 +87,7 @@ def blank_protein(
 ) -> tuple[jax.Array, jax.Array]:
     """One More Layer's "Mortidomentation": no protein, no label.
 
-    With chance p a batch, the protein channel of its first image goes black and its labels to 0
+    With chance p per batch, the protein channel and the labels of its first image become 0
     (spec one_more_layer 4.6).
     """
     hit = jax.random.bernoulli(key, p)
@@ -102,5 +101,5 @@ def _spread(values: jax.Array) -> jax.Array:
     return values[:, None, None, None] if values.ndim == 1 else values[:, None, None, :]
 
 
-def _blend(one: jax.Array, other: jax.Array, share: jax.Array) -> jax.Array:
-    return share * one + (1.0 - share) * other
+def _blend(first: jax.Array, second: jax.Array, share: jax.Array) -> jax.Array:
+    return share * first + (1.0 - share) * second

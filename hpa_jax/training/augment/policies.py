@@ -1,19 +1,19 @@
 """pudae's 25 augmentation policies (spec bestfitting_pudae B), for a whole batch at once.
 
-A policy is two operations in sequence, each with its own chance.  No branch is taken: every image
-draws a policy, which only sets numbers (a matrix, the slopes of a grid, a gain, a kernel), and one
-composed reading, one blur (skipped when no image of the batch wants it) and two pointwise steps
-serve all images.  Brightness before geometry (policy 3) commutes with the reading.
+A policy is two operations in sequence, each with a chance.  There are no branches: a random policy
+of each image sets parameters (a matrix, the slopes of a grid, a gain, a kernel), and one composed
+resampling, one blur (skipped if no image of the batch needs it) and two pointwise steps serve all
+images.  Brightness before geometry (policy 3) commutes with resampling.
 
-Operations follow albumentations 0.1, with these readings of it:
+Operations follow albumentations 0.1, with these interpretations:
   - RandomScale changes the image's size and the resize to the network's input undoes it, so no
     zoom remains; `scale_zooms` makes it a zoom.
-  - ElasticTransform's alpha 1 with sigma 33..67 moves pixels by about .005 px; what is left is its
-    random affine map, and that alone is done.
-  - ShiftScaleRotate only shifts: the team's policies state its shift limit alone, and their search
-    set its limits of scale and rotation to 0.
-  - RandomContrast turns about the mean of the image (the published 0.1 adds three times the
-    mean, a slip of the formula's port from interleaved images).
+  - ElasticTransform's alpha 1 with sigma 33..67 moves pixels by about .005 px, so only its random
+    affine map is applied.
+  - ShiftScaleRotate only shifts: the team's policies set only its shift limit, with limits of scale
+    and rotation of 0.
+  - RandomContrast scales about the mean of the image (the published 0.1 adds three times the
+    mean, a porting bug).
   - GridDistortion's steps are exact fractions of the side.
 """
 
@@ -72,11 +72,11 @@ KINDS = (
 )
 MAX_STEPS = 5  # of GridDistortion
 KERNEL = 5  # side of the largest blur
-_DRAWS = 2 * MAX_STEPS  # uniform numbers an operation takes at most
+_DRAWS = 2 * MAX_STEPS  # maximum of uniform numbers per operation
 
 
 class Drawn(NamedTuple):
-    """What one image drew; neutral where an operation did not happen."""
+    """Random parameters of one image; neutral for operations not applied."""
 
     matrix: jax.Array  # [3, 3]: rotate, shift_scale_rotate, elastic (and scale)
     steps: jax.Array  # [2, MAX_STEPS]: source length of each grid cell, x and y; 1 = unmoved
@@ -89,11 +89,11 @@ class Drawn(NamedTuple):
 
 
 def apply(keys: jax.Array, images: jax.Array, turns: jax.Array, scale_zooms: bool) -> jax.Array:
-    """Turns images[N, H, W, K] by D4 elements turns[N], then one policy for each; in [0, 1].
+    """Apply D4 elements turns[N] to images[N, H, W, K], then one policy each; in [0, 1].
 
-    keys: one an image.
+    keys: one per image.
     """
-    drawn = jax.vmap(lambda one: draw(jax.random.fold_in(one, 2), scale_zooms))(keys)
+    drawn = jax.vmap(lambda key: draw(jax.random.fold_in(key, 2), scale_zooms))(keys)
     images = jax.lax.platform_dependent(images, turns, drawn, tpu=read_twice, default=read_once)
     images = jax.lax.cond(
         jnp.any(drawn.kernel > 0),
@@ -105,11 +105,11 @@ def apply(keys: jax.Array, images: jax.Array, turns: jax.Array, scale_zooms: boo
 
 
 def read_once(images: jax.Array, turns: jax.Array, drawn: Drawn) -> jax.Array:
-    """Turn, affine map and grid of images[N, H, W, K] as one gather."""
+    """Apply D4, affine map and grid to images[N, H, W, K] in one gather."""
     base = warp.grid(*images.shape[1:3], align_corners=False)
 
-    def read(image: jax.Array, one: Drawn, turn: jax.Array) -> jax.Array:
-        where = warp.affine(move(base, one), warp.dihedral(turn))
+    def read(image: jax.Array, params: Drawn, turn: jax.Array) -> jax.Array:
+        where = warp.affine(move(base, params), warp.dihedral(turn))
         return warp.sample(image, where, "reflect", align_corners=False)
 
     return jax.vmap(read)(warp.unit_range(images), drawn, turns)
@@ -118,10 +118,10 @@ def read_once(images: jax.Array, turns: jax.Array, drawn: Drawn) -> jax.Array:
 def read_twice(
     images: jax.Array, turns: jax.Array, drawn: Drawn, dtype: Any = jnp.bfloat16
 ) -> jax.Array:
-    """The same by matrix products: turn, then the grid's cells axis by axis, then the affine map.
+    """The same by matrix products: D4, then the grid's cells axis by axis, then the affine map.
 
-    Where a policy both moves the grid and turns the image (2 of 25), the image is interpolated
-    twice, as the team's was.
+    For policies with both a grid and a rotation (2 of 25), the image is interpolated twice, as in
+    the team's code.
     """
     height, width = images.shape[1:3]
     rows, columns = (
@@ -134,7 +134,7 @@ def read_twice(
 
 
 def draw(key: jax.Array, scale_zooms: bool = False, policy: jax.Array | None = None) -> Drawn:
-    """The numbers of one image; `policy` 0..24 fixes what is else drawn uniformly."""
+    """Sample the parameters of one image; policy: 0..24, None: random."""
     policy_key, number_key = jax.random.split(key)
     if policy is None:
         policy = jax.random.randint(policy_key, (), 0, len(POLICIES))
@@ -163,9 +163,9 @@ def draw(key: jax.Array, scale_zooms: bool = False, policy: jax.Array | None = N
 
 
 def move(base: jax.Array, drawn: Drawn) -> jax.Array:
-    """Where base[h, w, 2] comes from: the affine map, then the grid's cells (op 1 reads last)."""
+    """Map base[h, w, 2] to its source: the affine map, then the grid's cells."""
     where = warp.affine(base, drawn.matrix)
-    # The grid's image is itself mirrored beyond its border.
+    # The grid's output is reflected beyond its border, too.
     where = 1.0 - jnp.abs(jnp.mod(where + 1.0, 4.0) - 2.0)
     return jnp.stack(
         [_cells(where[..., axis], drawn.steps[axis], drawn.cells) for axis in (0, 1)], axis=-1
@@ -183,7 +183,7 @@ def _cells(position: jax.Array, steps: jax.Array, cells: jax.Array) -> jax.Array
 
 
 def shade(images: jax.Array, drawn: Drawn) -> jax.Array:
-    """The two pointwise steps and gamma; images[N, H, W, K], drawn batched."""
+    """Apply the two pointwise steps and gamma to images[N, H, W, K]; drawn: batched."""
 
     def spread(value: jax.Array) -> jax.Array:
         return value[:, None, None, None]
@@ -192,13 +192,13 @@ def shade(images: jax.Array, drawn: Drawn) -> jax.Array:
         mean = images.mean(axis=(1, 2, 3), keepdims=True)
         offset = spread(drawn.pull[:, slot]) * mean + spread(drawn.lift[:, slot])
         images = jnp.clip(spread(drawn.gain[:, slot]) * images + offset, 0.0, 1.0)
-    # max: the power's gradient at 0 is not finite, and 1e-6 is far below one grey level.
+    # max: the power's gradient at 0 is infinite, and 1e-6 is far below one grey level.
     images = jnp.maximum(images, 1e-6)
     return dm_pix.adjust_gamma(images, spread(drawn.exponent), assume_in_bounds=True)
 
 
 def blur(images: jax.Array, kernels: jax.Array) -> jax.Array:
-    """Filters images[N, H, W, K] with kernels[N, KERNEL, KERNEL], mirrored borders."""
+    """Filter images[N, H, W, K] with kernels[N, KERNEL, KERNEL] and reflected borders."""
     margin = KERNEL // 2
     height, width = images.shape[1:3]
     wide = jnp.pad(images, ((0, 0), (margin, margin), (margin, margin), (0, 0)), mode="reflect")
@@ -224,7 +224,7 @@ def _neutral() -> Drawn:
 
 
 def _operation(row: jax.Array, u: jax.Array, scale_zooms: bool) -> Drawn:
-    """One operation of the table with uniform numbers u[_DRAWS] in [0, 1): neutral elsewhere."""
+    """Parameters of one operation of the table, from uniform numbers u[_DRAWS] in [0, 1)."""
     kind, limit, other = row[0].astype(jnp.int32), row[2], row[3]
     s = 2.0 * u - 1.0  # U(-1, 1)
 
@@ -249,7 +249,7 @@ def _operation(row: jax.Array, u: jax.Array, scale_zooms: bool) -> Drawn:
         gain=when("brightness", factor, when("invert", -1.0, contrast)),
         pull=1.0 - contrast,
         lift=when("invert", 1.0, 0.0),
-        # On uint8 the published code raises to 1 / gamma.
+        # For uint8 the published code uses the power 1 / gamma.
         exponent=when("gamma", 100.0 / (limit + (other - limit) * u[0]), 1.0),
         kernel=when("blur", small_or_large, when("motion_blur", motion, 0)),
     )
@@ -274,9 +274,10 @@ def _table() -> np.ndarray:
 
 
 def _kernels() -> tuple[np.ndarray, np.ndarray]:
-    """All blurs [M, KERNEL, KERNEL] (none, box 3, box 5, lines in 3 x 3), and the lines' chances.
+    """All blurs [M, KERNEL, KERNEL] (none, box 3, box 5, lines in 3 x 3), and the lines' cumulative
+    chances.
 
-    A line runs between two random pixels of the 3 x 3 square that differ.
+    A line connects two different random pixels of the 3 x 3 square.
     """
     kernels = [np.zeros((KERNEL, KERNEL)) for _ in range(3)]
     kernels[0][2, 2] = 1.0
@@ -286,7 +287,7 @@ def _kernels() -> tuple[np.ndarray, np.ndarray]:
     for x_start, x_end, y_start, y_end in np.ndindex(3, 3, 3, 3):
         if (x_start, y_start) == (x_end, y_end):
             continue
-        # Columns are drawn freely; rows must differ only where the columns are equal.
+        # Columns are independent; rows must differ if the columns are equal.
         chances.append(1 / 9 * (1 / 6 if x_start == x_end else 1 / 9))
         length = max(abs(x_end - x_start), abs(y_end - y_start))
         line = np.zeros((KERNEL, KERNEL))

@@ -1,8 +1,8 @@
-"""Geometry of augmentation: maps composed first, pixels read once.
+"""Geometric augmentation: maps are composed, then pixels are sampled once.
 
-Every operation here moves *coordinates*: an output pixel asks where in the input it comes from.
-Maps are composed (flips, rotation, zoom, perspective) and `resample` then reads the images once, so
-that a chain of operations blurs no more than one.
+All operations map *coordinates* of output pixels to their source in the input.  Maps are composed
+(flips, rotation, zoom, perspective) and `resample` then interpolates once, so that a chain of
+operations blurs no more than a single one.
 
 Coordinates are (x, y), normalised: -1 and 1 are the centres of the first and last pixel
 (`align_corners`, as fastai 1.0.22 and old torch) or the image's outer edges (as cv2.resize).
@@ -10,14 +10,14 @@ Grids are [h, w, 2]; matrices are [3, 3] and act on (x, y, 1), up to a factor.
 
 `resample` has two ways, chosen when the program is lowered:
 
-- gather (CPU, CUDA): bilinear reading of each place's four neighbours.  dm_pix.affine_transform
-  gives the same values for affine maps (tests/training/test_warp.py); reading all channels of a tap
-  at once makes it several times faster on CPU (`scripts/bench augment`).
+- gather (CPU, CUDA): bilinear interpolation of the four neighbours.  dm_pix.affine_transform
+  gives the same values for affine maps (tests/training/test_warp.py); gathering all channels of a
+  tap at once is several times faster on CPU (`scripts/bench augment`).
 - products (TPU, square images): two passes of matrix products, along the rows and along the
-  columns (Catmull and Smith 1980), whose weights are the same tents.  v5e, 32 images of
+  columns (Catmull and Smith 1980), with tent weights.  v5e, 32 images of
   512 x 512 x 4, the compiler's estimate: 9 ms and 2 GB; the gathers move 2,235 GB.  Flips and
-  quarter turns are exact.  Elsewhere the four weights stand on a slanted parallelogram instead of
-  a square: on real images of 512 px values differ from the gather's by .3 grey levels of 255 in the
+  quarter turns are exact.  In general the four weights are on a slanted parallelogram instead of a
+  square: on real images of 512 px values differ from the gather's by .3 grey levels of 255 in the
   mean at 10 degrees, .6 at 22.5, 1.3 at 45 (largest: 17, 35, 89), and by .02 in a zoom.
 """
 
@@ -38,7 +38,7 @@ PADDINGS = ("zeros", "reflect", "edge", "wrap")
 
 
 def grid(height: int, width: int, align_corners: bool = True) -> jax.Array:
-    """The identity map: normalised (x, y) of every output pixel, [height, width, 2]."""
+    """Return the identity map: normalised (x, y) of every output pixel, [height, width, 2]."""
 
     def axis(size: int) -> jax.Array:
         if align_corners:
@@ -56,9 +56,9 @@ def resample(
     padding: str = "zeros",
     align_corners: bool = True,
 ) -> jax.Array:
-    """Images [N, H, W, K] read through maps[N, 3, 3], output to input -> [N, h, w, K] in [0, 1].
+    """Resample images [N, H, W, K] by maps[N, 3, 3], output to input -> [N, h, w, K] in [0, 1].
 
-    images: uint8, or float in [0, 1].  size: side of what comes out; 0: that of the images.
+    images: uint8, or float in [0, 1].  size: side of the output; 0: that of the images.
     padding: as in `sample`.
 
     Raises:
@@ -76,13 +76,13 @@ def resample(
 def by_gather(
     images: jax.Array, maps: jax.Array, *, size: int, padding: str, align_corners: bool
 ) -> jax.Array:
-    """`resample` by reading each place's four neighbours."""
+    """`resample` by gathering the four neighbours."""
     base = grid(*((size, size) if size else images.shape[1:3]), align_corners)
 
-    def one(image: jax.Array, matrix: jax.Array) -> jax.Array:
+    def read(image: jax.Array, matrix: jax.Array) -> jax.Array:
         return sample(image, projective(base, matrix), padding, align_corners)
 
-    return jax.vmap(one)(unit_range(images), maps)
+    return jax.vmap(read)(unit_range(images), maps)
 
 
 def by_products(
@@ -96,13 +96,13 @@ def by_products(
 ) -> jax.Array:
     """`resample` of square images by products with tent weights, rows first, then columns.
 
-    Where the map sends (x, y) to (u, v), the first pass makes of every input row v an image row
-    over the output's x, at u(x, v); the second reads column x of that at v(x, y).  An image whose
-    map turns it by more than 45 degrees is transposed first, so that v(x, y) can be solved for y.
+    Where the map sends (x, y) to (u, v), the first pass resamples every input row v at u(x, v) for
+    the output's x; the second resamples its columns x at v(x, y).  Images rotated by more than 45
+    degrees are transposed first, so that v(x, y) can be solved for y.
 
-    Positions are rounded to 1/128 pixel: bfloat16 holds the weights, and 8-bit values, exactly.
-    What has more digits goes in as two bfloat16 summands.  Padding other than "zeros" adds a
-    margin of half a side; what lies beyond it gets the margin's last row.
+    Positions are rounded to 1/128 pixel: bfloat16 represents the weights, and 8-bit values,
+    exactly. Other values are split into two bfloat16 summands.  Padding other than "zeros" adds a
+    margin of half a side; beyond it the margin's last row is repeated.
     """
     side = images.shape[1]
     maps = _in_pixels(maps, side, size or side, align_corners)
@@ -138,9 +138,9 @@ def by_products(
 def stretched(
     images: jax.Array, rows: jax.Array, columns: jax.Array, padding: str, dtype: Any = jnp.bfloat16
 ) -> jax.Array:
-    """Images [N, H, W, K] read at normalised rows[N, h] and columns[N, w] (outer edges at -1, 1).
+    """Resample images [N, H, W, K] at normalised rows[N, h] and columns[N, w] (edges at -1, 1).
 
-    By matrix products; uint8 or float in [0, 1] in, [N, h, w, K] float in [0, 1] out.
+    By matrix products; uint8 or float in [0, 1] -> [N, h, w, K] float in [0, 1].
     """
     product = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     values = jnp.moveaxis(unit_range(images), -1, 2)  # [N, H, K, W]
@@ -152,10 +152,10 @@ def stretched(
 
 
 def _in_pixels(maps: jax.Array, side: int, size: int, align_corners: bool) -> jax.Array:
-    """Normalised maps[N, 3, 3] -> the same between pixels counted from the images' centres."""
+    """Convert normalised maps[N, 3, 3] to pixels relative to the images' centres."""
     less = 1 if align_corners else 0
     inner, outer = max(side - less, 1) / 2, max(size - less, 1) / 2
-    # one factor, rounded once: a flip stays exactly 1
+    # a single factor, rounded once: flips stay exactly 1
     return maps * np.array(
         [[inner / outer] * 2 + [inner], [inner / outer] * 2 + [inner], [1 / outer] * 2 + [1.0]],
         np.float32,
@@ -185,10 +185,10 @@ def _tents(position: jax.Array, size: int, padding: str) -> jax.Array:
 
 
 def _summands(values: jax.Array, dtype: Any) -> jax.Array:
-    """[.., K, W] float32 -> [.., 2 K, W]: each value as two numbers that the type holds."""
+    """[.., K, W] float32 -> [.., 2 K, W]: each value as a sum of two of the type."""
     if dtype == jnp.float32:
         return jnp.concatenate([values, jnp.zeros_like(values)], axis=-2)
-    # not a cast there and back: XLA may leave that out
+    # not by casts, which XLA may optimise away
     high = jax.lax.reduce_precision(values, exponent_bits=8, mantissa_bits=7)
     return jnp.concatenate([high, values - high], axis=-2)
 
@@ -199,17 +199,17 @@ def _summed(values: jax.Array) -> jax.Array:
 
 
 def unit_range(images: jax.Array) -> jax.Array:
-    """uint8 images as float32 in [0, 1]; float images as they are."""
+    """Return uint8 images as float32 in [0, 1]; float images unchanged."""
     return images.astype(jnp.float32) / 255.0 if images.dtype == jnp.uint8 else images
 
 
 def sample(
     image: jax.Array, where: jax.Array, padding: str = "zeros", align_corners: bool = True
 ) -> jax.Array:
-    """Bilinear reading of image[H, W, K] at where[h, w, 2] -> [h, w, K].
+    """Interpolate image[H, W, K] bilinearly at where[h, w, 2] -> [h, w, K].
 
-    Outside the image: "zeros" (each of the four taps on its own, as torch's grid_sample),
-    "reflect" (mirror about the centre of the edge pixel, cv2's BORDER_REFLECT_101), "edge", "wrap".
+    Outside the image: "zeros" (for each of the four taps, as torch's grid_sample),
+    "reflect" (about the centre of the edge pixel, cv2's BORDER_REFLECT_101), "edge", "wrap".
 
     Raises:
         InputError: unknown padding.
@@ -227,9 +227,9 @@ def sample(
 def sample_packed(
     image: jax.Array, where: jax.Array, padding: str = "zeros", align_corners: bool = True
 ) -> jax.Array:
-    """`sample` of uint8 image[H, W, K <= 4] -> [h, w, K] float in [0, 1]; one word read a tap.
+    """`sample` of uint8 image[H, W, K <= 4] -> [h, w, K] float in [0, 1]; one word per tap.
 
-    On TPU a gather moves whole tiles: four channels in one word are 14 times fewer bytes.
+    On TPU a gather moves whole tiles: packing four channels in one word saves 14 times the bytes.
     """
     _check_padding(padding)
     height, width, channels = image.shape
@@ -272,18 +272,18 @@ def _sampled(
 
 def _check_padding(padding: str) -> None:
     if padding not in PADDINGS:
-        raise InputError(f"padding {padding!r} is unknown{near(padding, PADDINGS)}")
+        raise InputError(f"unknown padding {padding!r}{near(padding, PADDINGS)}")
 
 
 def _to_pixels(position: jax.Array, size: int, align_corners: bool) -> jax.Array:
     pixel = (position + 1.0) * ((size - 1) / 2.0 if align_corners else size / 2.0)
     pixel = pixel if align_corners else pixel - 0.5
-    # A perspective map can send a far pixel to infinity; far outside is far enough.
+    # A perspective map can send a pixel to infinity; clip it far outside.
     return jnp.clip(jnp.nan_to_num(pixel, nan=-4.0 * size), -4.0 * size, 4.0 * size)
 
 
 def _fold(index: jax.Array, size: int, padding: str) -> tuple[jax.Array, jax.Array | bool]:
-    """An index inside 0..size-1, and whether the tap counts."""
+    """Return an index inside 0..size-1, and whether the tap counts."""
     if padding == "zeros":
         return jnp.clip(index, 0, size - 1), (index >= 0) & (index < size)
     if padding == "reflect" and size > 1:
@@ -294,11 +294,11 @@ def _fold(index: jax.Array, size: int, padding: str) -> tuple[jax.Array, jax.Arr
     return jnp.clip(index, 0, size - 1), True
 
 
-# Matrices: where an output pixel comes from.
+# Matrices map output pixels to their source.
 
 
 def compose(*maps: jax.Array) -> jax.Array:
-    """One map of several [3, 3]: the last is applied first.
+    """Compose several maps [3, 3]; the last is applied first.
 
     At full precision: a TPU's default, bfloat16, would move the pixels of a 512 px image by two.
     """
@@ -306,13 +306,13 @@ def compose(*maps: jax.Array) -> jax.Array:
 
 
 def rotation(degrees: jax.Array) -> jax.Array:
-    """Rotation about the centre; [3, 3]."""
+    """Return the rotation about the centre; [3, 3]."""
     angle = jnp.deg2rad(degrees)
     return _matrix(jnp.cos(angle), -jnp.sin(angle), 0.0, jnp.sin(angle), jnp.cos(angle), 0.0)
 
 
 def zoom(scale: jax.Array, row: jax.Array = 0.5, column: jax.Array = 0.5) -> jax.Array:
-    """Enlarges by `scale` about a focus given as shares of the image (0.5, 0.5 = centre)."""
+    """Return the zoom by `scale` about a focus given as shares of the image (0.5, 0.5 = centre)."""
     inverse = 1.0 / scale
     return _matrix(
         inverse,
@@ -325,22 +325,22 @@ def zoom(scale: jax.Array, row: jax.Array = 0.5, column: jax.Array = 0.5) -> jax
 
 
 def squish(ratio: jax.Array) -> jax.Array:
-    """Enlarges the width alone by `ratio`."""
+    """Return the zoom of the width by `ratio`."""
     return _matrix(1.0 / ratio, 0.0, 0.0, 0.0, 1.0, 0.0)
 
 
 def shear(along_x: jax.Array, along_y: jax.Array) -> jax.Array:
-    """Shear by tangents."""
+    """Return the shear by tangents."""
     return _matrix(1.0, along_x, 0.0, along_y, 1.0, 0.0)
 
 
 def shift(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Moves the view by (x, y) in normalised units (2 = one whole side)."""
+    """Return the shift of the view by (x, y) in normalised units (2 = one whole side)."""
     return _matrix(1.0, 0.0, x, 0.0, 1.0, y)
 
 
 def dihedral(k: jax.Array) -> jax.Array:
-    """Element k = 0..7 of D4: bit 0 left-right, bit 1 up-down, bit 2 transpose (square only)."""
+    """Return element k = 0..7 of D4; bits: left-right, up-down, transpose (square images only)."""
     k = jnp.asarray(k, jnp.int32)
     sign_x, sign_y = 1.0 - 2.0 * (k & 1), 1.0 - 2.0 * ((k >> 1) & 1)
     turned = ((k >> 2) & 1) == 1
@@ -355,13 +355,13 @@ def dihedral(k: jax.Array) -> jax.Array:
 
 
 def _matrix(*rows: jax.Array | float) -> jax.Array:
-    """[3, 3] of the six numbers of an affine map."""
+    """Return the [3, 3] matrix of the six coefficients of an affine map."""
     six = jnp.stack([jnp.asarray(value, jnp.float32) for value in rows]).reshape(2, 3)
     return jnp.concatenate([six, jnp.array([[0.0, 0.0, 1.0]])])
 
 
 def affine(where: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Sends each (x, y) of where[h, w, 2] through an affine matrix[3, 3]."""
+    """Apply an affine matrix[3, 3] to each (x, y) of where[h, w, 2]."""
     x, y = where[..., 0], where[..., 1]
     return jnp.stack(
         [
@@ -373,16 +373,16 @@ def affine(where: jax.Array, matrix: jax.Array) -> jax.Array:
 
 
 def projective(where: jax.Array, matrix: jax.Array) -> jax.Array:
-    """Like `affine` for a full homography: divides by the third row."""
+    """Apply a homography matrix[3, 3] to each (x, y) of where[h, w, 2]."""
     x, y = where[..., 0], where[..., 1]
     depth = matrix[2, 0] * x + matrix[2, 1] * y + matrix[2, 2]
     return affine(where, matrix) / depth[..., None]
 
 
 def homography(corners: jax.Array) -> jax.Array:
-    """The projective matrix[3, 3] that sends corners[4, 2] to (-1,-1), (-1,1), (1,-1), (1,1).
+    """Return the projective matrix[3, 3] that maps corners[4, 2] to (-1,-1), (-1,1), (1,-1), (1,1).
 
-    Closed form of the usual 8 x 8 system: the square -> corners map is written down and inverted.
+    Closed form of the usual 8 x 8 system, by inversion of the map from the square to the corners.
     """
     p00, p01, p10, p11 = corners  # at (-1,-1), (-1,1), (1,-1), (1,1)
     # Unit square (0,0), (1,0), (1,1), (0,1) -> quadrilateral (Heckbert 1989, section 2.2.3).
@@ -406,19 +406,19 @@ def homography(corners: jax.Array) -> jax.Array:
 
 
 def inverse(matrix: jax.Array) -> jax.Array:
-    """The inverse of an affine matrix[3, 3]."""
+    """Return the inverse of an affine matrix[3, 3]."""
     adjugate = _adjugate(matrix)
     return adjugate / (matrix[0] * adjugate[:, 0]).sum()
 
 
 def _adjugate(m: jax.Array) -> jax.Array:
-    """The inverse of m[3, 3] up to a factor, which a projective map does not feel."""
+    """Return the inverse of m[3, 3] up to a factor, which is irrelevant for projective maps."""
     a, b, c = m
     return jnp.stack([jnp.cross(b, c), jnp.cross(c, a), jnp.cross(a, b)], axis=1)
 
 
 def symmetric_warp_corners(m: jax.Array) -> jax.Array:
-    """Corners of fastai's symmetric_warp for magnitudes m[4] (spec one_more_layer 4.6); [4, 2]."""
+    """Return corners [4, 2] of fastai's symmetric_warp by m[4] (spec one_more_layer 4.6)."""
     return jnp.stack(
         [
             jnp.stack([-1.0 - m[3], -1.0 - m[1]]),
@@ -430,7 +430,7 @@ def symmetric_warp_corners(m: jax.Array) -> jax.Array:
 
 
 def d4(images: jax.Array, k: jax.Array) -> jax.Array:
-    """Exact flips and transpose of images[N, H, W, K] by k[N] in 0..7: `dihedral` without reading.
+    """Flip and transpose images[N, H, W, K] exactly, by k[N] in 0..7: `dihedral` without sampling.
 
     Three selects, not eight branches.  H must equal W.
 
@@ -449,7 +449,7 @@ def d4(images: jax.Array, k: jax.Array) -> jax.Array:
 
 
 def resized(images: jax.Array, size: int) -> jax.Array:
-    """[N, H, W, K] with sides of `size` pixels (0: as they are), smoothed where they shrink."""
+    """Resize images [N, H, W, K] to `size` pixels (0: unchanged), with antialiasing."""
     if not size or images.shape[1:3] == (size, size):
         return images
     shape = (images.shape[0], size, size, images.shape[3])

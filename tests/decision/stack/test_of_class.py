@@ -74,11 +74,11 @@ def test_a_vote_needs_so_many_times_the_threshold():
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        (dict(of_class={"Nucleus": {}}), "no class 'Nucleus', did you mean 'Nucleoplasm'"),
+        (dict(of_class={"Nucleus": {}}), "unknown class 'Nucleus', did you mean 'Nucleoplasm'"),
         (dict(of_class={"Nucleoli": dict(vote_facter=1.0)}), "did you mean 'vote_factor'"),
         (dict(of_class={"Nucleoli": dict(threshold_repeats=1)}), "no 'threshold_repeats'"),
         (dict(of_class={"Nucleoli": dict(vote_factor=0.0)}), "vote_factor=0.0: .* above 0"),
-        (dict(of_class={"Nucleoli": dict(rare_features=("meta",))}), "'own' and some of"),
+        (dict(of_class={"Nucleoli": dict(rare_features=("meta",))}), "needs 'own'"),
         (dict(of_class={"Nucleoli": {}}, learner="multi_output_tree"), "multi_output_tree"),
     ],
 )

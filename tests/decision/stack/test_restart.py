@@ -110,5 +110,5 @@ def test_a_unit_of_another_feature_set_is_named(tmp_path):
         stacking.fit(table, labels, workers=1).save(tmp_path / name)
     there, here = (files.path(tmp_path / name, 1, 0) for name in ("two", "one"))
     here.write_bytes(there.read_bytes())
-    with pytest.raises(InputError, match=r"c01_r0\.zip: of another stack"):
+    with pytest.raises(InputError, match=r"c01_r0\.zip: belongs to another stack"):
         stacking.load(tmp_path / "one")

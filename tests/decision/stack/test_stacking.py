@@ -223,7 +223,7 @@ def test_bad_input_is_named(stack, data):
         stacking.fit(features[:50], labels[:50], config="quik", names=names)
     with pytest.raises(InputError, match="no setting 'roundz'"):
         stacking.fit(features[:50], labels[:50], config={"roundz": 3}, names=names)
-    with pytest.raises(InputError, match="another feature set"):
+    with pytest.raises(InputError, match="different features"):
         stack.predict(features[:5], [*names[:-1], "model_09/p00"])
     with pytest.raises(InputError, match="another order"):
         stack.predict(features[:5], names[::-1])
