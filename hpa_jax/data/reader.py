@@ -40,6 +40,7 @@ CHANNELS: tuple[str, ...] = ("red", "green", "blue", "yellow")
 PLAIN = (".png", ".jpg", ".jpeg")  # by Pillow
 # A suffix that is the end of another comes after it.
 SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *microscopes.SUFFIXES)
+ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr", *SUFFIXES)  # as files are named
 _MARKS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # the first bytes of a file
 _MARKS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif")
 DARK = 16  # the darkest pixel of an image that was 8 bits; a camera's offset is above
@@ -88,6 +89,12 @@ def scenes(path: str | Path) -> list[str]:
         if _suffix(path) in module.SUFFIXES:
             return module.scenes(Path(path))
     return [""]
+
+
+def parts_of_name(name: str) -> tuple[str, str]:
+    """(name without the suffix of an image, that suffix or ""); capitals don't matter."""
+    suffix = next((s for s in ENDINGS if name.lower().endswith(s)), "")
+    return name[: len(name) - len(suffix)], suffix
 
 
 def _suffix(path: str | Path) -> str:

@@ -29,7 +29,6 @@ from hpa_jax.data.sources import competition, csv_tables, imported
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *reader.SUFFIXES)
 # Layouts that are recognised, the first that fits most files: name, pattern.
 LAYOUTS = (
     ("a file a channel", "{id}_{channel}"),
@@ -46,7 +45,6 @@ NUMBERED = (  # whose channels are numbers: data.folder.channels says which is w
 )
 COMPOSITE, WHOLE = "{id}_blue_red_green", "{id}"
 _FIELD = re.compile(r"\{(id|channel|plate|well|site)\}|(\*\*/)|(\*)")
-_IGNORED = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 _THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|$)", re.IGNORECASE)
 _COMPOSITE = re.compile(r".*(?:_(?:red|green|blue|yellow)){2,}", re.IGNORECASE)
 WHOLES = ("image", "path", "file")  # columns of files of all channels in a table of paths
@@ -212,7 +210,7 @@ def find(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder (data.root)")
     files = sorted(_files(root, problems, links, besides))
-    images = [name for name in files if name.lower().endswith(SUFFIXES)]
+    images = [name for name in files if name.lower().endswith(reader.ENDINGS)]
     thumbnails = {name for name in images if _THUMBNAIL.search(_stem(name).rsplit("/", 1)[-1])}
     images = [name for name in images if name not in thumbnails]
     layout = ""
@@ -228,14 +226,14 @@ def find(
     if not matches:
         example = f"; {shown(aside[0])} does not" if aside else ""
         raise InputError(
-            f"{root}: no image fits the pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
+            f"{root}: no image fits the pattern {pattern!r} with a suffix {', '.join(reader.ENDINGS)}"
             f"{example}: --config.data.folder.pattern says how ({{id}} alone: one file with all "
             "channels)"
         )
     for id in matches if layout else ():
         problems.note(f"{root}: read as {layout} (pattern {pattern!r}); images", id)
     for name in aside:
-        composite = _COMPOSITE.fullmatch(_stem(name)) and name.lower().endswith(SUFFIXES)
+        composite = _COMPOSITE.fullmatch(_stem(name)) and name.lower().endswith(reader.ENDINGS)
         what = "composites of several channels were left out" if composite else None
         problems.warn(f"{root}: {what or 'files that fit no pattern were left out'}", name)
     return matches
@@ -365,13 +363,12 @@ def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path])
         folders[:] = sorted(kept)
         for name in names:
             path = os.path.join(folder, name)
-            if not _IGNORED.fullmatch(name) and os.path.realpath(path) not in left_out:
+            if not competition.IGNORED.fullmatch(name) and os.path.realpath(path) not in left_out:
                 yield os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def _stem(name: str) -> str:
-    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
-    return name[: len(name) - len(suffix)]
+    return reader.parts_of_name(name)[0]
 
 
 class _Pattern:
