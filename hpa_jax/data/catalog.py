@@ -70,6 +70,7 @@ def build(
     bad_images: where the findings are written as CSV.
     imported: folder for converted copies of images that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
+    workers: threads that read, check and convert; None: one a core.
     content: file -> digest of its bytes.
     ready: called with the id, channel files, original_size and `files` of an image of a folder as
       soon as they are known, while later ones are still converted; no more once one is refused.
@@ -97,8 +98,7 @@ def build(
     tables = [
         _scan(
             *(source, class_names, problems, imported and Path(imported) / str(i), largest),
-            content,
-            tell,
+            {"content": content, "tell": tell, "workers": workers},
         ).assign(root=i)
         for i, source in enumerate(sources)
     ]
@@ -107,7 +107,7 @@ def build(
         object
     )
     table = _without_repeats(table, problems)
-    convert = functools.partial(_converted, imported and Path(imported), largest, content)
+    convert = functools.partial(_converted, imported and Path(imported), largest, content, workers)
     table = _look_at_images(table, problems, check == "decode", workers, content, convert)
     problems.tell()
     if bad_images is not None:
@@ -165,10 +165,12 @@ def _scan(
     problems: Problems,
     imported: Path | None,
     largest: int,
-    content: Callable[[str], str],
-    tell: Callable[[str, Mapping[str, Any] | None], None],
+    given: Mapping[str, Any],
 ) -> "pd.DataFrame":
-    """Rows of one source, filtered and weighted."""
+    """Rows of one source, filtered and weighted.
+
+    given: arguments for those scans that take them.
+    """
     options = {k: v for k, v in source.items() if k not in ("source", "root", *FOR_ANY)}
     kind, root = source["source"], source["root"]
     if kind not in SOURCES:
@@ -184,10 +186,7 @@ def _scan(
         options.setdefault("into", imported)
     if "largest" in known:
         options.setdefault("largest", largest)
-    if "content" in known:
-        options["content"] = content
-    if "tell" in known:
-        options["tell"] = tell
+    options |= {name: value for name, value in given.items() if name in known}
     for name in ("not_only", "parts"):  # it need not look for the files of what is left out
         if name in known:
             options[name] = source.get(name, ())
@@ -217,6 +216,7 @@ def _converted(
     into: Path | None,
     largest: int,
     content: Callable[[str], str],
+    workers: int | None,
     table: "pd.DataFrame",
     problems: Problems,
 ) -> "pd.DataFrame":
@@ -234,7 +234,8 @@ def _converted(
         }
         # What must be there the source has checked already.
         how = conversion.Conversion(largest=largest, missing=dict.fromkeys(CHANNELS, "zeros"))
-        ready = conversion.rows(images, into / f"{root}_deep", how, problems, content=content)
+        copies = into / f"{root}_deep"
+        ready = conversion.rows(images, copies, how, problems, content=content, workers=workers)
         for index, id in part["id"].items():
             if id not in ready:
                 table = table.drop(index)

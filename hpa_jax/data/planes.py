@@ -108,7 +108,7 @@ def ordered(
         if length == 1:
             pixels = pixels.squeeze(axis=at)
         elif letter == "Z" or (how.single and letter in "QI"):
-            pixels = _projected(path, pixels, at, how.project)
+            pixels = projected(path, pixels, at, how.project)
             notes.append(f"Z stacks became one plane ({how.project})")
         elif letter == "T" and how.frame is not None:
             if not -length <= how.frame < length:
@@ -132,7 +132,7 @@ def ordered(
     return Planes(pixels, colour=colour, alpha=alpha, notes=tuple(notes))
 
 
-def _projected(path: Path, pixels: np.ndarray, axis: int, project: str) -> np.ndarray:
+def projected(path: str | Path, pixels: np.ndarray, axis: int, project: str) -> np.ndarray:
     """One plane of a Z stack.
 
     Raises:

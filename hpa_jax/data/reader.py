@@ -342,6 +342,24 @@ def inside(root: str | Path, path: str | Path) -> bool:
     return os.path.commonpath([root, path]) == root
 
 
+def files_of(folder: str | Path) -> list[str]:
+    """The files below a folder, sorted; linked folders are entered, each once."""
+    found, entered = [], set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in entered:
+            folders.clear()
+            continue
+        entered.add(real)
+        found += [os.path.join(place, name) for name in names]
+    return sorted(found)
+
+
+def all_inside(root: str | Path, path: str | Path) -> bool:
+    """Whether an image lies in `root`; of a folder that is one (Zarr) all its files, too."""
+    parts = files_of(path) if os.path.isdir(path) else []
+    return inside(root, path) and all(inside(root, part) for part in parts)
+
+
 def sizes_differ(size: tuple[int, ...], other: tuple[int, ...]) -> str:
     """The reason why channels of sizes (H, W) and `other` are no image."""
     return (

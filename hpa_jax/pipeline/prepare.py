@@ -35,7 +35,8 @@ def data(context: Context) -> list[Task]:
         from hpa_jax.data.synthetic import dataset
 
         truth = context.path("data_truth.csv")
-        workers = os.cpu_count() or 1  # the images do not depend on it
+        # The images do not depend on it.
+        workers = context.config.train.workers or os.cpu_count() or 1
         dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
         return f"{settings['train']:,} train and {settings['test']:,} test images made"
 
@@ -90,6 +91,7 @@ def catalog(context: Context) -> list[Task]:
             bad_images=context.path("bad_images.csv"),
             imported=context.path("imported"),
             largest=largest,
+            workers=context.config.train.workers or None,
             content=context.contents.file,
         )
         table = catalogs.relative(table, roots(context), context.path("imported"))
@@ -141,7 +143,11 @@ def _duplicates(context: Context) -> Task:
         table, problems = tables.catalog(context, roots(context)), Problems()
         unseen = config.data.check == "header"
         pairs, groups = duplicates.hash_catalog(
-            table, look_at_all=unseen, problems=problems, **config.duplicates
+            table,
+            look_at_all=unseen,
+            problems=problems,
+            workers=config.train.workers or None,
+            **config.duplicates,
         )
         problems.write(context.path("bad_duplicates.csv"))
         if problems.found and config.data.on_bad_image == "error":
@@ -249,6 +255,7 @@ def _records(context: Context, side: int) -> Task:
             context.path("records"),
             on_bad_image=context.config.data.on_bad_image,
             bad_images=context.path("bad_records.csv"),
+            workers=context.config.train.workers or None,
             **settings,
         )
         size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())

@@ -478,6 +478,86 @@ def test_numbered_channels_are_asked_for_and_read(tmp_path, images, name, channe
     assert any("read as" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("name", "stains"),
+    [
+        ("{id}-{stain}", CHANNELS),
+        ("{id} {stain}", ("Texas Red", "FITC", "Hoechst 33342", "Cy5")),
+        ("{id}.{stain}", CHANNELS),
+        ("{stain}_{id}", ("Tubulin", "GFP", "DAPI", "ER")),
+        ("{id}_{stain}", ("Texas_Red", "Alexa_488", "DAPI", "Alexa_Fluor_647")),
+    ],
+)
+def test_other_separators_and_stains_of_two_words(tmp_path, images, name, stains):
+    """ID-red.png, DAPI_ID.png, ID_Texas_Red.png."""
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        for k, stain in enumerate(stains):
+            path = tmp_path / "in" / f"{name.format(id=id, stain=stain)}.png"
+            Image.fromarray(image[..., k]).save(path)
+    assert equal(taken(tmp_path / "in", tmp_path)[0], images)
+
+
+def test_one_channel_without_a_name_is_asked_for(tmp_path, images):
+    """Grey files whose names say no channel."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(images["p0"][..., 0]).save(tmp_path / "in" / "x.png")
+    with pytest.raises(InputError, match=r"holds one channel, and its name doesn't say which"):
+        taken(tmp_path / "in", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("p{n}_z{z:02d}_{channel}.tif", {}),
+        ("p{n}-{channel}-s{z}.png", dict(pattern="{id}-{channel}-s{z}")),
+        ("p{n}_Z{z:03d}_ch0{k}.tif", dict(channels="ch00:red,ch01:green,ch02:blue,ch03:yellow")),
+        ("p{n}p{z:02d}-ch{k}sk1fk1fl1.tiff", dict(channels="0:red,1:green,2:blue,3:yellow")),
+        ("ZStep_{z}/p{n}_w{k}8A3F.TIF", dict(channels="0:red,1:green,2:blue,3:yellow")),
+    ],
+)
+def test_a_file_a_z_plane_is_one_image(tmp_path, images, name, options):
+    """Z planes that are files of their own: Leica, Harmony, MetaXpress."""
+    for n, image in enumerate(images.values()):
+        for k, channel in enumerate(CHANNELS):
+            for z, share in ((1, 0.5), (2, 1.0), (10, 0.3)):
+                path = tmp_path / "in" / name.format(n=n, k=k, z=z, channel=channel)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                plane = (image[..., k] * share).astype(np.uint8)
+                if path.suffix == ".png":
+                    Image.fromarray(plane).save(path)
+                else:
+                    tifffile.imwrite(path, plane)
+    got, _, told = taken(tmp_path / "in", tmp_path, **options)
+    assert equal(got, images)
+    assert any(line.startswith("note: Z stacks became one plane (max): 3") for line in told)
+    with pytest.raises(InputError, match=r"a Z stack of 3 planes"):
+        taken(tmp_path / "in", tmp_path / "refused", project="refuse", **options)
+
+
+def test_a_changed_z_plane_is_read_anew(tmp_path, images):
+    """Another plane of a stack of files, the first one as it was."""
+    for z, id in ((1, "p0"), (2, "p1")):
+        save(tmp_path / "in", f"x_z{z}", images[id])
+    taken(tmp_path / "in", tmp_path)
+    save(tmp_path / "in", "x_z2", images["p2"])
+    expected = {"x": np.maximum(images["p0"], images["p2"])}
+    assert equal(taken(tmp_path / "in", tmp_path)[0], expected)
+
+
+def test_thumbnails_of_metaxpress_are_skipped(tmp_path, images):
+    """p0_s1_w1_thumbGUID.TIF beside p0_s1_w1GUID.TIF, whose GUID may start with a digit."""
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        for k in range(4):
+            tifffile.imwrite(tmp_path / "in" / f"{id}_w{k}8A3F-1C.TIF", image[..., k])
+            tifffile.imwrite(tmp_path / "in" / f"{id}_w{k}_thumb9B2E-4D.TIF", image[::4, ::4, k])
+    with pytest.raises(InputError, match=r"with the channels 0, 1, 2 and 1 more: which"):
+        taken(tmp_path / "in", tmp_path / "asked")
+    got, *_ = taken(tmp_path / "in", tmp_path, channels="w0:red,w1:green,w2:blue,w3:yellow")
+    assert equal(got, images)
+
+
 def test_stains_name_channels(tmp_path, images):
     """Files named by stain, and a channel's own name by option."""
     for id, image in images.items():
