@@ -213,7 +213,7 @@ def channel_files(
         paths[channel] = present[0].path if present else None
         if len(present) > 1:
             some = " and ".join(sorted(file.name for file in present))
-            problems.add(place, id, f"{some}: which is the image? Remove one")
+            problems.add(folder / some, id, "the channel is there twice; remove one")
             complete = False
         elif present and present[0].outside:
             problems.add(present[0].path, id, LEAVES)
@@ -221,7 +221,7 @@ def channel_files(
     missing = [c for c in CHANNELS if paths[c] is None and c not in optional]
     if missing:
         what = "no image of any channel" if len(missing) == 4 else f"no {', '.join(missing)}"
-        example = folder / f"{id}_{missing[0]}.png"
+        example = folder / f"ID_{missing[0]}.png"
         problems.add(place, id, f"{what} (looked for {example})")
         complete = False
     return paths if complete else None

@@ -306,7 +306,9 @@ def listed(
             problems.add(where, id, "an id must be a plain name")
         elif outside:
             problems.add(
-                where, id, f"{outside[0]} is outside of data.root; data.folder.links=True allows it"
+                f"{where}: {outside[0]}",
+                id,
+                "is outside of data.root; data.folder.links=True allows it",
             )
         else:
             matches[id] = Match(
@@ -354,9 +356,9 @@ def _gathered(
         elif z in (planes := (match := matches.setdefault(id, Match())).stacks.get(channel, {})):
             other = planes[z]
             problems.add(
-                path,
+                f"{path} and {other}",
                 id,
-                f"the image is there twice (also {other}); if these are two images, a pattern "
+                "the image is there twice; if these are two images, a pattern "
                 "without {id} joins the names of plates: {plate}/{site}_{channel}",
             )
         else:

@@ -251,7 +251,7 @@ def test_a_channel_in_two_formats_is_a_problem(tmp_path):
     tifffile.imwrite(root / "train" / "t1_red.tif", picture(9)[..., 0])
     table, problems = scan(root)
     assert "t1" not in set(table["id"])
-    assert "t1_red.png and t1_red.tif: which is the image?" in problems[0]
+    assert "t1_red.png and t1_red.tif (id t1): the channel is there twice" in problems[0]
 
 
 def test_links_out_of_the_root_need_an_option(tmp_path):

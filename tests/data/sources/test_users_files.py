@@ -636,7 +636,7 @@ def test_a_table_of_paths_is_a_source(tmp_path, images, suffix):
     (tmp_path / "in" / "images.csv").write_text(
         "id,red,green,blue,yellow\na,../x,b,c,d\na,b,b,b,b\n"
     )
-    with pytest.raises(InputError, match=r"row 2 .*outside of data.root"):
+    with pytest.raises(InputError, match=r"row 2: .*outside of data.root"):
         taken(tmp_path / "in", tmp_path, table="images.csv")
 
 
