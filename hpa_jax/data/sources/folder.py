@@ -325,6 +325,18 @@ def listed(
     return matches, labels
 
 
+def listed_elsewhere(root: Path, table: str) -> list[Path]:
+    """A table of paths that lies outside of the root, and the files outside that it names.
+
+    Raises:
+        InputError: no such file.
+    """
+    cells = csv_tables.read_any(root / table)
+    named = {text for name in cells if name not in NOT_PATHS for text in cells[name] if text}
+    paths = [root / table, *(root / Path(text).expanduser() for text in sorted(named))]
+    return [path for path in paths if path.exists() and not inside(root, path)]
+
+
 def _gathered(
     root: Path, images: Sequence[str], fits: "_Pattern", problems: Problems, links: bool
 ) -> tuple[dict[str, Match], list[str]]:
