@@ -652,6 +652,8 @@ def test_a_table_of_paths_is_a_source(tmp_path, images, suffix):
         "Id,Target\np0,0\np1,2.0\np2,5\n",
         "image;class\np0;nucleoplasm\np1;nucleoli\np2;5\n",
         "id\tlabel\np0\t0\np1\t2\np2\t5\n",
+        "sep=;\nid;labels\np0;0\np1;2\np2;5\n",
+        "image,compartment\np0,Nucleoplasm\np1,Nucleoli\np2,Nuclear bodies\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
@@ -662,6 +664,16 @@ def test_labels_are_found_by_their_header(tmp_path, images, text, encoding):
     (tmp_path / "in" / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
     _, table, _ = taken(tmp_path / "in", tmp_path)
     assert [x.tolist() for x in table["labels"]] == [[0], [2], [5]]
+
+
+@pytest.mark.parametrize("name", ["plate", "well", "count"])
+def test_numbers_of_another_column_are_no_labels(tmp_path, images, name):
+    """A table of ids and plates."""
+    for id, image in images.items():
+        save(tmp_path / "in", id, image)
+    (tmp_path / "in" / "labels.csv").write_text(f"id,{name}\np0,3\np1,3\np2,4\n")
+    with pytest.raises(InputError, match=f"numbers in a column '{name}': are they class numbers"):
+        taken(tmp_path / "in", tmp_path)
 
 
 @pytest.mark.parametrize("texts", [("0;2", "2", "5"), ("[0, 2]", "2", "5"), ("0|2", "2.0", "5.0")])
