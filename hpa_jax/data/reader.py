@@ -201,9 +201,7 @@ def one_plane(image: Planes, channel: str, path: str | Path) -> np.ndarray:
         shown = pixels[list(own)].min(axis=0)
         if all(not plane.any() for plane in others) and np.array_equal(pixels[own[0]], shown):
             return shown
-        if image.lossy and np.quantile(shown, 0.999) >= 2 * max(
-            np.quantile(plane, 0.999) for plane in others
-        ):
+        if image.lossy and _brightest(shown) >= SHOWN * max(map(_brightest, others)):
             return shown
     brightest = pixels.max(axis=0)
     top = float(brightest.max())
@@ -212,6 +210,20 @@ def one_plane(image: Planes, channel: str, path: str | Path) -> np.ndarray:
     if all(np.abs(p - s * brightest).max() <= 1.0 for p, s in zip(pixels, shares, strict=True)):
         return brightest
     raise BadImage(path, "a colour image whose planes differ; save the channel as grey")
+
+
+def _brightest(plane: np.ndarray) -> float:
+    """The mean of the brightest 16 x 16 pixels, a block of JPEG: chroma that bleeds into a plane
+    makes single pixels bright, blocks hardly."""
+    block = min(16, *plane.shape)
+    height, width = (length // block for length in plane.shape)
+    blocks = plane[: height * block, : width * block].reshape(height, block, width, block)
+    return float(blocks.mean(axis=(1, 3)).max())
+
+
+# Least ratio of `_brightest`. 200 real channels saved at qualities 50 to 95 have 2.8 and more, 55
+# composites of the atlas 2.3 and less.
+SHOWN = 2.5
 
 
 # --- scaling of intensity ---

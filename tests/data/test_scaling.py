@@ -132,7 +132,8 @@ def test_points_over_a_plate_are_shared_by_its_images(tmp_path):
             values = image[..., k].astype(np.uint16) * (8 if id.startswith("p1") else 4)
             tifffile.imwrite(tmp_path / "in" / f"{id}_{channel}.tif", values)
     options = dict(pattern="{plate}_{site}_{channel}", scale_over="plate", percentiles=(0, 100))
-    got, table, _ = taken(tmp_path / "in", tmp_path, **options)
+    got, table, told = taken(tmp_path / "in", tmp_path, **options)
+    assert any("read once more for points over the plate: 4 (" in line for line in told)
     table = table.set_index("id")
     for plate, factor in (("p0", 4), ("p1", 8)):
         ids = [id for id in images if id.startswith(plate)]

@@ -156,6 +156,8 @@ def rows(
             shared, levels = _shared_points(images, marks, conversion, guarded, pool, title)
         for id, group in shared.items():
             if marks[id]:
+                over = conversion.scaling.over
+                problems.note(f"all images were read once more for points over the {over}", id)
                 marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
         todo = [id for id, mark in marks.items() if mark and known(into, id, mark) is None]
         kept = _kept(images, todo, conversion)
@@ -442,8 +444,6 @@ def _shared_points(
 ) -> tuple[dict[str, str], dict[str, dict[str, tuple[float, float]]]]:
     """id -> group of images with common points, and group -> channel -> points: a first reading of
     every image, whose histograms are added."""
-    from tqdm import tqdm
-
     plates = conversion.scaling.over == "plate"
     groups = {id: files.plate if plates else "" for id, files in images.items()}
     if plates and not all(groups.values()):
@@ -464,17 +464,18 @@ def _shared_points(
     bits: dict[str, int] = {}
     whole: dict[str, bool] = {}
     results = pool.map(functools.partial(guarded, look), ready)
-    said = f"{title}: first reading, for points over the {conversion.scaling.over}"
-    for id, seen in zip(ready, tqdm(results, total=len(ready), desc=said, disable=None)):
-        if seen is None:
-            continue
-        histograms, depth, fits = seen
-        group = groups[id]
-        bits[group] = max(bits.get(group, 0), depth)
-        whole[group] = whole.get(group, True) and fits
-        total = sums.setdefault(group, {})
-        for channel, counts in histograms.items():
-            total[channel] = total.get(channel, 0) + counts
+    with Progress(f"{title}: first reading", len(ready)) as progress:
+        for id, seen in zip(ready, results):
+            progress.add()
+            if seen is None:
+                continue
+            histograms, depth, fits = seen
+            group = groups[id]
+            bits[group] = max(bits.get(group, 0), depth)
+            whole[group] = whole.get(group, True) and fits
+            total = sums.setdefault(group, {})
+            for channel, counts in histograms.items():
+                total[channel] = total.get(channel, 0) + counts
     levels = {
         group: {}
         if whole[group] and not conversion.scaling.bits
