@@ -581,6 +581,18 @@ def test_stains_name_channels(tmp_path, images):
     assert equal(got, images)
 
 
+def test_a_root_below_home_and_names_by_token(tmp_path, images, monkeypatch):
+    """root="~/in", and channels as data.sources may name them: channel -> its token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        for k in range(4):
+            Image.fromarray(image[..., k]).save(tmp_path / "in" / f"{id}-ch{k + 1}sk1.png")
+    tokens = {channel: f"ch{k + 1}" for k, channel in enumerate(CHANNELS)}
+    got, *_ = taken("~/in", tmp_path, pattern="{id}-{channel}sk1", tokens=tokens)
+    assert equal(got, images)
+
+
 def test_links_out_of_the_root_need_an_option(tmp_path, images):
     """Workflow engines stage their inputs as links."""
     for id, image in images.items():
