@@ -9,7 +9,7 @@ import functools
 import hashlib
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +70,7 @@ def build(
     bad_images: where the findings are written as CSV.
     imported: folder for converted copies of images that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
+    workers: threads that read, check and convert; None: one a core.
     content: file -> digest of its bytes.
     ready: called with the id, channel files, original_size and `files` of an image of a folder as
       soon as they are known, while later ones are still converted; no more once one is refused.
@@ -97,8 +98,7 @@ def build(
     tables = [
         _scan(
             *(source, class_names, problems, imported and Path(imported) / str(i), largest),
-            content,
-            tell,
+            {"content": content, "tell": tell, "workers": workers},
         ).assign(root=i)
         for i, source in enumerate(sources)
     ]
@@ -107,7 +107,7 @@ def build(
         object
     )
     table = _without_repeats(table, problems)
-    convert = functools.partial(_converted, imported and Path(imported), largest, content)
+    convert = functools.partial(_converted, imported and Path(imported), largest, content, workers)
     table = _look_at_images(table, problems, check == "decode", workers, content, convert)
     problems.tell()
     if bad_images is not None:
@@ -165,10 +165,12 @@ def _scan(
     problems: Problems,
     imported: Path | None,
     largest: int,
-    content: Callable[[str], str],
-    tell: Callable[[str, Mapping[str, Any] | None], None],
+    given: Mapping[str, Any],
 ) -> "pd.DataFrame":
-    """Rows of one source, filtered and weighted."""
+    """Rows of one source, filtered and weighted.
+
+    given: arguments for those scans that take them.
+    """
     options = {k: v for k, v in source.items() if k not in ("source", "root", *FOR_ANY)}
     kind, root = source["source"], source["root"]
     if kind not in SOURCES:
@@ -184,10 +186,7 @@ def _scan(
         options.setdefault("into", imported)
     if "largest" in known:
         options.setdefault("largest", largest)
-    if "content" in known:
-        options["content"] = content
-    if "tell" in known:
-        options["tell"] = tell
+    options |= {name: value for name, value in given.items() if name in known}
     for name in ("not_only", "parts"):  # it need not look for the files of what is left out
         if name in known:
             options[name] = source.get(name, ())
@@ -217,6 +216,7 @@ def _converted(
     into: Path | None,
     largest: int,
     content: Callable[[str], str],
+    workers: int | None,
     table: "pd.DataFrame",
     problems: Problems,
 ) -> "pd.DataFrame":
@@ -234,7 +234,8 @@ def _converted(
         }
         # What must be there the source has checked already.
         how = conversion.Conversion(largest=largest, missing=dict.fromkeys(CHANNELS, "zeros"))
-        ready = conversion.rows(images, into / f"{root}_deep", how, problems, content=content)
+        copies = into / f"{root}_deep"
+        ready = conversion.rows(images, copies, how, problems, content=content, workers=workers)
         for index, id in part["id"].items():
             if id not in ready:
                 table = table.drop(index)
@@ -280,6 +281,8 @@ def _look_at_images(
             problems.add(finding.bad.path, id, finding.bad.what)
         for note in finding.notes:
             problems.warn(note, id)
+        for note in finding.decided:
+            (problems.warn if note.startswith("ambiguous") else problems.note)(note, id)
     table = table[np.array([findings[at].bad is None for at in table.index], bool)]
     sizes = np.array([findings[at].size for at in table.index], np.int64).reshape(-1, 2)
     originals = table["original_size"].isna() & table["full_size"].astype(bool)
@@ -298,43 +301,61 @@ def _look_at_images(
 
 @dataclass(frozen=True)
 class Finding:
-    """What the catalog learnt of an image's files. size: (height, width)."""
+    """What the catalog learnt of an image's files. size: (height, width).
+
+    notes: what looks odd.  decided: what was decided in reading them.
+    """
 
     size: Sequence[int] = (0, 0)
     files: str = ""
     bad: reader.BadImage | None = None
     notes: Sequence[str] = ()
+    decided: Sequence[str] = ()
 
 
 def _header(row: Mapping[str, Any], content: Callable[[str], str]) -> Finding:
     if isinstance(row["seen"], dict):  # by who converted it
         return Finding(**row["seen"])
-    paths = {channel: row[channel] for channel in CHANNELS}
+    files = [row[channel] for channel in CHANNELS if isinstance(row[channel], str)]
     try:
-        files = [p for p in paths.values() if isinstance(p, str)]
+        _refuse_series(files)
         sizes = [reader.size(path) for path in files]
+        for path, size in zip(files, sizes, strict=True):
+            if size != sizes[0]:
+                raise reader.BadImage(path, reader.sizes_differ(size, sizes[0]))
     except reader.BadImage as bad:
         return Finding(bad=bad)
-    for path, size in zip(files, sizes, strict=True):
-        if size != sizes[0]:
-            return Finding(bad=reader.BadImage(path, reader.sizes_differ(size, sizes[0])))
     return Finding(sizes[0], _mark(repr([content(path) for path in files]).encode()))
 
 
 def _decoded(row: Mapping[str, Any]) -> Finding:
     if isinstance(row["seen"], dict):  # by who converted it
         return Finding(**row["seen"])
-    paths = {channel: row[channel] for channel in CHANNELS}
+    files = {channel: row[channel] for channel in CHANNELS if isinstance(row[channel], str)}
     try:
-        image = reader.read(paths)
+        _refuse_series(files.values())
+        planes, read = conversion.select(conversion.Files(files), conversion.Conversion())
+        first = next(iter(planes.values()))
+        for channel, plane in planes.items():
+            if plane.dtype != np.uint8:
+                raise NeedsScaling(files[channel], "more than 8 bits")
+            if plane.shape != first.shape:
+                raise reader.BadImage(files[channel], reader.sizes_differ(plane.shape, first.shape))
+        seen = conversion.seen(planes, next(iter(files.values())))
     except reader.BadImage as bad:
         return Finding(bad=bad)
-    planes = {c: image[..., k] for k, c in enumerate(CHANNELS) if isinstance(paths[c], str)}
-    first = next(path for path in paths.values() if isinstance(path, str))
-    try:
-        return Finding(**conversion.seen(planes, first))
-    except reader.BadImage as bad:
-        return Finding(bad=bad)
+    return Finding(**seen, decided=tuple(dict.fromkeys(read.notes)))
+
+
+def _refuse_series(files: Iterable[str]) -> None:
+    """A file of several images is refused where a table names one image a file.
+
+    Raises:
+        BadImage: naming it.
+    """
+    for path in files:
+        if (count := len(reader.scenes(path))) > 1:
+            raise reader.BadImage(path, f"holds {count} images; save each as a file")
 
 
 def _mark(data: bytes) -> str:

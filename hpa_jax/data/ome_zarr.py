@@ -73,7 +73,7 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
     size = plausible(scale[x] * unit if unit else None)
     notes = planes.notes
     if absent:  # chunks of zeros alone need not be stored
-        notes += (f"ambiguous: {absent} of {array.nchunks} chunks are absent, taken for zeros",)
+        notes += ("ambiguous: some chunks are absent from the store and were taken for zeros",)
     return Planes(planes.pixels, tuple(labels), size, notes=notes)
 
 

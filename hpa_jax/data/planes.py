@@ -108,7 +108,7 @@ def ordered(
         if length == 1:
             pixels = pixels.squeeze(axis=at)
         elif letter == "Z" or (how.single and letter in "QI"):
-            pixels = _projected(path, pixels, at, how.project)
+            pixels = projected(path, pixels, at, how.project)
             notes.append(f"Z stacks became one plane ({how.project})")
         elif letter == "T" and how.frame is not None:
             if not -length <= how.frame < length:
@@ -132,7 +132,7 @@ def ordered(
     return Planes(pixels, colour=colour, alpha=alpha, notes=tuple(notes))
 
 
-def _projected(path: Path, pixels: np.ndarray, axis: int, project: str) -> np.ndarray:
+def projected(path: str | Path, pixels: np.ndarray, axis: int, project: str) -> np.ndarray:
     """One plane of a Z stack.
 
     Raises:
@@ -167,8 +167,15 @@ def plausible(size: float | None) -> float | None:
 
 
 def is_ramp(colours: np.ndarray) -> bool:
-    """Whether a palette int[N, 3] is a look-up table that shows intensity in colour: it gets
-    brighter with the index all the way, from black."""
-    grey = (colours == colours[:, :1]).all()
-    light = colours.astype(np.int64) @ (299, 587, 114)
-    return bool(not grey and len(colours) > 16 and light[0] == 0 and (np.diff(light) > 0).all())
+    """Whether a palette uint8[N, 3] is a look-up table that shows intensity in colour: from black
+    it gets brighter with the index, in small steps (a sorted palette jumps between hues).
+
+    The first and the last colour may be marks of under- and overexposure.
+    """
+    if len(colours) <= 16 or (colours == colours[:, :1]).all():
+        return False
+    inner = colours[1:-1].astype(np.int64)
+    light, steps = inner @ (299, 587, 114), np.abs(np.diff(inner, axis=0))
+    dips = (np.maximum.accumulate(light) - light).max()  # ImageJ's "fire" has some of half a level
+    rises = dips <= 2_000 and light[-1] == light.max() and len(np.unique(light)) > 0.8 * len(light)
+    return bool(rises and light[0] <= 16_000 and steps.max() <= 32)

@@ -1,10 +1,11 @@
 """Everything that is wrong with the input, gathered first and reported at once.
 
 In: one line a problem (file, row or id, what is wrong), and notes on images that were read.
-Out: `bad_images.csv`, one InputError in which identical problems are one line, and at most one
-warning for each kind of note.
+Out: `bad_images.csv`, one InputError in which problems that differ in numbers alone are one line,
+and at most one warning for each kind of note.
 """
 
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.errors import InputError
 
 SHOWN = 10
+_NUMBER = re.compile(r"\d[\d.,]*")
 NAMED = 3  # examples of what is counted
 LEAVE_OUT = 'mend them, or leave them out with data.on_bad_image="skip"'  # a remedy
 
@@ -72,18 +74,22 @@ class Problems:
         """One error of all problems (the first ten kinds in words), with what to do."""
         kinds: dict[str, list[Problem]] = {}
         for problem in self.found:
-            kinds.setdefault(problem.what, []).append(problem)
-        lines = [
-            str(alike[0])
-            if len(alike) == 1
-            else f"{what}: {len(alike):,} times ({examples([p.place for p in alike])})"
-            for what, alike in list(kinds.items())[:SHOWN]
-        ]
+            kinds.setdefault(_NUMBER.sub("0", problem.what), []).append(problem)
+        lines = [_line(alike) for alike in list(kinds.values())[:SHOWN]]
         if len(self.found) == 1:
             return InputError(f"{lines[0]}; {remedy}")
         rest = len(self.found) - sum(len(alike) for alike in list(kinds.values())[:SHOWN])
         more = f"; and {rest} more" if rest else ""
         return InputError(f"{len(self.found)} problems: {'; '.join(lines)}{more}; {remedy}")
+
+
+def _line(alike: Sequence[Problem]) -> str:
+    """One line of problems that differ in nothing but numbers."""
+    if len(alike) == 1:
+        return str(alike[0])
+    what, places = alike[0].what, examples([problem.place for problem in alike])
+    numbers = ", with other numbers too" if len({problem.what for problem in alike}) > 1 else ""
+    return f"{what}: {len(alike):,} times{numbers} ({places})"
 
 
 def examples(names: Sequence[str]) -> str:

@@ -32,6 +32,9 @@ SUFFIXES = (".tif", ".tiff")
 # Sets of several files (OME, Micro-Manager) name the others; following names would leave the root.
 ALONE = {"_multifile": False, "is_mmstack": False, "is_ndtiff": False}
 _PREVIEW = re.compile("thumb|label|macro|overview|preview", re.IGNORECASE)
+# Photometric interpretations whose samples are intensities: white or black is zero, RGB, a palette,
+# and YCbCr, which is decoded to RGB.
+_INTENSITIES = (0, 1, 2, 3, 6)
 
 
 @contextmanager
@@ -73,6 +76,22 @@ def scenes(path: Path) -> list[str]:
     return [f"s{number}" for number in range(count)] if count > 1 else [""]
 
 
+def size(path: Path) -> tuple[int, int, bool]:
+    """(height, width) as read, and whether values have more than 8 bits, without decoding.
+
+    Raises:
+        BadImage: as `read`.
+    """
+    with _opened_tiff(path) as file:
+        series = _scenes(file)[0]
+        page = series.keyframe
+        check_claim(path, series.shape, series.axes, series.dtype)
+        _check_whole(path, file, series)
+        height, width = _side(series)
+        deep = series.dtype not in (np.uint8, np.bool_)
+    return (width, height, deep) if _orientation(page) in (5, 6, 7, 8) else (height, width, deep)
+
+
 def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...]]:
     """One image of a file, values as stored, and (black, white) of float pixels if it states them.
 
@@ -87,6 +106,9 @@ def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...
         series = candidates[scene]
         page = series.keyframe
         check_claim(path, series.shape, series.axes, series.dtype)
+        if page.photometric not in _INTENSITIES:
+            name = getattr(page.photometric, "name", page.photometric)
+            raise BadImage(path, f"its samples are no intensities ({name}); save it as grey or RGB")
         _check_whole(path, file, series)
         try:
             pixels = series.asarray()
@@ -106,10 +128,10 @@ def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...
         size = size or _resolution(page, file.imagej_metadata or {})
         declared = _declared_bits(page) or bits
         limits = _declared_range(page) if page.dtype.kind == "f" else ()
-    orientation = page.tags["Orientation"].value if "Orientation" in page.tags else 1
+        orientation = _orientation(page)
     image = replace(
         image,
-        pixels=_upright(image.pixels, int(orientation)),
+        pixels=_upright(image.pixels, orientation),
         names=names or ("",) * len(image.pixels),
         pixel_size=plausible(size),
         bits=declared,
@@ -211,17 +233,34 @@ def _by_pillow(path: Path, series: "TiffPageSeries") -> np.ndarray:
 
 
 def _photometric(pixels: np.ndarray, page: "TiffPage") -> np.ndarray:
-    """Values whose 0 is black: of MinIsWhite turned round, of a palette looked up."""
-    if page.photometric == 0 and pixels.dtype.kind in "ub":
-        return ~pixels if pixels.dtype == bool else np.iinfo(pixels.dtype).max - pixels
+    """Values whose 0 is black: of MinIsWhite turned round, of a palette looked up.  Fewer than 8
+    bits are spread over the range of 8."""
     if page.photometric == 3 and page.colormap is not None:
-        colours = np.asarray(page.colormap).T
-        colours = (colours if colours.max(initial=0) <= 255 else colours >> 8).astype(np.uint8)
-        if is_ramp(colours):
-            return pixels
-        looked_up = colours[pixels]
-        return looked_up[..., 0] if (colours == colours[:, :1]).all() else looked_up
-    return pixels
+        return _looked_up(pixels, np.asarray(page.colormap).T)
+    if pixels.dtype.kind not in "ub":
+        return pixels
+    bits = page.bitspersample if isinstance(page.bitspersample, int) else 8 * pixels.itemsize
+    if pixels.dtype == bool or bits == 1:
+        return ~pixels.astype(bool) if page.photometric == 0 else pixels.astype(bool)
+    if page.photometric == 0:
+        white = 2 ** (_declared_bits(page) or bits) - 1
+        pixels = white - np.minimum(pixels, pixels.dtype.type(white))
+    return (pixels * (255.0 / (2**bits - 1))).round().astype(np.uint8) if bits < 8 else pixels
+
+
+def _looked_up(indices: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """What a palette int[N, 3] of 16 bits shows: grey or (a last axis more) RGB, in 8 bits if the
+    indices have 8; the indices themselves where it shows intensity in false colours."""
+    eight = (colours if colours.max(initial=0) <= 255 else colours >> 8).astype(np.uint8)
+    if is_ramp(eight):
+        return indices
+    colours = eight if indices.dtype == np.uint8 else colours.astype(np.uint16)
+    looked_up = colours[indices]
+    return looked_up[..., 0] if (colours == colours[:, :1]).all() else looked_up
+
+
+def _orientation(page: "TiffPage") -> int:
+    return int(page.tags["Orientation"].value) if "Orientation" in page.tags else 1
 
 
 def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:

@@ -2,12 +2,14 @@
 
 import functools
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from hpa_jax.core import artifacts
+from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.pipeline import inputs as inputs_of
@@ -35,7 +37,8 @@ def data(context: Context) -> list[Task]:
         from hpa_jax.data.synthetic import dataset
 
         truth = context.path("data_truth.csv")
-        workers = os.cpu_count() or 1  # the images do not depend on it
+        # The images do not depend on it.
+        workers = context.config.train.workers or os.cpu_count() or 1
         dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
         return f"{settings['train']:,} train and {settings['test']:,} test images made"
 
@@ -90,6 +93,7 @@ def catalog(context: Context) -> list[Task]:
             bad_images=context.path("bad_images.csv"),
             imported=context.path("imported"),
             largest=largest,
+            workers=context.config.train.workers or None,
             content=context.contents.file,
         )
         table = catalogs.relative(table, roots(context), context.path("imported"))
@@ -102,8 +106,8 @@ def catalog(context: Context) -> list[Task]:
         if not root.is_dir():
             raise InputError(f"config.data.root: no folder {str(root)!r}")
     inputs = tuple(
-        Part(f"root {number}", (root,), functools.partial(_content, context, root))
-        for number, root in enumerate(folders)
+        Part(f"root {number}", (root,), functools.partial(_content, context, root, source))
+        for number, (root, source) in enumerate(zip(folders, sources(context), strict=True))
     )
     settings = {
         "data.sources": [
@@ -120,9 +124,30 @@ def catalog(context: Context) -> list[Task]:
     return [Task("catalog", "catalog", work, settings, inputs, (output,))]
 
 
-def _content(context: Context, root: Path) -> str:
-    """Digest of a source's files; those of a workdir that lies among them don't count."""
-    return context.contents.of(root, leaving_out=context.workdir)
+def _content(context: Context, root: Path, source: Mapping[str, Any]) -> str:
+    """Digest of a source's files, those behind links to folders and those that a table of paths
+    names elsewhere too; those of a workdir that lies among them don't count."""
+    from hpa_jax.data.sources import folder
+
+    def content(path: Path) -> str:
+        return context.contents.of(path, leaving_out=context.workdir)
+
+    links = {os.path.relpath(path, root): path for path in _linked_folders(root, set())}
+    behind = [(name, content(path)) for name, path in links.items()]
+    table = source.get("table", "")
+    elsewhere = [content(path) for path in (folder.listed_elsewhere(root, table) if table else ())]
+    inside = content(root)
+    return digest(inside, behind, elsewhere) if behind or elsewhere else inside
+
+
+def _linked_folders(root: Path, entered: set[str]) -> Iterator[Path]:
+    """Links to folders below a folder and, entered once each, behind such links."""
+    for place, folders, _ in os.walk(root):
+        for path in (Path(place, name) for name in sorted(folders)):
+            if path.is_symlink() and (real := os.path.realpath(path)) not in entered:
+                entered.add(real)
+                yield path
+                yield from _linked_folders(path, entered)
 
 
 def duplicates(context: Context) -> list[Task]:
@@ -141,7 +166,11 @@ def _duplicates(context: Context) -> Task:
         table, problems = tables.catalog(context, roots(context)), Problems()
         unseen = config.data.check == "header"
         pairs, groups = duplicates.hash_catalog(
-            table, look_at_all=unseen, problems=problems, **config.duplicates
+            table,
+            look_at_all=unseen,
+            problems=problems,
+            workers=config.train.workers or None,
+            **config.duplicates,
         )
         problems.write(context.path("bad_duplicates.csv"))
         if problems.found and config.data.on_bad_image == "error":
@@ -249,6 +278,7 @@ def _records(context: Context, side: int) -> Task:
             context.path("records"),
             on_bad_image=context.config.data.on_bad_image,
             bad_images=context.path("bad_records.csv"),
+            workers=context.config.train.workers or None,
             **settings,
         )
         size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())

@@ -61,6 +61,21 @@ def test_error_names_every_bad_image(tmp_path):
     assert sorted(bad["id"]) == sorted(wanted)
 
 
+def test_problems_that_differ_in_numbers_are_one_line(tmp_path):
+    root = competition(tmp_path, train=9)
+    for n in range(4):
+        side = 20 + 4 * n
+        Image.fromarray(picture(1, side)[..., 0]).save(root / "train" / f"t{n}_green.png")
+        for channel in ("red", "green", "blue", "yellow"):
+            (root / "train" / f"t{n + 4}_{channel}.png").unlink()
+    with pytest.raises(InputError) as caught:
+        build(root)
+    message = str(caught.value)
+    assert message.startswith("8 problems") and message.count(" times") == 2
+    assert "one size: 4 times, with other numbers too (" in message
+    assert "ID_red.png): 4 times (" in message and "and 1 more)" in message
+
+
 def test_skip_leaves_them_out_and_lists_them(tmp_path):
     root, wanted = break_some(competition(tmp_path / "data"))
     table = build(root, on_bad_image="skip", bad_images=tmp_path / "bad_images.csv")

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.data import ome_zarr, reader
 from hpa_jax.data.planes import BadImage, Reading
 from tests.data.layouts import picture
@@ -127,6 +128,40 @@ def test_stores_of_the_reference_writer(tmp_path, name):
     ids = ["plate_A1_0", "plate_B1_0"] if name == "plate" else [name]
     assert equal(got, {id: picture(n, 64) for n, id in enumerate(ids)})
     assert table["pixel_size"].tolist() == pytest.approx([0.08] * len(ids))
+
+
+@pytest.mark.parametrize("part", ["", ".zattrs", "s0", "s0/0/0/0"])
+def test_a_link_out_of_the_root_is_refused(tmp_path, part):
+    """The store, its metadata, an array or a chunk."""
+    root, store = tmp_path / "in", tmp_path / "in" / "a.ome.zarr"
+    with zipfile.ZipFile(GOLDEN / "v04.ome.zarr.zip") as file:
+        file.extractall(store)
+    (store / part).rename(tmp_path / "elsewhere")
+    (store / part).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"a link that leaves data.root.*links=True"):
+        taken(root, tmp_path)
+    assert equal(taken(root, tmp_path, links=True)[0], {"a": picture(0, 64)})
+    (tmp_path / "in" / "images.csv").write_text("id,image\nx,a.ome.zarr\n")
+    with pytest.raises(InputError, match=r"outside of data.root"):
+        taken(root, tmp_path, table="images.csv")
+
+
+def test_what_a_linked_array_holds_counts(tmp_path):
+    """A store whose array is a link: another content is not taken for the one imported before."""
+    for name in ("v04", "plate"):
+        with zipfile.ZipFile(GOLDEN / f"{name}.ome.zarr.zip") as file:
+            file.extractall(tmp_path / name)
+    store = tmp_path / "v04"
+    root = tmp_path / "in"
+    root.mkdir()
+    store.rename(root / "a.ome.zarr")
+    array = root / "a.ome.zarr" / "s0"
+    array.rename(tmp_path / "first")
+    array.symlink_to(tmp_path / "first")
+    taken(root, tmp_path, links=True)
+    array.unlink()
+    array.symlink_to(tmp_path / "plate" / "B" / "1" / "0" / "s0")
+    assert equal(taken(root, tmp_path, links=True)[0], {"a": picture(1, 64)})
 
 
 if __name__ == "__main__":

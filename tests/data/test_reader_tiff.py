@@ -5,9 +5,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from hpa_jax.data import reader
-from hpa_jax.data.reader import BadImage
+from hpa_jax.data.reader import BadImage, Reading
 
 PLANE = np.arange(32 * 32, dtype=np.uint8).reshape(32, 32)
 
@@ -117,3 +118,97 @@ def test_a_bomb_is_refused_by_its_header(tmp_path, shape, dtype, message):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20_000_000
+
+
+RAMP = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+
+
+@pytest.mark.parametrize("how", ["packed", "MaxSampleValue"])
+def test_white_is_zero_in_fewer_bits_than_are_stored(tmp_path, how):
+    path = tmp_path / "a.tif"
+    if how == "packed":
+        pytest.importorskip("imagecodecs")
+    about = {"bitspersample": 12} if how == "packed" else {"extratags": [(281, "H", 1, 4095, True)]}
+    tifffile.imwrite(path, 4095 - RAMP, photometric="miniswhite", **about)
+    found = reader.planes(path)
+    assert np.array_equal(found.pixels[0], RAMP) and found.bits == 12
+
+
+@pytest.mark.parametrize("photometric", ["minisblack", "miniswhite"])
+def test_four_bits_span_the_range_of_eight(tmp_path, photometric):
+    pytest.importorskip("imagecodecs")  # which packs them
+    levels = PLANE % 16
+    stored = levels if photometric == "minisblack" else 15 - levels
+    tifffile.imwrite(tmp_path / "a.tif", stored, bitspersample=4, photometric=photometric)
+    assert np.array_equal(reader.planes(tmp_path / "a.tif").pixels[0], levels * 17)
+
+
+def fire():
+    """ImageJ's look-up table, int[256, 3]: 32 colours and what lies between them."""
+    red = (0, 0, 1, 25, 49, 73, 98, 122, 146, 162, 173, 184, 195, 207, 217, 229, 240, 252, 255)
+    green = (*(0,) * 13, 14, 35, 57, 79, 101, 117, 133, 147, 161, 175, 190, 205, 219, 234, 248, 255)
+    blue = (0, 61, 96, 130, 165, 192, 220, 227, 210, 181, 151, 122, 93, 64, 35, 5, *(0,) * 11)
+    blue = (*blue, 35, 98, 160, 223, 255)
+    at = np.arange(256) / 8
+    return np.stack([np.interp(at, np.arange(len(c)), c) for c in (red, green, blue)], -1)
+
+
+def hi_lo():
+    """Grey whose ends are marked: underexposed pixels in blue, overexposed ones in red."""
+    table = np.repeat(np.arange(256)[:, None], 3, axis=1)
+    table[0], table[255] = (0, 0, 255), (255, 0, 0)
+    return table
+
+
+@pytest.mark.parametrize("table", [fire, hi_lo])
+def test_a_look_up_table_with_marks_or_a_flat_end_shows_intensity(tmp_path, table):
+    colours = table().astype(np.uint16).T * 257
+    tifffile.imwrite(tmp_path / "a.tif", PLANE, photometric="palette", colormap=colours)
+    assert np.array_equal(reader.planes(tmp_path / "a.tif").pixels, PLANE[None])
+
+
+def test_colours_sorted_by_brightness_are_no_look_up_table(tmp_path):
+    colours = np.random.default_rng(0).integers(0, 256, (256, 3))
+    colours = colours[np.argsort(colours @ (299, 587, 114))]
+    wide = colours.astype(np.uint16).T * 257
+    tifffile.imwrite(tmp_path / "a.tif", PLANE, photometric="palette", colormap=wide)
+    shown = reader.planes(tmp_path / "a.tif")
+    assert np.array_equal(np.moveaxis(shown.pixels, 0, -1), colours[PLANE])
+
+
+def test_a_palette_of_16_bits_keeps_its_low_byte(tmp_path):
+    grey = np.repeat(np.arange(65536, dtype=np.uint16)[None, ::-1], 3, axis=0)
+    tifffile.imwrite(tmp_path / "a.tif", 65535 - RAMP, photometric="palette", colormap=grey)
+    assert np.array_equal(reader.planes(tmp_path / "a.tif").pixels[0], RAMP)
+
+
+@pytest.mark.parametrize(("photometric", "samples"), [("separated", 4), ("cielab", 3)])
+def test_inks_and_lab_are_no_intensities(tmp_path, photometric, samples):
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([PLANE] * samples), photometric=photometric)
+    with pytest.raises(BadImage, match="no intensities"):
+        reader.planes(tmp_path / "a.tif")
+
+
+def test_a_file_is_read_by_what_it_is_not_by_its_name(tmp_path):
+    """A stack of TIFF pages named .png would lose all but its first page."""
+    tifffile.imwrite(tmp_path / "a.png", np.stack([PLANE // 2, PLANE]), photometric="minisblack")
+    Image.fromarray(PLANE).save(tmp_path / "b.tif", "PNG")
+    stack = reader.planes(tmp_path / "a.png", Reading(single=True))
+    assert np.array_equal(stack.pixels[0], PLANE) and stack.notes
+    assert np.array_equal(reader.planes(tmp_path / "b.tif").pixels[0], PLANE)
+    assert reader.size(tmp_path / "a.png") == reader.size(tmp_path / "b.tif") == (32, 32)
+
+
+def test_the_header_gives_the_size_as_read(tmp_path):
+    path = tmp_path / "a.tif"
+    for step in (4, 2, 1):  # the smallest level first
+        tifffile.imwrite(path, PLANE[::step, ::step], append=step < 4, metadata=None)
+    assert reader.size(path) == (32, 32)
+    tifffile.imwrite(path, PLANE[:20], extratags=[(274, "H", 1, 6, True)])
+    assert reader.size(path) == reader.planes(path).pixels.shape[1:] == (32, 20)
+
+
+def test_floats_that_are_counts_of_0_and_1_stay_dark(tmp_path):
+    counts = (PLANE % 50 == 0).astype(np.float32)
+    tifffile.imwrite(tmp_path / "a.tif", counts)
+    assert np.array_equal(reader.planes(tmp_path / "a.tif").pixels[0], counts)

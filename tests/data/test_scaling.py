@@ -1,5 +1,6 @@
 """Any depth, layout, photometric interpretation and type against one plain 8-bit reference."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import tifffile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hpa_jax.data import reader
-from hpa_jax.data.planes import Reading
+from hpa_jax.data import microscopes, reader
+from hpa_jax.data.planes import PROJECTIONS, Reading
 from hpa_jax.data.reader import CHANNELS
 from hpa_jax.data.sources import imported
 from tests.data.layouts import picture, png16
@@ -26,44 +27,89 @@ def reference(values, bits, floor, percentiles):
     return np.rint(np.clip((values.astype(float) - black) * 255 / (white - black), 0, 255))
 
 
+def saved(path, plane, kind, layout, bits):
+    """A file of one channel, int[H, W] of so many bits, as a kind of file in a layout."""
+    imwrite = functools.partial(tifffile.imwrite, path, **layout)
+    deep = plane.astype(np.uint16)
+    if kind == "white is zero":
+        imwrite(65535 - deep, photometric="miniswhite")
+    elif kind == "white is zero, stated":
+        imwrite(
+            (2**bits - 1 - plane).astype(np.uint16),
+            photometric="miniswhite",
+            extratags=[(281, "H", 1, 2**bits - 1, True)],
+        )
+    elif kind == "colour":
+        imwrite(np.dstack([deep] * 3), photometric="rgb")
+    elif kind == "opaque":
+        planes = np.dstack([deep] * 3 + [np.full_like(deep, 65535)])
+        imwrite(planes, photometric="rgb", extrasamples=["unassalpha"])
+    elif kind == "planar":
+        planes = np.stack([deep] * 3)
+        imwrite(planes, photometric="rgb", planarconfig="separate")
+    elif kind == "palette":
+        table = np.arange(65536, dtype=np.uint16)[::-1]
+        imwrite(65535 - deep, photometric="palette", colormap=np.stack([table] * 3))
+    elif kind == "turned":
+        imwrite(np.rot90(deep), extratags=[(274, "H", 1, 6, True)])
+    elif kind == "stack":
+        imwrite(np.stack([deep // 2, deep]), photometric="minisblack")
+    elif kind == "png":
+        png16(path, plane)
+    elif kind == "colour png":
+        png16(path, np.dstack([plane] * 3))
+    elif kind == "float":
+        imwrite((plane / (2**bits - 1)).astype(np.float32))
+    else:
+        imwrite(plane.astype(kind))
+
+
+KINDS = (
+    *("uint16", "int32", "uint32", "float64", "float", "png", "colour png", "colour", "opaque"),
+    *("planar", "white is zero", "white is zero, stated", "palette", "turned", "stack", "one file"),
+)
+LAYOUTS = (
+    {},
+    dict(byteorder=">", bigtiff=True),
+    dict(rowsperstrip=5),
+    dict(tile=(16, 16), compression="zlib"),
+    dict(compression="zlib", predictor=True),
+)
+
+
 @given(
     bits=st.sampled_from([10, 12, 14, 16]),
     offset=st.integers(1, 300),  # 0 in 16 bits: 8 bits spread by 257, which are kept
-    kind=st.sampled_from(["grey", "white is zero", "colour", "png", "float", "int32", "one file"]),
+    kind=st.sampled_from(KINDS),
+    layout=st.sampled_from(LAYOUTS),
     floor=st.sampled_from([0.05, 0.15, 1.0]),
     percentiles=st.sampled_from([(0.001, 99.999), (0, 100), (1, 99)]),
     stated=st.booleans(),
+    dark=st.integers(1, 40),
     seed=st.integers(0, 9),
 )
 @MOST
 def test_every_form_gives_the_reference(
-    tmp_path, bits, offset, kind, floor, percentiles, stated, seed
+    tmp_path_factory, bits, offset, kind, layout, floor, percentiles, stated, dark, seed
 ):
     levels = picture(seed, 32).astype(np.int64) * (2**bits - 1 - offset) // 255 + offset
-    levels[0, 0] = 2**bits - 1  # the depth shows
+    levels[..., 3] //= dark  # a channel that by itself would have a smaller depth
+    levels[0, 0, :3] = 2**bits - 1  # the depth shows
     depth = bits if kind != "float" else 16
-    folder = tmp_path / f"{bits}-{offset}-{kind}-{floor}-{percentiles}-{stated}-{seed}"
-    folder.mkdir(exist_ok=True)
+    if layout.get("predictor") and kind in ("float", "float64"):
+        layout = {}
+    folder = tmp_path_factory.mktemp("form")
     paths = {}
     if kind == "one file":
         paths[""] = str(folder / "x.tif")
         planes = np.moveaxis(levels, -1, 0).astype(np.uint16)
         names = {"axes": "CYX", "Channel": {"Name": list(CHANNELS)}}
-        tifffile.imwrite(paths[""], planes, ome=True, metadata=names, photometric="minisblack")
+        about = dict(ome=True, metadata=names, photometric="minisblack")
+        tifffile.imwrite(paths[""], planes, **about, **layout)
     for k, channel in enumerate(CHANNELS if kind != "one file" else ()):
-        plane = levels[..., k]
-        path = folder / f"x_{channel}.{'png' if kind == 'png' else 'tif'}"
+        path = folder / f"x_{channel}.{'png' if 'png' in kind else 'tif'}"
         paths[channel] = str(path)
-        if kind == "white is zero":
-            tifffile.imwrite(path, 65535 - plane.astype(np.uint16), photometric="miniswhite")
-        elif kind == "colour":
-            tifffile.imwrite(path, np.dstack([plane.astype(np.uint16)] * 3), photometric="rgb")
-        elif kind == "png":
-            png16(path, np.dstack([plane] * 3))
-        elif kind == "float":
-            tifffile.imwrite(path, (plane / (2**bits - 1)).astype(np.float32))
-        else:
-            tifffile.imwrite(path, plane.astype(np.int32 if kind == "int32" else np.uint16))
+        saved(path, levels[..., k], kind, layout, bits)
     scaling = reader.Scaling(percentiles, floor, depth if stated else 0)
     how = imported.Conversion(scaling=scaling, reading=Reading())
     row = imported.convert("x", imported.Files(paths), folder, how, "mark")
@@ -86,7 +132,8 @@ def test_points_over_a_plate_are_shared_by_its_images(tmp_path):
             values = image[..., k].astype(np.uint16) * (8 if id.startswith("p1") else 4)
             tifffile.imwrite(tmp_path / "in" / f"{id}_{channel}.tif", values)
     options = dict(pattern="{plate}_{site}_{channel}", scale_over="plate", percentiles=(0, 100))
-    got, table, _ = taken(tmp_path / "in", tmp_path, **options)
+    got, table, told = taken(tmp_path / "in", tmp_path, **options)
+    assert any("read once more for points over the plate: 4 (" in line for line in told)
     table = table.set_index("id")
     for plate, factor in (("p0", 4), ("p1", 8)):
         ids = [id for id in images if id.startswith(plate)]
@@ -102,5 +149,10 @@ def test_points_over_a_plate_are_shared_by_its_images(tmp_path):
 def test_the_docs_table_lists_the_formats():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     table = text[text.index("### Formats") : text.index("What a file says is believed")]
-    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `.")]
-    assert set(re.findall(r"`(\.\w+)`", " ".join(first))) == set(reader.SUFFIXES)
+    rows = [line.split("|")[1:] for line in table.splitlines() if line.startswith("| `.")]
+    suffixes = {row[0]: set(re.findall(r"`(\.\w+)`", row[0])) for row in rows}
+    assert set.union(*suffixes.values()) == set(reader.SUFFIXES)
+    untried = [suffixes[row[0]] for row in rows if "untried" in row[2]]
+    assert untried == [set(microscopes.SUFFIXES)]  # which say so (test_microscopes)
+    for project in PROJECTIONS:
+        assert f'"{project}"' in text or project == "max"

@@ -1,6 +1,7 @@
 """The phases from images to records: what a changed image makes them do again."""
 
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -78,3 +79,58 @@ def test_bestfitting_reads_full_size_images_of_the_root_it_is_given(tmp_path, va
         config.data.root = str(tmp_path)
     (source,) = prepare.sources(Context(config, tmp_path))
     assert source == dict(source="kaggle", root=str(tmp_path), full_size=full_size)
+
+
+@pytest.fixture
+def own(tmp_path, capsys):
+    """Runs the step catalog over a folder of images with links; returns what it said."""
+
+    def run(**options) -> str:
+        config = configs.default().unlock()
+        config.data.update(source="folder", root=str(tmp_path / "in"))
+        config.data.folder.update(links=True, **options)
+        runner.run(config.lock(), {"workdir": str(tmp_path / "run")}, ["catalog"])
+        return capsys.readouterr().out
+
+    (tmp_path / "in").mkdir()
+    return run
+
+
+def test_a_changed_file_behind_a_linked_folder_is_seen(own, tmp_path):
+    save(tmp_path / "store" / "deep", "a", picture(1))
+    save(tmp_path / "other", "b", picture(2))
+    (tmp_path / "in" / "day1").symlink_to(tmp_path / "store")
+    (tmp_path / "store" / "day2").symlink_to(tmp_path / "other")
+    assert " reads " in own() and " reads " not in own()
+    for folder, id in (("store/deep", "a"), ("other", "b")):
+        save(tmp_path / folder, id, picture(7))
+        assert " reads " in own() and " reads " not in own()
+
+
+def test_a_changed_file_that_a_table_names_elsewhere_is_seen(own, tmp_path):
+    save(tmp_path / "store", "a", picture(1))
+    paths = ",".join(str(tmp_path / "store" / f"a_{c}.png") for c in ("red", "green", "blue"))
+    (tmp_path / "in" / "images.csv").write_text(f"id,red,green,blue,yellow\nx,{paths},\n")
+    options = dict(table="images.csv", missing=dict(yellow="zeros"))
+    assert " reads " in own(**options) and " reads " not in own(**options)
+    save(tmp_path / "store", "a", picture(2))
+    assert " reads " in own(**options)
+
+
+def test_import_takes_as_many_threads_as_train_workers_says(own, tmp_path, monkeypatch):
+    from hpa_jax.data import reader
+
+    for id in "abcdef":
+        save(tmp_path / "in", id, picture(1).astype(np.uint16) * 16, ".tif")
+    seen, planes = set(), reader.planes
+
+    def watched(*arguments):
+        seen.add(threading.get_ident())
+        return planes(*arguments)
+
+    monkeypatch.setattr(reader, "planes", watched)
+    config = configs.default().unlock()
+    config.data.update(source="folder", root=str(tmp_path / "in"))
+    config.train.workers = 1
+    runner.run(config.lock(), {"workdir": str(tmp_path / "run")}, ["catalog"])
+    assert len(seen) == 1

@@ -55,12 +55,14 @@ def scan(
     not_only: Sequence[int] = (),
     largest: int = 0,
     content: Callable[[str], str] = sha256,
+    workers: int | None = None,
 ) -> "pd.DataFrame":
     """Rows of every downloaded image; one that is not there is a finding. No network.
 
     not_only: images that have no class beside these are left out (`fetch` does not fetch them).
     largest: side in pixels to which larger images are reduced; 0 keeps them.
     content: file -> digest of its bytes.
+    workers: threads that convert; None: one a core.
 
     Raises:
         InputError: no table, it lacks the columns, or too little disk.
@@ -91,6 +93,7 @@ def scan(
         problems,
         content=content,
         title="atlas",
+        workers=workers,
         hint={"no such file": "; fetch it with the verb download"},
     )
     rows = [

@@ -3,27 +3,31 @@
 In: ROOT/train.csv (Id,Target), ROOT/sample_submission.csv (Id,...), ROOT/train/ID_{red,green,blue,
 yellow}.png and ROOT/test/...; if there, ROOT/external.csv with ROOT/external/.  With `full_size`
 the images are in train_full_size/ and test_full_size/ (TIFF).  Out: rows in the order of the
-tables, whose images exist; everything else is noted in `problems`.
+tables, whose images exist; everything else, files that no row names too, is noted in `problems`.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data.problems import Problems
-from hpa_jax.data.reader import CHANNELS, SUFFIXES, inside
+from hpa_jax.data.reader import CHANNELS, inside, parts_of_name
 from hpa_jax.data.sources import csv_tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
+LEAVES = "a link that leaves data.root; copy it, or links=True of the source (data.sources)"
 TABLES = {"train": "train.csv", "external": "external.csv", "test": "sample_submission.csv"}
 # antibody_plate_well_sample, as the external table's ids have it; some carry a gene before it.
 _SPECIMEN = re.compile(r"(?:ENSG\d+_)?(?P<antibody>\d+)_(?P<plate>[a-z\d]+)_(?P<well>[A-P]\d+)_\d+")
 _COUNT = re.compile("[0-9]{1,12}")
+# What systems leave in folders.
+IGNORED = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
 # The archive's uncompressed TIFFs: side² bytes and a header of a few kB.
 ORIGINAL_SIDES = (1728, 2048, 3072, 4096)
 
@@ -35,9 +39,11 @@ def scan(
     full_size: bool = False,
     parts: Sequence[str] = (),
     not_only: Sequence[int] = (),
+    links: bool = False,
 ) -> "pd.DataFrame":
     """Rows of train, external (if there) and test.
 
+    links: whether links out of the root are followed.
     parts: those to read, () all; the tables and files of others need not be there.
     not_only: images that have no class beside these are left out, their files not looked for.
 
@@ -59,8 +65,14 @@ def scan(
     for part in wanted:
         table = read_table(root / TABLES[part], labelled=part != "test")
         folder = part + ("_full_size" if full_size and part != "external" else "")
-        rows = _rows(root, folder, part, table, class_names, problems, set(not_only))
+        files = find_files(root, root / folder, links)
+        rows = _rows(root, folder, part, table, files, class_names, problems, set(not_only))
         tables.append(rows)
+        named = {f"{csv_tables.composed(id)}_{c}" for id in table["id"] for c in CHANNELS}
+        for name in sorted(files.keys() - named):
+            what = f"{root / folder}: files that no row of {TABLES[part]} names were left out"
+            for file in files[name]:
+                problems.warn(what, file.name)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -93,22 +105,36 @@ def safe_id(text: str) -> bool:
     return bool(text) and text not in (".", "..") and not set(text) & set('/\\\0:*?"<>|\n\r\t')
 
 
-def find_files(root: Path, folder: Path) -> dict[str, str]:
-    """File name -> path of everything in `folder`; links that leave `root` map to "".
+@dataclass(frozen=True)
+class File:
+    """A file of an image folder. outside: it is a link that leaves the root, and must not be."""
+
+    name: str
+    path: str
+    outside: bool
+
+
+def find_files(root: Path, folder: Path, links: bool = False) -> dict[str, list[File]]:
+    """Name without the suffix of an image -> files of `folder` (several: of several formats).
 
     Raises:
         InputError: the folder is a link that leaves `root`.
     """
     if not folder.is_dir():
         return {}
-    if not inside(root, folder):
-        raise InputError(f"{folder}: a link that leaves data.root; move the folder into it")
+    if not links and not inside(root, folder):
+        raise InputError(f"{folder}: {LEAVES}")
+    found: dict[str, list[File]] = {}
     with os.scandir(folder) as entries:
-        return {
-            entry.name: "" if entry.is_symlink() and not inside(root, entry.path) else entry.path
-            for entry in entries
-            if entry.is_symlink() or entry.is_file()
-        }
+        for entry in entries:
+            if IGNORED.fullmatch(entry.name) or not (entry.is_symlink() or entry.is_file()):
+                continue
+            outside = not links and entry.is_symlink() and not inside(root, entry.path)
+            file = File(entry.name, entry.path, outside)
+            stem, suffix = parts_of_name(entry.name)
+            stem = csv_tables.composed(stem) if suffix else entry.name
+            found.setdefault(stem, []).append(file)
+    return found
 
 
 def original_side(file_size: int) -> int | None:
@@ -124,13 +150,13 @@ def _rows(
     folder: str,
     part: str,
     table: "pd.DataFrame",
+    files: Mapping[str, list[File]],
     class_names: Sequence[str],
     problems: Problems,
     common: set[int],
 ) -> "pd.DataFrame":
     import pandas as pd
 
-    files = find_files(root, root / folder)
     rows, seen = [], {}
     for record in table.to_dict("records"):
         id, place = record["id"], f"{root / TABLES[part]} row {record['row']}"
@@ -173,7 +199,7 @@ def parse_labels(
 
 
 def channel_files(
-    files: dict[str, str],
+    files: Mapping[str, list[File]],
     id: str,
     folder: Path,
     place: str,
@@ -183,16 +209,19 @@ def channel_files(
     """Channel -> path for one id; None (and findings) if one is missing or leaves the root."""
     paths, complete = {}, True
     for channel in CHANNELS:
-        names = [f"{id}_{channel}{suffix}" for suffix in SUFFIXES]
-        present = [n for n in names if n in files]
-        paths[channel] = files[present[0]] if present else None
-        if present and not paths[channel]:
-            problems.add(folder / present[0], id, "a link that leaves data.root; copy the file")
+        present = files.get(f"{csv_tables.composed(id)}_{channel}", [])
+        paths[channel] = present[0].path if present else None
+        if len(present) > 1:
+            some = " and ".join(sorted(file.name for file in present))
+            problems.add(folder / some, id, "the channel is there twice; remove one")
+            complete = False
+        elif present and present[0].outside:
+            problems.add(present[0].path, id, LEAVES)
             complete = False
     missing = [c for c in CHANNELS if paths[c] is None and c not in optional]
     if missing:
         what = "no image of any channel" if len(missing) == 4 else f"no {', '.join(missing)}"
-        example = folder / f"{id}_{missing[0]}.png"
+        example = folder / f"ID_{missing[0]}.png"
         problems.add(place, id, f"{what} (looked for {example})")
         complete = False
     return paths if complete else None

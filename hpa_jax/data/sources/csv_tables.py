@@ -20,7 +20,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LABELS = ("labels", "label", "target", "targets", "class", "classes")
+PREDICTED = ("predicted", "prediction", "predictions", "predictionstring")
 IDS = ("id", "image", "image_id", "imageid", "name", "file", "filename")
+
+_SEPARATOR_LINE = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # Excel's first line
 
 
 def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
@@ -120,7 +123,8 @@ def read_labels(
     """id -> class numbers of a label table; {} without the file, empty labels left out.
 
     The columns are found by their header (LABELS, IDS).  A table of two columns may have another
-    header or none: a first row that names one of `known_ids`, or whose labels are classes, counts.
+    header (where the labels are names, as numbers may be plates) or none: a first row that names
+    one of `known_ids`, or whose labels are classes, counts.
 
     Raises:
         InputError: no readable CSV, or which column holds the labels can't be told.
@@ -180,6 +184,10 @@ def _columns(
         )
     first, wrong = class_numbers(cells[0][1], class_names)
     header = composed(cells[0][0]) not in known_ids and (bool(wrong) or not first)
+    if header and names[1] not in PREDICTED and any(_number(line[1]) is not None for line in cells):
+        raise InputError(
+            f"{path}: numbers in a column {names[1]!r}: are they class numbers? Name it labels"
+        )
     return 0, 1, header
 
 
@@ -187,7 +195,7 @@ def _parsed(path: str | Path, remedy: str, **options: Any) -> "pd.DataFrame":
     import pandas as pd
 
     try:
-        text = _text(Path(path).read_bytes())
+        text = _SEPARATOR_LINE.sub("", _text(Path(path).read_bytes()))
         separator = _separator(text)
         return pd.read_csv(
             io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, **options

@@ -1,13 +1,14 @@
 """Your own images -> catalog rows.
 
-In: a folder of PNG, JPEG, TIFF or OME-TIFF files, one a channel or one an image, whose naming a
-pattern says or a known layout tells, and, if they are known, labels.csv (id, labels as names or
-numbers).  Out: rows of source "own" whose channels are 8-bit grey files: those of the folder where
-they are that already, otherwise converted copies (`imported`).
+In: a folder of images, one file a channel, a Z plane or an image, whose naming a pattern says or a
+known layout tells, and, if they are known, labels.csv (id, labels as names or numbers).  Out: rows
+of source "own" whose channels are 8-bit grey files: those of the folder where they are that
+already, otherwise converted copies (`imported`).
 
-A pattern is a path below the root without suffix: {id}, {channel}, {plate}, {well}, {site}, * for
-any part of a name, ** for any folders; a field twice must say the same twice.  Without a slash it
-is the file's name, in any sub-folder.  Without {id} the other fields, joined by _, are the id.
+A pattern is a path below the root without suffix: {id}, {channel}, {plate}, {well}, {site}, {z}
+(number of a Z plane), * for any part of a name, ** for any folders; a field twice must say the same
+twice.  Without a slash it is the file's name, in any sub-folder.  Without {id} the other fields but
+{z}, joined by _, are the id.
 """
 
 import os
@@ -23,31 +24,39 @@ from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import ome_zarr, reader
 from hpa_jax.data.planes import BadImage, Reading
 from hpa_jax.data.problems import Problems, examples, shown
-from hpa_jax.data.reader import CHANNELS, Scaling, inside
+from hpa_jax.data.reader import CHANNELS, Scaling, all_inside, inside
 from hpa_jax.data.sources import competition, csv_tables, imported
 
 if TYPE_CHECKING:
     import pandas as pd
 
-SUFFIXES = (".ome.tif", ".ome.tiff", ".ome.zarr", *reader.SUFFIXES)
 # Layouts that are recognised, the first that fits most files: name, pattern.
 LAYOUTS = (
+    ("a file a channel and Z plane", "{id}_z{z}_{channel}"),
     ("a file a channel", "{id}_{channel}"),
     ("a folder a channel", "**/{channel}/{id}"),
     ("a folder an image", "**/{id}/{channel}"),
     ("IN Cell", "{well}(fld {site} wv {channel} - *)"),
 )
+SEPARATED = (  # which count if there are several channels
+    ("a file a channel", "{id}-{channel}"),
+    ("a file a channel", "{id} {channel}"),
+    ("a file a channel", "{id}.{channel}"),
+    ("a file a channel", "{channel}_{id}"),
+)
 NUMBERED = (  # whose channels are numbers: data.folder.channels says which is which
-    ("Harmony (Operetta, Opera Phenix)", "{id}-ch{channel}sk*fk*fl*"),
+    ("Harmony (Operetta, Opera Phenix)", "{id}p{z}-ch{channel}sk*fk*fl*"),
+    ("ImageXpress, Z steps", "**/ZStep_{z}/{id}_w{channel}*"),
     ("ImageXpress", "{id}_w{channel}*"),
+    ("numbered channels and Z planes", "{id}_z{z}_ch{channel}"),
     ("numbered channels", "{id}_C{channel}"),
     ("numbered channels", "{id}_ch{channel}"),
     ("a folder an image, numbered channels", "**/{id}/C{channel}"),
 )
 COMPOSITE, WHOLE = "{id}_blue_red_green", "{id}"
-_FIELD = re.compile(r"\{(id|channel|plate|well|site)\}|(\*\*/)|(\*)")
-_IGNORED = re.compile(r"\._.*|\.DS_Store|Thumbs\.db|desktop\.ini", re.IGNORECASE)
-_THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|$)", re.IGNORECASE)
+_FIELD = re.compile(r"\{(id|channel|plate|well|site|z)\}|(\*\*/)|(\*)")
+# MetaXpress adds hexadecimal digits.
+_THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|[\dA-F-]*$)", re.IGNORECASE)
 _COMPOSITE = re.compile(r".*(?:_(?:red|green|blue|yellow)){2,}", re.IGNORECASE)
 WHOLES = ("image", "path", "file")  # columns of files of all channels in a table of paths
 NOT_PATHS = ("id", "plate", "well", *csv_tables.LABELS)
@@ -56,11 +65,27 @@ LONGEST_ID = 180  # bytes; a converted copy's name adds some 25 of the disk's 25
 
 @dataclass
 class Match:
-    """The files of one image as the pattern tells them. paths: channel ("": all) -> file."""
+    """The files of one image as the pattern tells them.
 
-    paths: dict[str, str] = field(default_factory=dict)
+    stacks: channel ("": all) -> number of a Z plane (0: there is none) -> file.
+    """
+
+    stacks: dict[str, dict[int, str]] = field(default_factory=dict)
     plate: str = ""
     well: str = ""
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Channel -> file, the first of a stack."""
+        return {channel: planes[min(planes)] for channel, planes in self.stacks.items()}
+
+    def files(self, scene: int) -> imported.Files:
+        """For the import; scene: number of the image in them."""
+        sorted_planes = {
+            c: [planes[z] for z in sorted(planes)] for c, planes in self.stacks.items()
+        }
+        further = {c: planes[1:] for c, planes in sorted_planes.items() if len(planes) > 1}
+        return imported.Files(self.paths, scene, self.plate, further)
 
 
 def scan(
@@ -91,6 +116,7 @@ def scan(
     largest: int = 0,
     content: Callable[[str], str] = sha256,
     tell: imported.Tell | None = None,
+    workers: int | None = None,
 ) -> "pd.DataFrame":
     """Rows of every image of the folder.
 
@@ -108,7 +134,7 @@ def scan(
     not_only: images that have no class beside these are left out.
     largest: side in pixels to which larger images are reduced if they are converted; 0 keeps it.
     content: file -> digest of its bytes.
-    tell: called with each image as soon as it is converted: `imported.rows`.
+    tell, workers: `imported.rows`.
 
     Raises:
         InputError: no folder, a wrong option, no file fits the pattern, or too little disk.
@@ -141,11 +167,10 @@ def scan(
     for id, match in sorted(matches.items()):
         if not common or not set(known_labels.get(id, ())) <= common:
             for name, scene in _scenes(id, match, problems):
-                images[name] = imported.Files(match.paths, scene, match.plate)
+                images[name] = match.files(scene)
                 whose[name] = id
-    ready = imported.rows(
-        images, into, conversion, problems, content=content, title="import", tell=tell
-    )
+    how = dict(content=content, title="import", tell=tell, workers=workers)
+    ready = imported.rows(images, into, conversion, problems, **how)
     rows = []
     for id, row in ready.items():
         match = matches[whose[id]]
@@ -212,7 +237,7 @@ def find(
     if not root.is_dir():
         raise InputError(f"{root}: no such folder (data.root)")
     files = sorted(_files(root, problems, links, besides))
-    images = [name for name in files if name.lower().endswith(SUFFIXES)]
+    images = [name for name in files if name.lower().endswith(reader.ENDINGS)]
     thumbnails = {name for name in images if _THUMBNAIL.search(_stem(name).rsplit("/", 1)[-1])}
     images = [name for name in images if name not in thumbnails]
     layout = ""
@@ -228,14 +253,14 @@ def find(
     if not matches:
         example = f"; {shown(aside[0])} does not" if aside else ""
         raise InputError(
-            f"{root}: no image fits the pattern {pattern!r} with a suffix {', '.join(SUFFIXES)}"
-            f"{example}: --config.data.folder.pattern says how ({{id}} alone: one file with all "
-            "channels)"
+            f"{root}: no image fits the pattern {pattern!r} with a suffix "
+            f"{', '.join(reader.ENDINGS)}{example}: --config.data.folder.pattern says how ({{id}} "
+            "alone: one file with all channels)"
         )
     for id in matches if layout else ():
         problems.note(f"{root}: read as {layout} (pattern {pattern!r}); images", id)
     for name in aside:
-        composite = _COMPOSITE.fullmatch(_stem(name)) and name.lower().endswith(SUFFIXES)
+        composite = _COMPOSITE.fullmatch(_stem(name)) and name.lower().endswith(reader.ENDINGS)
         what = "composites of several channels were left out" if composite else None
         problems.warn(f"{root}: {what or 'files that fit no pattern were left out'}", name)
     return matches
@@ -274,17 +299,23 @@ def listed(
         paths = {
             c: str(root / Path(row[name]).expanduser()) for name, c in columns.items() if row[name]
         }
-        outside = [path for path in paths.values() if not inside(root, path) and not links]
+        outside = [path for path in paths.values() if not links and not all_inside(root, path)]
         if id in matches:
             problems.add(where, id, "the id is there twice")
         elif not competition.safe_id(id) or len(id.encode()) > LONGEST_ID:
             problems.add(where, id, "an id must be a plain name")
         elif outside:
             problems.add(
-                where, id, f"{outside[0]} is outside of data.root; data.folder.links=True allows it"
+                f"{where}: {outside[0]}",
+                id,
+                "is outside of data.root; data.folder.links=True allows it",
             )
         else:
-            matches[id] = Match(paths, row.get("plate", ""), row.get("well", ""))
+            matches[id] = Match(
+                {c: {0: path} for c, path in paths.items()},
+                row.get("plate", ""),
+                row.get("well", ""),
+            )
             found, wrong = csv_tables.class_numbers(row[label], class_names) if label else ([], "")
             if wrong:
                 hint = near(wrong, class_names)
@@ -292,6 +323,18 @@ def listed(
             elif found:
                 labels[id] = found
     return matches, labels
+
+
+def listed_elsewhere(root: Path, table: str) -> list[Path]:
+    """A table of paths that lies outside of the root, and the files outside that it names.
+
+    Raises:
+        InputError: no such file.
+    """
+    cells = csv_tables.read_any(root / table)
+    named = {text for name in cells if name not in NOT_PATHS for text in cells[name] if text}
+    paths = [root / table, *(root / Path(text).expanduser() for text in sorted(named))]
+    return [path for path in paths if path.exists() and not inside(root, path)]
 
 
 def _gathered(
@@ -306,10 +349,11 @@ def _gathered(
             aside.append(name)
             continue
         path, channel = root / name, fields.pop("channel", "")
+        z = int(fields.pop("z", 0))
         id = csv_tables.composed(fields.get("id") or "_".join(f for f in fields.values() if f))
         if shown(name) != name:
             problems.add(path, id, "its name is not UTF-8; rename it")
-        elif not inside(root, path) and not links:
+        elif not links and not all_inside(root, path):
             problems.add(
                 path, id, "a link that leaves data.root; copy it, or data.folder.links=True"
             )
@@ -321,18 +365,18 @@ def _gathered(
             problems.add(
                 path, id, "two names are equal but for the form of their letters (Unicode)"
             )
-        elif channel in (match := matches.setdefault(id, Match())).paths:
-            other = match.paths[channel]
+        elif z in (planes := (match := matches.setdefault(id, Match())).stacks.get(channel, {})):
+            other = planes[z]
             problems.add(
-                path,
+                f"{path} and {other}",
                 id,
-                f"the image is there twice (also {other}); if these are two images, a pattern "
+                "the image is there twice; if these are two images, a pattern "
                 "without {id} joins the names of plates: {plate}/{site}_{channel}",
             )
         else:
-            match.paths[channel] = str(path)
+            match.stacks.setdefault(channel, {})[z] = str(path)
             match.plate, match.well = fields.get("plate", ""), fields.get("well", "")
-    return {id: match for id, match in matches.items() if match.paths}, aside
+    return {id: match for id, match in matches.items() if match.stacks}, aside
 
 
 def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path]) -> Iterator[str]:
@@ -365,13 +409,12 @@ def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path])
         folders[:] = sorted(kept)
         for name in names:
             path = os.path.join(folder, name)
-            if not _IGNORED.fullmatch(name) and os.path.realpath(path) not in left_out:
+            if not competition.IGNORED.fullmatch(name) and os.path.realpath(path) not in left_out:
                 yield os.path.relpath(path, root).replace(os.sep, "/")
 
 
 def _stem(name: str) -> str:
-    suffix = next((s for s in SUFFIXES if name.lower().endswith(s)), "")
-    return name[: len(name) - len(suffix)]
+    return reader.parts_of_name(name)[0]
 
 
 class _Pattern:
@@ -381,11 +424,13 @@ class _Pattern:
         self._names, self._numbered = names, pattern in {p for _, p in NUMBERED}
         stains = {re.escape(name) for name in names}
         if self._numbered:
-            stains |= {r"\d+"} if not names else {re.escape(_bare(name)) for name in names}
+            stains |= {r"\d+?"} if not names else {re.escape(_bare(name)) for name in names}
         else:
             every = [stain for c in CHANNELS for stain in (c, *imported.STAINS[c])]
             stains |= {stain.replace(" ", "[ _-]?") for stain in every}
         choices = "|".join(sorted(stains, key=len, reverse=True))
+        # Before a stain of two words, "a_Texas_Red", the id is the shorter part.
+        id = "[^/]+?" if pattern.endswith("{channel}") else "[^/]+"
         seen: set[str] = set()
         parts, at = [], 0
         for match in _FIELD.finditer(pattern):
@@ -399,7 +444,7 @@ class _Pattern:
                 parts.append(f"(?P={name})")
             else:
                 seen.add(name)
-                inner = {"channel": choices, "id": "[^/]+"}.get(name, "[^/]+?")
+                inner = {"channel": choices, "id": id, "z": r"\d+"}.get(name, "[^/]+?")
                 parts.append(f"(?P<{name}>{inner})")
         parts.append(re.escape(pattern[at:]))
         anywhere = "" if "/" in pattern else "(?:.*/)?"
@@ -436,11 +481,11 @@ def _recognised(root: Path, images: Sequence[str], names: Mapping[str, str]) -> 
         InputError: its channels are numbers, and which is which is not given.
     """
     best, most, numbers = None, 0, set()
-    for layout in (*LAYOUTS, *NUMBERED):
+    for layout in (*LAYOUTS, *SEPARATED, *NUMBERED):
         fits = _Pattern(layout[1], names)
         fields = [f for f in map(fits, images) if f is not None]
         channels = {f["channel"] for f in fields}
-        if layout in NUMBERED and len(channels) < 2:
+        if layout not in LAYOUTS and len(channels) < 2:
             continue
         if len(fields) > most:
             best, most, numbers = layout, len(fields), channels - set(CHANNELS)
@@ -465,7 +510,7 @@ def _check_options(pattern: str, conversion: imported.Conversion) -> None:
     if unknown := re.findall(r"\{(\w*)\}", _FIELD.sub("", pattern)):
         raise InputError(
             f"data.folder.pattern={pattern!r}: {{{unknown[0]}}} is none of {{id}}, {{channel}}, "
-            "{plate}, {well}, {site}"
+            "{plate}, {well}, {site}, {z}"
         )
     for name in conversion.planes:
         if name and name not in CHANNELS:

@@ -28,7 +28,7 @@ from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.progress import Progress
 from hpa_jax.data import reader
-from hpa_jax.data.planes import BadImage, Planes, Reading
+from hpa_jax.data.planes import BadImage, Planes, Reading, projected
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, Scaling
 
@@ -38,7 +38,7 @@ COLUMNS = (
     *("id", "source", "labels", *CHANNELS, "original_size", "antibody", "plate", "sample"),
     *("pixel_size", "black", "white", "seen"),
 )
-LAYOUT = 3  # of what `convert` makes; another one is imported anew
+LAYOUT = 4  # of what `convert` makes; another one is imported anew
 MISSING = ("error", "zeros", "mean")
 Tell = Callable[[str, "dict[str, Any] | None"], None]
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
@@ -88,11 +88,22 @@ class Files:
     """The files of one image: channel -> path, or {"": path} of a file of all channels.
 
     scene: number of the image in files that hold several.  plate: what it is scaled with.
+    stacks: channel -> further planes of a Z stack that has a file a plane.
     """
 
     paths: Mapping[str, str]
     scene: int = 0
     plate: str = ""
+    stacks: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def every(self) -> list[str]:
+        """All paths."""
+        return [*self.paths.values(), *(path for paths in self.stacks.values() for path in paths)]
+
+    def kept(self) -> bool:
+        """Whether they may be used where they lie, a plain file a channel."""
+        plain = all(c and Path(p).suffix.lower() in reader.PLAIN for c, p in self.paths.items())
+        return plain and not self.stacks
 
 
 def rows(
@@ -105,6 +116,7 @@ def rows(
     title: str = "import",
     hint: Mapping[str, str] | None = None,
     tell: Tell | None = None,
+    workers: int | None = None,
 ) -> dict[str, dict[str, Any]]:
     """id -> channel paths, original_size, pixel_size (µm or None), black and white points; images
     that can't be used become findings. 8-bit channel files are used where they lie.
@@ -113,6 +125,7 @@ def rows(
     hint: what a problem's text gets added.
     tell: called with (id, row, or None if it can't be used) of each image in turn, while later ones
     are converted.
+    workers: threads that read and convert; None: one a core.
 
     Raises:
         InputError: too little disk.
@@ -129,13 +142,13 @@ def rows(
 
     def sign(id: str) -> str:
         files = images[id]
-        for path in files.paths.values():
+        for path in files.every():
             if not os.path.exists(path):
                 raise BadImage(path, "no such file")
         options = (LAYOUT, _json(conversion), files.scene)
-        return signature(files.paths.values(), options, content)
+        return signature(files.every(), options, content)
 
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         marks = dict(zip(images, pool.map(functools.partial(guarded, sign), images)))
         shared: dict[str, str] = {}
         levels: dict[str, dict[str, tuple[float, float]]] = {}
@@ -143,6 +156,8 @@ def rows(
             shared, levels = _shared_points(images, marks, conversion, guarded, pool, title)
         for id, group in shared.items():
             if marks[id]:
+                over = conversion.scaling.over
+                problems.note(f"all images were read once more for points over the {over}", id)
                 marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
         todo = [id for id, mark in marks.items() if mark and known(into, id, mark) is None]
         kept = _kept(images, todo, conversion)
@@ -179,17 +194,13 @@ def _kept(images: Mapping[str, Files], ids: Sequence[str], conversion: Conversio
     needed for them."""
     if not conversion.keep or conversion.field_um:
         return set()
-    plain = [id for id in ids if all(c and _is_plain(p) for c, p in images[id].paths.items())]
+    plain = [id for id in ids if images[id].kept()]
     try:
         if plain:
             reader.size(next(iter(images[plain[0]].paths.values())))
     except BadImage:  # more than 8 bits, most likely as the others; a broken one is told later
         return set()
     return set(plain)
-
-
-def _is_plain(path: str) -> bool:
-    return Path(path).suffix.lower() in reader.PLAIN
 
 
 def convert(
@@ -227,8 +238,8 @@ def convert(
         "notes": [*dict.fromkeys((*read.notes, *notes))],
     }
     cropped = bool(conversion.field_um and micrometres)
-    kept = "" not in files.paths and all(map(_is_plain, files.paths.values()))
-    kept = kept and conversion.keep and all(plane.dtype == np.uint8 for plane in planes.values())
+    kept = files.kept() and conversion.keep
+    kept = kept and all(plane.dtype == np.uint8 for plane in planes.values())
     if kept and not cropped and not filled and blacks is None:
         about["seen"] = seen(eight, path)
         return {**{c: files.paths.get(c) for c in CHANNELS}, **about}
@@ -270,7 +281,7 @@ def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray],
     sizes, bits, notes = [], [], []
     for channel, path in files.paths.items():
         how = replace(conversion.reading, single=bool(channel))
-        image = reader.planes(path, how, files.scene)
+        image = _stacked((path, *files.stacks.get(channel, ())), how, files.scene)
         sizes.append(image.pixel_size)
         bits.append(image.bits)
         notes += image.notes
@@ -286,6 +297,24 @@ def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray],
     stated = max(bits) if all(bits) else None
     size = max(known_sizes) if known_sizes else None
     return planes, Planes(image.pixels, pixel_size=size, bits=stated, notes=tuple(notes))
+
+
+def _stacked(paths: Sequence[str], how: Reading, scene: int) -> Planes:
+    """The planes of a file, or of the files of a Z stack as one.
+
+    Raises:
+        BadImage: unreadable, or the files of a stack differ in size.
+    """
+    first, *others = [reader.planes(path, how, scene) for path in paths]
+    if not others:
+        return first
+    for path, other in zip(paths[1:], others, strict=True):
+        if other.pixels.shape != first.pixels.shape:
+            raise BadImage(path, "has another size than the other planes of its Z stack")
+    every = np.stack([image.pixels for image in (first, *others)])
+    pixels = projected(paths[0], every, 0, how.project)
+    notes = (*first.notes, f"Z stacks became one plane ({how.project})")
+    return replace(first, pixels=pixels, notes=tuple(dict.fromkeys(notes)))
 
 
 def plain(name: str) -> str:
@@ -323,6 +352,12 @@ def _named(
         return {name: plane for name, plane in zip(order, pixels, strict=True) if name}, []
     if image.alpha and image.colour:
         pixels = reader.without_alpha(image, path)
+    if len(pixels) == 1 and not image.names[0]:
+        raise BadImage(
+            path,
+            "holds one channel, and its name doesn't say which: data.folder.pattern tells how "
+            "files are named, e.g. {id}_{channel}",
+        )
     if len(pixels) == 3 and not any(image.names):
         said = "three planes without names were taken for red, green, blue"
         return dict(zip(CHANNELS, pixels)), [] if image.colour and image.lossy else [said]
@@ -409,8 +444,6 @@ def _shared_points(
 ) -> tuple[dict[str, str], dict[str, dict[str, tuple[float, float]]]]:
     """id -> group of images with common points, and group -> channel -> points: a first reading of
     every image, whose histograms are added."""
-    from tqdm import tqdm
-
     plates = conversion.scaling.over == "plate"
     groups = {id: files.plate if plates else "" for id, files in images.items()}
     if plates and not all(groups.values()):
@@ -431,17 +464,18 @@ def _shared_points(
     bits: dict[str, int] = {}
     whole: dict[str, bool] = {}
     results = pool.map(functools.partial(guarded, look), ready)
-    said = f"{title}: first reading, for points over the {conversion.scaling.over}"
-    for id, seen in zip(ready, tqdm(results, total=len(ready), desc=said, disable=None)):
-        if seen is None:
-            continue
-        histograms, depth, fits = seen
-        group = groups[id]
-        bits[group] = max(bits.get(group, 0), depth)
-        whole[group] = whole.get(group, True) and fits
-        total = sums.setdefault(group, {})
-        for channel, counts in histograms.items():
-            total[channel] = total.get(channel, 0) + counts
+    with Progress(f"{title}: first reading", len(ready)) as progress:
+        for id, seen in zip(ready, results):
+            progress.add()
+            if seen is None:
+                continue
+            histograms, depth, fits = seen
+            group = groups[id]
+            bits[group] = max(bits.get(group, 0), depth)
+            whole[group] = whole.get(group, True) and fits
+            total = sums.setdefault(group, {})
+            for channel, counts in histograms.items():
+                total[channel] = total.get(channel, 0) + counts
     levels = {
         group: {}
         if whole[group] and not conversion.scaling.bits
@@ -464,16 +498,9 @@ def signature(
     """
     whole = []
     for file in map(Path, files):
-        parts = files_of(file) if file.is_dir() else [str(file)]
+        parts = reader.files_of(file) if file.is_dir() else [str(file)]
         whole += [(os.path.relpath(part, file.parent), content(part)) for part in parts]
     return digest(whole, options)[:8]
-
-
-def files_of(folder: str | Path) -> list[str]:
-    """The files of an image that is a folder (Zarr), sorted."""
-    return sorted(
-        os.path.join(place, name) for place, _, names in os.walk(folder) for name in names
-    )
 
 
 def known(folder: Path, id: str, mark: str) -> dict[str, Any] | None:

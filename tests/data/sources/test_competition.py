@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from hpa_jax.core import classes
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.sources import competition as kaggle
-from tests.data.layouts import CHANNELS, competition, picture, save
+from tests.data.layouts import CHANNELS, competition, picture, png16, save
+from tests.data.sources import test_users_files as users
 
 
 def scan(root, names=classes.NAMES, **options):
@@ -126,3 +129,148 @@ def test_only_the_parts_and_images_that_are_wanted_are_looked_for(tmp_path):
         scan(root, parts=("tests",))
     with pytest.raises(InputError, match=r"external.csv: not there"):
         scan(root, parts=("external",))
+
+
+def trailing(path, plane):
+    Image.fromarray(plane).save(path)
+    path.write_bytes(path.read_bytes() + bytes(512))
+
+
+def truncated(path, plane):
+    Image.fromarray(plane).save(path)
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def turned(path, plane):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(plane).transpose(Image.ROTATE_90).save(path, exif=exif)
+
+
+def empty_strip(path, plane):
+    tifffile.imwrite(path, plane)
+    with tifffile.TiffFile(path, mode="r+b") as file:
+        file.pages[0].tags["StripByteCounts"].overwrite(0)
+
+
+def stack(path, plane):
+    tifffile.imwrite(path, np.stack([plane // 2, plane]), photometric="minisblack")
+
+
+def series(path, plane):
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for image in (plane, plane // 2):
+            file.write(image, photometric="minisblack", metadata={"axes": "YX"})
+
+
+def saved(kind):
+    """Writer (path, plane uint8[H, W]) of a kind of file."""
+    imwrite = tifffile.imwrite
+    return {
+        "grey": lambda path, plane: Image.fromarray(plane).save(path),
+        "grey of 16 bits": lambda path, plane: png16(path, plane.astype(np.uint16) * 16),
+        "colour of 16 bits": lambda path, plane: png16(
+            path, np.dstack([plane.astype(np.uint16) * 16] * 3)
+        ),
+        "8 in 16 bits": lambda path, plane: png16(path, plane.astype(np.uint16)),
+        "white is zero": lambda path, plane: imwrite(path, 255 - plane, photometric="miniswhite"),
+        "floats": lambda path, plane: imwrite(path, plane.astype(np.float32) / 255),
+        "fractions": lambda path, plane: imwrite(path, plane.astype(np.float32) * 1.37),
+        "time series": lambda path, plane: imwrite(
+            path, np.stack([plane, plane]), imagej=True, metadata={"axes": "TYX"}
+        ),
+        "transparent": lambda path, plane: Image.fromarray(np.dstack([plane] * 4)).save(path),
+        "planes differ": lambda path, plane: Image.fromarray(
+            np.dstack([plane, 255 - plane, plane // 2])
+        ).save(path),
+        "turned": turned,
+        "bytes after the end": trailing,
+        "truncated": truncated,
+        "empty strip": empty_strip,
+        "stack": stack,
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "suffix"),
+    [
+        ("grey", ".PNG"),
+        ("grey", ".ome.tif"),
+        ("grey of 16 bits", ".png"),
+        ("colour of 16 bits", ".png"),
+        ("8 in 16 bits", ".png"),
+        ("white is zero", ".tif"),
+        ("floats", ".tif"),
+        ("fractions", ".tif"),
+        ("time series", ".tif"),
+        ("transparent", ".png"),
+        ("planes differ", ".png"),
+        ("turned", ".png"),
+        ("bytes after the end", ".png"),
+        ("truncated", ".png"),
+        ("empty strip", ".tif"),
+        ("stack", ".tif"),
+    ],
+)
+def test_any_file_is_read_or_refused_as_one_of_a_folder(tmp_path, kind, suffix):
+    root = competition(tmp_path / "competition", train=1, test=1, side=32)
+    (tmp_path / "folder").mkdir()
+    for part, id in (("train", "t0"), ("test", "x0")):
+        for channel in CHANNELS:
+            old = root / part / f"{id}_{channel}.png"
+            plane = np.asarray(Image.open(old))
+            old.unlink()
+            for place in (root / part, tmp_path / "folder"):
+                saved(kind)(place / f"{id}_{channel}{suffix}", plane)
+
+    def taken(source, root):
+        try:
+            images, _, told = users.taken(root, tmp_path / source, source=source)
+        except InputError as error:
+            what = str(error).split(": 2 times")[0]
+            return what if "fractional" not in what else "fractional"
+        notes = {line.split(": ")[1] for line in told if "read as" not in line}
+        return {id: pixels.tolist() for id, pixels in images.items()}, notes
+
+    assert taken("kaggle", root) == taken("folder", tmp_path / "folder")
+
+
+def test_files_that_no_row_names_are_told(tmp_path):
+    root = competition(tmp_path)
+    save(root / "test", "more", picture(9))
+    (root / "test" / "._x0_red.png").write_bytes(b"\0")
+    problems = Problems()
+    kaggle.scan(root, classes.NAMES, problems)
+    ((what, names),) = problems.warnings.items()
+    assert what.endswith("files that no row of sample_submission.csv names were left out")
+    assert names == [f"more_{channel}.png" for channel in sorted(CHANNELS)]
+
+
+def test_a_channel_in_two_formats_is_a_problem(tmp_path):
+    root = competition(tmp_path)
+    tifffile.imwrite(root / "train" / "t1_red.tif", picture(9)[..., 0])
+    table, problems = scan(root)
+    assert "t1" not in set(table["id"])
+    assert "t1_red.png and t1_red.tif (id t1): the channel is there twice" in problems[0]
+
+
+def test_links_out_of_the_root_need_an_option(tmp_path):
+    outside = competition(tmp_path / "store")
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("train.csv", "sample_submission.csv"):
+        (root / name).write_bytes((outside / name).read_bytes())
+    for part in ("train", "test"):
+        (root / part).symlink_to(outside / part)
+    with pytest.raises(InputError, match=r"leaves data.root.*links=True"):
+        scan(root)
+    table, problems = scan(root, links=True)
+    assert len(table) == 9 and not problems
+
+
+def test_a_file_of_several_images_is_refused(tmp_path):
+    root = competition(tmp_path / "in")
+    (root / "train" / "t1_red.png").unlink()
+    series(root / "train" / "t1_red.ome.tif", picture(1)[..., 0])
+    with pytest.raises(InputError, match=r"t1_red.ome.tif.*holds 2 images"):
+        users.taken(root, tmp_path, source="kaggle")

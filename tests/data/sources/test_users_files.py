@@ -377,17 +377,30 @@ def test_padding_is_black_whatever_the_cameras_offset(tmp_path, images):
         assert padded[id].sum() == whole[id].sum()
 
 
-def test_the_atlas_jpegs_give_the_plane_of_their_colour(tmp_path, images):
-    """ID_red.jpg is shown in its colour; JPEG's chroma leaves a little in the other planes."""
+@pytest.mark.parametrize(("quality", "subsampling", "off"), [(95, 0, 3), (75, 2, 8)])
+def test_the_atlas_jpegs_give_the_plane_of_their_colour(
+    tmp_path, images, quality, subsampling, off
+):
+    """ID_red.jpg is shown in its colour; JPEG's chroma bleeds into the other planes."""
     shown = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
 
     def write(path, plane):
         rgb = np.zeros((*plane.shape, 3), np.uint8)
         rgb[..., shown[path.stem.rsplit("_", 1)[1]]] = plane[..., None]
-        Image.fromarray(rgb).save(path, quality=95, subsampling=0)
+        Image.fromarray(rgb).save(path, quality=quality, subsampling=subsampling)
 
     got, *_ = taken(written(tmp_path / "in", images, write, ".jpg"), tmp_path)
-    assert all(np.abs(got[i].astype(int) - images[i]).mean() < 3 for i in images)
+    assert all(np.abs(got[i].astype(int) - images[i]).mean() < off for i in images)
+
+
+def test_a_composite_named_as_a_channel_is_refused(tmp_path, images):
+    """A JPEG of several channels whose name ends in _green."""
+
+    def write(path, plane):
+        Image.fromarray(np.dstack([plane, plane[::-1], plane.T])).save(path, quality=95)
+
+    with pytest.raises(InputError, match="a colour image whose planes differ"):
+        taken(written(tmp_path / "in", images, write, ".jpg"), tmp_path)
 
 
 def test_a_channel_that_is_a_copy_is_named(tmp_path, images):
@@ -478,6 +491,86 @@ def test_numbered_channels_are_asked_for_and_read(tmp_path, images, name, channe
     assert any("read as" in line for line in told)
 
 
+@pytest.mark.parametrize(
+    ("name", "stains"),
+    [
+        ("{id}-{stain}", CHANNELS),
+        ("{id} {stain}", ("Texas Red", "FITC", "Hoechst 33342", "Cy5")),
+        ("{id}.{stain}", CHANNELS),
+        ("{stain}_{id}", ("Tubulin", "GFP", "DAPI", "ER")),
+        ("{id}_{stain}", ("Texas_Red", "Alexa_488", "DAPI", "Alexa_Fluor_647")),
+    ],
+)
+def test_other_separators_and_stains_of_two_words(tmp_path, images, name, stains):
+    """ID-red.png, DAPI_ID.png, ID_Texas_Red.png."""
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        for k, stain in enumerate(stains):
+            path = tmp_path / "in" / f"{name.format(id=id, stain=stain)}.png"
+            Image.fromarray(image[..., k]).save(path)
+    assert equal(taken(tmp_path / "in", tmp_path)[0], images)
+
+
+def test_one_channel_without_a_name_is_asked_for(tmp_path, images):
+    """Grey files whose names say no channel."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(images["p0"][..., 0]).save(tmp_path / "in" / "x.png")
+    with pytest.raises(InputError, match=r"holds one channel, and its name doesn't say which"):
+        taken(tmp_path / "in", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("p{n}_z{z:02d}_{channel}.tif", {}),
+        ("p{n}-{channel}-s{z}.png", dict(pattern="{id}-{channel}-s{z}")),
+        ("p{n}_Z{z:03d}_ch0{k}.tif", dict(channels="ch00:red,ch01:green,ch02:blue,ch03:yellow")),
+        ("p{n}p{z:02d}-ch{k}sk1fk1fl1.tiff", dict(channels="0:red,1:green,2:blue,3:yellow")),
+        ("ZStep_{z}/p{n}_w{k}8A3F.TIF", dict(channels="0:red,1:green,2:blue,3:yellow")),
+    ],
+)
+def test_a_file_a_z_plane_is_one_image(tmp_path, images, name, options):
+    """Z planes that are files of their own: Leica, Harmony, MetaXpress."""
+    for n, image in enumerate(images.values()):
+        for k, channel in enumerate(CHANNELS):
+            for z, share in ((1, 0.5), (2, 1.0), (10, 0.3)):
+                path = tmp_path / "in" / name.format(n=n, k=k, z=z, channel=channel)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                plane = (image[..., k] * share).astype(np.uint8)
+                if path.suffix == ".png":
+                    Image.fromarray(plane).save(path)
+                else:
+                    tifffile.imwrite(path, plane)
+    got, _, told = taken(tmp_path / "in", tmp_path, **options)
+    assert equal(got, images)
+    assert any(line.startswith("note: Z stacks became one plane (max): 3") for line in told)
+    with pytest.raises(InputError, match=r"a Z stack of 3 planes"):
+        taken(tmp_path / "in", tmp_path / "refused", project="refuse", **options)
+
+
+def test_a_changed_z_plane_is_read_anew(tmp_path, images):
+    """Another plane of a stack of files, the first one as it was."""
+    for z, id in ((1, "p0"), (2, "p1")):
+        save(tmp_path / "in", f"x_z{z}", images[id])
+    taken(tmp_path / "in", tmp_path)
+    save(tmp_path / "in", "x_z2", images["p2"])
+    expected = {"x": np.maximum(images["p0"], images["p2"])}
+    assert equal(taken(tmp_path / "in", tmp_path)[0], expected)
+
+
+def test_thumbnails_of_metaxpress_are_skipped(tmp_path, images):
+    """p0_s1_w1_thumbGUID.TIF beside p0_s1_w1GUID.TIF, whose GUID may start with a digit."""
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        for k in range(4):
+            tifffile.imwrite(tmp_path / "in" / f"{id}_w{k}8A3F-1C.TIF", image[..., k])
+            tifffile.imwrite(tmp_path / "in" / f"{id}_w{k}_thumb9B2E-4D.TIF", image[::4, ::4, k])
+    with pytest.raises(InputError, match=r"with the channels 0, 1, 2 and 1 more: which"):
+        taken(tmp_path / "in", tmp_path / "asked")
+    got, *_ = taken(tmp_path / "in", tmp_path, channels="w0:red,w1:green,w2:blue,w3:yellow")
+    assert equal(got, images)
+
+
 def test_stains_name_channels(tmp_path, images):
     """Files named by stain, and a channel's own name by option."""
     for id, image in images.items():
@@ -485,6 +578,18 @@ def test_stains_name_channels(tmp_path, images):
         for k, stain in enumerate(("Tubulin", "GFP", "DAPI", "mine")):
             Image.fromarray(image[..., k]).save(tmp_path / "in" / f"{id}_{stain}.png")
     got, *_ = taken(tmp_path / "in", tmp_path, channels="mine:yellow")
+    assert equal(got, images)
+
+
+def test_a_root_below_home_and_names_by_token(tmp_path, images, monkeypatch):
+    """root="~/in", and channels as data.sources may name them: channel -> its token."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        for k in range(4):
+            Image.fromarray(image[..., k]).save(tmp_path / "in" / f"{id}-ch{k + 1}sk1.png")
+    tokens = {channel: f"ch{k + 1}" for k, channel in enumerate(CHANNELS)}
+    got, *_ = taken("~/in", tmp_path, pattern="{id}-{channel}sk1", tokens=tokens)
     assert equal(got, images)
 
 
@@ -556,7 +661,7 @@ def test_a_table_of_paths_is_a_source(tmp_path, images, suffix):
     (tmp_path / "in" / "images.csv").write_text(
         "id,red,green,blue,yellow\na,../x,b,c,d\na,b,b,b,b\n"
     )
-    with pytest.raises(InputError, match=r"row 2 .*outside of data.root"):
+    with pytest.raises(InputError, match=r"row 2: .*outside of data.root"):
         taken(tmp_path / "in", tmp_path, table="images.csv")
 
 
@@ -572,6 +677,8 @@ def test_a_table_of_paths_is_a_source(tmp_path, images, suffix):
         "Id,Target\np0,0\np1,2.0\np2,5\n",
         "image;class\np0;nucleoplasm\np1;nucleoli\np2;5\n",
         "id\tlabel\np0\t0\np1\t2\np2\t5\n",
+        "sep=;\nid;labels\np0;0\np1;2\np2;5\n",
+        "image,compartment\np0,Nucleoplasm\np1,Nucleoli\np2,Nuclear bodies\n",
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "cp1252"])
@@ -582,6 +689,16 @@ def test_labels_are_found_by_their_header(tmp_path, images, text, encoding):
     (tmp_path / "in" / "labels.csv").write_bytes(text.replace("\n", "\r\n").encode(encoding))
     _, table, _ = taken(tmp_path / "in", tmp_path)
     assert [x.tolist() for x in table["labels"]] == [[0], [2], [5]]
+
+
+@pytest.mark.parametrize("name", ["plate", "well", "count"])
+def test_numbers_of_another_column_are_no_labels(tmp_path, images, name):
+    """A table of ids and plates."""
+    for id, image in images.items():
+        save(tmp_path / "in", id, image)
+    (tmp_path / "in" / "labels.csv").write_text(f"id,{name}\np0,3\np1,3\np2,4\n")
+    with pytest.raises(InputError, match=f"numbers in a column '{name}': are they class numbers"):
+        taken(tmp_path / "in", tmp_path)
 
 
 @pytest.mark.parametrize("texts", [("0;2", "2", "5"), ("[0, 2]", "2", "5"), ("0|2", "2.0", "5.0")])
