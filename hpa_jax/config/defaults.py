@@ -183,8 +183,8 @@ SOURCE: Statement = dict(
     ),
 )
 OF_SOURCE: dict[str, Statement] = dict(
-    kaggle=dict(full_size=FULL_SIZE),
-    synthetic=dict(full_size=FULL_SIZE),
+    kaggle=dict(full_size=FULL_SIZE, links=FOLDER["links"]),
+    synthetic=dict(full_size=FULL_SIZE, links=FOLDER["links"]),
     folder=dict(
         **FOLDER,
         tokens=option(None, "channel -> how file names write it", kinds=(dict, type(None))),

@@ -74,6 +74,7 @@ STEPS: dict[str, Step] = {
         "catalog.parquet, bad_images.csv",
         ("data", "classes", "largest"),
         ("data",),
+        version=2,  # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read right
     ),
     "duplicates": Step(
         "hpa_jax.pipeline.prepare:duplicates",
