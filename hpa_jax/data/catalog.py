@@ -33,7 +33,7 @@ POINTS = ("black", "white")
 CONVERTED = ("pixel_size", *POINTS)
 COLUMNS = (
     *("id", "source", "labels", "root", *CHANNELS, "height", "width"),
-    *("original_size", "antibody", "plate", "sample", "weight", "files"),
+    *("original_size", "antibody", "plate", "sample", "weight", "files", "fingerprint"),
     *CONVERTED,
 )
 IMPORTED = -1  # in the column root: the folder of converted copies
@@ -258,6 +258,7 @@ def _look_at_images(
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
     drops rows whose images can't be used.  Files of more than 8 bits are converted first.
 
+    fingerprint: the step duplicates compares it, so that no image is decoded for it again.
     files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the steps
     below see that an image was replaced by another under the same name.
     """
@@ -292,6 +293,7 @@ def _look_at_images(
         width=sizes[:, 1],
         original_size=table["original_size"].mask(originals, sizes.max(axis=1, initial=0)),
         files=[findings[at].files for at in table.index],
+        fingerprint=[findings[at].fingerprint for at in table.index],
         pixel_size=table["pixel_size"].astype("float64"),
         **{name: [x if isinstance(x, list) else None for x in table[name]] for name in POINTS},
     )
@@ -303,11 +305,13 @@ def _look_at_images(
 class Finding:
     """What the catalog learnt of an image's files. size: (height, width).
 
+    fingerprint: of the pixels, for duplicates; "" where they were not decoded.
     notes: what looks odd.  decided: what was decided in reading them.
     """
 
     size: Sequence[int] = (0, 0)
     files: str = ""
+    fingerprint: str = ""
     bad: reader.BadImage | None = None
     notes: Sequence[str] = ()
     decided: Sequence[str] = ()

@@ -1,6 +1,6 @@
 """Copies of one image: all pairs of close perceptual hashes, their groups, and the leak table.
 
-In: the catalog's red, green and blue channel files, or hashes.  Out: pairs (duplicates.parquet),
+In: the catalog, whose images were hashed when they were decoded, or hashes.  Out: pairs (duplicates.parquet),
 groups (groups.parquet), and which images with known labels match a test image.
 
 The rule is bestfitting's: 64-bit pHashes within 12 bits on each of red, green and blue (spec A).
@@ -19,6 +19,7 @@ import numpy as np
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import hashes as fingerprints
+from hpa_jax.data.hashes import CHANNELS
 from hpa_jax.data.hashes import phash as phash
 from hpa_jax.data.hashes import phashes as phashes
 from hpa_jax.data.problems import LEAVE_OUT, Problems
@@ -28,7 +29,6 @@ from hpa_jax.data.reader import read_channel
 if TYPE_CHECKING:
     import pandas as pd
 
-CHANNELS = ("red", "green", "blue")
 MIN_INFORMATIVE = 2  # one 64-bit hash alone is within 12 of a stranger's once in some 10^6 pairs
 MAX_PAIRS = 30_000_000  # 0.7 GB of result; more means that the hashes are of no use
 _SMALL = 1024  # below this many rows numpy is done before XLA has compiled
@@ -103,7 +103,8 @@ def hash_catalog(
     """Duplicates among all images of the catalog.
 
     Args:
-        catalog: columns id, red, green, blue (paths or null), and yellow with look_at_all.
+        catalog: columns id, red, green, blue (paths or null), and yellow with look_at_all;
+            fingerprint, where the images were decoded before: only those without are read.
         look_at_all: whether yellow is read too, which has no hash: for a catalog whose images
             were not decoded.
         problems: takes the images that can't be used; None: they are an error.
@@ -120,11 +121,14 @@ def hash_catalog(
         InputError: names the images that can't be used (without `problems`).
     """
     channels = ALL_CHANNELS if look_at_all else CHANNELS
+    texts = catalog.get("fingerprint", catalog["id"].map(lambda id: "")).to_numpy(object)
+    is_known = np.array([isinstance(text, str) and text != "" for text in texts], bool)
+    known, unknown = np.flatnonzero(is_known), np.flatnonzero(~is_known)
     files = [
         tuple(path if isinstance(path, str) and path else None for path in row)
-        for row in catalog[list(channels)].itertuples(index=False)
+        for row in catalog.loc[~is_known, list(channels)].itertuples(index=False)
     ]
-    prints, bad = fingerprints.of_files(
+    hashed, bad = fingerprints.of_files(
         files,
         channels,
         hashed=len(CHANNELS),
@@ -133,6 +137,10 @@ def hash_catalog(
         read=read,
         progress=_progress_bar if progress else None,
     )
+    bad = {int(unknown[number]): image for number, image in bad.items()}
+    stored = fingerprints.of_texts(texts[known], len(CHANNELS), rotations)
+    both = fingerprints.joined([stored, hashed], len(CHANNELS), rotations)
+    prints = both.rows(np.argsort(np.concatenate([known, unknown])))
     ids = catalog["id"].to_numpy()
     found = Problems() if problems is None else problems
     for row, image in bad.items():

@@ -19,6 +19,7 @@ import numpy as np
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.reader import BadImage, read_channel
 
+CHANNELS = ("red", "green", "blue")  # yellow has no hash (bestfitting)
 SIDE = 32  # of the thumbnail
 LOW = 8  # lowest frequencies kept of each axis
 FLAT = 2  # grey levels between darkest and brightest of a thumbnail that still count as flat:
@@ -40,6 +41,13 @@ class Fingerprints:
     informative: np.ndarray
     digests: np.ndarray
     oriented: np.ndarray | None = None
+
+    def rows(self, order: np.ndarray) -> "Fingerprints":
+        """Those of the images int[M], in that order."""
+        oriented = None if self.oriented is None else self.oriented[order]
+        return Fingerprints(
+            self.hashes[order], self.informative[order], self.digests[order], oriented
+        )
 
 
 def phash(image: np.ndarray) -> np.uint64:
@@ -138,6 +146,28 @@ def fingerprint(channels: Sequence[np.ndarray | None], oriented: bool = False) -
     )
 
 
+def to_text(prints: Fingerprints) -> str:
+    """The fingerprint of one image (N = 1, oriented) as a table keeps it: digest, informative
+    channels as 0 and 1, and 16 hex digits for each orientation and channel."""
+    assert prints.oriented is not None, "texts hold all orientations"
+    informative = "".join(str(int(flag)) for flag in prints.informative[0])
+    hashes = "".join(f"{int(value):016x}" for value in prints.oriented[0].ravel())
+    return f"{prints.digests[0]} {informative} {hashes}"
+
+
+def of_texts(texts: Sequence[str], channels: int, oriented: bool = False) -> Fingerprints:
+    """The fingerprints of N texts of `to_text`, of images with so many channels."""
+    parts = [text.split(" ") for text in texts]
+    values = b"".join(bytes.fromhex(hashes) for _, _, hashes in parts)
+    every = np.frombuffer(values, ">u8").astype(np.uint64).reshape(len(texts), 8, channels)
+    return Fingerprints(
+        every[:, 0],
+        np.array([list(flags) for _, flags, _ in parts]).reshape(-1, channels) == "1",
+        np.array([digest for digest, _, _ in parts], str),
+        every if oriented else None,
+    )
+
+
 def of_files(
     files: Sequence[Sequence[str | None]],
     channels: Sequence[str],
@@ -173,7 +203,7 @@ def of_files(
         found[row] = replace(
             fingerprint([None] * count, oriented), digests=np.array([f"bad {row}"])
         )
-    return _joined(found, count, oriented), bad
+    return joined(found, count, oriented), bad
 
 
 def _of_file(job: tuple) -> Fingerprints | BadImage:
@@ -193,16 +223,17 @@ def _of_file(job: tuple) -> Fingerprints | BadImage:
     return fingerprint(channels[:count], oriented)
 
 
-def _joined(found: list[Fingerprints], channels: int, oriented: bool) -> Fingerprints:
-    if not found:
+def joined(parts: Sequence[Fingerprints], channels: int, oriented: bool) -> Fingerprints:
+    """All rows of the parts, in their order."""
+    if not parts:
         shape = (0, channels)
         empty = np.empty((0, 8, channels), np.uint64) if oriented else None
         return Fingerprints(
             np.empty(shape, np.uint64), np.empty(shape, bool), np.empty(0, str), empty
         )
     return Fingerprints(
-        np.concatenate([item.hashes for item in found]),
-        np.concatenate([item.informative for item in found]),
-        np.concatenate([item.digests for item in found]),
-        np.concatenate([item.oriented for item in found]) if oriented else None,
+        np.concatenate([item.hashes for item in parts]),
+        np.concatenate([item.informative for item in parts]),
+        np.concatenate([item.digests for item in parts]),
+        np.concatenate([item.oriented for item in parts]) if oriented else None,
     )

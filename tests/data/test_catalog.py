@@ -8,7 +8,7 @@ from PIL import Image
 from hpa_jax.core import classes
 from hpa_jax.core.artifacts import read_table, write_table
 from hpa_jax.core.errors import InputError
-from hpa_jax.data import catalog
+from hpa_jax.data import catalog, hashes
 from tests.data.layouts import competition, picture, save
 
 
@@ -113,3 +113,25 @@ def test_nothing_left_is_an_error_even_when_skipping(tmp_path):
 def test_unknown_source(tmp_path):
     with pytest.raises(InputError, match="did you mean 'kaggle'"):
         catalog.build([dict(source="kagle", root=tmp_path)], classes.NAMES)
+
+
+def test_fingerprints_are_those_of_the_files(tmp_path):
+    """Of a competition's files, of a folder's that are kept, and of copies (12 bits)."""
+    deep = tmp_path / "deep"
+    for number in range(3):
+        planes = picture(number + 20, 32).astype(np.uint16) * 16
+        save(deep, f"d{number}", planes[..., :3], ".tif")
+    sources = [
+        dict(source="kaggle", root=competition(tmp_path / "kaggle")),
+        dict(source="folder", root=deep, missing=dict(yellow="zeros"), bits=12),
+    ]
+    table = catalog.build(sources, classes.NAMES, imported=tmp_path / "imported", largest=16)
+    assert (table["fingerprint"] != "").all() and "imported" in table["red"].iloc[-1]
+    channels = hashes.CHANNELS
+    expected, bad = hashes.of_files(table[list(channels)].to_numpy(), channels, oriented=True)
+    found = hashes.of_texts(table["fingerprint"], len(channels), oriented=True)
+    assert not bad
+    for name in ("hashes", "informative", "digests", "oriented"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), name)
+    header = build(tmp_path / "kaggle", check="header")
+    assert (header["fingerprint"] == "").all()  # nothing was decoded

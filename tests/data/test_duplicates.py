@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.data import duplicates
+from hpa_jax.data import duplicates, hashes
 from hpa_jax.data.problems import Problems
+from hpa_jax.data.reader import read_channel
 
 
 def cells(rng, side=64):
@@ -256,3 +257,17 @@ def test_workers_give_the_same(catalog, monkeypatch):
 def test_phash_is_reexported():
     image = cells(np.random.default_rng(5))
     assert f"{duplicates.phash(image):016x}" == str(imagehash.phash(Image.fromarray(image)))
+
+
+@pytest.mark.parametrize("rotations", [False, True])
+def test_images_that_were_decoded_are_not_read_again(catalog, rotations):
+    expected = duplicates.hash_catalog(catalog, rotations=rotations, progress=False)
+    decoded = catalog.assign(fingerprint="")
+    for row in (0, 3, 7, 10):  # some only: the others are read
+        channels = [read_channel(path, "red") for path in catalog.loc[row, list(hashes.CHANNELS)]]
+        prints = hashes.fingerprint(channels, oriented=True)
+        decoded.loc[row, "fingerprint"] = hashes.to_text(prints)
+        decoded.loc[row, list(hashes.CHANNELS)] = "gone.png"
+    found = duplicates.hash_catalog(decoded, rotations=rotations, progress=False)
+    for one, other in zip(found, expected, strict=True):
+        pd.testing.assert_frame_equal(one, other)

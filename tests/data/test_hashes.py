@@ -73,3 +73,15 @@ def test_digest_tells_pixels_shape_and_absence():
         for channels in ([a, a], [a, a.copy()], [a, a + 1], [a, a.reshape(2, 8)], [a, None])
     ]
     assert digests[0] == digests[1] and len(set(digests)) == 4
+
+
+@pytest.mark.parametrize("oriented", [False, True])
+def test_fingerprints_are_the_same_as_text(oriented):
+    rng = np.random.default_rng(4)
+    image, flat = rng.integers(0, 256, (32, 32), np.uint8), np.zeros((32, 32), np.uint8)
+    images = ([image, image.T.copy(), flat], [flat, None, image])
+    whole = [hashes.fingerprint(channels, oriented=True) for channels in images]
+    expected = hashes.joined([hashes.fingerprint(c, oriented) for c in images], 3, oriented)
+    again = hashes.of_texts([hashes.to_text(one) for one in whole], 3, oriented)
+    for name in ("hashes", "informative", "digests", "oriented"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(expected, name), name)
