@@ -1,12 +1,13 @@
 """Copies of one image: all pairs of close perceptual hashes, their groups, and the leak table.
 
-In: the catalog, whose images were hashed when they were decoded, or hashes.  Out: pairs (duplicates.parquet),
-groups (groups.parquet), and which images with known labels match a test image.
+In: the catalog, whose images were hashed when they were decoded, or hashes.  Out: pairs
+(duplicates.parquet), groups (groups.parquet), and the images with known labels that match a test
+image.
 
 The rule is bestfitting's: 64-bit pHashes within 12 bits on each of red, green and blue (spec A).
-Added to it: flat and black channels are no evidence, two channels must speak; equal pixels always
-match; rotated and mirrored copies as an option.  All pairs are compared, exactly: a fused
-xor-popcount-max of XLA does 8 to 25 thousand million pairs a second on two free cores
+Added to it: flat and black channels are no evidence, two channels with structure must match; equal
+pixels always match; rotated and mirrored copies as an option.  All pairs are compared, exactly: a
+fused xor-popcount-max of XLA does 8 to 25 thousand million pairs a second on two free cores
 (`scripts/bench duplicates`), so no index has to make assumptions about the hashes.
 """
 

@@ -106,6 +106,19 @@ def test_a_rare_class_uses_the_configured_kinds_of_columns():
     assert common.inputs is own
 
 
+@pytest.mark.parametrize(("boost_from", "kind"), [(12, "boosted"), (13, "logistic")])
+def test_few_positives_get_no_trees(boost_from, kind):
+    rng = np.random.default_rng(0)
+    table = stack_inputs.named(["meta/green_mean", "a/p00", "b/p00"], 1).split(rng.random((200, 3)))
+    own, _ = stack_inputs.class_inputs(table, 0)
+    y = (np.arange(200) < 12).astype(float)
+    protocol = protocols.resolve({"rare_below": 0, "boost_from": boost_from})
+    fitter = units.UnitFitter(own, y, protocol, "cpu", None)
+    halves = np.arange(0, 200, 2), np.arange(1, 200, 2)
+    fitter.outer_fold([halves], np.arange(5))
+    assert [model.kind for model in fitter.models] == [kind]
+
+
 def test_rare_classes_have_repeats_of_their_own():
     main = protocols.resolve({"protocol": "main", "rare_repeats": 20})
     assert [main.models(count) for count in (14, 15)] == [20 * 5 * 20 * 3, 225]
