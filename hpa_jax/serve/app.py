@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults
 from hpa_jax.core.errors import InputError
+from hpa_jax.data import reader
 from hpa_jax.pipeline import bundles, predict_images
 from hpa_jax.pipeline.context import Context
 from hpa_jax.report import page
@@ -104,7 +105,7 @@ class App:
         """Return the context of a session's prediction; options: OPTIONS, as entered.
 
         Raises:
-            InputError: an option that is unknown or not a string.
+            InputError: an option that is unknown or not a string, or a table that was not dropped.
         """
         config = defaults.default()
         config.data.source, config.data.root = "folder", str(session.files)
@@ -114,7 +115,10 @@ class App:
                 raise InputError(f"{name}: unknown option")
         config.data.folder.pattern = options.get("pattern", "")
         config.data.folder.channels = options.get("channels", "")
-        config.data.folder.table = options.get("table", "")
+        table = options.get("table", "")
+        if table and not reader.inside(session.files, session.files / table):
+            raise InputError(f"table {table!r}: not among the dropped files")
+        config.data.folder.table = table
         planes = options.get("planes", "").replace(",", " ").split()
         config.data.folder.planes = tuple(planes)
         if options.get("yellow"):
@@ -263,7 +267,7 @@ class _Work(_Handler):
             work = self.app.match if verb == "found" else self.app.predict
             loop = asyncio.get_running_loop()
             self.finish(await loop.run_in_executor(self.app.worker, work, session, options))
-        except (InputError, OSError, ValueError) as error:
+        except (InputError, OSError, ValueError, RecursionError) as error:
             self.fail(error)
 
 
@@ -276,6 +280,8 @@ class _Result(_Handler):
         except InputError:
             raise web.HTTPError(404) from None
         inside = work if file == "predictions.csv" else work / "predictions"
+        if "\0" in file:
+            raise web.HTTPError(404)
         path = (inside / file).resolve()
         if not path.is_relative_to(inside.resolve()) or not path.is_file():
             raise web.HTTPError(404)

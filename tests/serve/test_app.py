@@ -100,6 +100,67 @@ def test_no_name_leaves_the_folder(app, name):
         session.place(name)
 
 
+@pytest.mark.parametrize("table", ["/etc/passwd", "../../secret.csv", "link.csv"])
+def test_a_table_is_one_of_the_dropped_files(app, table, tmp_path):
+    session = app.session(app.begin())
+    secret = session.files.parent.parent / "secret.csv"
+    secret.write_text("password,hunter2\n")
+    (session.files / "link.csv").symlink_to(secret)
+    with pytest.raises(InputError, match="not among the dropped files") as caught:
+        app.match(session, {"table": table})
+    assert "hunter2" not in str(caught.value) and "root:" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_no_request_ends_in_a_traceback(app, seed, monkeypatch):
+    """Random paths, names, methods and bodies: 500 would be an error that nobody foresaw."""
+    monkeypatch.setattr(app, "predict", lambda *_: {})
+    rng, name = np.random.default_rng(seed), app.begin()
+    values = [
+        "",
+        "x",
+        3,
+        None,
+        [],
+        {},
+        "{id}",
+        "{id}_{channel}",
+        "*" * 40,
+        "{",
+        "a\0b",
+        "/etc",
+        "%",
+    ]
+    values += ["😀", "zeros", "red,green", "[[" * 50]
+
+    def some(of):
+        return of[rng.integers(len(of))]
+
+    def encoded():
+        return "".join(f"%{byte:02x}" for byte in rng.integers(0, 256, rng.integers(1, 30)))
+
+    requests = []
+    for _ in range(60):
+        options = {some([*serving.OPTIONS, "root"]): some(values) for _ in range(rng.integers(3))}
+        body = some([json.dumps(options), json.dumps(options), "[" * 100_000, "{"])
+        name_or_not = some([name, name, name, "gone"])
+        requests.append(
+            some(
+                [
+                    (f"/{name_or_not}/found", "POST", body, FROM_PAGE),
+                    (f"/{name_or_not}/predict", "POST", body, FROM_PAGE),
+                    (f"/{name_or_not}/file?name={encoded()}", "PUT", "x", FROM_PAGE),
+                    (f"/{name_or_not}/file", "PUT", "x", FROM_PAGE),
+                    (f"/{name_or_not}/result/{encoded()}", "GET", None, {}),
+                    (f"/{encoded()}", "GET", None, {}),
+                ]
+            )
+        )
+    answers = asked(app, *requests)
+    unforeseen = [(request[:3], a) for request, a in zip(requests, answers) if a[0] == 500]
+    assert not unforeseen, unforeseen[:3]
+
+
 def test_other_pages_and_hosts_are_refused(app):
     name = app.begin()
     answers = asked(
