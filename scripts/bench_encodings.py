@@ -84,7 +84,10 @@ def lines(rows: list[dict[str, Any]], work: Path, config: ConfigDict) -> Iterato
         folder = work / "ablate" / row["name"] / seed / "records"
         kilobytes = bytes_a_image(folder / f"{config.records.image_size}-{name}") / 1e3
         cells = [name, f"{kilobytes / 10:.2f}", f"{change(name, drawn):.2f}"]
-        cells += [*ablate.told(row["test"], 4), *ablate.told(row["test_map"], 4)]
+        cells += [
+            *ablate.mean_and_difference(row["test"], 4),
+            *ablate.mean_and_difference(row["test_map"], 4),
+        ]
         yield f"| {' | '.join(cells)} |"
 
 

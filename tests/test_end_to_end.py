@@ -174,7 +174,7 @@ def test_a_copied_workdir_is_done_and_other_settings_lose_nothing(done, tmp_path
     assert "[train-tiny_wide] done before" in out and "[records] done before" in out
     back = call("run", copy)
     for task in ("train-tiny", "predict-tiny", "stack", "ensemble", "thresholds"):
-        assert f"[{task}] brought back from replaced/{task}-1" in back
+        assert f"[{task}] restored from replaced/{task}-1" in back
     for name in ("submission.csv", "metrics.json", "models/tiny/predictions/test.parquet"):
         assert (copy / name).read_bytes() == (workdir / name).read_bytes(), name
 

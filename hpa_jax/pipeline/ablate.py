@@ -1,10 +1,10 @@
-"""The verb `ablate`: what does each change of a recipe do to the score, over several seeds?
+"""The verb `ablate`: the effect of each change of a recipe on the score, over several seeds.
 
-In: a base recipe with `config.ablate.variations`, each a name, the models it adds and the keys it
-changes.  Every variation is run once a seed (of networks, split, thresholds and stack), beginning
-from the base's files of the same seed, so that steps that the change does not reach are not done
-again.  Out: WORKDIR/ablation.{json,md}: mean and spread of each variation's score, its difference
-from the base, paired by seed, and the minutes of what it did anew.
+In: a base recipe with `config.ablate.variations`, each with a name, models to add and options to
+change.  Every variation runs once per seed (of networks, split, thresholds and stack), starting
+from the base's files of the same seed, so that steps unaffected by the change are not repeated.
+Out: WORKDIR/ablation.{json,md}: mean and spread of each variation's score, its difference from the
+base, paired by seed, and the minutes spent beyond the base.
 """
 
 import os
@@ -32,7 +32,7 @@ CONFIDENCE = 0.95
 
 
 def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """Runs the base and all variations that are not finished; writes and prints the table."""
+    """Run the base and all unfinished variations; write and print the table."""
     context = opened(config, flags)
     variations = checked(config)
     config = _with_shared_folders(config, context)
@@ -61,33 +61,36 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 def seeded(seed: int) -> dict[str, int]:
-    """The keys that a seed sets: chance in the split and the decision varies with the networks'."""
+    """Return the seeds to set: of networks, split, thresholds and stack."""
     return dict.fromkeys(("seed", "split.seed", "thresholds.seed", "stack.seed"), seed)
 
 
 def checked(config: ConfigDict) -> list[dict[str, Any]]:
-    """The variations, the base first.
+    """Return the checked variations, the base first.
 
     Raises:
-        InputError: none, a name twice or unfit for a folder, an unknown option, key or method.
+        InputError: no variations, a duplicate name or one that cannot name a folder, an unknown
+            option, key or method.
     """
     variations = [dict(variation) for variation in config.ablate.variations]
     if not variations:
-        raise InputError("config.ablate.variations: empty; take configs/ablation.py as a pattern")
+        raise InputError("config.ablate.variations: empty; see configs/ablation.py for an example")
     if not config.ablate.seeds or len(set(config.ablate.seeds)) < len(config.ablate.seeds):
-        raise InputError(f"config.ablate.seeds={config.ablate.seeds}: one or more, each once")
+        raise InputError(
+            f"config.ablate.seeds={config.ablate.seeds}: must be distinct and not empty"
+        )
     _check_method(config, config.ablate.method, "config.ablate.method")
     names = [BASE]
     for variation in variations:
         where = f"config.ablate.variations, {variation.get('name')!r}"
         for key in variation:
             if key not in KEYS:
-                raise InputError(f"{where}: no option {key!r}{near(key, KEYS)}")
+                raise InputError(f"{where}: unknown option {key!r}{near(key, KEYS)}")
         name = variation.get("name", "")
         if not name or set(name) & set("/\\") or name.startswith(".") or name in names:
-            raise InputError(f"{where}: needs a name of its own that can be a folder's")
+            raise InputError(f"{where}: needs a unique name that can name a folder")
         if variation.get("at", "thresholds") not in SCORES:
-            raise InputError(f"{where}: at={variation['at']!r}: one of {', '.join(SCORES)}")
+            raise InputError(f"{where}: at={variation['at']!r}: must be one of {', '.join(SCORES)}")
         of_variation = varied(config, variation)
         _check_method(of_variation, variation.get("method", config.ablate.method), where)
         names.append(name)
@@ -95,33 +98,35 @@ def checked(config: ConfigDict) -> list[dict[str, Any]]:
 
 
 def varied(config: ConfigDict, variation: Mapping[str, Any]) -> ConfigDict:
-    """A copy with the models that a variation adds, then its changes; these reach the added too.
+    """Return a copy with a variation's added models, then its changes, on these too.
 
     Raises:
         InputError: an added model has the name of another or an unknown option, or a changed key is
-            none.
+            unknown.
     """
     copy = config.copy_and_resolve_references().unlock()
     for name, options in variation.get("add", {}).items():
         if name in config.models:
-            raise InputError(f"config.models.{name}: is there already, can't be added")
+            raise InputError(f"config.models.{name}: already exists, can't be added")
         copy.models[name] = configs.model(**options)
     return changed(copy.lock(), variation.get("set", {}))
 
 
 def _check_method(config: ConfigDict, method: str, where: str) -> None:
-    """Refuses a method that the run would have no score of, before any training."""
-    known = [name for name in configs.METHODS if name != "ensemble" or configs.has_ensemble(config)]
-    known += config.models
-    if method not in known:
-        raise InputError(f"{where}: no method {method!r}{near(method, known)}")
+    """Refuse, before any training, a method that the run would not score."""
+    methods = [
+        name for name in configs.METHODS if name != "ensemble" or configs.has_ensemble(config)
+    ]
+    methods += config.models
+    if method not in methods:
+        raise InputError(f"{where}: unknown method {method!r}{near(method, methods)}")
 
 
 def changed(config: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
-    """A copy with dotted keys set anew; "models.*.KEY" changes every model.
+    """Return a copy with dotted keys changed; "models.*.KEY" changes every model.
 
     Raises:
-        InputError: a key that the config lacks.
+        InputError: an unknown key.
     """
     copy = config.copy_and_resolve_references()
     for pattern, value in changes.items():
@@ -139,8 +144,7 @@ def _matching(config: ConfigDict, pattern: str) -> list[str]:
 
 
 def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
-    """All runs read one data set, made in the ablation's workdir, and share what was compiled:
-    the seeds of a variation run the same programs."""
+    """Let all runs share one data set and one compilation cache, in the ablation's workdir."""
     changes = {}
     if not config.train.compilation_cache:
         changes["train.compilation_cache"] = str(context.path("ablate", "compiled"))
@@ -156,9 +160,9 @@ def _make_synthetic_data(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def _begin_from(finished: Path, folder: Path) -> None:
-    """Gives a new run the base's files as hard links: the stamps tell what it need not redo.
+    """Start a new run with hard links to the base's files; their stamps decide what is reused.
 
-    Links are safe, for every file is written anew and renamed, or removed before it is begun.
+    Links are safe: files are replaced by renaming, or removed before they are written again.
     """
     if folder.exists():
         return
@@ -181,27 +185,28 @@ def _link(source: str, target: str) -> None:
 def outcome(
     folder: Path, variation: Mapping[str, Any], method: str, base: Path | None = None
 ) -> dict[str, float]:
-    """One run's scores by the variation's method, and the minutes of the steps that it did anew:
-    of those that `base`, the base's run, has not done for it.
+    """Return one run's scores by the variation's method, and the minutes of its steps.
+
+    Steps reused from `base`, the folder of the base's run, do not count.
 
     Raises:
-        InputError: the run has no such method.
+        InputError: the run did not score the method.
     """
     method = variation.get("method", method)
     score = SCORES[variation.get("at", "thresholds")]
-    found = {}
+    figures = {}
     for rows, file in (("validation", "metrics.json"), ("test", "evaluation.json")):
         if not (folder / file).is_file():
             continue
         scores = artifacts.read_json(folder / file)["scores"]
         if method not in scores:
             raise InputError(
-                f"config.ablate: no method {method!r} in {folder}{near(method, scores)}"
+                f"config.ablate: unknown method {method!r} in {folder}{near(method, scores)}"
             )
-        found[rows] = scores[method][score]
+        figures[rows] = scores[method][score]
         if rows == "test":
-            found["test_map"] = scores[method]["mean_average_precision"]
-    return {**found, "minutes": sum(cache.seconds(folder, beyond=base).values()) / 60}
+            figures["test_map"] = scores[method]["mean_average_precision"]
+    return {**figures, "minutes": sum(cache.seconds(folder, beyond=base).values()) / 60}
 
 
 def _row(
@@ -209,7 +214,7 @@ def _row(
     runs: Mapping[tuple[str, int], Mapping[str, float]],
     seeds: Sequence[int],
 ) -> dict[str, Any]:
-    """Mean, spread and paired difference of every figure of one variation."""
+    """Return mean, spread and paired difference of every figure of one variation."""
     name = variation["name"]
     row: dict[str, Any] = {key: variation[key] for key in KEYS if key in variation}
     for figure in runs[BASE, seeds[0]]:
@@ -226,9 +231,9 @@ def _row(
 
 
 def paired(differences: Sequence[float]) -> dict[str, Any]:
-    """Mean difference, its 95 % interval over the seeds (Student's t), and a verdict.
+    """Return the mean difference, its 95 % interval over the seeds (Student's t) and a verdict.
 
-    One seed tells nothing about chance, so it gives no interval.
+    A single seed gives no interval.
     """
     mean = statistics.fmean(differences)
     if len(differences) < 2:
@@ -243,12 +248,12 @@ def paired(differences: Sequence[float]) -> dict[str, Any]:
 
 
 def table(rows: Sequence[Mapping[str, Any]], seeds: int) -> str:
-    """The result as Markdown, the figure that was asked for first (test if its truth is known)."""
+    """Return a Markdown table of the test scores, of validation if the truth is unknown."""
     rows_of = "test" if "test" in rows[0] else "validation"
     lines = [
         f"Macro-F1 on the {rows_of} part, {seeds} seeds; differences from the base are paired by "
-        f"seed, with their {CONFIDENCE:.0%} interval (Student's t). Minutes: of what a variation "
-        "did anew, without the steps that it took from the base.",
+        f"seed, with their {CONFIDENCE:.0%} interval (Student's t). Minutes: without the "
+        "steps reused from the base.",
         "",
         "| variation | macro-F1 (± spread) | difference | evidence | mAP | minutes | the talk |",
         "|---|---|---|---|---|---|---|",
@@ -262,7 +267,7 @@ def _lines(rows: Sequence[Mapping[str, Any]], rows_of: str) -> Iterator[str]:
         ranking = f"{row['test_map']['mean']:.3f}" if "test_map" in row else ""
         cells = [
             f"**{row['name']}**: {row.get('about', '')}",
-            *told(score),
+            *mean_and_difference(score),
             score.get("verdict", ""),
             ranking,
             f"{row['minutes']['mean']:.1f}",
@@ -271,9 +276,8 @@ def _lines(rows: Sequence[Mapping[str, Any]], rows_of: str) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def told(figure: Mapping[str, Any], digits: int = 3) -> tuple[str, str]:
-    """A row's figure: the mean with its spread, and the difference from the base with its interval
-    ("" for the base)."""
+def mean_and_difference(figure: Mapping[str, Any], digits: int = 3) -> tuple[str, str]:
+    """Format a figure's mean with spread, and its difference from the base ("" for the base)."""
     mean, difference = f"{figure['mean']:.{digits}f}", ""
     if figure["spread"] is not None:
         mean += f" ± {figure['spread']:.{digits}f}"

@@ -1,11 +1,10 @@
 """The verb `adversarial`: training images against test images, by metafeatures or by a network.
 
-In: packed images, the split, duplicate groups.  Out: how well they can be told apart, how much
-each training image looks like test, One More Layer's hold-out (of the half that looks like test
-every second image, a list for split.force_valid), and the images most unlike test.
+In: packed images, the split, duplicate groups.  Out: the AUC of the distinction, a score of each
+training image (high: similar to test), One More Layer's hold-out (every second image of the
+test-like half, a list for split.force_valid), and the images most unlike test.
 
-Labelled images are those of train and valid; a part on which nothing may be fitted (audit) and
-excluded images are not looked at.
+Labelled images are those of train and valid; the audit part and excluded images are not used.
 """
 
 import hashlib
@@ -27,29 +26,29 @@ from hpa_jax.pipeline.prepare import roots
 if TYPE_CHECKING:
     import pandas as pd
 
-INNER = 0.1  # of the rows a network is fitted on: the network validates on
-LISTED = 100  # images most unlike test
+INNER = 0.1  # share of a network's training rows that it validates on
+LISTED = 100  # images in adversarial_unlike.csv
 
 
 def adversarial(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Can train and test be told apart? -> adversarial.{json,parquet}, adversarial_*.csv.
+    """Classify training against test images -> adversarial.{json,parquet}, adversarial_*.csv.
 
-    A killed call goes on: finished folds are kept, the network of the fold goes on where it was.
+    A killed call resumes: finished folds are kept, the current fold's network continues training.
 
     Raises:
-        InputError: no such images, or fewer than folds on a side.
+        InputError: no labelled or test images, or fewer than folds.
     """
     context, settings = opened(config, flags), config.adversarial
     rows, is_test, source = _rows(context)
     by = _by_network if settings.variant == "network" else _by_features
-    found = by(context, rows, is_test)
-    table = validation.table(rows.ids, is_test, found, settings.fraction)
+    result = by(context, rows, is_test)
+    table = validation.table(rows.ids, is_test, result, settings.fraction)
     table["source"] = table["id"].map(dict(zip(rows.ids, source)))
-    _write(context, table, _summary(context, found, table))
+    _write(context, table, _summary(context, result, table))
 
 
 def _rows(context: Context) -> tuple[tables.Rows, np.ndarray, np.ndarray]:
-    """Rows of the wanted sources and of test, bool[N] is test, str[N] source."""
+    """Return rows of the configured sources and of test, bool[N] is test, str[N] source."""
     labelled, test = tables.labelled_rows(context), tables.split_rows(context, "test")
     catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["source"]
     labelled = labelled.where(catalog[labelled.ids].isin(context.config.adversarial.sources))
@@ -63,7 +62,7 @@ def _rows(context: Context) -> tuple[tables.Rows, np.ndarray, np.ndarray]:
 
 
 def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> validation.Result:
-    """Boosted trees on the metafeatures; one that is unknown for any image is left out."""
+    """Score with boosted trees on the metafeatures that are known for every image."""
     from hpa_jax.decision.features import metafeature_table
 
     config = context.config
@@ -83,7 +82,7 @@ def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> va
 
 
 def _by_network(context: Context, rows: tables.Rows, is_test: np.ndarray) -> validation.Result:
-    """A network of the training engine, one a fold -> adversarial/fold_K/."""
+    """Score with one network per fold, trained by the training engine -> adversarial/fold_K/."""
     config, number = context.config, itertools.count()
 
     def fit_predict(fit: np.ndarray, score: np.ndarray) -> np.ndarray:
@@ -108,9 +107,9 @@ def _fold(
     score: np.ndarray,
     folder: Path,
 ) -> np.ndarray:
-    """Scores of the rows `score` by a network trained on `fit`; read where they were made before.
+    """Return scores of the rows `score` by a network trained on `fit`, or read stored ones.
 
-    A folder of another model, other images or another split of them is begun anew.
+    A folder of another model, other images or another split is replaced.
     """
     from hpa_jax.inference import sweep
 
@@ -123,10 +122,10 @@ def _fold(
     if not scored.is_file():
         _train(context, rows, is_test, fit, folder)
         ids = rows.ids[score]
-        seen = predict.seen(
+        outputs = predict.predict_rows(
             context, context.config.adversarial.model, folder, ids, "scored", folder.name
         )
-        _write_scores(scored, ids, seen.probs[:, 0])
+        _write_scores(scored, ids, outputs.probs[:, 0])
         for leftover in ("predict_parts", "checkpoints", "compilation_cache"):
             artifacts.remove(folder / leftover)
     return artifacts.read_table(scored).set_index("id")["score"].loc[rows.ids[score]].to_numpy()
@@ -135,7 +134,7 @@ def _fold(
 def _train(
     context: Context, rows: tables.Rows, is_test: np.ndarray, fit: np.ndarray, folder: Path
 ) -> None:
-    """One class, test; validated on a part of the rows it may see, duplicate groups whole."""
+    """Train for one class, test; validate on INNER of the rows `fit`, duplicate groups whole."""
     from hpa_jax.core import stratification
     from hpa_jax.training import loop
 
@@ -165,11 +164,11 @@ def _records(context: Context) -> Any:
 def _key(
     context: Context, ids: np.ndarray, is_test: np.ndarray, fit: np.ndarray, stored: str
 ) -> dict[str, str]:
-    """What the scores of a fold depend on."""
+    """Return a digest of all that the scores of a fold depend on."""
     config = context.config
-    said = [config.adversarial.model.to_dict(), config.train.to_dict(), config.seed, stored]
-    said += [ids.tolist(), is_test.tolist(), fit.tolist()]
-    text = json.dumps(artifacts.plain(said), sort_keys=True)
+    facts = [config.adversarial.model.to_dict(), config.train.to_dict(), config.seed, stored]
+    facts += [ids.tolist(), is_test.tolist(), fit.tolist()]
+    text = json.dumps(artifacts.plain(facts), sort_keys=True)
     return {"sha256": hashlib.sha256(text.encode()).hexdigest()}
 
 
@@ -183,17 +182,17 @@ def _write_scores(path: Path, ids: np.ndarray, scores: np.ndarray) -> None:
     artifacts.write_table(path, pd.DataFrame({"id": ids, "score": scores.astype(float)}))
 
 
-def _summary(context: Context, found: validation.Result, table: "pd.DataFrame") -> dict[str, Any]:
-    """What adversarial.json says: AUC with its interval (and of each source), worth of weights."""
+def _summary(context: Context, result: validation.Result, table: "pd.DataFrame") -> dict[str, Any]:
+    """Return the content of adversarial.json."""
     settings, labelled = context.config.adversarial, ~table["is_test"]
     by_source = {}
     for source in sorted(set(table.loc[labelled, "source"])):
-        own = table[table["is_test"] | (table["source"] == source)]
-        auc, low, high = validation.auc_interval(own["is_test"], own["score"])
-        rows = int((~own["is_test"]).sum())
+        part = table[table["is_test"] | (table["source"] == source)]
+        auc, low, high = validation.auc_interval(part["is_test"], part["score"])
+        rows = int((~part["is_test"]).sum())
         by_source[source] = {"auc": auc, "auc_low": low, "auc_high": high, "rows": rows}
     return {
-        **found.as_json(),
+        **result.as_json(),
         "variant": settings.variant,
         "folds": settings.folds,
         "labelled": int(labelled.sum()),
@@ -203,7 +202,7 @@ def _summary(context: Context, found: validation.Result, table: "pd.DataFrame") 
 
 
 def _write(context: Context, table: "pd.DataFrame", summary: dict[str, Any]) -> None:
-    """The files, and in words what they hold."""
+    """Write the files and print a summary."""
     artifacts.write_table(context.path("adversarial.parquet"), table)
     labelled = table[~table["is_test"]]
     lists = {
@@ -220,10 +219,11 @@ def _write(context: Context, table: "pd.DataFrame", summary: dict[str, Any]) -> 
         f"{summary['auc']:.3f} ({low:.3f} to {high:.3f})"
     )
     if len(summary["by_source"]) > 1:
-        for source, own in summary["by_source"].items():
-            print(f"  {source}: {own['auc']:.3f} ({own['auc_low']:.3f} to {own['auc_high']:.3f})")
+        for source, part in summary["by_source"].items():
+            low, high = part["auc_low"], part["auc_high"]
+            print(f"  {source}: {part['auc']:.3f} ({low:.3f} to {high:.3f})")
     print(
-        f"weighted to look like test, {summary['labelled']:,} images are worth "
+        f"weighted by similarity to test, {summary['labelled']:,} images have an effective size of "
         f"{summary['effective_size']:,.0f}; {len(lists['adversarial_valid.csv']):,} test-like "
         f"ones -> adversarial_valid.csv; most unlike test: {', '.join(labelled['id'].head(3))}"
     )

@@ -1,9 +1,9 @@
-"""What a bundle says of images on disk, a few at a time, while later ones are still converted.
+"""Predictions of a bundle for images on disk, a few at a time while others are still converted.
 
 In: catalog rows, as the folder's images become ready and then all of them.  Out: probabilities,
-embeddings and metafeatures of each.  They are kept in DIRECTORY/part-00000.npz, ... (with which a
-call that was killed goes on) and, to be read before the end, as labels and scores in part-00000.csv
-beside it.  Memory is that of a few images and of the numbers.
+embeddings and metafeatures of each.  They are kept in DIRECTORY/part-00000.npz, ... (from which a
+killed call resumes) and, for early reading, as labels and scores in part-00000.csv beside it.
+Memory holds a few images and all numbers.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ SAVE_SECONDS = 30.0  # between part files; the first one is written at once
 
 
 class Answers:
-    """Answers of a bundle's networks by image: (id, digest of the pixels).
+    """Outputs of a bundle's networks by image (id, digest of the pixels).
 
     tile: side of the squares that images are split into, in their pixels; 0: whole images.
     """
@@ -68,7 +68,7 @@ class Answers:
             self._take(path)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """An image is ready: answered when there are enough of them, unless it has been.
+        """Queue an image that has no outputs yet; a full queue is processed.
 
         row: id, path of each channel, original_size, and `files`, the digest of its pixels.
         """
@@ -78,12 +78,12 @@ class Answers:
             self._answer()
 
     def of(self, catalog: "pd.DataFrame", title: str = "predict") -> "Predictions":
-        """What the bundle says of all images of a catalog, in its order.
+        """Return the predictions of all images of a catalog, in its order.
 
         Raises:
             InputError: an image can't be read, or a probability is not finite.
         """
-        self._waiting.clear()  # of images that the catalog left out, perhaps
+        self._waiting.clear()  # the catalog may have left some of them out
         rows = catalog.to_dict("records")
         keys = [(row["id"], row["files"]) for row in rows]
         with Progress(title, len(rows), sum(key in self._places for key in keys)) as progress:
@@ -116,7 +116,7 @@ class Answers:
         return arrays.decide(self.packed, ids, probs, embeddings, features)
 
     def _answer(self) -> None:
-        """Looks at the images that wait."""
+        """Process the queued images."""
         rows, self._waiting = self._waiting, []
         if not rows:
             return
@@ -124,26 +124,28 @@ class Answers:
         if not self.tile:
             with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
                 sized = list(pool.map(self._sized, rows))
-        found = {
+        answers = {
             "ids": np.array([row["id"] for row in rows]),
             "files": np.array([row["files"] for row in rows]),
         }
-        # Random views of an image are its own, whichever images are answered with it.
+        # Seeded by id: an image's random views do not depend on the rest of the batch.
         seeds = np.array([zlib.crc32(row["id"].encode()) & 0x7FFFFFFF for row in rows], np.int32)
         for k, member in enumerate(self.packed.members):
-            found[f"probs_{k}"], found[f"embeddings_{k}"] = self._seen(member, rows, sized, seeds)
+            answers[f"probs_{k}"], answers[f"embeddings_{k}"] = self._outputs(
+                member, rows, sized, seeds
+            )
         if self.with_features:
             side = self.sides[0]
-            images = (one[side] for one in sized) if sized else map(reader.read, rows)
-            table = arrays.metafeatures(self.packed, images, found["ids"], *self._sizes(rows))
+            images = (by_side[side] for by_side in sized) if sized else map(reader.read, rows)
+            table = arrays.metafeatures(self.packed, images, answers["ids"], *self._sizes(rows))
             numbers = table.drop(columns="id")
-            found |= {"features": numbers.to_numpy(float), "names": numbers.columns.to_numpy(str)}
-        self._hold(found)
-        self._unsaved.append(found)
+            answers |= {"features": numbers.to_numpy(float), "names": numbers.columns.to_numpy(str)}
+        self._store(answers)
+        self._unsaved.append(answers)
         if time.monotonic() - self._saved > SAVE_SECONDS:
             self._save()
 
-    def _seen(
+    def _outputs(
         self,
         member: Any,
         rows: Sequence[Mapping[str, Any]],
@@ -155,13 +157,13 @@ class Answers:
 
         size = arrays.batch_size(self.batch_size, member)
         if not self.tile:
-            # Where a few images are all there are, no more are computed.
+            # A first batch that is not full is not padded.
             size = size if self._parts else min(size, len(rows))
             side = side_for(self.sides, member.config.image_size)
-            images = [one[side] for one in sized]
-            found = arrays.seen(member, images, self.sides, size, self._programs, seeds)
-            check_finite(found[0], [row["id"] for row in rows])
-            return found
+            images = [by_side[side] for by_side in sized]
+            outputs = arrays.run_network(member, images, self.sides, size, self._programs, seeds)
+            check_finite(outputs[0], [row["id"] for row in rows])
+            return outputs
         planes = [CHANNELS.index(name) for name in member.config.channels]
         return sweep.predict_images(
             arrays.seeded(arrays.program(member, self._programs), seeds),
@@ -174,7 +176,7 @@ class Answers:
         )
 
     def _sized(self, row: Mapping[str, Any]) -> dict[int, np.ndarray]:
-        """An image uint8[S, S, 4] at each side S that networks or metafeatures read."""
+        """Return an image as uint8[S, S, 4] at each side S that networks or metafeatures need."""
         image = reader.read(row)
         return {side: reader.resize(image, side) for side in self.sides}
 
@@ -183,14 +185,14 @@ class Answers:
 
         return tables.sizes(pd.DataFrame(rows), self.packed.features.get("extra", False))
 
-    def _hold(self, found: dict[str, np.ndarray]) -> None:
+    def _store(self, answers: dict[str, np.ndarray]) -> None:
         number = len(self._parts)
-        self._parts.append(found)
-        keys = zip(found["ids"].tolist(), found["files"].tolist(), strict=True)
+        self._parts.append(answers)
+        keys = zip(answers["ids"].tolist(), answers["files"].tolist(), strict=True)
         self._places |= {key: (number, row) for row, key in enumerate(keys)}
 
     def _save(self) -> None:
-        """Writes a part file of what was answered since the last one."""
+        """Write a part file of the outputs since the last one."""
         if not self._unsaved:
             return
         first = self._unsaved[0]
@@ -205,29 +207,29 @@ class Answers:
         self._unsaved, self._saved, self._number = [], time.monotonic(), self._number + 1
 
     def _take(self, path: Path) -> None:
-        """Reads a part of an earlier call; a damaged one, or one of other networks, is none."""
+        """Read a part of an earlier call; ignore a damaged one or one of other networks."""
         try:
             with np.load(path, allow_pickle=False) as part:
                 if str(part["fingerprint"]) == self._fingerprint:
-                    self._hold({name: part[name] for name in part.files if name != "fingerprint"})
+                    self._store({name: part[name] for name in part.files if name != "fingerprint"})
         except (OSError, ValueError, KeyError, EOFError):
             return
 
     def _digest(self) -> str:
-        """Of all that an answer depends on beside the image."""
+        """Digest of everything but the image that the outputs depend on."""
         from hpa_jax.inference import sweep, views
 
-        about = (self.tile, self.tile_aggregate, self.sides, sorted(self.packed.features.items()))
-        whole = hashlib.sha256(repr((about, self.with_features)).encode())
+        options = (self.tile, self.tile_aggregate, self.sides, sorted(self.packed.features.items()))
+        whole = hashlib.sha256(repr((options, self.with_features)).encode())
         for member in self.packed.members:
-            made = views.make(member.views)
-            text = sweep.fingerprint(member.network, member.config, made, (), ())
+            member_views = views.make(member.views)
+            text = sweep.fingerprint(member.network, member.config, member_views, (), ())
             whole.update(text.encode())
         return whole.hexdigest()
 
 
 def write_csv(path: Path, rows: "pd.DataFrame") -> None:
-    """A table of answers as CSV; what a spreadsheet would take for a formula is made text."""
+    """Write a table of predictions as CSV; cells that look like formulas become text."""
     rows = rows.assign(**{name: rows[name].map(cell) for name in TEXTS if name in rows})
     with artifacts.atomic(path) as temporary:
         rows.to_csv(temporary, index=False, float_format="%.5f")

@@ -1,4 +1,4 @@
-"""Images in memory -> what a bundle says of them."""
+"""Predictions of a bundle for images in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -31,20 +31,20 @@ def eight_bits(
 
     Args:
       images: [N, H, W, K], or [H, W, K] for one image.
-      channels: what each of the K planes shows.
+      channels: names of the K planes.
       value_range: the values that become 0 and 255; None: uint8 as it is.  Nothing is clipped.
-      missing_yellow: "zeros" puts zeros in place of a yellow channel that is not there.
+      missing_yellow: "zeros" replaces a missing yellow channel with zeros.
 
     Raises:
-        InputError: another shape, unknown or missing channels, no range of values that are no
-            uint8, or a value outside the range.
+        InputError: another shape, unknown or missing channels, no value_range for a dtype other
+            than uint8, or a value outside the range.
     """
     images = np.asarray(images)
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4 or images.shape[-1] != len(channels) or not images.size:
         raise InputError(
-            f"images of shape {images.shape}: [N, H, W, {len(channels)}] is needed, with the "
+            f"images of shape {images.shape}: must be [N, H, W, {len(channels)}], with the "
             f"channels {', '.join(channels)} (channels=... names others)"
         )
     for name in channels:
@@ -52,7 +52,7 @@ def eight_bits(
             raise InputError(f"channels: {name!r} is unknown{near(name, CHANNELS)}")
     missing = [name for name in CHANNELS if name not in channels]
     if missing and (missing != ["yellow"] or missing_yellow != "zeros"):
-        hint = '; missing_yellow="zeros" does without' if missing == ["yellow"] else ""
+        hint = '; missing_yellow="zeros" allows that' if missing == ["yellow"] else ""
         raise InputError(f"images without the channel {missing[0]}{hint}")
     if images.dtype != np.uint8 or value_range is not None:
         images = _scaled(images, value_range)
@@ -64,8 +64,8 @@ def eight_bits(
 def _scaled(images: np.ndarray, value_range: tuple[float, float] | None) -> np.ndarray:
     if value_range is None:
         raise InputError(
-            f"images of dtype {images.dtype}: say which values are black and white, "
-            "value_range=(0, 65535) for all of 16 bits, (0, 1) for floats"
+            f"images of dtype {images.dtype}: give the values of black and white, "
+            "value_range=(0, 65535) for 16 bits or (0, 1) for floats"
         )
     low, high = map(float, value_range)
     if images.dtype.kind not in "buif" or not low < high:
@@ -97,7 +97,7 @@ def label(
     probs, embeddings = {}, {}
     for member in packed.members:
         size = min(batch_size(at_once, member), len(images))
-        probs[member.name], embeddings[member.name] = seen(
+        probs[member.name], embeddings[member.name] = run_network(
             member, images, stored, size, {} if programs is None else programs
         )
 
@@ -108,7 +108,7 @@ def label(
     return decide(packed, ids, probs, embeddings, features)
 
 
-def seen(
+def run_network(
     member: "Member",
     images: Sequence[np.ndarray],
     sides: Sequence[int],
@@ -118,20 +118,20 @@ def seen(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return a network's probabilities [N, C] and embeddings [N, E] of images uint8[h, w, 4].
 
-    sides: in pixels, of which images take one before the network's, as in a run.
-    seeds: int[N], of the random views of each image; None: its number.
+    sides: in pixels; images are first resized to one of them, as in a run.
+    seeds: int[N], of the random views of each image; None: row numbers.
     """
     from hpa_jax.inference import predict
 
     forward = seeded(program(member, programs), seeds)
-    filled = batches(images, side_for(sides, member.config.image_size), member.config, at_once)
-    parts = [found[:2] for _, found in predict.stream(forward, filled)]
+    inputs = batches(images, side_for(sides, member.config.image_size), member.config, at_once)
+    parts = [outputs[:2] for _, outputs in predict.stream(forward, inputs)]
     probs, embeddings = (np.concatenate(column) for column in zip(*parts, strict=True))
     return probs, embeddings
 
 
 def program(member: "Member", programs: Programs) -> "Forward":
-    """The compiled pass of a network, made once."""
+    """Return the compiled forward pass of a network, cached in `programs`."""
     from hpa_jax.inference import predict
 
     if member.name not in programs:
@@ -140,7 +140,7 @@ def program(member: "Member", programs: Programs) -> "Forward":
 
 
 def seeded(forward: "Forward", seeds: np.ndarray | None) -> "Forward":
-    """A pass whose random views of row n are those of seeds[n]."""
+    """Return a forward pass that seeds the random views of row n with seeds[n]."""
     if seeds is None:
         return forward
     return lambda images, rows: forward(images, seeds[rows])
@@ -159,40 +159,42 @@ def decide(
     """
     strongest = bundles.strongest(packed).name
     if not packed.class_names:  # features only
-        none = np.zeros((len(ids), 0))
+        empty = np.zeros((len(ids), 0))
         unlike, why = np.zeros(len(ids), bool), [""] * len(ids)
-        values = (none, none.astype(bool), packed.thresholds, unlike, why)
+        values = (empty, empty.astype(bool), packed.thresholds, unlike, why)
         return Predictions(ids, (), *values, embeddings, strongest)
     features = metafeatures() if needs_features(packed) else None
-    read_by_stack = features
+    stack_features = features
     if features is not None and packed.projections:
-        read_by_stack = packed.with_components(features, embeddings)
-    scored, labels = packed.decide(probs, read_by_stack)
+        stack_features = packed.with_components(features, embeddings)
+    scored, labels = packed.decide(probs, stack_features)
     unlike, why = packed.judge(embeddings, features)
     values = (scored, labels, packed.thresholds, unlike, why)
-    known = packed.validated
-    return Predictions(ids, packed.class_names, *values, embeddings, strongest, validated=known)
+    validated = packed.validated
+    return Predictions(ids, packed.class_names, *values, embeddings, strongest, validated=validated)
 
 
-def table(packed: "Bundle", found: Predictions) -> "pd.DataFrame":
-    """Return one row an image: id, labels, flag and reason where they are known, scores."""
+def table(packed: "Bundle", predictions: Predictions) -> "pd.DataFrame":
+    """Return one row per image: id, labels, flag and reason if available, scores."""
     from hpa_jax.decision import bundle
 
-    unlike = found.unlike if judges(packed) else None
-    rows = bundle.table(packed, found.ids, found.scores, found.labels, unlike, found.why)
-    if found.scale_unknown is not None and found.scale_unknown.any():
+    unlike = predictions.unlike if judges(packed) else None
+    rows = bundle.table(
+        packed, predictions.ids, predictions.scores, predictions.labels, unlike, predictions.why
+    )
+    if predictions.scale_unknown is not None and predictions.scale_unknown.any():
         first_score = rows.columns.get_loc(packed.class_names[0])
-        rows.insert(first_score, "scale_unknown", found.scale_unknown)
+        rows.insert(first_score, "scale_unknown", predictions.scale_unknown)
     return rows
 
 
 def judges(packed: "Bundle") -> bool:
-    """Whether a bundle knows what ordinary images look like."""
+    """Whether a bundle can flag images unlike the training set."""
     return any(member.reference for member in packed.members)
 
 
 def needs_features(packed: "Bundle") -> bool:
-    """Whether a bundle's decision reads metafeatures."""
+    """Whether a bundle's decision uses metafeatures."""
     return bool(packed.class_names) and (packed.stack is not None or judges(packed))
 
 
@@ -203,7 +205,7 @@ def metafeatures(
     original_sizes: Sequence[float],
     file_bytes: Sequence[int] | None = None,
 ) -> "pd.DataFrame":
-    """Return `id` and the columns of `features.metafeature_table`, a row an image."""
+    """Return `id` and the columns of `features.metafeature_table`, one row per image."""
     from hpa_jax.decision.features import metafeature_table
 
     side = sides(packed)[0]
@@ -212,26 +214,26 @@ def metafeatures(
 
 
 def sides(packed: "Bundle") -> list[int]:
-    """Sides to pack, the metafeatures' first: of those that the run stored, what networks need."""
-    wanted = [member.config.image_size for member in packed.members]
-    base = packed.training_images.get("image_size") or max(wanted)
+    """Return the sides to resize to, the metafeatures' first: stored sides that networks need."""
+    needed = [member.config.image_size for member in packed.members]
+    base = packed.training_images.get("image_size") or max(needed)
     stored = packed.training_images.get("sides") or [base]
-    return list(dict.fromkeys([base, *(side_for(stored, size) for size in wanted)]))
+    return list(dict.fromkeys([base, *(side_for(stored, size) for size in needed)]))
 
 
-def batch_size(asked: int, member: "Member") -> int:
-    """Return how many images to read at a time: as asked, on a CPU at most four megapixels."""
+def batch_size(requested: int, member: "Member") -> int:
+    """Return the number of images per batch: as requested, on a CPU at most four megapixels."""
     import jax
 
     if jax.default_backend() != "cpu":
-        return asked
-    return min(asked, max(1, 4 * 1024**2 // member.config.image_size**2))
+        return requested
+    return min(requested, max(1, 4 * 1024**2 // member.config.image_size**2))
 
 
 def batches(
     images: Sequence[np.ndarray], stored: int, config: Any, size: int
 ) -> Iterator[Mapping[str, np.ndarray]]:
-    """Batches of one shape; the last is filled up with its last image."""
+    """Yield batches of one shape; the last is padded with its last image."""
     planes = [CHANNELS.index(name) for name in config.channels]
     for start in range(0, len(images), size):
         rows = np.minimum(np.arange(start, start + size), len(images) - 1)

@@ -1,8 +1,8 @@
-"""Which tasks of a work directory are done, and whether they still hold.
+"""Stamps of a work directory: which tasks are done, and whether their results are still valid.
 
 A stamp under WORKDIR/.stamps records, for one task, its key: settings, content of the inputs and
-VERSION of the step; beside it what made the result (code, libraries) and the content of what was
-written.  Place, time, libraries and source text are no part of the key.
+version of the step; beside it the code and libraries that made the result, and digests of the
+outputs.  Paths, times, libraries and source text are not part of the key.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,9 +19,9 @@ from hpa_jax.core.errors import InputError
 
 @dataclass(frozen=True)
 class Part:
-    """An input that is a part of what files hold: the rows of a table that a step reads.
+    """An input that is a part of files, such as the rows of a table that a step reads.
 
-    name: in stamps.  files: what must be there.  content: returns a digest of the part.
+    name: in stamps.  files: must exist.  content: returns a digest of the part.
     """
 
     name: str
@@ -36,24 +36,24 @@ class Task:
     step: str
     name: str  # unique, also the stamp's file name
     work: Callable[[], str]  # returns a summary for the log
-    settings: Mapping[str, Any]  # what of the config it depends on, by config path
+    settings: Mapping[str, Any]  # options that it depends on, by config path
     inputs: tuple[Path | Part, ...]
     outputs: tuple[Path, ...]
-    resume: str = "never"  # its own partial output is kept: never | same (key) | always
-    fitted: bool = False  # took training or fitting: its outputs are never removed
-    # Of its step, by the table of steps:
-    version: int = 1  # raised by whoever makes it give other results for the same key
+    resume: str = "never"  # when partial output is kept: never | same (key) | always
+    fitted: bool = False  # trained or fitted: its outputs are never removed
+    # Set from the table of steps:
+    version: int = 1  # raise it when the step gives other results for the same key
     code: tuple[str, ...] = ()  # files and folders of the package that it computes with
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What it reads."""
-        parts = (one.files if isinstance(one, Part) else (one,) for one in self.inputs)
+        """Files that it reads."""
+        parts = (part.files if isinstance(part, Part) else (part,) for part in self.inputs)
         return tuple(dict.fromkeys(path for files in parts for path in files))
 
 
 class State(Enum):
-    """How what lies in a workdir stands to a task."""
+    """State of a task's result in a workdir."""
 
     ABSENT = "no stamp"
     CHANGED = "made with other settings or inputs"
@@ -65,27 +65,27 @@ class State(Enum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """A task's state, and why it is not DONE, in words."""
+    """A task's state, and the reason if it is not DONE."""
 
     state: State
     why: str = ""
 
     @property
     def holds(self) -> bool:
-        """Whether the result is used as it is."""
+        """Whether the result is valid."""
         return self.state in (State.DONE, State.KEPT)
 
 
 def key(workdir: Path, task: Task, contents: Contents) -> dict[str, Any]:
-    """What the task's result depends on: settings, inputs and version."""
+    """Return what the task's result depends on: settings, inputs and version."""
     inputs, outside = {}, 0
-    for one in task.inputs:
-        if isinstance(one, Part):
-            inputs[one.name] = one.content()
-        elif one.is_relative_to(workdir):
-            inputs[one.relative_to(workdir).as_posix()] = contents.of(one)
-        else:  # its place is no part of the key
-            inputs[f"outside {outside}"] = contents.of(one)
+    for item in task.inputs:
+        if isinstance(item, Part):
+            inputs[item.name] = item.content()
+        elif item.is_relative_to(workdir):
+            inputs[item.relative_to(workdir).as_posix()] = contents.of(item)
+        else:  # its path is not part of the key
+            inputs[f"outside {outside}"] = contents.of(item)
             outside += 1
     return {
         "settings": settings.flat(own_code.by_content(task.settings)),
@@ -95,18 +95,18 @@ def key(workdir: Path, task: Task, contents: Contents) -> dict[str, Any]:
 
 
 def judge(workdir: Path, task: Task, task_key: Mapping[str, Any], contents: Contents) -> Verdict:
-    """How the stamp, and the outputs beside it, stand to the task with this key."""
+    """Compare the stored stamp and the outputs with this key."""
     stamp = read(workdir, task)
-    found = compare(task, stamp, task_key)
-    if found.holds and stamp["outputs"] != _outputs(workdir, task, contents):
+    verdict = compare(task, stamp, task_key)
+    if verdict.holds and stamp["outputs"] != _outputs(workdir, task, contents):
         return Verdict(State.DAMAGED, "the outputs are not as they were left")
-    return found
+    return verdict
 
 
 def compare(task: Task, stamp: Mapping[str, Any], task_key: Mapping[str, Any]) -> Verdict:
-    """How a stamp stands to a task with this key; the outputs are not looked at."""
+    """Compare a stamp with this key; the outputs are not checked."""
     if not stamp:
-        return Verdict(State.ABSENT, "nothing tells what it was made with")
+        return Verdict(State.ABSENT, "no stamp of its settings and inputs")
     old = stamp["key"]
     changed, gone = settings.differences(old["settings"], task_key["settings"])
     before, now = old["inputs"], task_key["inputs"]
@@ -115,7 +115,7 @@ def compare(task: Task, stamp: Mapping[str, Any], task_key: Mapping[str, Any]) -
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
         return Verdict(State.CHANGED, "; ".join(changed[:3]) + more)
-    why = [f"made with {setting}, an option that is gone" for setting in gone]
+    why = [f"made with {setting}, an option that no longer exists" for setting in gone]
     if old["version"] != task_key["version"]:
         why.append(f"made by version {old['version']} of this step (now {task_key['version']})")
     if not why:
@@ -126,58 +126,60 @@ def compare(task: Task, stamp: Mapping[str, Any], task_key: Mapping[str, Any]) -
 
 
 def begin(workdir: Path, task: Task, task_key: Mapping[str, Any]) -> None:
-    """Marks the task as begun."""
+    """Mark the task as begun."""
     stamp = {"key": task_key, "made by": provenance.of(task.code)}
     artifacts.write_json(path(workdir, task.name), stamp)
 
 
 def finish(workdir: Path, task: Task, seconds: float, contents: Contents) -> None:
-    """Marks a task that was begun as done."""
+    """Mark a begun task as done."""
     outputs = _outputs(workdir, task, contents)
     stamp = read(workdir, task) | {"outputs": outputs, "seconds": round(seconds, 2)}
     artifacts.write_json(path(workdir, task.name), stamp)
 
 
 def read(workdir: Path, task: Task) -> dict[str, Any]:
-    """The task's stamp; {} if there is none."""
+    """Return the task's stamp, {} if there is none."""
     file = path(workdir, task.name)
     return artifacts.read_json(file) if file.is_file() else {}
 
 
 def path(workdir: Path, name: str) -> Path:
-    """Where the stamp of a task lies."""
+    """Return the path of a task's stamp."""
     return workdir / ".stamps" / f"{name}.json"
 
 
 def check_format(workdir: Path) -> None:
-    """Looks at the stamps of a workdir before any work.
+    """Check the format of a workdir's stamps before any work.
 
     Raises:
-        InputError: they are those of a program that could not compare settings.
+        InputError: they were written by a version that stored no settings.
     """
     for file in sorted((workdir / ".stamps").glob("*.json")):
         if not isinstance(artifacts.read_json(file).get("key", {}), dict):
             raise InputError(
-                f"{workdir}: made by a program whose stamps don't tell its settings, so nothing "
-                "says whether its results are those of this config; nothing was changed. Name "
+                f"{workdir}: made by a version whose stamps hold no settings, so its results "
+                "cannot be compared with this config; nothing was changed. Name "
                 f"another --workdir; `predict --model={workdir}/models/NAME` and `export` "
                 "still read this one, and init_from takes its networks"
             )
 
 
 def seconds(workdir: Path, beyond: Path | None = None) -> dict[str, float]:
-    """Measured time of each finished task, by name.
+    """Return the measured time of each finished task, by name.
 
-    beyond: another workdir; tasks that depend on the same there are its own, and left out here.
+    beyond: another workdir; tasks with the same key there are left out.
     """
-    found = {}
+    times = {}
     for file in sorted((workdir / ".stamps").glob("*.json")):
         stamp = artifacts.read_json(file)
-        there = beyond / ".stamps" / file.name if beyond else None
-        theirs = artifacts.read_json(there) if there and there.is_file() else {}
-        if "seconds" in stamp and stamp["key"] != theirs.get("key"):
-            found[file.stem] = stamp["seconds"]
-    return found
+        file_beyond = beyond / ".stamps" / file.name if beyond else None
+        stamp_beyond = (
+            artifacts.read_json(file_beyond) if file_beyond and file_beyond.is_file() else {}
+        )
+        if "seconds" in stamp and stamp["key"] != stamp_beyond.get("key"):
+            times[file.stem] = stamp["seconds"]
+    return times
 
 
 def _outputs(workdir: Path, task: Task, contents: Contents) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""What can be known before any work: a run that can't end well does not begin.
+"""Checks before any work: training plans, views, weight files, leak tables, GPUs, disk space.
 
-Plans, views, weight files, leak tables, GPUs, disk space; and how long training will take.
+Also prints an estimate of the training time.
 """
 
 import shutil
@@ -15,16 +15,16 @@ from hpa_jax.pipeline import forecast, hosts, seen, submit, tables, train
 from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 
-PLANNED = 1000  # images of a plan that is laid out to be checked, before the catalog is made
-LONG = 60.0  # minutes of training from which on a few steps of each network are measured first
+PLANNED = 1000  # number of images assumed when a plan is checked before the catalog exists
+LONG = 60.0  # minutes of training above which a few steps of each network are measured first
 
 
 def before(context: Context, names: Sequence[str]) -> None:
-    """Checks what the steps of these names will need.
+    """Check the requirements of these steps.
 
     Raises:
-        InputError: an option of a network is wrong, a file is not there, the stack asks for a GPU
-            that is not there, or there is too little disk.
+        InputError: an invalid option of a network, a missing file, a missing GPU that the stack
+            needs, or too little disk space.
     """
     if not set(names).isdisjoint(("embeddings", "train", "predict", "refit", "retrieve")):
         train.share_compiled(context)
@@ -32,10 +32,10 @@ def before(context: Context, names: Sequence[str]) -> None:
         check_plans(context)
     if not set(names).isdisjoint(("embeddings", "train", "predict", "refit")):
         check_views(context)
-    for wanted in filter(None, str(context.flags.get("force") or "").split(",")):
-        known = [*names, *(file.stem for file in context.path(".stamps").glob("*.json"))]
-        if wanted not in ("all", *known):
-            raise InputError(f"--force={wanted}: no step of this verb{near(wanted, known)}")
+    for forced in filter(None, str(context.flags.get("force") or "").split(",")):
+        tasks = [*names, *(file.stem for file in context.path(".stamps").glob("*.json"))]
+        if forced not in ("all", *tasks):
+            raise InputError(f"--force={forced}: not a step of this verb{near(forced, tasks)}")
     if not set(names).isdisjoint(("stack", "thresholds")):
         seen.check(context)
     if "stack" in names:
@@ -52,13 +52,13 @@ def before(context: Context, names: Sequence[str]) -> None:
 
 
 def disk(context: Context) -> None:
-    """Checks that the disk has room for what the run writes, and tells how much that is.
+    """Check that the disk has room for what the run writes, and print how much that is.
 
     Raises:
-        InputError: it has not.
+        InputError: too little disk space.
     """
     if not context.draws and not context.path("catalog.parquet").is_file():
-        return  # the step that reads it says so
+        return  # the step that reads it raises the error
     free, need = shutil.disk_usage(context.workdir).free, forecast.bytes_needed(context)
     if need > free:
         raise InputError(
@@ -69,13 +69,13 @@ def disk(context: Context) -> None:
 
 
 def check_weights(context: Context) -> None:
-    """Tries the files that networks still to be trained start from, before hours of work.
+    """Check the weight files that untrained networks start from.
 
-    Published files are read and matched with their networks, name by name and shape by shape;
-    those of the hub are downloaded.  Of a folder that `train` wrote only its presence is looked at.
+    Published files are read and matched with their networks by parameter names and shapes; those of
+    the hub are downloaded.  A folder that `train` wrote only has to exist.
 
     Raises:
-        InputError: one is not there, cannot be read here, or belongs to another network.
+        InputError: a file is missing, unreadable, or belongs to another network.
     """
     from hpa_jax.training import setup as setups
 
@@ -85,23 +85,23 @@ def check_weights(context: Context) -> None:
         folder = context.path(RETRIEVAL, "network")
         fits.append(("retrieval.model", context.config.retrieval.model, folder))
     for key, model, folder in fits:
-        given = str(model.init_from)
-        if not given or configs.started_from(model) or (folder / "checkpoints").is_dir():
+        init_from = str(model.init_from)
+        if not init_from or configs.started_from(model) or (folder / "checkpoints").is_dir():
             continue
-        elsewhere = given.startswith(("hf:", "published:"))
-        if not elsewhere and not Path(given).expanduser().exists():
+        remote = init_from.startswith(("hf:", "published:"))
+        if not remote and not Path(init_from).expanduser().exists():
             raise InputError(
-                f"config.{key}.init_from={given!r}: not there; put the published file there, "
-                f"or start from nothing: --config.{key}.init_from="
+                f"config.{key}.init_from={init_from!r}: not there; put the published file there, "
+                f"or start from random weights: --config.{key}.init_from="
             )
-        this = repr(inputs_of.trained_by(model))  # the folds of a model start alike
-        if this not in tried and not setups.is_training(given):
+        training_key = repr(inputs_of.trained_by(model))  # the folds of a model start alike
+        if training_key not in tried and not setups.is_training(init_from):
             _match(key, model, len(context.class_numbers(model)))
-        tried.add(this)
+        tried.add(training_key)
 
 
 def _match(key: str, model: ConfigDict, num_classes: int) -> None:
-    """Tries a published file on the network's shapes; names the model in what goes wrong."""
+    """Match a published file with the network's shapes; errors name the model."""
     from hpa_jax.models import pretrained
     from hpa_jax.training import network
 
@@ -113,7 +113,7 @@ def _match(key: str, model: ConfigDict, num_classes: int) -> None:
 
 
 def check_views(context: Context) -> None:
-    """Lays out the test-time views of every network, before hours of work.
+    """Build the test-time views of every network.
 
     Raises:
         InputError: naming the network, the key and the value.
@@ -131,8 +131,9 @@ def check_views(context: Context) -> None:
 
 
 def check_plans(context: Context) -> None:
-    """Lays out the training of every network, before any work: a misspelt option of the seventh
-    would otherwise be reported when six are trained.
+    """Plan the training of every network.
+
+    Otherwise a misspelt option of the last network would be reported after the others are trained.
 
     Raises:
         InputError: naming the network, the key and the value.
@@ -143,14 +144,14 @@ def check_plans(context: Context) -> None:
 
     config = context.config
     outlines: dict[str, network.Outline] = {}
-    wanted: list[tuple[str, ConfigDict, int | None]] = [
+    networks: list[tuple[str, ConfigDict, int | None]] = [
         (f"models.{name}", model, len(context.class_numbers(model)))
         for name, model in context.models().items()
     ]
     if context.trains_retrieval:  # its classes are the antibodies of a catalog to come
-        wanted.append(("retrieval.model", config.retrieval.model, None))
+        networks.append(("retrieval.model", config.retrieval.model, None))
     planned = dict(count=PLANNED, seed=0, devices=jax.device_count())
-    for where, model, classes in wanted:
+    for where, model, classes in networks:
         try:
             key = network.outline_key(model, classes or 2)
             if key not in outlines:
@@ -161,25 +162,25 @@ def check_plans(context: Context) -> None:
 
 
 def check_files(context: Context) -> None:
-    """Looks for the leak tables, before hours of work.
+    """Check that the leak tables exist.
 
     Raises:
-        InputError: one is not there.
+        InputError: a missing file.
     """
     for name in context.config.submission.leak_tables:
         if name != submit.MATCHES and not Path(name).expanduser().is_file():
             raise InputError(f"config.submission.leak_tables: no file {name!r}")
 
 
-def say_time_of_training(context: Context) -> None:
-    """Before the first network, when the split has told the number of images."""
+def print_training_time(context: Context) -> None:
+    """Print the estimated training time; called once the split is known."""
     tables_there = all(path.is_file() for path in context.paths(*tables.SPLIT_TABLES))
     minutes = forecast.training_seconds(context) / 60 if tables_there else 0
     if not minutes:
         return
     print(
-        f"time: about {max(minutes, 0.1):.1f} min to train what is not trained yet, from this "
-        "machine's matrix speed (within a factor of two; the first steps tell better)",
+        f"time: about {max(minutes, 0.1):.1f} min to train the remaining networks, from this "
+        "machine's matrix speed (within a factor of two)",
         flush=True,
     )
     if minutes > LONG and not hosts.several():

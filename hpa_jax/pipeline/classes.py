@@ -11,7 +11,7 @@ from hpa_jax.pipeline.context import opened
 
 
 def classes(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Counts, pairs, matrices and graphs of the classes, by source and as submitted -> classes/."""
+    """Write counts, pairs, matrices and graphs of the classes, by source and as submitted."""
     from hpa_jax.data import statistics
     from hpa_jax.report import dataset
 

@@ -1,4 +1,4 @@
-"""The verb `clean`: the only one that removes what was trained or fitted, and it asks before."""
+"""The verb `clean`: the only one that removes trained or fitted results, after confirmation."""
 
 import sys
 from typing import Any
@@ -11,10 +11,10 @@ from hpa_jax.pipeline.context import opened
 
 
 def clean(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Removes what runs have set aside in WORKDIR/replaced, after a yes (--yes: without asking).
+    """Remove the results set aside in WORKDIR/replaced, after confirmation (--yes: without).
 
     Raises:
-        InputError: no workdir, another run is at work there, or nobody is there to say yes.
+        InputError: missing workdir, another run is using it, or no terminal to confirm on.
     """
     workdir = opened(config, flags).workdir
 

@@ -1,7 +1,7 @@
-"""`run --collect`: decide with the networks that are there, whoever trained them; name the rest.
+"""`run --collect`: decide with the networks that have predicted, and list the missing ones.
 
-Networks of one recipe can be trained anywhere: each `run --only=NAME` writes in models/NAME alone,
-on a shared file system or in a copy of the workdir whose models/NAME is brought back.
+Networks of one recipe can be trained anywhere: each `run --only=NAME` writes only to models/NAME,
+on a shared file system or in a copy of the workdir whose models/NAME is copied back.
 """
 
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ from hpa_jax.training import logs, phases
 
 
 def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
-    """(the config of the networks whose predictions are there, the others' names with their state).
+    """Return (config of the networks that have predicted, states of the missing ones by name).
 
-    Metric learning counts as one of them: without its embeddings the decision is made without.
+    Metric learning counts as a network: without its embeddings retrieval is switched off.
 
     Raises:
-        InputError: none is there, or one that the config names elsewhere is missing.
+        InputError: no network has predicted, or one that the config refers to is missing.
     """
     missing = dict(_missing(context))
     config = context.config.copy_and_resolve_references().unlock()
@@ -40,7 +40,7 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
         raise InputError(f"--collect: no network has predicted yet: {described(missing)}")
     for name, model in config.models.items():
         if configs.started_from(model) in missing:
-            model.init_from = origins[name]  # of what it came from only that is still needed
+            model.init_from = origins[name]  # all that is still needed of its missing source
     settings = config.retrieval
     embedded = settings.embeddings_of or context.path(RETRIEVAL, "embeddings").is_dir()
     if settings.mode != "off" and not embedded:
@@ -52,7 +52,7 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
 
 
 def described(missing: dict[str, str]) -> str:
-    """One line: "v5 (not begun), v6 (epoch 3 of 36)"."""
+    """Format as "v5 (not begun), v6 (epoch 3 of 36)"."""
     return ", ".join(f"{name} ({state})" for name, state in missing.items())
 
 
@@ -66,7 +66,7 @@ def _missing(context: Context) -> Iterator[tuple[str, str]]:
 
 
 def _state(context: Context, name: str, model: ConfigDict, fold: int | None) -> str:
-    """How far one network of a model is."""
+    """Return the progress of one network of a model."""
     folder = context.fit_folder(name, fold)
     of_fold = "" if fold is None else f"fold {fold}: "
     if (folder / "predictions").is_dir():
@@ -75,7 +75,7 @@ def _state(context: Context, name: str, model: ConfigDict, fold: int | None) -> 
 
 
 def _progress(folder: Path, model: ConfigDict) -> str:
-    """How far a network is whose predictions are not there."""
+    """Return the progress of a network without predictions."""
     log = folder / "metrics.jsonl"
     if not log.is_file():
         return "not begun"

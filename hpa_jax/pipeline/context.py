@@ -1,4 +1,4 @@
-"""What every step gets: the config, the work directory, where its files lie (design §3)."""
+"""The context of every step: config, work directory and the paths of its files (design §3)."""
 
 import functools
 import re
@@ -37,12 +37,12 @@ class Context:
 
     @property
     def data_root(self) -> Path:
-        """Folder of the competition layout; synthetic data lies in the workdir.
+        """Folder of the competition layout; for synthetic data, one in the workdir.
 
         With a list of sources: that of the first competition among them.
 
         Raises:
-            InputError: the source needs a folder and none is named.
+            InputError: the source needs a folder and none is configured.
         """
         for kind in ("kaggle", None):
             for source in self.config.data.sources:
@@ -57,7 +57,7 @@ class Context:
 
     @property
     def sample_submission(self) -> Path | None:
-        """The competition's sample_submission.csv; None where no source is a competition."""
+        """The competition's sample_submission.csv, None if no source is a competition."""
         data = self.config.data
         kinds = [source.get("source") for source in data.sources] or [data.source]
         if not {"kaggle", "synthetic"} & set(kinds):
@@ -72,7 +72,7 @@ class Context:
 
     @property
     def truth(self) -> Path | None:
-        """Table of the test part's labels (evaluate and report alone read it), None if unknown."""
+        """Table of the test labels (used only by evaluate and report), None if unknown."""
         if self.config.data.truth:
             return Path(self.config.data.truth).expanduser()
         data = self.config.data
@@ -81,7 +81,7 @@ class Context:
 
     @property
     def records(self) -> Path:
-        """The packed data set of the config's main side, which all but the networks read."""
+        """The packed data set of the main side, used by everything but the networks."""
         return self.records_at(self.config.records.image_size)
 
     def stored_sides(self) -> list[int]:
@@ -98,8 +98,8 @@ class Context:
         return self.records_at(side_for(self.stored_sides(), model.image_size))
 
     def embeddings_of(self, model: ConfigDict) -> Path:
-        """The stored embeddings of a model's frozen network: one folder for all models that differ
-        in their heads alone."""
+        """The stored embeddings of a model's frozen network, shared by models that differ only in
+        their heads."""
         options = artifacts.plain(frozen_options(model))
         backbone = re.sub(r"\W+", "_", model.backbone)
         return self.path("embeddings", f"{backbone}-{digest(sorted(options.items()))[:8]}")
@@ -113,11 +113,11 @@ class Context:
         return tuple(self.path(name) for name in names)
 
     def models(self) -> dict[str, ConfigDict]:
-        """The recipe's models by name, in the order of training; with --only the one named, which
-        is none if it is metric learning's.
+        """The recipe's models by name, in the order of training; with --only just the named one
+        (none if it is metric learning's).
 
         Raises:
-            InputError: no models, or --only names none of them.
+            InputError: no models, or --only names an unknown one.
         """
         order = configs.in_training_order(self.config.models)
         models = {name: self.config.models[name] for name in order}
@@ -134,8 +134,8 @@ class Context:
 
     @property
     def trains_retrieval(self) -> bool:
-        """Whether metric learning trains a network: it is on, compares no stored embeddings, and
-        --only names no other."""
+        """Whether metric learning trains a network: it is on, does not use stored embeddings, and
+        --only names no other network."""
         only = self.flags.get("only")
         settings = self.config.retrieval
         trains = settings.mode != "off" and not settings.embeddings_of
@@ -155,17 +155,17 @@ class Context:
                 yield name, model, fold, self.fit_folder(name, fold)
 
     def fit_folder(self, name: str, fold: int | None) -> Path:
-        """Where one network of a model lies."""
+        """The folder of one network of a model."""
         folder = self.path("models", name)
         return folder if fold is None else folder / f"fold_{fold}"
 
     def class_numbers(self, model: ConfigDict) -> list[int]:
-        """Numbers of the classes that a model knows, in its order."""
+        """Numbers of a model's classes, in its order."""
         names = list(self.config.classes)
         return [names.index(name) for name in model.classes or names]
 
 
-# What a frozen network's embeddings depend on, of the options of a model.
+# Model options that a frozen network's embeddings depend on.
 _OF_FROZEN = (
     *("backbone", "width", "depth", "backbone_options", "head", "head_options", "large_stem"),
     *("as_run", "dtype", "channels", "image_size", "normalize", "init_from", "extra_channels"),
@@ -185,26 +185,26 @@ def workdir_of(flags: dict[str, Any]) -> Path:
         InputError: no --workdir, or a remote one.
     """
     if not flags.get("workdir"):
-        raise InputError("--workdir=DIR is missing: the folder for everything that is written")
+        raise InputError("--workdir=DIR is missing: the folder for all outputs")
     return local(flags["workdir"], "--workdir").resolve()
 
 
 def local(path: str, option: str) -> Path:
-    """A folder of this machine, ~ expanded.
+    """Return a local folder with ~ expanded.
 
     Raises:
-        InputError: an address as gs://... or s3://...; `option` is named.
+        InputError: an address such as gs://... or s3://...; `option` is named.
     """
     if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", path):
         raise InputError(
-            f"{option}={path}: must be a folder of this machine; mount a bucket (gcsfuse, "
+            f"{option}={path}: must be a local folder; mount a bucket (gcsfuse, "
             "mountpoint-s3) or copy it first"
         )
     return Path(path).expanduser()
 
 
 def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
-    """The context of a verb that is no step of `run`.
+    """Return the context of a verb that is not a step of `run`.
 
     Raises:
         InputError: no --workdir.
@@ -212,10 +212,10 @@ def opened(config: ConfigDict, flags: dict[str, Any]) -> Context:
     return Context(config, workdir_of(flags), flags)
 
 
-def side_for(stored: Iterable[int], wanted: int) -> int:
-    """Of the sides that images are stored at, the smallest that holds `wanted`, else the largest.
+def side_for(stored: Iterable[int], needed: int) -> int:
+    """Return the smallest stored side of at least `needed` pixels, else the largest.
 
-    A network never reads an image that was made smaller than its input, if there is a larger one.
+    A network never reads an image smaller than its input if there is a larger one.
     """
     sides = sorted(stored)
-    return next((side for side in sides if side >= wanted), sides[-1])
+    return next((side for side in sides if side >= needed), sides[-1])

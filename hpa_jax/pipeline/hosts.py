@@ -1,6 +1,6 @@
-"""Several hosts that run one command: joining them, and what they must agree on.
+"""Coordination of several hosts that run one command.
 
-One host, told by no HPA_COORDINATOR in the environment, needs none of it, and no import of JAX.
+Without HPA_COORDINATOR in the environment there is one host, and JAX is not imported.
 """
 
 import os
@@ -12,7 +12,7 @@ def several() -> bool:
 
 
 def joined_as_first() -> bool:
-    """Joins the other hosts, if there are any; whether this is the first of them."""
+    """Join the other hosts, if any; return whether this is the first host."""
     if not several():
         return True
     import jax
@@ -24,17 +24,17 @@ def joined_as_first() -> bool:
 
 
 def wait_for_all(what: str) -> None:
-    """A barrier over all hosts; nothing where there is one."""
+    """Wait for all hosts; do nothing on a single host."""
     if several():
         from jax.experimental import multihost_utils
 
         multihost_utils.sync_global_devices(what)
 
 
-def answer_of_first(answer: bool) -> bool:
-    """The first host's answer, on all hosts."""
+def value_of_first(value: bool) -> bool:
+    """Return the first host's value on all hosts."""
     if not several():
-        return answer
+        return value
     from hpa_jax.training import distributed
 
-    return distributed.agree(answer)
+    return distributed.agree(value)

@@ -1,4 +1,4 @@
-"""The step `predict`: probabilities and embeddings of every model and fold, and folds joined."""
+"""The step `predict`: probabilities and embeddings of every model and fold, joined over folds."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 def predict(context: Context) -> list[Task]:
-    """Probabilities and embeddings of every network; folds are joined."""
+    """Return the tasks that predict with every network and join folds."""
     tasks = [_predict(context, *fit) for fit in context.fits()]
     if context.folds() != [None]:
         tasks += [_join_folds(context, name) for name in context.models()]
@@ -57,10 +57,11 @@ def prediction(
 
     def work() -> str:
         ids_of = parts()
-        found = {
-            part: seen(context, model, folder, ids, part, title) for part, ids in ids_of.items()
+        outputs = {
+            part: predict_rows(context, model, folder, ids, part, title)
+            for part, ids in ids_of.items()
         }
-        _write_predictions(output, ids_of, found, context.class_numbers(model))
+        _write_predictions(output, ids_of, outputs, context.class_numbers(model))
         artifacts.remove(folder / "predict_parts")
         counts = " and ".join(f"{len(ids):,} {part}" for part, ids in ids_of.items())
         return f"{counts} images, views {model.views}"
@@ -77,22 +78,22 @@ def prediction(
     return Task("predict", name, work, settings, inputs, (output,), fitted=True)
 
 
-def seen(
+def predict_rows(
     context: Context, model: ConfigDict, folder: Path, ids: np.ndarray, part: str, title: str
 ) -> "Outputs":
-    """What the chosen weights say of some rows: of snapshots the mean, with the last embeddings."""
+    """Predict rows with the chosen weights; snapshots are averaged, embeddings are the last's."""
     from hpa_jax.inference import sweep
-    from hpa_jax.inference import views as showing
+    from hpa_jax.inference import views as view_sets
     from hpa_jax.training import checkpoint
 
-    images, views, found = inputs_of.images_of(context, model), model.views, []
+    images, views, outputs = inputs_of.images_of(context, model), model.views, []
     if model.frozen.head:
-        views = showing.stored(model.views, model.image_size)
+        views = view_sets.stored(model.views, model.image_size)
     for step in checkpoint.chosen(folder, model.checkpoint):
         network, trained, _ = checkpoint.load(folder, step)
         if model.frozen.head:
             trained = configs.model(**{**dict(trained.items()), "normalize": "none"})
-        found.append(
+        outputs.append(
             sweep.predict_records(
                 network,
                 trained,
@@ -104,9 +105,9 @@ def seen(
                 title=f"{title}, {part}",
             )
         )
-    probs = np.mean([one.probs for one in found], axis=0)
-    plain = np.mean([one.plain for one in found], axis=0)
-    return found[-1]._replace(probs=probs, plain=plain)
+    probs = np.mean([output.probs for output in outputs], axis=0)
+    plain = np.mean([output.plain for output in outputs], axis=0)
+    return outputs[-1]._replace(probs=probs, plain=plain)
 
 
 def _write_predictions(
@@ -115,10 +116,9 @@ def _write_predictions(
     results: "dict[str, Outputs]",
     class_numbers: list[int],
 ) -> None:
-    """Tables of probabilities, of those without test-time views, and of embeddings.
+    """Write tables of probabilities, with and without test-time views, and of embeddings.
 
-    Of several hosts the first writes.  Views that do not hold the image as it is give no table
-    of it.
+    Only the first host writes.  Views without the unchanged image give no table without views.
     """
     import jax
 
@@ -138,7 +138,7 @@ def _write_predictions(
 
 
 def _join_folds(context: Context, name: str) -> Task:
-    """valid = union of the folds' out-of-fold rows; test, audit = mean over their networks."""
+    """Join folds: out-of-fold rows for valid, the mean over networks for test and audit."""
     folders = [context.path("models", name, f"fold_{fold}") for fold in context.folds()]
     output = context.path("models", name, "predictions")
 
@@ -146,7 +146,7 @@ def _join_folds(context: Context, name: str) -> Task:
         import jax
         import pandas as pd
 
-        if jax.process_index() != 0:  # of several hosts the first joins
+        if jax.process_index() != 0:
             return ""
         with artifacts.atomic(output) as temporary:
             temporary.mkdir()

@@ -1,8 +1,8 @@
-"""What training and fitting made is never removed: it moves to WORKDIR/replaced/TASK-K/ and back.
+"""Trained and fitted results are never removed but moved to WORKDIR/replaced/TASK-K/ and back.
 
-A folder there holds the outputs under their paths in the workdir, and stamp.json, written last:
-what they were made with.  While outputs move, the task's own stamp says where to ("moving") or
-from where ("returning"), so that a move that was cut off at any instant is ended by the next run.
+A folder there holds the outputs under their paths in the workdir and their stamp.json, written
+last.  During a move the task's stamp records the target ("moving") or the source ("returning"), so
+that the next run finishes an interrupted move.
 """
 
 import errno
@@ -25,41 +25,42 @@ FOLDER, STAMP = "replaced", "stamp.json"
 def holds_or_begins(
     workdir: Path, task: Task, contents: Contents, force: bool, say: Callable[[str], None]
 ) -> bool:
-    """Whether a task's result holds; if it does not, makes room for the work and marks it as begun.
+    """Return whether a task's result is valid; if not, make room for the work and mark it begun.
 
-    What was trained or fitted, and what no stamp knows, is set aside.  Of the rest, what is made
-    with another key is removed.  force: a result that holds is made anew all the same.
+    Trained or fitted outputs and those without a stamp are set aside; others made with another key
+    are removed.  force: compute even if the result is valid.
 
     Raises:
-        InputError: nothing can be written; everything is then in its old place or in replaced/.
+        InputError: nothing can be written; all outputs are then in their old place or in replaced/.
     """
     settle(workdir, task)
     key = cache.key(workdir, task, contents)
-    found = cache.judge(workdir, task, key, contents)
-    other = found.state in (State.CHANGED, State.ABSENT) and task.fitted and not force
-    if other and take_back(workdir, task, key, found.why, say):
-        found = cache.judge(workdir, task, key, contents)
-    if found.holds and not force:
-        kept = f"{found.why}, kept; --force={task.step} computes anew"
-        say("done before, unchanged" if found.state is State.DONE else kept)
+    verdict = cache.judge(workdir, task, key, contents)
+    reusable = verdict.state in (State.CHANGED, State.ABSENT) and task.fitted and not force
+    if reusable and take_back(workdir, task, key, verdict.why, say):
+        verdict = cache.judge(workdir, task, key, contents)
+    if verdict.holds and not force:
+        message = f"{verdict.why}, kept; --force={task.step} computes anew"
+        say("done before, unchanged" if verdict.state is State.DONE else message)
         return True
-    own = found.state is State.UNFINISHED
-    own |= task.resume == "same" and found.state is State.DAMAGED  # it mends what is there
-    if task.resume == "always" or (own and not force):
-        if own and found.why:
-            say(f"goes on; {found.why}")
-    elif task.fitted or found.state is State.ABSENT:
-        set_aside(workdir, task, "--force" if force else found.why, say)
+    resumable = verdict.state is State.UNFINISHED
+    if task.resume == "same":  # such a task completes partial output
+        resumable |= verdict.state is State.DAMAGED
+    if task.resume == "always" or (resumable and not force):
+        if resumable and verdict.why:
+            say(f"resumes; {verdict.why}")
+    elif task.fitted or verdict.state is State.ABSENT:
+        set_aside(workdir, task, "--force" if force else verdict.why, say)
     else:
         for path in task.outputs:
             artifacts.remove(path)
-    if found.state is not State.UNFINISHED or force:
+    if verdict.state is not State.UNFINISHED or force:
         cache.begin(workdir, task, key)
     return False
 
 
 def settle(workdir: Path, task: Task) -> None:
-    """Ends a move of the task's outputs that was cut off."""
+    """Finish an interrupted move of the task's outputs."""
     stamp = cache.read(workdir, task)
     if "moving" in stamp:
         _move_away(workdir, task, stamp)
@@ -68,7 +69,7 @@ def settle(workdir: Path, task: Task) -> None:
 
 
 def set_aside(workdir: Path, task: Task, why: str, say: Callable[[str], None]) -> None:
-    """Moves the outputs that are there to replaced/, and says so."""
+    """Move existing outputs to replaced/ and report it."""
     if not any(os.path.lexists(path) for path in task.outputs):
         return
     stamp = cache.read(workdir, task)
@@ -76,18 +77,18 @@ def set_aside(workdir: Path, task: Task, why: str, say: Callable[[str], None]) -
     artifacts.write_json(cache.path(workdir, task.name), stamp)
     folder = _move_away(workdir, task, stamp)
     say(
-        f"{why}: the result before is kept in {folder.relative_to(workdir)} "
-        f"({described(size(folder))}); a run with the settings and inputs that it was made with "
-        "brings it back, the verb clean removes it"
+        f"{why}: the previous result is kept in {folder.relative_to(workdir)} "
+        f"({described(size(folder))}); a run with its settings and inputs "
+        "restores it, the verb clean removes it"
     )
 
 
 def take_back(
     workdir: Path, task: Task, key: Mapping[str, Any], why: str, say: Callable[[str], None]
 ) -> bool:
-    """Brings back a result of this key (a finished one first) that was set aside; False: none.
+    """Restore a result of this key that was set aside, finished ones first; False if none.
 
-    What lies in its place is set aside, because of `why`.
+    The outputs in its place are set aside because of `why`.
     """
     order = {State.DONE: 0, State.KEPT: 1}
     if task.resume == "same":
@@ -95,8 +96,8 @@ def take_back(
     ranked = []
     for folder in folders(workdir):
         stamp = artifacts.read_json(folder / STAMP)
-        there = any(os.path.lexists(folder / path.relative_to(workdir)) for path in task.outputs)
-        if there and stamp["task"] == task.name and "key" in stamp:
+        present = any(os.path.lexists(folder / path.relative_to(workdir)) for path in task.outputs)
+        if present and stamp["task"] == task.name and "key" in stamp:
             state = cache.compare(task, stamp, key).state
             ranked += [(order[state], -stamp["moved at"], folder.name)] if state in order else []
     if not ranked:
@@ -105,41 +106,41 @@ def take_back(
     set_aside(workdir, task, why, say)
     artifacts.write_json(cache.path(workdir, task.name), {"returning": name})
     _move_back(workdir, task, name)
-    say(f"brought back from {FOLDER}/{name}, which was made with these settings and inputs")
+    say(f"restored from {FOLDER}/{name}, which was made with these settings and inputs")
     return True
 
 
 def folders(workdir: Path) -> list[Path]:
-    """All that was set aside and lies there whole, by name."""
+    """Return the folders of complete results that were set aside, by name."""
     return sorted(file.parent for file in (workdir / FOLDER).glob(f"*/{STAMP}"))
 
 
 def size(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return the bytes of all files below a folder."""
     return sum(file.lstat().st_size for file in folder.rglob("*") if not file.is_dir())
 
 
 def described(count: int) -> str:
-    """Bytes as people say them: "3.1 MB"."""
+    """Format bytes as "3.1 MB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def clean(workdir: Path, agreed: Callable[[str], bool]) -> str:
-    """Removes all that was set aside, if `agreed` says yes to what it is told; what was done."""
-    stored = [artifacts.read_json(file) for file in (workdir / ".stamps").glob("*.json")]
-    moving = {stamp.get(way) for stamp in stored for way in ("moving", "returning")}
-    there = [path for path in sorted((workdir / FOLDER).glob("*")) if path.name not in moving]
-    if not there:
-        return f"{workdir / FOLDER}: nothing there to remove"
-    sizes = {folder: size(folder) for folder in there}
+def clean(workdir: Path, confirm: Callable[[str], bool]) -> str:
+    """Remove all results that were set aside if `confirm` agrees; return what was done."""
+    stamps = [artifacts.read_json(file) for file in (workdir / ".stamps").glob("*.json")]
+    moving = {stamp.get(way) for stamp in stamps for way in ("moving", "returning")}
+    results = [path for path in sorted((workdir / FOLDER).glob("*")) if path.name not in moving]
+    if not results:
+        return f"{workdir / FOLDER}: nothing to remove"
+    sizes = {folder: size(folder) for folder in results}
     for folder, count in sizes.items():
-        about = artifacts.read_json(folder / STAMP) if (folder / STAMP).is_file() else {}
-        print(f"{folder.relative_to(workdir)}: {described(count)} ({about.get('why', 'unknown')})")
-    total = f"{len(there)} results, {described(sum(sizes.values()))}"
-    if not agreed(f"remove these for good: {total}?"):
+        stamp = artifacts.read_json(folder / STAMP) if (folder / STAMP).is_file() else {}
+        print(f"{folder.relative_to(workdir)}: {described(count)} ({stamp.get('why', 'unknown')})")
+    total = f"{len(results)} results, {described(sum(sizes.values()))}"
+    if not confirm(f"remove these for good: {total}?"):
         return "nothing was removed"
-    for folder in there:
-        (folder / STAMP).unlink(missing_ok=True)  # first: half of it can't be brought back
+    for folder in results:
+        (folder / STAMP).unlink(missing_ok=True)  # first: a partial result can't be restored
         artifacts.remove(folder)
     return f"removed {total}"
 
@@ -152,38 +153,38 @@ def _free_name(workdir: Path, task: Task) -> str:
 
 
 def _move_away(workdir: Path, task: Task, stamp: dict[str, Any]) -> Path:
-    """Outputs -> replaced/, then their stamp, then the task has none."""
+    """Move outputs, then their stamp, to replaced/; then remove the task's stamp."""
     folder = workdir / FOLDER / stamp["moving"]
     folder.mkdir(parents=True, exist_ok=True)
     for path in task.outputs:
         _move(path, folder / path.relative_to(workdir))
-    about = {name: value for name, value in stamp.items() if name != "moving"}
-    about |= {"task": task.name, "moved at": time.time()}
-    artifacts.write_json(folder / STAMP, about)
+    record = {name: value for name, value in stamp.items() if name != "moving"}
+    record |= {"task": task.name, "moved at": time.time()}
+    artifacts.write_json(folder / STAMP, record)
     cache.path(workdir, task.name).unlink(missing_ok=True)
     return folder
 
 
 def _move_back(workdir: Path, task: Task, name: str) -> None:
-    """The reverse: outputs, then the task's stamp, then the folder is gone."""
+    """Move outputs back, then the task's stamp; then remove the folder."""
     folder = workdir / FOLDER / name
     for path in task.outputs:
         _move(folder / path.relative_to(workdir), path)
-    about = artifacts.read_json(folder / STAMP)
-    own = {key: about[key] for key in ("key", "made by", "outputs", "seconds") if key in about}
-    artifacts.write_json(cache.path(workdir, task.name), own)
+    record = artifacts.read_json(folder / STAMP)
+    stamp = {key: record[key] for key in ("key", "made by", "outputs", "seconds") if key in record}
+    artifacts.write_json(cache.path(workdir, task.name), stamp)
     (folder / STAMP).unlink()
     artifacts.remove(folder)
 
 
 def _move(source: Path, target: Path) -> None:
-    """Renames; to another disk, copies first, so that one of both is whole at any instant."""
+    """Rename; to another disk, copy first, so that one of both is always complete."""
     if not os.path.lexists(source):
-        return  # moved before, or never there
+        return  # moved before, or never existed
     target.parent.mkdir(parents=True, exist_ok=True)
     copied = os.path.lexists(target)
     if copied and source.parent.stat().st_dev == target.parent.stat().st_dev:
-        raise InputError(f"{source} and {target}: both are there; move one of them away")
+        raise InputError(f"{source} and {target}: both exist; move one of them away")
     try:
         if not copied:
             os.rename(source, target)

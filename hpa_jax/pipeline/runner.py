@@ -1,7 +1,7 @@
-"""Runs steps: what is not done yet, in order, under the workdir's lock.
+"""The runner: run unfinished tasks of steps in order, under the workdir's lock.
 
-A task whose result holds is passed over (pipeline/cache.py).  With several hosts, the first does
-everything but the steps that all do together.
+Tasks with a valid result are skipped (pipeline/cache.py).  With several hosts, the first one runs
+all steps except those marked for all hosts.
 """
 
 import contextlib
@@ -24,45 +24,44 @@ from hpa_jax.pipeline import cache, checks, hosts, replaced
 from hpa_jax.pipeline.context import RETRIEVAL, Context, opened, workdir_of
 from hpa_jax.pipeline.steps import STEPS
 
-# `run --only=NAME` prepares, works on its network alone, and leaves the decision to a run of all.
+# `run --only=NAME` runs these and the steps of its network; the decision is left to a full run.
 PREPARING = ("data", "catalog", "duplicates", "split", "records")
 
 
 def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) -> int:
-    """Runs steps, by default all in order. Returns 0.
+    """Run steps, by default all, in order; return 0.
 
     Raises:
-        InputError: flags that exclude each other, no workdir, it can't be written, another run is
-            at work there, the only step is switched off, or what a step raises.
-        SystemExit: with 75 if training was told to stop (call again to go on).
+        InputError: flags that exclude each other, a missing or read-only workdir, another run is
+            using it, the only step is switched off, or an error of a step.
+        SystemExit: with 75 if training was asked by a signal to stop (call again to resume).
     """
     if not names and flags.get("parallel"):
         from hpa_jax.pipeline import parallel
 
         plain = {**flags, "parallel": None}
-        # What follows finds the networks done.
         parallel.train(config, flags, lambda: run(config, plain, PREPARING))
     if not names:
-        config, names = _whole(config, flags)
+        config, names = _resolve(config, flags)
     context = Context(config, _writable(flags), flags)
     cache.check_format(context.workdir)
     leads = hosts.joined_as_first()
     alone = [name for name in names if name in _of_one_network(flags)]
     shared = [name for name in names if name not in alone]
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as locks:
         if leads and shared:
-            held.enter_context(locked(context.path(".lock"), waits=bool(alone)))
+            locks.enter_context(locked(context.path(".lock"), waits=bool(alone)))
         started = time.monotonic()
         checks.before(context, names)
         timed = (*alone, "embeddings", "train")
         first = next((name for name in (*alone, *names) if name in timed), "")
         for name in (*shared, *alone):
-            if name in alone:  # others may work on other networks, and prepare
-                held.close()
+            if name in alone:  # allow other runs
+                locks.close()
             if name == "records" and not context.draws:
                 checks.disk(context)
             if name == first:
-                checks.say_time_of_training(context)
+                checks.print_training_time(context)
             tasks = STEPS[name].tasks(context)
             if not tasks and len(names) == 1 and STEPS[name].off:
                 raise InputError(f"{name}: nothing to do with {STEPS[name].off}")
@@ -72,7 +71,7 @@ def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) ->
                         do(context, task, leads)
                 hosts.wait_for_all(task.name)
         if leads:
-            _say_time(started)
+            _print_time(started)
             if not alone:
                 record_provenance(context, names)
             page = context.path("report", "index.html")
@@ -83,7 +82,7 @@ def run(config: ConfigDict, flags: dict[str, Any], names: Sequence[str] = ()) ->
 
 @contextlib.contextmanager
 def locked(path: Path, waits: bool) -> Iterator[None]:
-    """Holds a lock file; while another run does, `waits` says so and waits, else it is an error."""
+    """Hold a lock file; if another run holds it, wait if `waits`, else raise InputError."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(path)
@@ -91,8 +90,8 @@ def locked(path: Path, waits: bool) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         if not waits:
-            there = f"{path.parent}: another run is at work there; wait for it"
-            raise InputError(there) from None
+            message = f"{path.parent}: another run is at work there; wait for it"
+            raise InputError(message) from None
         print(f"waiting: another run is at work in {path.parent} (it holds {path})", flush=True)
         lock.acquire()
     try:
@@ -102,13 +101,13 @@ def locked(path: Path, waits: bool) -> Iterator[None]:
 
 
 def do(context: Context, task: cache.Task, leads: bool = True) -> None:
-    """Runs one task unless its result holds; prints what it reads, what it writes and the time.
+    """Run one task unless its result is valid; print inputs, outputs and time.
 
-    With --force it is done anew; what was trained or fitted is set aside, as where its key changed.
-    leads: False on all but the first of several hosts: works along, but writes no stamp.
+    With --force it runs in any case; trained or fitted results are set aside, as for a changed key.
+    leads: False on all but the first of several hosts, which write no stamp.
 
     Raises:
-        InputError: a file that the task reads is not there.
+        InputError: a missing input file.
     """
     missing = [path for path in task.files if not path.exists()]
     if missing:
@@ -122,11 +121,11 @@ def do(context: Context, task: cache.Task, leads: bool = True) -> None:
         task,
         context.contents,
         _forced(context, task),
-        lambda text: _say(task, text),
+        lambda text: _print(task, text),
     )
-    if hosts.answer_of_first(holds) if together else holds:
+    if hosts.value_of_first(holds) if together else holds:
         return
-    _say(task, f"reads {_names(context, task.files)}")
+    _print(task, f"reads {_names(context, task.files)}")
     if together:
         hosts.wait_for_all(f"{task.name} begins")
     start = time.monotonic()
@@ -135,28 +134,28 @@ def do(context: Context, task: cache.Task, leads: bool = True) -> None:
     if not leads:
         return
     cache.finish(context.workdir, task, seconds, context.contents)
-    _say(task, f"{summary} -> {_names(context, task.outputs)} ({seconds:.1f} s)")
+    _print(task, f"{summary} -> {_names(context, task.outputs)} ({seconds:.1f} s)")
 
 
-def _whole(config: ConfigDict, flags: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
-    """The config and the steps of the verb `run`, by --only and --collect."""
+def _resolve(config: ConfigDict, flags: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
+    """Return the config and the steps of the verb `run` for --only and --collect."""
     names = list(STEPS)
     if flags.get("only") and flags.get("collect"):
-        raise InputError("--only trains one network, --collect none: choose")
+        raise InputError("--only trains one network, --collect none: give one of them")
     if flags.get("only"):
         names = [name for name in names if name in (*PREPARING, *_of_one_network(flags))]
     if flags.get("collect"):
         from hpa_jax.pipeline import collect
 
         config, missing = collect.present(opened(config, flags))
-        there = f"collected {', '.join(config.models)}"
-        print(f"{there}; missing: {collect.described(missing)}" if missing else f"{there}: all")
+        rest = f"; missing: {collect.described(missing)}" if missing else ": all"
+        print(f"collected {', '.join(config.models)}{rest}")
         names = [name for name in names if name not in ("embeddings", "train", "predict")]
     return config, names
 
 
 def _of_one_network(flags: dict[str, Any]) -> tuple[str, ...]:
-    """Steps that work on the one network of --only, beside other runs; none without it."""
+    """Return the steps of the one network of --only, which may run beside other runs."""
     only = flags.get("only")
     if only == RETRIEVAL:
         return ("retrieve",)
@@ -165,7 +164,7 @@ def _of_one_network(flags: dict[str, Any]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _of_network(context: Context, task: cache.Task) -> Iterator[None]:
-    """Holds the lock of the network that a task works on, if it does: another run may train it."""
+    """Hold the lock of the network that a task trains or uses, if any."""
     if not STEPS[task.step].on_all_hosts:
         yield
         return
@@ -177,12 +176,12 @@ def _of_network(context: Context, task: cache.Task) -> Iterator[None]:
 
 
 def _forced(context: Context, task: cache.Task) -> bool:
-    """Whether --force names the task or its step, or all."""
-    wanted = str(context.flags.get("force") or "").split(",")
-    return not {"all", task.step, task.name}.isdisjoint(wanted)
+    """Whether --force names the task, its step, or all."""
+    forced = str(context.flags.get("force") or "").split(",")
+    return not {"all", task.step, task.name}.isdisjoint(forced)
 
 
-def _say_time(started: float) -> None:
+def _print_time(started: float) -> None:
     minutes, seconds_left = divmod(time.monotonic() - started, 60)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
         1 << 30 if sys.platform == "darwin" else 1 << 20
@@ -190,12 +189,12 @@ def _say_time(started: float) -> None:
     print(f"done in {minutes:.0f} min {seconds_left:.0f} s, peak memory {peak:.1f} GiB")
 
 
-def _say(task: cache.Task, text: str) -> None:
+def _print(task: cache.Task, text: str) -> None:
     print(f"[{task.name}] {text}", flush=True)
 
 
 def record_provenance(context: Context, names: Sequence[str]) -> None:
-    """run.json: the resolved config, command, versions, devices, seed and times of this run."""
+    """Write run.json: resolved config, command, versions, devices, seed and times of this run."""
     import importlib.metadata
 
     import jax
@@ -222,7 +221,7 @@ def record_provenance(context: Context, names: Sequence[str]) -> None:
 
 
 def _writable(flags: dict[str, Any]) -> Path:
-    """The folder of --workdir, made if absent."""
+    """Return the folder of --workdir, created if missing."""
     workdir = workdir_of(flags)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
@@ -235,7 +234,7 @@ def _writable(flags: dict[str, Any]) -> Path:
 
 
 def _names(context: Context, paths: tuple[Path, ...]) -> str:
-    """The paths in the workdir's terms, at most four of them."""
+    """Format at most four paths, relative to the workdir."""
     names = [_short(context, path) for path in paths]
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
     return ", ".join(names[:4]) + more if names else "nothing"

@@ -133,7 +133,7 @@ def test_a_killed_call_goes_on_and_another_model_begins_anew(tmp_path, monkeypat
 
     killed = []
     monkeypatch.setattr(adversarial, "_train", train)
-    monkeypatch.setattr(predict, "seen", lambda *a: Seen(a[3]))
+    monkeypatch.setattr(predict, "predict_rows", lambda *a: Seen(a[3]))
     config = settings("network")
     with pytest.raises(SystemExit):
         run(work, config)

@@ -116,7 +116,7 @@ def test_an_option_that_is_gone_keeps_the_result_and_is_said(step):
     stamp = json.loads(file.read_text())
     stamp["key"]["settings"]["models.tiny.magic"] = 3
     file.write_text(json.dumps(stamp))
-    assert "made with models.tiny.magic=3, an option that is gone, kept" in step()
+    assert "made with models.tiny.magic=3, an option that no longer exists, kept" in step()
 
 
 def test_parts_of_files_count_by_what_is_read_of_them(step):
@@ -161,7 +161,7 @@ def test_a_workdir_of_the_program_before_is_refused_and_stays_as_it_is(tmp_path)
     stamp = {"key": "0b56" * 16, "outputs": ["a" * 64, "b" * 64], "seconds": 14.55}
     artifacts.write_json(cache.path(tmp_path, "train-tiny"), stamp)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=r"stamps don't tell its settings.*nothing was changed"):
+    with pytest.raises(InputError, match=r"stamps hold no settings.*nothing was changed"):
         runner.run(configs.default(), {"workdir": str(tmp_path)}, ["train"])
     after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
     assert after == before

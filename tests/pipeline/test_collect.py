@@ -116,7 +116,7 @@ def phases(monkeypatch, tmp_path):
 
     monkeypatch.setattr("hpa_jax.pipeline.train.train", train)
     monkeypatch.setattr(checks, "before", lambda context, names: None)
-    monkeypatch.setattr(checks, "say_time_of_training", lambda context: None)
+    monkeypatch.setattr(checks, "print_training_time", lambda context: None)
     return done
 
 

@@ -238,7 +238,7 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
     (tmp_path / "cut" / "b_green.tif").write_bytes(whole[:2000])
     here = f"--config.data.root={tmp_path}"
     cases = [
-        ([f"--model={tmp_path}", here], "is no bundle"),
+        ([f"--model={tmp_path}", here], "neither a bundle"),
         ([f"--model={packed}"], "folder of images to label is missing"),
         ([f"--model={packed}", f"{here}/nowhere"], "no such folder"),
         ([f"--model={packed}", f"{here}/empty"], "no image fits"),

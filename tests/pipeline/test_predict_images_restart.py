@@ -23,7 +23,7 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     assert main(["predict", *given, f"--workdir={tmp_path}/whole"]) == 0
     monkeypatch.setattr(answers, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(answers, "AT_ONCE", 8)
-    plain, asked = arrays.seen, []
+    plain, asked = arrays.run_network, []
 
     def stops(member, images, *rest):
         asked.append(len(images))
@@ -36,12 +36,12 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
         return plain(member, images, *rest)
 
     again = ["predict", *given, f"--workdir={tmp_path}/again"]
-    monkeypatch.setattr(arrays, "seen", stops)
+    monkeypatch.setattr(arrays, "run_network", stops)
     assert main(again) == 130
     assert not (tmp_path / "again" / "predictions.csv").exists()
     assert len(list((tmp_path / "again" / "predict_parts").glob("part-*.npz"))) == 2
     asked.clear()
-    monkeypatch.setattr(arrays, "seen", counts)
+    monkeypatch.setattr(arrays, "run_network", counts)
     assert main(again) == 0
     assert sum(asked) == 30 - 2 * 8  # the other images, of the one network
     files = {

@@ -65,7 +65,7 @@ def test_changed_settings_set_the_old_network_aside_and_say_how_to_get_it_back(t
     held, (said,) = trained(NEW)
     assert not held and weights(trained.workdir) == ["trained by 0.1", "trained by 0.5"]
     assert "models.tiny.dropout: 0.5 -> 0.1" in said and "replaced/train-tiny-1 (0.0 MB)" in said
-    assert "brings it back" in said and "verb clean" in said
+    assert "restores it" in said and "verb clean" in said
     there = trained.workdir / "replaced" / "train-tiny-1" / "models" / "tiny"
     assert (there / "checkpoints" / "1" / "weights").read_text() == "trained by 0.5"
     about = artifacts.read_json(trained.workdir / "replaced" / "train-tiny-1" / "stamp.json")
@@ -76,7 +76,7 @@ def test_the_settings_of_before_bring_it_back(trained):
     trained(NEW)
     for dropout in (OLD, NEW, OLD):
         held, said = trained(dropout)
-        assert held and "brought back" in said[1] and said[-1] == "done before, unchanged"
+        assert held and "restored from" in said[1] and said[-1] == "done before, unchanged"
         place = trained.workdir / "models" / "tiny" / "checkpoints" / "1" / "weights"
         assert place.read_text() == f"trained by {dropout}"
         assert weights(trained.workdir) == ["trained by 0.1", "trained by 0.5"]
@@ -101,7 +101,7 @@ def test_half_a_training_is_set_aside_and_goes_on_when_its_settings_return(train
     held, said = trained(0.3)
     assert not held and "replaced/train-tiny-2" in said[0]
     held, said = trained(NEW, finish=False)
-    assert not held and "brought back from replaced/train-tiny-2" in said[1]
+    assert not held and "restored from replaced/train-tiny-2" in said[1]
     place = trained.workdir / "models" / "tiny" / "checkpoints" / "1" / "weights"
     assert place.read_text() == "half by 0.1"
     assert weights(trained.workdir) == ["half by 0.1", "trained by 0.3", "trained by 0.5"]
@@ -110,7 +110,7 @@ def test_half_a_training_is_set_aside_and_goes_on_when_its_settings_return(train
 def test_a_network_that_no_stamp_knows_is_set_aside(trained):
     cache.path(trained.workdir, "train-tiny").unlink()
     held, (said,) = trained(OLD)
-    assert not held and "nothing tells what it was made with" in said
+    assert not held and "no stamp of its settings and inputs" in said
     assert weights(trained.workdir) == ["trained by 0.5"] * 2
 
 
@@ -200,7 +200,7 @@ def test_two_of_one_name_are_an_error_and_both_stay(trained):
     trained(NEW)
     stamp = cache.path(trained.workdir, "train-tiny")
     artifacts.write_json(stamp, {"returning": "train-tiny-1"})
-    with pytest.raises(InputError, match="both are there"):
+    with pytest.raises(InputError, match="both exist"):
         trained(OLD)
     assert weights(trained.workdir) == ["trained by 0.1", "trained by 0.5"]
 

@@ -71,7 +71,7 @@ def no_arithmetic(monkeypatch):
         return Outputs(probs, np.zeros((len(ids), 2), np.float32), probs)
 
     monkeypatch.setattr(loop, "train", train)
-    monkeypatch.setattr(predict, "seen", seen)
+    monkeypatch.setattr(predict, "predict_rows", seen)
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_corrected_label_packs_no_image_anew(run):
     table.write_text(table.read_text().replace("t3,7", "t3,3 25"))
     again = run() - {"features"}
     assert again == {"catalog", "leak-table", "split"}  # and the networks of before come back
-    assert run.said.count("brought back from replaced/train-") == 2
+    assert run.said.count("restored from replaced/train-") == 2
 
 
 def test_another_test_image_trains_nothing(run):
@@ -163,8 +163,8 @@ def test_another_rate_trains_one_network(run):
     phase = configs.phase(lr=0.1)
     assert run(models__one__phases=(phase,)) == {"train-one", "predict-one"}
     assert "models.one.phases[0].lr: 0.001 -> 0.1" in run.said
-    assert run() == set() and "[train-one] brought back" in run.said
-    assert "[predict-one] brought back" in run.said
+    assert run() == set() and "[train-one] restored from" in run.said
+    assert "[predict-one] restored from" in run.said
 
 
 def test_what_changes_no_result_trains_nothing(run):

@@ -35,7 +35,9 @@ def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
     config = configs.default().unlock()
     config.models = {"m": configs.model(checkpoint=which)}
     context = Context(config.lock(), tmp_path)
-    found = predict.seen(context, config.models.m, tmp_path, np.array(["a", "b"]), "test", "m")
+    found = predict.predict_rows(
+        context, config.models.m, tmp_path, np.array(["a", "b"]), "test", "m"
+    )
     np.testing.assert_allclose(found.probs, mean, rtol=1e-6)
     np.testing.assert_allclose(found.plain, mean / 3, rtol=1e-6)
     assert (found.embeddings == (20 if which == "snapshots" else 8)).all()
