@@ -169,7 +169,7 @@ class Model:
             context = Context(config, Path(scratch) / "work")
             labelled = predict_images.label(context, self.bundle)
             rows = labelled.catalog.head(SHOWN).to_dict("records")
-            return self._result(labelled.found, [_small(reader.read(row)) for row in rows])
+            return self._result(labelled.predictions, [_small(reader.read(row)) for row in rows])
 
     def _result(self, labelled: Predictions, shown: Sequence[np.ndarray]) -> Result:
         return Result(labelled, arrays.table(self.bundle, labelled), shown)

@@ -1,11 +1,11 @@
-"""The verb `decide`: prediction tables of anyone's models -> blends, stack, thresholds, submission.
+"""The verb `decide`: prediction tables of any models -> blends, stack, thresholds, submission.
 
-The tables become those of a work directory whose networks have predicted; then the steps `stack`,
-`thresholds`, `submit` and (where a truth is known) `evaluate` of `run` do the rest.  No image is
-read, and neither JAX nor TensorFlow is imported.
+The tables are stored in a work directory like the predictions of networks; then the steps `stack`,
+`thresholds`, `submit` and (if the truth is known) `evaluate` of `run` follow.  No image is read,
+and neither JAX nor TensorFlow is imported.
 
-The labelled rows must be out of fold for the models.  Nothing here can prove that they are; the
-report says so, and warns where their scores are sharper than those of the other rows.
+The labelled rows must be out of fold for the models, which cannot be verified here; the report
+states this and warns where their scores are sharper than those of the other rows.
 """
 
 import re
@@ -33,18 +33,21 @@ from hpa_jax.report.page import Section, Table, number, span
 if TYPE_CHECKING:
     import pandas as pd
 
-DID = ("stack", "thresholds", "submit", "evaluate")
-MARK = "decide.json"  # what was given; a workdir without it belongs to `run`
+STEPS_RUN = ("stack", "thresholds", "submit", "evaluate")
+MARK = "decide.json"  # summary of the inputs; a workdir without it belongs to `run`
 OUT_OF_FOLD = (
     "they must be out of fold for the models that scored them (predicted by networks that were not "
-    "trained on them); nothing here can prove it"
+    "trained on them); this cannot be verified here"
 )
 
 
 @dataclass(frozen=True)
 class Decided:
-    """ids [T] of the rows without label, labels bool[T, C]; classes: their C names; method: which
-    way to decide was taken; metrics: what metrics.json holds."""
+    """Result of `decide`.
+
+    ids: [T] of the rows without label; labels: bool[T, C]; classes: C names; method: the chosen
+    one; metrics: content of metrics.json.
+    """
 
     ids: np.ndarray
     labels: np.ndarray
@@ -54,10 +57,13 @@ class Decided:
 
 
 @dataclass(frozen=True)
-class Given:
-    """The checked input: probs float32[M, N, C] of rows with `ids`, labels bool[N, C] where
-    `labelled` bool[N]; groups int[N]; folds int[N] (of labelled rows) or None; meta [N, F] with
-    names; shares float[C] or None."""
+class Inputs:
+    """The checked input tables, joined.
+
+    probs: float32[M, N, C] of rows with `ids`; labels: bool[N, C], valid where `labelled` bool[N];
+    groups: int[N]; folds: int[N] (of labelled rows) or None; meta: [N, F] with the names
+    `metafeatures`; shares: float[C] or None.
+    """
 
     models: tuple[str, ...]
     classes: tuple[str, ...]
@@ -73,7 +79,7 @@ class Given:
 
 
 def verb(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """The verb `decide`, with its options as texts of the command line."""
+    """Run the verb `decide` with the options of the command line."""
     for name in ("predictions", "labels"):
         if not flags.get(name):
             raise InputError(f"decide: --{name} is missing (decide --help)")
@@ -109,23 +115,23 @@ def decide(
     """Decide the labels of all rows that have none, and write submission, scores and report.
 
     Args:
-        predictions: a table a model (see `decision/given.py`), files or name -> file or DataFrame.
-            Rows with a label are the validation part, all others are decided.
+        predictions: one table per model (see `decision/given.py`), files or name -> file or
+            DataFrame.  Rows with a label are the validation part, all others are decided.
         labels: table Id,Target with class numbers, as the competition's train.csv.
         workdir: gets submission.csv, metrics.json, thresholds.json and report/index.html.
-        test: tables of the rows to decide, in the order of `predictions`, whose rows without a
-            label are then left out.
-        classes: names in order; else those of the columns.
-        groups: table Id,Group of rows that belong together (duplicates); never on two sides.
-        folds: table Id,Fold of the labelled rows: nested scores are then of these folds.
-        metafeatures: table of `id` and numbers, for the stack.
-        proportions: share of each class in training: numbers, or a table Id,Target that they are
-            counted from; else from `labels`.
+        test: tables of the rows to decide, in the order of `predictions`; those tables' rows
+            without a label are then dropped.
+        classes: names in order; default: from the columns.
+        groups: table Id,Group of duplicate groups, which are never split between folds.
+        folds: table Id,Fold of the labelled rows, used for nested scores.
+        metafeatures: table with `id` and numeric columns, for the stack.
+        proportions: share of each class in training: numbers, or a table Id,Target to count;
+            default: counted from `labels`.
         logits: the tables hold logits.
         config: options of the sections ensemble, thresholds, stack and submission; None: defaults.
 
     Raises:
-        InputError: what is wrong with a table, names table, id and column.
+        InputError: an invalid table; names table, id and column.
     """
     config = configs.default() if config is None else config
     data = _checked(
@@ -133,19 +139,19 @@ def decide(
         proportions, logits,
     )  # fmt: skip
     config = _completed(config, data)
-    # "given" in the flags: the steps know by it that tables, and no networks, are the source.
+    # "given" in the flags tells the steps that the source is tables, not networks.
     context = Context(config, Path(workdir).expanduser().resolve(), {"given": data.shares})
     _prepare(context)
     with runner.locked(context.path(".lock"), waits=False):
         sharper = write(context, data)
         for line in sharper.values():
             print(f"caution: {line}", flush=True)
-        for step in DID:
+        for step in STEPS_RUN:
             for task in STEPS[step].tasks(context):
                 runner.do(context, task)
         path = context.path("report", "index.html")
         shown = _sections(context, data, sharper)
-        about = f"{len(data.models)} models, {len(data.classes)} classes, tables of other programs"
+        about = f"{len(data.models)} models, {len(data.classes)} classes, from prediction tables"
         page.write(path, "Protein localisation: decisions", about, shown)
     metrics = artifacts.read_json(context.path("metrics.json"))
     ids = tables.split_rows(context, "test").ids
@@ -165,68 +171,72 @@ def _checked(
     metafeatures: Source | None,
     proportions: str | Sequence[float] | None,
     logits: bool,
-) -> Given:
-    """All tables read, joined on id and compared with each other.
+) -> Inputs:
+    """Read all tables, join them on id and check that they match.
 
     Raises:
         InputError: see `decide`.
     """
     if not predictions:
-        raise InputError("decide: no table of predictions")
+        raise InputError("decide: --predictions names no table")
     valid = [given.read(source, name, logits) for name, source in predictions.items()]
-    later = [given.read(source, name, logits) for name, source in zip(predictions, test.values())]
+    test_tables = [
+        given.read(source, name, logits) for name, source in zip(predictions, test.values())
+    ]
     if test and len(test) != len(predictions):
         raise InputError(f"--test: {len(test)} tables for {len(predictions)} of --predictions")
-    names = names or given.class_names([*valid, *later])
-    label_ids, known = given.labels(labels, len(names))
-    has = np.isin(valid[0].ids, label_ids)
-    kept = valid[0].ids[has] if test else valid[0].ids
-    ids = np.concatenate([kept, later[0].ids]) if test else kept
+    names = names or given.class_names([*valid, *test_tables])
+    label_ids, label_rows = given.labels(labels, len(names))
+    has_label = np.isin(valid[0].ids, label_ids)
+    valid_ids = valid[0].ids[has_label] if test else valid[0].ids
+    ids = np.concatenate([valid_ids, test_tables[0].ids]) if test else valid_ids
     labelled = np.zeros(len(ids), bool)
-    labelled[: len(kept)] = has[has] if test else has
-    _check_rows(labelled, valid, later, test)
+    labelled[: len(valid_ids)] = has_label[has_label] if test else has_label
+    _check_rows(labelled, valid, test_tables, test)
     probs = np.full((len(valid), len(ids), len(names)), np.nan, np.float32)
     for m, table in enumerate(valid):
-        what = f"predictions of {table.name}"
-        probs[m, : len(kept)] = table.of_classes(names)[rows_by_id(table.ids, kept.tolist(), what)]
+        title = f"predictions of {table.name}"
+        probs[m, : len(valid_ids)] = table.of_classes(names)[
+            rows_by_id(table.ids, valid_ids.tolist(), title)
+        ]
         if test:
-            rows = rows_by_id(later[m].ids, later[0].ids.tolist(), f"test {what}")
-            probs[m, len(kept) :] = later[m].of_classes(names)[rows]
+            rows = rows_by_id(test_tables[m].ids, test_tables[0].ids.tolist(), f"test {title}")
+            probs[m, len(valid_ids) :] = test_tables[m].of_classes(names)[rows]
     targets = np.zeros((len(ids), len(names)), bool)
-    targets[labelled] = known[rows_by_id(label_ids, ids[labelled].tolist(), "labels")]
+    targets[labelled] = label_rows[rows_by_id(label_ids, ids[labelled].tolist(), "labels")]
     meta = np.zeros((len(ids), 0))
     columns: tuple[str, ...] = ()
     if metafeatures is not None:
         meta, columns = given.features(metafeatures, ids.tolist())
     shares = proportions if proportions is None else _shares(proportions, len(names))
-    return Given(
+    return Inputs(
         tuple(predictions), names, ids, probs, targets, labelled, _groups(groups, ids),
         None if folds is None else _folds(folds, ids[labelled]), meta, columns, shares,
     )  # fmt: skip
 
 
 def _check_rows(
-    labelled: np.ndarray, valid: list[Predictions], later: list[Predictions], test: object
+    labelled: np.ndarray, valid: list[Predictions], test_tables: list[Predictions], test: object
 ) -> None:
     if not labelled.any():
         example = str(valid[0].ids[0])
-        raise InputError(f"labels: none is of a row of {valid[0].name}, such as {example!r}")
+        raise InputError(f"labels: no id matches those of {valid[0].name}, such as {example!r}")
     if labelled.all():
         raise InputError(
             "predictions: every row has a label, so nothing is left to decide; add the rows "
             "without labels, or name their tables with --test"
         )
     if test:
-        shared = np.intersect1d(valid[0].ids, later[0].ids)
+        shared = np.intersect1d(valid[0].ids, test_tables[0].ids)
         if len(shared):
-            raise InputError(f"--test: id {str(shared[0])!r} is in --predictions, too")
-    for side in filter(None, (valid, later)):
-        for table in side[1:]:
-            extra = np.setdiff1d(table.ids, side[0].ids)
+            raise InputError(f"--test: id {str(shared[0])!r} is also in --predictions")
+    for group in filter(None, (valid, test_tables)):
+        for table in group[1:]:
+            extra = np.setdiff1d(table.ids, group[0].ids)
             if len(extra):
                 raise InputError(
                     f"predictions of {table.name}: {len(extra)} ids are not in those of "
-                    f"{side[0].name}, first {str(extra[0])!r}"
+                    f"{group[0].name}, first {str(extra[0])!r}"
                 )
 
 
@@ -236,27 +246,31 @@ def _shares(proportions: str | Sequence[float], count: int) -> np.ndarray:
 
 
 def _groups(source: Source | None, ids: np.ndarray) -> np.ndarray:
-    """int[N]: rows with the same group share a number; a row that the table lacks stands alone."""
+    """Return group numbers int[N]; a row missing from the table forms a group."""
     if source is None:
         return np.arange(len(ids))
-    named, groups = given.column(source, "group", "groups")
-    of = dict(zip(named, groups))
-    keys = [("group", of[name]) if name in of else ("alone", name) for name in ids.tolist()]
+    ids_in_table, groups = given.column(source, "group", "groups")
+    group_of = dict(zip(ids_in_table, groups))
+    keys = [
+        ("group", group_of[name]) if name in group_of else ("alone", name) for name in ids.tolist()
+    ]
     numbers: dict[tuple[str, str], int] = {}
     return np.array([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
 def _folds(source: Source, ids: np.ndarray) -> np.ndarray:
-    """int[N] of the labelled rows, by order of first appearance."""
-    named, texts = given.column(source, "fold", "folds")
-    found = np.unique(texts[rows_by_id(named, ids.tolist(), "folds")], return_inverse=True)[1]
-    if found.max(initial=0) < 1:
+    """Return fold numbers int[N] of the labelled rows."""
+    ids_in_table, texts = given.column(source, "fold", "folds")
+    folds = np.unique(texts[rows_by_id(ids_in_table, ids.tolist(), "folds")], return_inverse=True)[
+        1
+    ]
+    if folds.max(initial=0) < 1:
         raise InputError("folds: all labelled rows are in one fold; two or more are needed")
-    return found
+    return folds
 
 
-def _completed(config: ConfigDict, data: Given) -> ConfigDict:
-    """The config of a run whose networks are these tables, validated."""
+def _completed(config: ConfigDict, data: Inputs) -> ConfigDict:
+    """Return the validated config of a run with one model per table."""
     config = config.copy_and_resolve_references().unlock()
     config.classes = data.classes
     config.models = {name: configs.model() for name in data.models}
@@ -268,15 +282,15 @@ def _completed(config: ConfigDict, data: Given) -> ConfigDict:
 
 
 def _prepare(context: Context) -> None:
-    """Raises InputError where the folder is a run's: its tables would be overwritten."""
+    """Create the workdir; raise InputError if it belongs to `run`."""
     if context.path("catalog.parquet").is_file() and not context.path(MARK).is_file():
-        raise InputError(f"{context.workdir}: a run's; name another --workdir for decide")
+        raise InputError(f"{context.workdir}: belongs to `run`; name another --workdir for decide")
     context.workdir.mkdir(parents=True, exist_ok=True)
     cache.check_format(context.workdir)
 
 
-def write(context: Context, data: Given) -> dict[str, str]:
-    """Write the tables that the steps read; returns a warning of each model whose labelled rows
+def write(context: Context, data: Inputs) -> dict[str, str]:
+    """Write the tables that the steps read; return a warning for each model whose labelled rows
     have sharper scores than the others."""
     import pandas as pd
 
@@ -292,8 +306,8 @@ def write(context: Context, data: Given) -> dict[str, str]:
             "labelled rows sharper (AUC, low, high)": sharpness,
         },
     )
-    numbers = [np.flatnonzero(row) if known else None
-               for row, known in zip(data.labels, data.labelled)]  # fmt: skip
+    numbers = [np.flatnonzero(row) if has_label else None
+               for row, has_label in zip(data.labels, data.labelled)]  # fmt: skip
     catalog = {"id": data.ids, "source": "own", "labels": pd.Series(numbers, dtype=object)}
     split = pd.DataFrame({"id": data.ids, "split": np.where(data.labelled, "valid", "test")})
     split["fold"] = np.nan
@@ -322,7 +336,7 @@ def write(context: Context, data: Given) -> dict[str, str]:
 
 
 def _write_empty(context: Context) -> None:
-    """Without images there are no pairs of duplicates and no matches of test images."""
+    """Write empty tables of duplicates and leak matches, which need images."""
     import pandas as pd
 
     pairs = pd.DataFrame({"id_a": [], "id_b": []}, dtype=str)
@@ -331,37 +345,37 @@ def _write_empty(context: Context) -> None:
     artifacts.write_table(context.path("leak.parquet"), leak)
 
 
-def _sections(context: Context, data: Given, sharper: Mapping[str, str]) -> list[Section]:
-    found = report.gather_results(context)
+def _sections(context: Context, data: Inputs, sharper: Mapping[str, str]) -> list[Section]:
+    gathered = report.gather_results(context)
     gains = artifacts.read_json(context.path("stack", "stack.json"))["gains"]
     of_stack = {int(c): shares for c, shares in gains.items()}
     return [
-        _given_section(data, sharper),
-        results.methods(found),
-        _class_section(context, found.chosen),
-        results.curves(found),
-        results.calibration(found),
-        errors.confusions(found),
+        _input_section(data, sharper),
+        results.methods(gathered),
+        _class_section(context, gathered.chosen),
+        results.curves(gathered),
+        results.calibration(gathered),
+        errors.confusions(gathered),
         results.importance(of_stack, data.classes),
         _label_errors(report.label_errors(context).table),
     ]
 
 
-def _given_section(data: Given, sharper: Mapping[str, str]) -> Section:
+def _input_section(data: Inputs, sharper: Mapping[str, str]) -> Section:
     labelled, others = int(data.labelled.sum()), int((~data.labelled).sum())
     notes = [
-        f"Tables of {', '.join(data.models)}: {labelled:,} rows with a label, on which all is "
-        f"fitted and scored, and {others:,} to decide.",
+        f"Tables of {', '.join(data.models)}: {labelled:,} rows with a label, used for fitting and "
+        f"scoring, and {others:,} to decide.",
         f"The labelled rows: {OUT_OF_FOLD}.",
         *(f"Caution: {line}" for line in sharper.values()),
     ]
     if not sharper:
-        notes.append("Their scores are no sharper than those of the other rows.")
-    return Section("given", "What was given", notes)
+        notes.append("Their scores are not sharper than those of the other rows.")
+    return Section("given", "Input tables", notes)
 
 
 def _class_section(context: Context, chosen: str) -> Section:
-    """Support, F1 and threshold of each class by the chosen method."""
+    """Tabulate support, F1 and threshold of each class by the chosen method."""
     score = artifacts.read_json(context.path("metrics.json"))["scores"][chosen]
     support = tables.split_rows(context, "valid").labels.sum(axis=0)
     thresholds = scores.class_thresholds(context)[chosen]
@@ -371,34 +385,36 @@ def _class_section(context: Context, chosen: str) -> Section:
         for c, name in enumerate(context.config.classes)
     ]  # fmt: skip
     columns = ["class", "images", "F1", "95 %", "threshold"]
-    notes = [f"Method: {chosen}, the submitted one. A dash: never predicted."]
+    notes = [f"Method: {chosen}, as submitted. A dash: never predicted."]
     return Section("classes", "Classes", notes, Table(columns, rows))
 
 
-def _label_errors(found: "pd.DataFrame") -> Section:
+def _label_errors(suspects: "pd.DataFrame") -> Section:
     columns = ["id", "evidence", "given", "suggested", "worst_class", "worst_probability"]
     rows = [[str(cell) if not isinstance(cell, float) else number(cell) for cell in row]
-            for row in found[columns].head(60).to_numpy(object)]  # fmt: skip
-    notes = [f"{len(found):,} labelled rows have labels that are more likely wrong than right, by "
-             "the calibrated mean of the models; the surest first, 60 at most."]  # fmt: skip
+            for row in suspects[columns].head(60).to_numpy(object)]  # fmt: skip
+    notes = [
+        f"{len(suspects):,} labelled rows have labels that are more likely wrong than right by the "
+        "calibrated mean of the models; the most certain are listed, at most 60."
+    ]
     return Section("label_errors", "Likely label errors", notes, Table(columns, rows, text=(0, 3)))
 
 
-def _named(given_tables: Mapping[str, Source] | Sequence[str | Path]) -> dict[str, Source]:
-    """Name -> table; a file is named after its stem, as a config can name it.
+def _named(sources: Mapping[str, Source] | Sequence[str | Path]) -> dict[str, Source]:
+    """Map names to tables; a file gets its stem as name.
 
     Raises:
-        InputError: a name twice.
+        InputError: a duplicate name.
     """
-    if isinstance(given_tables, Mapping):
-        return {_name(str(name)): source for name, source in given_tables.items()}
-    named: dict[str, Source] = {}
-    for path in given_tables:
+    if isinstance(sources, Mapping):
+        return {_name(str(name)): source for name, source in sources.items()}
+    by_name: dict[str, Source] = {}
+    for path in sources:
         name = _name(Path(path).stem)
-        if name in named:
-            raise InputError(f"two tables {name!r}: {named[name]} and {path}; rename one")
-        named[name] = path
-    return named
+        if name in by_name:
+            raise InputError(f"two tables {name!r}: {by_name[name]} and {path}; rename one")
+        by_name[name] = path
+    return by_name
 
 
 def _name(text: str) -> str:
@@ -411,7 +427,7 @@ def _files(text: str) -> list[str]:
 
 
 def _listed(text: str) -> tuple[str, ...]:
-    """Class names: a file with one a line, or a list with commas."""
+    """Return class names from a file with one per line or from a comma-separated list."""
     if Path(text).is_file():
         lines = Path(text).read_text(encoding="utf-8-sig").splitlines()
         return tuple(line.strip() for line in lines if line.strip())

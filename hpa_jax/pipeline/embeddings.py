@@ -1,6 +1,6 @@
-"""The step `embeddings`: every frozen network of the recipe over all packed images, once.
+"""The step `embeddings`: run every frozen network of the recipe once over all packed images.
 
-Models that differ only in the head they train (`frozen.head`) share one folder of embeddings.
+Models that differ only in their trained head (`frozen.head`) share one folder of embeddings.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from hpa_jax.pipeline.context import Context, frozen_options
 
 
 def embeddings(context: Context) -> list[Task]:
-    """A task for each frozen network -> embeddings/NETWORK/vectors/."""
+    """Return one task per frozen network -> embeddings/NETWORK/vectors/."""
     models = [model for model in context.models().values() if model.frozen.head]
     by_folder = {context.embeddings_of(model): model for model in models}
     return [_embed(context, model) for model in by_folder.values()]
@@ -23,7 +23,7 @@ def embeddings(context: Context) -> list[Task]:
 def _embed(context: Context, model: ConfigDict) -> Task:
     folder, records = context.embeddings_of(model), context.records_of(model)
     output = folder / inputs_of.VECTORS
-    # A weight file counts by its bytes, not by its place.
+    # A weight file enters the key by content, not by path.
     options = frozen_options(model) | {"init_from": inputs_of.stamped(model)["init_from"]}
 
     def work() -> str:
@@ -31,7 +31,7 @@ def _embed(context: Context, model: ConfigDict) -> Task:
         from hpa_jax.inference import embeddings as computing
         from hpa_jax.training import frozen
 
-        found = computing.write(
+        vectors = computing.write(
             frozen.network_of(model),
             model,
             Records(records),
@@ -40,9 +40,9 @@ def _embed(context: Context, model: ConfigDict) -> Task:
             views=model.views,
             title=folder.name,
         )
-        views, _, size = found.shape
+        views, _, size = vectors.shape
         random = "" if model.init_from else ", RANDOM WEIGHTS: no init_from"
-        return f"{len(found):,} images x {views} views x {size} numbers{random}"
+        return f"{len(vectors):,} images x {views} views x {size} numbers{random}"
 
     settings = {f"models.{folder.name}": options, **inputs_of.stored(context, model)}
     images = inputs_of.images_read(context)

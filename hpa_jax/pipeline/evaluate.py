@@ -1,12 +1,10 @@
-"""The step `evaluate`: every method scored on the audit part and on the test truth.
+"""The step `evaluate`: score every method on the audit part and on the test truth.
 
-The audit part: labelled images set apart by config.split.audit, on which nothing is fitted.
+The audit part: labelled images set apart by config.split.audit.  Nothing is fitted or chosen on
+them, so their scores need no nesting.  They are the ones to trust if the test truth is unknown, and
+with config.refit the only ones of the submission's networks.
 
-No network, blend, stack or threshold has seen them and no method was chosen on them, so their score
-needs no nesting; it is the one to trust where the test truth is unknown, and with config.refit the
-only one that speaks of the networks of the submission.
-
-The test truth is read here (and by the report) alone.
+The test truth is read only here and by the report.
 """
 
 import numpy as np
@@ -18,18 +16,15 @@ from hpa_jax.pipeline.context import Context
 
 
 def evaluate(context: Context) -> list[Task]:
-    """Scores on the audit part -> audit.json, and on the test truth -> evaluation.json.
+    """Return the tasks that score the audit part -> audit.json, and test -> evaluation.json.
 
-    Without an audit part or a truth, no such task.
+    No task without an audit part or a truth.
     """
     return [*_on_audit(context), *_on_truth(context)]
 
 
 def _on_audit(context: Context) -> list[Task]:
-    """Every method on the audit part -> audit/ (scores of blends and stack), audit.json.
-
-    No audit part, no task.
-    """
+    """Score every method on the audit part -> audit/ (of blends and stack), audit.json."""
     outputs = context.paths("audit", "audit.json")
     if not context.config.split.audit:
         for output in outputs:
@@ -41,7 +36,7 @@ def _on_audit(context: Context) -> list[Task]:
         _blend_and_stack(context, rows.ids)
         weights, chosen = scores.resamples(rows), scores.chosen_method(context)
         decided = scores.decisions(context, rows.ids, tables.AUDIT)
-        found = {
+        results = {
             name: scores.score(rows.labels, decided[name], weights, scores.known_classes(probs))
             | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
             | scores.ranking(rows.labels, probs)
@@ -53,15 +48,15 @@ def _on_audit(context: Context) -> list[Task]:
             "rows": f"{len(rows.ids):,} audit images; nothing was fitted or chosen on them",
             "support": rows.labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, rows.labels),
-            "scores": seen.marked(context, found),
+            "scores": seen.marked(context, results),
             "chosen": chosen,
             "submission": seen.marked(context, {chosen: submitted})[chosen],
         }
         artifacts.write_json(outputs[1], report)
-        found = report["scores"]
+        results = report["scores"]
         low, high = submitted["macro_f1_interval"]
         return (
-            f"macro-F1 on the audit part: {scores.summary(found)}; as submitted ({chosen}) "
+            f"macro-F1 on the audit part: {scores.summary(results)}; as submitted ({chosen}) "
             f"{submitted['macro_f1']:.3f} ({low:.3f} to {high:.3f})"
         )
 
@@ -78,17 +73,19 @@ def _on_audit(context: Context) -> list[Task]:
 
 
 def _blend_and_stack(context: Context, ids: np.ndarray) -> None:
-    """What blends and stack, as they were fitted on validation, say of the audit part."""
+    """Apply blends and stack, fitted on validation, to the audit part."""
     from hpa_jax.decision import blends
     from hpa_jax.decision.stack import stacking
 
     stored = artifacts.read_json(context.path("ensemble", "blends.json"))
     probs, models = tables.of_models(context, tables.AUDIT, ids), list(context.config.models)
-    found = {name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)}
+    outputs = {
+        name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)
+    }
     inputs = tables.stack_inputs(context, tables.AUDIT, ids)
-    found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
+    outputs[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
     artifacts.remove(context.path("audit"))
-    for name, values in found.items():
+    for name, values in outputs.items():
         path = scores.audited_path(context, name)
         tables.write_probabilities(path, ids, np.asarray(values, np.float32))
 
@@ -96,7 +93,7 @@ def _blend_and_stack(context: Context, ids: np.ndarray) -> None:
 def _on_truth(context: Context) -> list[Task]:
     path, output = context.truth, context.path("evaluation.json")
     if path is None or not path.is_file():
-        print("[evaluate] the truth of the test part is not known (config.data.truth): skipped")
+        print("[evaluate] the test truth is not known (config.data.truth): skipped")
         artifacts.remove(output)
         return []
 
@@ -105,7 +102,7 @@ def _on_truth(context: Context) -> list[Task]:
         labels, weights = tables.truth(path, test.ids, context), scores.resamples(test)
         decided = scores.decisions(context, test.ids)
         chosen = scores.chosen_method(context)
-        found = {
+        results = {
             name: scores.score(labels, decided[name], weights, scores.known_classes(probs))
             | {"macro_f1_at_half": scores.score(labels, probs >= 0.5)["macro_f1"]}
             | scores.ranking(labels, probs)
@@ -118,8 +115,8 @@ def _on_truth(context: Context) -> list[Task]:
             "rows": f"{len(test.ids):,} test images; nothing was fitted or chosen on them",
             "support": labels.sum(axis=0),
             "classes_without_positives": scores.absent_classes(context, labels),
-            "scores": seen.marked(context, found, test=True),
-            "best": max(found, key=lambda name: found[name]["macro_f1"]),
+            "scores": seen.marked(context, results, test=True),
+            "best": max(results, key=lambda name: results[name]["macro_f1"]),
             "chosen": chosen,
             "retrieval_off": scores.score(labels, decided[chosen], weights),
             "leak_off": scores.score(labels, off, weights),
@@ -130,10 +127,10 @@ def _on_truth(context: Context) -> list[Task]:
             before = scores.decisions(context, test.ids, "test")[chosen]
             report["refit_off"] = scores.score(labels, before, weights)
         artifacts.write_json(output, report)
-        found = report["scores"]
+        results = report["scores"]
         final, off, on = (report[key]["macro_f1"] for key in ("submission", "leak_off", "leak_on"))
         return (
-            f"macro-F1 on the test truth: {scores.summary(found)}; submission {final:.3f} "
+            f"macro-F1 on the test truth: {scores.summary(results)}; submission {final:.3f} "
             f"(leak table off {off:.3f}, on {on:.3f})"
         )
 

@@ -1,8 +1,8 @@
-"""`export`: what a run learned, for use elsewhere.
+"""The verb `export`: write a run's networks and decision for use elsewhere.
 
-bundle (default): all that `predict --model` needs.  safetensors: weights, config.json and a model
-card in the layout of Hugging Face.  stablehlo: one program for jax alone, from images to scores.
-onnx, bioimageio: the same for programs without jax (export_onnx.py).
+bundle (default): for `predict --model`.  safetensors: weights, config.json and a model card in the
+layout of Hugging Face.  stablehlo: one program from images to scores that needs only jax.  onnx,
+bioimageio: the same without jax (export_onnx.py).
 """
 
 import dataclasses
@@ -26,12 +26,12 @@ if TYPE_CHECKING:
 
 
 def export(context: Context) -> Path:
-    """Write networks, thresholds and (if it was chosen) the stack in one folder -> bundle/.
+    """Write networks, thresholds and the stack (if chosen) in one folder -> bundle/.
 
     With config.refit the networks are those of the submission, trained on all labelled images.
 
     Raises:
-        InputError: a step before it has not run.
+        InputError: an earlier step has not run.
     """
     from hpa_jax.decision import bundle
 
@@ -47,7 +47,7 @@ def packed_of(context: Context) -> "Bundle":
     """Return the submission's networks and decision.
 
     Raises:
-        InputError: a step before it has not run.
+        InputError: an earlier step has not run.
     """
     from hpa_jax.decision import blends, bundle, projection
     from hpa_jax.decision.stack import stacking
@@ -77,21 +77,21 @@ def packed_of(context: Context) -> "Bundle":
 
 
 def left_out(context: Context) -> str:
-    """What of the run's decision a bundle does not hold, and what follows; "" if it holds all."""
+    """Describe what a bundle omits of the run's decision; "" if nothing."""
     mode = context.config.retrieval.mode
     if mode == "off":
         return ""
-    said = f"retrieval ({mode}), which takes labels from the run's nearest labelled images"
+    text = f"retrieval ({mode}), which uses labels of the run's nearest labelled images"
     if mode == "boost":
-        said += "; the thresholds were fitted with it, so labels may differ from the submission's"
-    return said
+        text += "; the thresholds were fitted with it, so labels may differ from the submission's"
+    return text
 
 
 def safetensors(context: Context) -> Path:
     """Write weights, config.json and README.md (the model card) -> export/safetensors/.
 
     Raises:
-        InputError: a step before it has not run, or a stack of trees decides.
+        InputError: an earlier step has not run, or the stack decides.
     """
     from hpa_jax.decision import bundle
 
@@ -124,8 +124,8 @@ def stablehlo(context: Context) -> Path:
     scores float32[N, C]; `jax.export.deserialize(bytearray).call(images)` runs it on CPU, GPU, TPU.
 
     Raises:
-        InputError: a step before it has not run, a stack of trees decides, or networks read images
-            of different sides.
+        InputError: an earlier step has not run, the stack decides, or networks take images
+            of different sizes.
     """
     import jax
     import jax.numpy as jnp
@@ -155,13 +155,13 @@ USE = """
     about = json.load(open("thresholds.json"))
     images = np.zeros((1, about["image_size"], about["image_size"], 4), np.uint8)  # yours
     scores = np.asarray(program.call(images))
-    thresholds = [float("inf") if one is None else one for one in about["thresholds"]]
+    thresholds = [float("inf") if t is None else t for t in about["thresholds"]]
     labels = scores >= np.array(thresholds)
 """
 
 
 def program_of(packed: "Bundle") -> "Callable[[jax.Array], jax.Array]":
-    """Return the function from uint8[N, H, W, 4] to a bundle's scores float32[N, C], in jax alone.
+    """Return the function from uint8[N, H, W, 4] to a bundle's scores float32[N, C], in pure jax.
 
     The channels are red, green, blue, yellow.
     """
@@ -177,17 +177,17 @@ def program_of(packed: "Bundle") -> "Callable[[jax.Array], jax.Array]":
         folds: dict[str, list[jax.Array]] = {name: [] for name in packed.models}
         for member, (run, state) in zip(packed.members, programs, strict=True):
             planes = [CHANNELS.index(name) for name in member.config.channels]
-            found = run(state, images[..., planes], rows).probs
+            probs = run(state, images[..., planes], rows).probs
             full = jnp.full((images.shape[0], len(packed.class_names)), jnp.nan)
-            folds[member.model].append(full.at[:, list(member.class_numbers)].set(found))
-        means = [sum(own) / len(own) for own in folds.values()]
+            folds[member.model].append(full.at[:, list(member.class_numbers)].set(probs))
+        means = [sum(of_folds) / len(of_folds) for of_folds in folds.values()]
         return blended(packed, jnp.stack(means))
 
     return scores_of
 
 
 def blended(packed: "Bundle", probs: "jax.Array") -> "jax.Array":
-    """The bundle's blend of probabilities [M, N, C] in jax; NaN (0 at the end): unknown class."""
+    """Blend probabilities [M, N, C] in jax; NaN is a missing class, 0 if no model has it."""
     import jax
     import jax.numpy as jnp
 
@@ -204,8 +204,8 @@ def blended(packed: "Bundle", probs: "jax.Array") -> "jax.Array":
         joint = jax.nn.sigmoid(weights[:, 0] + jnp.einsum("mnc,cm->nc", logits, weights[:, 1:]))
         return jnp.nan_to_num(jnp.where(fitted, joint, mean))
     assert isinstance(blend, blends.Formula)
-    given = np.ones(len(probs)) if blend.weights is None else np.array(blend.weights)
-    weight = jnp.asarray(given, jnp.float32)[:, None, None] * ~jnp.isnan(probs)
+    of_models = np.ones(len(probs)) if blend.weights is None else np.array(blend.weights)
+    weight = jnp.asarray(of_models, jnp.float32)[:, None, None] * ~jnp.isnan(probs)
     share = weight / jnp.maximum(weight.sum(axis=0), 1e-12)
     if blend.method == "mean":
         return (share * jnp.nan_to_num(probs)).sum(axis=0)
@@ -216,22 +216,22 @@ def blended(packed: "Bundle", probs: "jax.Array") -> "jax.Array":
 
 
 def one_side(packed: "Bundle") -> int:
-    """The side in pixels of the images that all networks read.
+    """Return the common image side of all networks, in pixels.
 
     Raises:
-        InputError: they read different ones.
+        InputError: different sides.
     """
     sides = sorted({member.config.image_size for member in packed.members})
     if len(sides) > 1:
         raise InputError(
-            f"export: the networks read images of {' and '.join(map(str, sides))} pixels, one "
-            "program reads one size; export a single network with config.submission.method=NAME"
+            f"export: the networks take images of {' and '.join(map(str, sides))} pixels, a "
+            "program takes one size; export a single network with config.submission.method=NAME"
         )
     return sides[0]
 
 
 def about(packed: "Bundle") -> dict[str, Any]:
-    """Return what a reader of scores needs, as JSON holds it."""
+    """Return what is needed to interpret the scores, as JSON values."""
     return {
         "classes": list(packed.class_names),
         "thresholds": [
@@ -245,22 +245,22 @@ def about(packed: "Bundle") -> dict[str, Any]:
 
 
 def without_trees(packed: "Bundle", form: str) -> "Bundle":
-    """Return a bundle that networks alone decide.
+    """Return a bundle without stack.
 
     Raises:
-        InputError: a stack decides.
+        InputError: the stack decides.
     """
     from hpa_jax.decision import bundle
 
     if packed.rule == bundle.STACK:
         raise InputError(
-            f"export --to={form}: the stack decides, and its boosted trees fit into no {form}; "
-            'name networks or a blend, --config.submission.method="mean of models"'
+            f"export --to={form}: the stack decides, and {form} cannot hold its boosted trees; "
+            'choose a model or a blend, --config.submission.method="mean of models"'
         )
     return dataclasses.replace(packed, stack=None)
 
 
-# --to=FORM -> what writes it: (context) -> the path of what it wrote.
+# --to=FORM -> its writer: (context) -> written path.
 FORMS = {
     "bundle": "hpa_jax.pipeline.export:export",
     "safetensors": "hpa_jax.pipeline.export:safetensors",
@@ -271,21 +271,21 @@ FORMS = {
 
 
 def forms(text: str | None) -> Sequence[str]:
-    """Return the forms of --to, each once.
+    """Return the distinct forms of --to.
 
     Raises:
-        InputError: an unknown one.
+        InputError: an unknown form.
     """
-    found = list(dict.fromkeys(filter(None, (text or "bundle").replace(" ", "").split(","))))
-    for name in found:
+    names = list(dict.fromkeys(filter(None, (text or "bundle").replace(" ", "").split(","))))
+    for name in names:
         if name not in FORMS:
             hint = near(name, FORMS) or f"; known: {', '.join(FORMS)}"
             raise InputError(f"--to={name}: unknown{hint}")
-    return found
+    return names
 
 
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `export`."""
+    """Run the verb `export`."""
     context = opened(config, flags)
     for form in forms(flags.get("to")):
         module, _, function = FORMS[form].partition(":")

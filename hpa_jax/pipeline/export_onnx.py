@@ -34,7 +34,7 @@ USE = """
     about = json.load(open("thresholds.json"))
     image = np.zeros((1, about["image_size"], about["image_size"], 4), np.uint8)  # yours
     (scores,) = program.run(None, {"image": image})
-    thresholds = [float("inf") if one is None else one for one in about["thresholds"]]
+    thresholds = [float("inf") if t is None else t for t in about["thresholds"]]
     labels = scores >= np.array(thresholds)
 """
 
@@ -43,8 +43,8 @@ def onnx(context: Context) -> Path:
     """Write model.onnx, thresholds.json and README.md -> export/onnx/.
 
     Raises:
-        InputError: a step before it has not run, a stack of trees decides, networks read images of
-            different sides, or the converter is not installed or gives other scores.
+        InputError: an earlier step has not run, the stack decides, networks take images of
+            different sizes, or the converter is not installed or changes the scores.
     """
     packed = export.without_trees(export.packed_of(context), "onnx")
     graph, _, _ = _graph(packed)
@@ -63,7 +63,7 @@ def bioimageio(context: Context) -> Path:
     Its graph, test image and expected scores pass `bioimageio.core.test_model`.
 
     Raises:
-        InputError: as `onnx`, or the package does not pass the Zoo's own validation.
+        InputError: as `onnx`, or the package fails the Zoo's validation.
     """
     try:
         from bioimageio import core, spec
@@ -84,12 +84,12 @@ def bioimageio(context: Context) -> Path:
         spec.save_bioimageio_package(described, output_path=temporary / "model.zip")
         summary = core.test_model(temporary / "model.zip")
         if summary.status == "failed":
-            said = "; ".join(
+            messages = "; ".join(
                 f"{'.'.join(map(str, error.loc))}: {error.msg}"
                 for detail in summary.details
                 for error in detail.errors
             )
-            raise InputError(f"export --to=bioimageio: the package does not validate: {said}")
+            raise InputError(f"export --to=bioimageio: the package does not validate: {messages}")
         shutil.rmtree(parts)
     return folder / "model.zip"
 
@@ -100,7 +100,7 @@ def _write_thresholds(folder: Path, packed: "Bundle") -> None:
 
 
 def _graph(packed: "Bundle") -> tuple[bytes, np.ndarray, np.ndarray]:
-    """(ONNX model, a test image uint8[1, S, S, 4], its scores float32[1, C] by that model)."""
+    """Return (ONNX model, test image uint8[1, S, S, 4], its scores float32[1, C])."""
     try:
         import jax2onnx
         import onnxruntime
@@ -119,7 +119,7 @@ def _graph(packed: "Bundle") -> tuple[bytes, np.ndarray, np.ndarray]:
         )
     graph = model.SerializeToString()
     image = np.random.default_rng(0).integers(0, 256, (1, side, side, 4), np.uint8)
-    onnxruntime.set_default_logger_severity(3)  # it warns of shapes that it then infers
+    onnxruntime.set_default_logger_severity(3)  # silences warnings about shapes
     session = onnxruntime.InferenceSession(graph)
     (scores,) = session.run(None, {"image": image})
     difference = float(np.abs(scores - np.asarray(jax.jit(program)(image))).max())
@@ -132,8 +132,7 @@ def _graph(packed: "Bundle") -> tuple[bytes, np.ndarray, np.ndarray]:
 
 @contextlib.contextmanager
 def _no_platforms() -> Iterator[None]:
-    """Inside, what a network does differently on a TPU or CPU it does the plain way: ONNX knows no
-    such choice."""
+    """Use the default branch of `jax.lax.platform_dependent`, which ONNX lacks."""
     import jax
 
     def plain(*operands: Any, default: Any, **_: Any) -> Any:
@@ -144,7 +143,7 @@ def _no_platforms() -> Iterator[None]:
 
 
 def _described(packed: "Bundle", parts: Path, side: int) -> Any:
-    """The package's description of itself, a `ModelDescr` of bioimageio.spec."""
+    """Return the package's description, a `ModelDescr` of bioimageio.spec."""
     from bioimageio.spec.model import v0_5 as zoo
 
     names = ", ".join(member.name for member in packed.members)
@@ -163,7 +162,7 @@ def _described(packed: "Bundle", parts: Path, side: int) -> Any:
     classes = [zoo.Identifier(f"class_{number}") for number in range(len(packed.class_names))]
     outputs = zoo.OutputTensorDescr(
         id=zoo.TensorId("scores"),
-        description="a score a class; thresholds.json names the classes and their thresholds",
+        description="one score per class; see thresholds.json for classes and thresholds",
         axes=[zoo.BatchAxis(size=1), zoo.ChannelAxis(channel_names=classes)],
         test_tensor=zoo.FileDescr(source=parts / "scores.npy"),
         data=zoo.IntervalOrRatioDataDescr(type="float32", range=(0, 1)),

@@ -1,5 +1,4 @@
-"""The step `features`: metafeatures of every validation, test and audit image, and principal
-components of stored embeddings."""
+"""The step `features`: metafeatures of images and principal components of stored embeddings."""
 
 import dataclasses
 from pathlib import Path
@@ -15,7 +14,7 @@ from hpa_jax.pipeline.context import Context
 
 
 def features(context: Context) -> list[Task]:
-    """The 15 metafeatures of validation, test and audit images -> features/PART.parquet."""
+    """Return the tasks -> features/PART.parquet for validation, test and audit, features/pca/."""
     parts = ("valid", *tables.unseen_parts(context))
     outputs = tuple(context.path("features", f"{part}.parquet") for part in parts)
 
@@ -28,21 +27,21 @@ def features(context: Context) -> list[Task]:
             ids = tables.split_rows(context, part).ids
             sizes = tables.sizes(catalog.loc[ids], context.config.features.extra)
             images = tables.images(context, ids)
-            found = metafeature_table(images, ids, *sizes, **context.config.features)
-            artifacts.write_table(output, found)
+            table = metafeature_table(images, ids, *sizes, **context.config.features)
+            artifacts.write_table(output, table)
             counts.append(f"{len(ids):,} {part}")
-        return f"{len(found.columns) - 1} features of {' and '.join(counts)} images"
+        return f"{len(table.columns) - 1} features of {' and '.join(counts)} images"
 
-    def measured() -> str:
+    def content() -> str:
         catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")
         ids = [tables.split_rows(context, part).ids for part in parts]
         columns = ["files", "original_size"]
         return digest(
-            [own.tolist() for own in ids],
-            *(catalog.loc[own, columns].to_numpy(object) for own in ids),
+            [part_ids.tolist() for part_ids in ids],
+            *(catalog.loc[part_ids, columns].to_numpy(object) for part_ids in ids),
         )
 
-    inputs = (Part("images", (context.records, *context.paths(*tables.SPLIT_TABLES)), measured),)
+    inputs = (Part("images", (context.records, *context.paths(*tables.SPLIT_TABLES)), content),)
     records = context.config.records
     settings = {
         "features": context.config.features,
@@ -54,10 +53,9 @@ def features(context: Context) -> list[Task]:
 
 
 def _components(context: Context) -> list[Task]:
-    """Principal components of config.embeddings.pca -> features/pca/, fitted on the training rows.
+    """Fit principal components of config.embeddings.pca on the training rows -> features/pca/.
 
-    With folds those are all labelled rows, as every one trains in some fold; no label and no test
-    image has a part in them.
+    With folds those are all labelled rows.  Labels and test images are not used.
     """
     counts = context.config.embeddings.pca.to_dict()
     if not counts:
@@ -78,11 +76,11 @@ def _components(context: Context) -> list[Task]:
         fitted = {name: projection.fit(pooled(name, ids["train"]), counts[name]) for name in models}
         with artifacts.atomic(output) as temporary:
             temporary.mkdir()
-            for name, one in fitted.items():
-                one.save(temporary / f"{name}.npz")
+            for name, components in fitted.items():
+                components.save(temporary / f"{name}.npz")
             for part in parts[1:]:
-                found = {name: pooled(name, ids[part]) for name in models}
-                columns = projection.table(fitted, found)
+                vectors = {name: pooled(name, ids[part]) for name in models}
+                columns = projection.table(fitted, vectors)
                 named = pd.DataFrame({"id": ids[part].astype(object)})
                 artifacts.write_table(temporary / f"{part}.parquet", named.join(columns))
         return ", ".join(f"{count} components of {name}" for name, count in counts.items())

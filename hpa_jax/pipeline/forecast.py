@@ -1,4 +1,4 @@
-"""What a run will need, before it starts: disk space, and minutes of training."""
+"""Forecast of a run's disk space and training time."""
 
 import math
 import time
@@ -14,13 +14,13 @@ from hpa_jax.pipeline import inputs as inputs_of
 from hpa_jax.pipeline import retrieve, tables
 from hpa_jax.pipeline.context import RETRIEVAL, Context
 
-# A training step costs about three forward passes; it reaches this share of the speed of one large
-# float32 matrix product.  Measured on 2 CPU cores: .28 to .31 (the demo's networks, 64 px).
+# A training step costs about three forward passes, at this share of the speed of one large float32
+# matrix product.  Measured on 2 CPU cores: .28 to .31 (the demo's networks, 64 px).
 PASSES, SHARE = 3, 0.3
 
 
 class Fit(NamedTuple):
-    """One network that is still to be trained: model, folder, its classes, images an epoch."""
+    """One network still to be trained; images: per epoch."""
 
     name: str
     model: ConfigDict
@@ -30,21 +30,21 @@ class Fit(NamedTuple):
 
     @property
     def passes(self) -> int:
-        """Images that training reads."""
+        """Number of images that training reads."""
         return self.images * sum(phase.epochs for phase in self.model.phases)
 
 
 def bytes_needed(context: Context) -> int:
-    """Rough upper bound of what a run writes: synthetic images, records and checkpoints.
+    """Return a rough upper bound of the bytes that a run writes.
 
-    Needs the catalog, unless the images are synthetic.
+    Requires the catalog, unless the images are synthetic.
     """
     config = context.config
     images, total = _images(context), 0
     if context.draws:
         total += images * 4 * config.data.synthetic.image_size**2
     total += images * 4 * sum(side**2 for side in context.stored_sides())
-    # parameters, two moments, in float32, for every checkpoint kept
+    # float32 parameters and two moments of every checkpoint kept
     parameters = sum(
         fits * _parameters(model, len(context.class_numbers(model)))
         for model, fits in _networks(context)
@@ -53,18 +53,19 @@ def bytes_needed(context: Context) -> int:
 
 
 def training_seconds(context: Context) -> float:
-    """Rough time of training, within a factor of two on a CPU: operations over the machine's speed.
+    """Estimate the seconds of training from operation counts, within a factor of two on a CPU.
 
-    Needs the split.  Compiling (half a minute a network on a laptop) and validation are left out.
+    Requires the split.  Compilation (half a minute per network on a laptop) and
+    validation are left out.
     """
-    found = list(to_train(context))
-    if not found:
+    fits = list(to_train(context))
+    if not fits:
         return 0.0
     speed = _operations_per_second() * SHARE
     trained = sum(
         fit.passes * _operations(fit.model, len(fit.classes))
-        for fit in found
-        if not fit.model.frozen.head  # seconds: the head alone is trained
+        for fit in fits
+        if not fit.model.frozen.head  # only the head is trained: seconds
     )
     embedded = sum(
         _images(context) * _views(model) * _operations(model, 1)
@@ -74,11 +75,11 @@ def training_seconds(context: Context) -> float:
 
 
 def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
-    """Time of training the recipe's networks, from a few measured steps of each; says each one's,
-    whether the host keeps up with the devices, and a batch size where one is recommended.
+    """Measure a few steps of each network and return the training time of the recipe.
 
-    Needs the split; without the records reading is left out.  Validation and prediction are left
-    out; what is compiled is used again.
+    Reports through `say`: images/s and time of each network, whether the host keeps up with the
+    devices, and a recommended batch size if known.  Requires the split; reading is measured if the
+    records exist.  Validation and prediction are left out; compiled programs are reused.
     """
     from hpa_jax.data.batches import Records
     from hpa_jax.training import cost
@@ -91,7 +92,7 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
         model = fits[0].model
         if model.frozen.head:
             continue
-        each = cost.seconds_per_image(
+        cost_per_image = cost.seconds_per_image(
             model,
             directory=fits[0].folder,
             class_names=fits[0].classes,
@@ -105,20 +106,21 @@ def measured_seconds(context: Context, say: Callable[[str], None]) -> float:
             read = cost.seconds_per_read(
                 model, records=Records(records), settings=context.config.train
             )
-            say(f"{name}: {bound(1 / each, 1 / read, context.config.train.workers)}")
-            each = max(each, read)
+            say(f"{name}: {bound(1 / cost_per_image, 1 / read, context.config.train.workers)}")
+            cost_per_image = max(cost_per_image, read)
         epochs = sum(phase.epochs for phase in model.phases)
-        seconds = each * sum(fit.passes for fit in fits)
+        seconds = cost_per_image * sum(fit.passes for fit in fits)
         times = f" x {len(fits)}" if len(fits) > 1 else ""
-        say(f"{name}: {1 / each:.1f} images/s, {epochs} epochs{times}: {seconds / 3600:.1f} h")
+        pace = f"{1 / cost_per_image:.1f} images/s, {epochs} epochs{times}"
+        say(f"{name}: {pace}: {seconds / 3600:.1f} h")
         total += seconds
     return total
 
 
 def bound(device: float, host: float, workers: int) -> str:
-    """Whether devices that train `device` images/s or a host that reads `host` set the pace.
+    """Describe the bottleneck: training `device` images/s or reading `host` images/s.
 
-    workers: that read, 0: one a core.  How many cores would do is read off their present rate.
+    workers: of reading, 0: one per core.  Enough cores are extrapolated from the present rate.
     """
     from hpa_jax.training import distributed
 
@@ -127,12 +129,12 @@ def bound(device: float, host: float, workers: int) -> str:
     kind = "input-bound" if host < device else "device-bound"
     return (
         f"{kind}: {used} cores read {host:.0f} images/s, the devices train {device:.0f}; "
-        f"{enough} cores would do"
+        f"{enough} cores suffice"
     )
 
 
 def _recommended(model: ConfigDict, num_classes: int) -> str:
-    """A line about the batch size for these devices; "" where no figure is known."""
+    """Return a recommendation of the batch size for these devices; "" if unknown."""
     import jax
 
     from hpa_jax.training import augment, compilation, cost
@@ -140,47 +142,47 @@ def _recommended(model: ConfigDict, num_classes: int) -> str:
     device, count = jax.devices()[0], jax.device_count()
     side = augment.output_size(model.augment) or model.image_size
     parameters = _parameters(model, num_classes)
-    each = cost.recommended_batch(
+    per_device = cost.recommended_batch(
         model, side, parameters, device.platform, compilation.memory_limit()
     )
-    if each is None:
+    if per_device is None:
         return ""
     where = f"{count} {device.device_kind} device{'s' if count > 1 else ''}"
     return (
-        f"recommended batch_size on {where}: {each * count} (at accumulate=1); "
+        f"recommended batch_size on {where}: {per_device * count} (at accumulate=1); "
         f"configured: {model.batch_size}"
     )
 
 
 def to_train(context: Context) -> Iterator[Fit]:
-    """Every network without predictions, by the split: folds, left-out parts, refit, retrieval."""
+    """Yield every network without predictions, including refit and retrieval; needs the split."""
     names = list(context.config.classes)
     for name, model, fold, folder in context.fits():
         if not (folder / "predictions").is_dir():
-            known = [names[number] for number in context.class_numbers(model)]
+            classes = [names[number] for number in context.class_numbers(model)]
             rows = len(tables.split_rows(context, "train", fold).ids)
-            yield Fit(name, model, folder, known, _share(model, rows))
+            yield Fit(name, model, folder, classes, _share(model, rows))
     for name, model in context.models().items() if context.config.refit else ():
         folder = tables.refitted(context, name)
         if not (folder / "predictions").is_dir():
-            known = [names[number] for number in context.class_numbers(model)]
+            classes = [names[number] for number in context.class_numbers(model)]
             rows = len(tables.labelled_rows(context).ids)
-            yield Fit(name, model, folder, known, _share(model, rows))
+            yield Fit(name, model, folder, classes, _share(model, rows))
     if context.trains_retrieval and not context.path(RETRIEVAL, "embeddings").is_dir():
-        known, rows = retrieve.to_learn(context)
+        classes, rows = retrieve.to_learn(context)
         folder = context.path(RETRIEVAL, "network")
-        yield Fit(RETRIEVAL, context.config.retrieval.model, folder, known, rows)
+        yield Fit(RETRIEVAL, context.config.retrieval.model, folder, classes, rows)
 
 
 def _to_embed(context: Context) -> dict[Path, ConfigDict]:
-    """The frozen networks that are still to be run over the images, by folder."""
+    """Return the frozen networks without stored embeddings, by folder."""
     folders = {context.embeddings_of(m): m for m in context.models().values() if m.frozen.head}
     done = inputs_of.VECTORS + "/manifest.json"
     return {path: model for path, model in folders.items() if not (path / done).is_file()}
 
 
 def _embedded(context: Context) -> int:
-    """Bytes of stored embeddings an image that are still to be written."""
+    """Return the bytes per image of embeddings still to be stored."""
     from hpa_jax.training import network
 
     models = _to_embed(context).values() if context.config.models else ()
@@ -194,12 +196,12 @@ def _views(model: ConfigDict) -> int:
 
 
 def _share(model: ConfigDict, rows: int) -> int:
-    """Of the rows, those that a model does not leave out."""
+    """Return the number of rows without the part that a model leaves out."""
     return round(rows * (1 - 1 / model.left_out[1])) if model.left_out else rows
 
 
 def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
-    """Every network without predictions, and how often it is trained; no table is needed."""
+    """Yield every model and its number of networks without predictions; needs no table."""
     for name, model in context.models().items() if context.config.models else ():
         folders = [context.fit_folder(name, fold) for fold in context.folds()]
         folders += [tables.refitted(context, name)] if context.config.refit else []
@@ -209,7 +211,7 @@ def _networks(context: Context) -> Iterator[tuple[ConfigDict, int]]:
 
 
 def _images(context: Context) -> int:
-    """How many images there are; of synthetic ones it is known before the catalog is made."""
+    """Return the number of images; of synthetic ones it is known before the catalog exists."""
     synthetic = context.config.data.synthetic
     if context.draws:
         return synthetic.train + synthetic.test + synthetic.external
@@ -217,7 +219,7 @@ def _images(context: Context) -> int:
 
 
 def _operations(model: ConfigDict, num_classes: int) -> float:
-    """Floating-point operations of one forward pass of one image, by XLA's count."""
+    """Return the floating-point operations of a forward pass of one image, as XLA counts."""
     import jax
     from flax import nnx
 
@@ -237,7 +239,7 @@ def _operations(model: ConfigDict, num_classes: int) -> float:
 
 
 def _operations_per_second(side: int = 1500, repeats: int = 5) -> float:
-    """Measured on one matrix product after a first call that compiles."""
+    """Measure one matrix product after a first call that compiles."""
     import jax
     import jax.numpy as jnp
 

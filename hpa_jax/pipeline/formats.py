@@ -1,4 +1,4 @@
-"""The answers of `predict --model` in the forms that other tools of the field read.
+"""Writers of the output of `predict --model` for other tools of the field.
 
 csv, parquet: the project's tables.  h5ad: AnnData (scanpy).  cellmaps: image_emd.tsv and
 labels_prob.tsv of the Cell Mapping Toolkit.  napari: a features table for a layer.
@@ -29,128 +29,128 @@ CELLMAPS = (
 
 
 def named(text: str | None) -> list[str]:
-    """Return the formats of --format, each once.
+    """Return the distinct formats of --format.
 
     Raises:
-        InputError: an unknown one, or one whose library is not installed.
+        InputError: an unknown format, or one whose library is not installed.
     """
-    found = list(dict.fromkeys(filter(None, (text or DEFAULT).replace(" ", "").split(","))))
-    for name in found:
+    formats = list(dict.fromkeys(filter(None, (text or DEFAULT).replace(" ", "").split(","))))
+    for name in formats:
         if name not in ("csv", "parquet", *WRITERS):
             known = ("csv", "parquet", *WRITERS)
             hint = near(name, known) or f"; known: {', '.join(known)}"
             raise InputError(f"--format={name}: unknown{hint}")
-    if "h5ad" in found:
+    if "h5ad" in formats:
         try:
             import anndata  # noqa: F401
         except ImportError:
             raise InputError(
                 '--format=h5ad: anndata is not installed; pip install "hpa_jax[tables]"'
             ) from None
-    return found
+    return formats
 
 
 def gene_names(path: str | Path) -> dict[str, str]:
-    """Return id -> name of an attributes table of cellmaps (columns name and filename).
+    """Return id -> name from an attributes table of cellmaps (columns name and filename).
 
-    A file name there ends in "_"; of several with commas the first counts.
+    File names end in "_"; of several, separated by commas, the first is used.
 
     Raises:
-        InputError: no readable table with these columns, or an id twice.
+        InputError: an unreadable table, a missing column, or a duplicate id.
     """
     rows = csv_tables.rows(Path(path))
     head = [str(text) for text in rows.iloc[0]] if len(rows) else []
     if "name" not in head or "filename" not in head:
-        raise InputError(f"{path}: has no columns name and filename, only {head[:6]}")
+        raise InputError(f"{path}: must have the columns name and filename, has {head[:6]}")
     names: dict[str, str] = {}
     for name, file in rows.iloc[1:][[head.index("name"), head.index("filename")]].to_numpy(str):
         id = file.split(",")[0].rstrip("_")
         if id in names:
-            raise InputError(f"{path}: the file name {file!r} is there twice")
+            raise InputError(f"{path}: the file name {file!r} occurs twice")
         names[id] = name
     return names
 
 
-def _h5ad(folder: Path, found: Predictions, names: dict[str, str] | None) -> None:
-    """predictions.h5ad: X embeddings, obsm probabilities, obs labels and flags."""
+def _h5ad(folder: Path, predictions: Predictions, names: dict[str, str] | None) -> None:
+    """Write predictions.h5ad: X embeddings, obsm probabilities, obs labels and flags."""
     import anndata
     import pandas as pd
 
-    embeddings = np.asarray(found.embeddings[found.strongest], np.float32)
-    # Text as plain objects: older readers know no pandas strings.
+    embeddings = np.asarray(predictions.embeddings[predictions.strongest], np.float32)
+    # Text as plain objects: older readers do not support pandas strings.
     obs = pd.DataFrame(
         {
-            "labels": ["; ".join(_names(found, row)) for row in found.labels],
-            "class_numbers": [classes.decode(row) for row in found.labels],
-            "unlike_training": np.asarray(found.unlike, bool),
-            "why": list(found.why),
+            "labels": ["; ".join(_names(predictions, row)) for row in predictions.labels],
+            "class_numbers": [classes.decode(row) for row in predictions.labels],
+            "unlike_training": np.asarray(predictions.unlike, bool),
+            "why": list(predictions.why),
         },
-        index=pd.Index([str(id) for id in found.ids], dtype=object, name="id"),
+        index=pd.Index([str(id) for id in predictions.ids], dtype=object, name="id"),
     )
-    if found.scale_unknown is not None:
-        obs["scale_unknown"] = np.asarray(found.scale_unknown, bool)
+    if predictions.scale_unknown is not None:
+        obs["scale_unknown"] = np.asarray(predictions.scale_unknown, bool)
     if names is not None:
-        obs["name"] = [names.get(str(id), str(id)) for id in found.ids]
+        obs["name"] = [names.get(str(id), str(id)) for id in predictions.ids]
     texts = [name for name in obs if name not in ("unlike_training", "scale_unknown")]
     obs = obs.astype(dict.fromkeys(texts, object))
     columns = [f"e{k:04d}" for k in range(embeddings.shape[1])]
     var = pd.DataFrame(index=pd.Index(columns, dtype=object))
     table = anndata.AnnData(X=embeddings, obs=obs, var=var)
-    if len(found.classes):
-        table.obsm["probabilities"] = np.asarray(found.scores, np.float32)
-        table.uns["thresholds"] = np.asarray(found.thresholds, float)
-    for name, values in found.embeddings.items():
-        if name != found.strongest:
+    if len(predictions.classes):
+        table.obsm["probabilities"] = np.asarray(predictions.scores, np.float32)
+        table.uns["thresholds"] = np.asarray(predictions.thresholds, float)
+    for name, values in predictions.embeddings.items():
+        if name != predictions.strongest:
             table.obsm[f"X_{name}"] = np.asarray(values, np.float32)
-    table.uns["classes"] = np.array(found.classes, dtype=str)
-    table.uns["network"] = found.strongest
+    table.uns["classes"] = np.array(predictions.classes, dtype=str)
+    table.uns["network"] = predictions.strongest
     with artifacts.atomic(folder / "predictions.h5ad") as temporary:
         table.write_h5ad(temporary)
 
 
-def _cellmaps(folder: Path, found: Predictions, names: dict[str, str] | None) -> None:
-    """cellmaps/image_emd.tsv and labels_prob.tsv, a row a name: the mean of its images."""
+def _cellmaps(folder: Path, predictions: Predictions, names: dict[str, str] | None) -> None:
+    """Write cellmaps/image_emd.tsv and labels_prob.tsv, one row per name (mean of its images)."""
     rows: dict[str, list[int]] = {}
-    for n, id in enumerate(found.ids):
+    for n, id in enumerate(predictions.ids):
         name = str(id) if names is None else names.get(str(id))
         if name is not None:
             rows.setdefault(name, []).append(n)
     if not rows:
-        raise InputError("--names: the table names none of the images")
-    embeddings = np.asarray(found.embeddings[found.strongest], np.float64)
+        raise InputError("--names: the table contains none of the images")
+    embeddings = np.asarray(predictions.embeddings[predictions.strongest], np.float64)
     head = [str(k + 1) for k in range(embeddings.shape[1])]
     _tsv(folder / "cellmaps" / "image_emd.tsv", head, rows, embeddings)
-    if len(found.classes):
-        same = tuple(found.classes) == tuple(classes.NAMES)
-        head = list(CELLMAPS if same else found.classes)
-        _tsv(folder / "cellmaps" / "labels_prob.tsv", head, rows, found.scores)
+    if len(predictions.classes):
+        same = tuple(predictions.classes) == tuple(classes.NAMES)
+        head = list(CELLMAPS if same else predictions.classes)
+        _tsv(folder / "cellmaps" / "labels_prob.tsv", head, rows, predictions.scores)
 
 
 def _tsv(path: Path, head: Sequence[str], rows: dict[str, list[int]], values: np.ndarray) -> None:
-    """Tabs and CRLF, no name over the first column, as cellmaps writes and reads them."""
+    """Write tabs and CRLF with an unnamed first column, the format of cellmaps."""
     path.parent.mkdir(exist_ok=True)
     with artifacts.atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file, delimiter="\t")
         writer.writerow(["", *head])
-        for name, own in rows.items():
-            writer.writerow([cell(name), *map(float, values[own].mean(axis=0))])
+        for name, members in rows.items():
+            writer.writerow([cell(name), *map(float, values[members].mean(axis=0))])
 
 
-def _napari(folder: Path, found: Predictions, names: dict[str, str] | None) -> None:
-    """napari_features.csv: `index` (the place in a stack of the images), labels, flag, scores."""
-    head = ["index", "id", "labels", "unlike_training", *found.classes]
+def _napari(folder: Path, predictions: Predictions, names: dict[str, str] | None) -> None:
+    """Write napari_features.csv: `index` (position in the image stack), labels, flag, scores."""
+    head = ["index", "id", "labels", "unlike_training", *predictions.classes]
     path = folder / "napari_features.csv"
     with artifacts.atomic(path) as temporary, open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(head)
-        for n, id in enumerate(found.ids):
-            labels = "; ".join(_names(found, found.labels[n]))
-            scores = [f"{score:.5f}" for score in found.scores[n]]
-            writer.writerow([n, cell(str(id)), labels, bool(found.unlike[n]), *scores])
+        for n, id in enumerate(predictions.ids):
+            labels = "; ".join(_names(predictions, predictions.labels[n]))
+            scores = [f"{score:.5f}" for score in predictions.scores[n]]
+            writer.writerow([n, cell(str(id)), labels, bool(predictions.unlike[n]), *scores])
 
 
-def _names(found: Predictions, labels: np.ndarray) -> list[str]:
-    return [found.classes[int(c)] for c in np.flatnonzero(labels)]
+def _names(predictions: Predictions, labels: np.ndarray) -> list[str]:
+    return [predictions.classes[int(c)] for c in np.flatnonzero(labels)]
 
 
 # Formats beside the project's own tables: (folder, predictions, id -> name) -> None.

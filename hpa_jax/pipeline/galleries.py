@@ -1,5 +1,5 @@
-"""The labelled images beside which `predict` shows the nearest of one's own: those of the run
-(validation, which no network was trained on), or a sample of them inside a bundle.
+"""Galleries of labelled images, in which `predict` finds the nearest neighbours to show: the
+validation images of a run, or a sample of them inside a bundle.
 
 BUNDLE/gallery/: gallery.parquet (id, labels, e0000..) and NUMBER.jpg, the planes of each image.
 """
@@ -29,8 +29,8 @@ LARGEST = 500  # images of a bundle's gallery
 class Gallery:
     """Labelled images of one network.
 
-    ids [G]; labels: class numbers of the run's classes; embeddings: float[G, E]; source: the run,
-    or the folder of a bundle, which has the images.
+    ids: [G]; labels: class numbers in the run's classes; embeddings: float[G, E]; source of the
+    images: the run, or the gallery folder of a bundle.
     """
 
     ids: np.ndarray
@@ -39,28 +39,28 @@ class Gallery:
     source: Context | Path
 
     def images(self, rows: Sequence[int]) -> list[np.ndarray]:
-        """Return the images uint8[H, W, 4] of some rows."""
+        """Return the images uint8[H, W, 4] of these rows."""
         if isinstance(self.source, Context):
             return list(tables.images(self.source, self.ids[list(rows)])) if len(rows) else []
         return [planes((self.source / f"{row:06d}.jpg").read_bytes()) for row in rows]
 
     def nearest(self, embeddings: np.ndarray, count: int = NEAREST) -> Neighbours:
-        """Return the nearest images of embeddings [N, E] by cosine.
+        """Return the nearest images of embeddings [N, E] by cosine similarity.
 
-        Both are centred and scaled by the gallery, as a few own images have no mean of their own.
+        Both are standardised by the gallery, since a few queries give no reliable mean.
         """
         mean, scale = self.embeddings.mean(axis=0), self.embeddings.std(axis=0)
         scale = np.where(scale > 0, scale, 1)
-        ours, theirs = (_unit((x - mean) / scale) for x in (embeddings, self.embeddings))
-        cosines = ours @ theirs.T
+        queries, targets = (_unit((x - mean) / scale) for x in (embeddings, self.embeddings))
+        cosines = queries @ targets.T
         order = np.argsort(-cosines, axis=1, kind="stable")[:, :count]
-        used = np.unique(order)
-        place = {int(row): n for n, row in enumerate(used)}
+        rows = np.unique(order)
+        position = {int(row): n for n, row in enumerate(rows)}
         pairs = [
-            [(place[int(g)], float(cosines[n, g])) for g in near] for n, near in enumerate(order)
+            [(position[int(g)], float(cosines[n, g])) for g in near] for n, near in enumerate(order)
         ]
-        kept = [self.labels[row] for row in used]
-        return Neighbours(self.ids[used].tolist(), kept, self.images(used.tolist()), pairs)
+        labels = [self.labels[row] for row in rows]
+        return Neighbours(self.ids[rows].tolist(), labels, self.images(rows.tolist()), pairs)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
@@ -69,30 +69,31 @@ def _unit(x: np.ndarray) -> np.ndarray:
 
 
 def of_run(run: Context, member: "Member", classes: Sequence[str]) -> Gallery | None:
-    """Return the validation images of the run that trained a network, None where it has none."""
+    """Return a gallery of a run's validation images for a network, None if files are missing."""
     names = list(run.config.classes)
     fold = member.name.removeprefix(f"{member.model}-")
     folder = run.path("models", member.model, *([fold] if fold.startswith("fold_") else []))
-    seen = folder / "predictions" / "valid_embeddings.parquet"
-    wanted = (seen, run.path("catalog.parquet"), run.records / "manifest.json")
-    if not all(path.is_file() for path in wanted) or not set(names) <= set(classes):
+    embedded = folder / "predictions" / "valid_embeddings.parquet"
+    files = (embedded, run.path("catalog.parquet"), run.records / "manifest.json")
+    if not all(path.is_file() for path in files) or not set(names) <= set(classes):
         return None
-    ids, embeddings = read_embeddings(seen)
+    ids, embeddings = read_embeddings(embedded)
     catalog = artifacts.read_table(run.path("catalog.parquet")).set_index("id")
     labels = [
-        [list(classes).index(names[int(c)]) for c in own] for own in catalog.loc[ids, "labels"]
+        [list(classes).index(names[int(c)]) for c in numbers]
+        for numbers in catalog.loc[ids, "labels"]
     ]
     return Gallery(np.asarray(ids, str), labels, embeddings, run)
 
 
-def of_model(given: str, packed: "Bundle", member: "Member") -> Gallery | None:
-    """Return the gallery of a network of what --model names, None where there is none."""
-    bundle = Path(given).expanduser() / "bundle.json"
+def of_model(model: str, packed: "Bundle", member: "Member") -> Gallery | None:
+    """Return the gallery for a network of --model, None if there is none."""
+    bundle = Path(model).expanduser() / "bundle.json"
     if bundle.is_file():
         return read(bundle.parent / "gallery")
-    if "macro_f1" not in packed.training_images:  # published, or without its run
+    if "macro_f1" not in packed.training_images:  # published, or without a run
         return None
-    run = bundles.run_of(given.split(",")[0])
+    run = bundles.run_of(model.split(",")[0])
     return None if run is None else of_run(run, member, packed.class_names)
 
 
@@ -113,12 +114,12 @@ def write(folder: Path, gallery: Gallery, largest: int = LARGEST) -> None:
 
 
 def read(folder: Path) -> Gallery | None:
-    """Return the gallery of a bundle, None where it was exported without one."""
+    """Return the gallery of a bundle, None if it was exported without one."""
     path = folder / "gallery.parquet"
     if not path.is_file():
         return None
     with artifacts.parsing(path, "export the bundle again"):
         table = artifacts.read_table(path)
-        labels = [[int(c) for c in own] for own in table["labels"]]
+        labels = [[int(c) for c in numbers] for numbers in table["labels"]]
         embeddings = table.drop(columns=["id", "labels"]).to_numpy(np.float32)
     return Gallery(table["id"].to_numpy(str), labels, embeddings, folder)

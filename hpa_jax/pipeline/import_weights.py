@@ -1,4 +1,4 @@
-"""The verb `import_weights`: a weight file of another library becomes an Orbax folder."""
+"""The verb `import_weights`: convert a weight file of another library to an Orbax folder."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from hpa_jax.core.errors import InputError
 
 
 def import_weights(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """A published weight file -> an Orbax folder that a model's `init_from` takes.
+    """Convert a published weight file to an Orbax folder for a model's `init_from`.
 
     Raises:
         InputError: a flag is missing, or the file does not fit the model.

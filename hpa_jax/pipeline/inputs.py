@@ -1,7 +1,7 @@
-"""What steps depend on, as their keys hold it: which rows, labels, images and options of a network.
+"""Inputs of steps for their keys: the rows, labels, images and network options they depend on.
 
-A step names the part of a table that it reads, so that a change of any other row or column does
-nothing again: another label packs no images, another test image trains nothing.
+A step declares the part of a table that it reads, so that changing other rows or columns does not
+repeat it: a changed label packs no images, a new test image retrains nothing.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -24,11 +24,11 @@ from hpa_jax.pipeline.tables import Rows
 if TYPE_CHECKING:
     from hpa_jax.data.batches import Records
 
-VECTORS = "vectors"  # the folder of the arrays below Context.embeddings_of
+VECTORS = "vectors"  # folder of the arrays in Context.embeddings_of
 
 
 def images_read(context: Context) -> Part:
-    """An input: the catalog's images, whatever their labels."""
+    """Return an input: the catalog's images without their labels."""
     path = context.path("catalog.parquet")
 
     def content() -> str:
@@ -46,40 +46,42 @@ def rows_read(
     images: Path | None = None,
     groups: bool = False,
 ) -> Part:
-    """An input: rows of the tables as a step reads them, and nothing of the other rows.
+    """Return an input: the rows that a step reads.
 
-    name: in the stamp.  classes: numbers of those whose labels count; None: no label does.
-    images: the packed data set, if the rows' images count.  groups: whether their duplicate groups
-    do.
+    name: in the stamp.  classes: numbers of the classes whose labels are included; None: no labels.
+    images: the packed data set, to include the rows' images.  groups: include duplicate groups.
     """
 
     def content() -> str:
         table = artifacts.read_table(context.path("catalog.parquet")) if images else None
-        marks = {} if table is None else dict(zip(table["id"], table["files"]))
-        return digest(*(_said(rows, marks) for rows in parts()))
+        files_of = {} if table is None else dict(zip(table["id"], table["files"]))
+        return digest(*(_facts(rows, files_of) for rows in parts()))
 
-    def _said(rows: Rows, marks: dict[str, str]) -> list[Any]:
-        said: list[Any] = [rows.ids.tolist(), [marks[id] for id in rows.ids] if images else None]
+    def _facts(rows: Rows, files_of: dict[str, str]) -> list[Any]:
+        facts: list[Any] = [
+            rows.ids.tolist(),
+            [files_of[id] for id in rows.ids] if images else None,
+        ]
         if classes is not None:
             weights = rows.weights.tolist() if len(set(rows.weights)) > 1 else None
-            said += [digest(rows.labels[:, list(classes)]), weights]
-        if groups:  # by their members: the numbers change with any other image
-            said.append(_numbered(rows.groups))
-        return said
+            facts += [digest(rows.labels[:, list(classes)]), weights]
+        if groups:  # renumbered: the original numbers depend on other images
+            facts.append(_numbered(rows.groups))
+        return facts
 
     files = (images,) if images else ()
     return Part(name, (*files, *context.paths(*tables.SPLIT_TABLES)), content)
 
 
 def _numbered(groups: np.ndarray) -> list[int]:
-    """int[N] as 0, 1, ... by first appearance."""
+    """Renumber int[N] as 0, 1, ... by first appearance."""
     _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first))[inverse].tolist()
 
 
 def fitted_on(context: Context, *more: str) -> Part:
-    """An input: the validation rows with labels and groups, which of test there are, and the labels
-    of further parts."""
+    """Return an input: the validation rows with labels and groups, those of further parts and of
+    test."""
 
     def rows() -> list[Rows]:
         test = tables.split_rows(context, "test")
@@ -91,7 +93,7 @@ def fitted_on(context: Context, *more: str) -> Part:
 
 
 def training_shares(context: Context) -> Part:
-    """An input: the shares of the classes in the competition's train.csv."""
+    """Return an input: the class shares in the competition's train.csv."""
 
     def content() -> str:
         return digest(tables.training_shares(context))
@@ -100,33 +102,33 @@ def training_shares(context: Context) -> Part:
 
 
 def stamped(model: ConfigDict) -> dict[str, Any]:
-    """The options of a model that its training depends on; a weight file counts by its bytes, as an
-    input (`started_with`), and not by its place."""
+    """Return the options of a model that its training depends on; the path of a weight file is
+    left out, its content is an input (`started_with`)."""
     options = trained_by(model)
     return options | {"init_from": "file"} if _weight_file(model) else options
 
 
 def started_with(model: ConfigDict) -> tuple[Path, ...]:
-    """The weight file, or the checkpoints of another workdir, that training starts from."""
+    """Return the weight file, or the checkpoints of another workdir, that training starts from."""
     if (name := str(model.init_from)).startswith(weight_files.PUBLISHED):
         name = name.removeprefix(weight_files.PUBLISHED)
         folder = store.folder_of(name)
         return tuple(folder / file.name for file in published.find(name).files)
-    given = _weight_file(model)
-    if given is None:
+    path = _weight_file(model)
+    if path is None:
         return ()
-    return (given / "checkpoints" if (given / "checkpoints").is_dir() else given,)
+    return (path / "checkpoints" if (path / "checkpoints").is_dir() else path,)
 
 
 def _weight_file(model: ConfigDict) -> Path | None:
-    given = str(model.init_from)
-    if not given or given.startswith(("hf:", "published:")) or configs.started_from(model):
+    init_from = str(model.init_from)
+    if not init_from or init_from.startswith(("hf:", "published:")) or configs.started_from(model):
         return None
-    return Path(given).expanduser()
+    return Path(init_from).expanduser()
 
 
 def stored(context: Context, model: ConfigDict) -> dict[str, Any]:
-    """How the images that a model reads are packed."""
+    """Return the packing options of the images that a model reads."""
     side = side_for(context.stored_sides(), model.image_size)
     return {"records.image_size": side, "records.encoding": context.config.records.encoding}
 
@@ -134,7 +136,7 @@ def stored(context: Context, model: ConfigDict) -> dict[str, Any]:
 def embeddings_read(
     context: Context, model: ConfigDict, parts: Callable[[], Iterable[Rows]]
 ) -> tuple[Part, ...]:
-    """An input of a model with `frozen.head`: the stored embeddings of these rows alone."""
+    """Return the inputs of a model with `frozen.head`: the stored embeddings of these rows."""
     if not model.frozen.head:
         return ()
     folder = context.embeddings_of(model) / VECTORS
@@ -147,7 +149,7 @@ def embeddings_read(
 
 
 def images_of(context: Context, model: ConfigDict) -> "Records | Embeddings":
-    """What a model's training and prediction read: packed images, or stored embeddings."""
+    """Return a model's packed images, or its stored embeddings."""
     if model.frozen.head:
         return Embeddings(context.embeddings_of(model) / VECTORS)
     from hpa_jax.data.batches import Records
@@ -156,7 +158,7 @@ def images_of(context: Context, model: ConfigDict) -> "Records | Embeddings":
 
 
 def pooled(context: Context, model: ConfigDict, ids: np.ndarray) -> np.ndarray:
-    """float32[N, E]: the stored embeddings of a model with `frozen.head`, the mean of its views."""
+    """Return stored embeddings float32[N, E] of a model with `frozen.head`, averaged over views."""
     from hpa_jax.inference import views
 
     stored = Embeddings(context.embeddings_of(model) / VECTORS)
@@ -164,7 +166,7 @@ def pooled(context: Context, model: ConfigDict, ids: np.ndarray) -> np.ndarray:
 
 
 def trained_by(model: ConfigDict) -> dict:
-    """The options of a model that its training depends on."""
+    """Return the options of a model that its training depends on."""
     return {
         key: value for key, value in model.to_dict().items() if key not in configs.OF_PREDICTION
     }

@@ -1,4 +1,4 @@
-"""The verb `label_noise`: likely label errors among the validation images."""
+"""The verb `label_noise`: list likely label errors among the validation images."""
 
 import functools
 from typing import Any
@@ -13,22 +13,22 @@ SHOWN = 60  # images in label_noise.html
 
 
 def label_noise(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Likely label errors among the validation images -> label_noise.csv, label_noise.html."""
+    """Write likely label errors of the validation images -> label_noise.csv, label_noise.html."""
     from hpa_jax.report import errors, page
 
     context = opened(config, flags)
-    found = report.label_errors(context)
+    suspects = report.label_errors(context)
     with artifacts.atomic(context.path("label_noise.csv")) as temporary:
-        found.table.to_csv(temporary, index=False)
+        suspects.table.to_csv(temporary, index=False)
     images = functools.partial(tables.images, context)
-    section = errors.label_errors(found, config.classes, images, SHOWN)
+    section = errors.label_errors(suspects, config.classes, images, SHOWN)
     about = f"the {SHOWN} least trusted of label_noise.csv"
     page.write(context.path("label_noise.html"), section.title, about, [section])
-    for row in found.table.head(10).itertuples():
+    for row in suspects.table.head(10).itertuples():
         print(f"{row.id}: {row.given or 'nothing'} -> {row.suggested or 'nothing'}, "
               f"trust {row.trust:.3f}")  # fmt: skip
-    expected = f", {found.table['evidence'].sum():.1f} of them expected to be wrong"
+    expected = f", {suspects.table['evidence'].sum():.1f} of them expected to be wrong"
     print(
-        f"{len(found.table)} of {found.rows} images{expected if len(found.table) else ''} -> "
-        f"{context.path('label_noise.csv')}, .html"
+        f"{len(suspects.table)} of {suspects.rows} images{expected if len(suspects.table) else ''} "
+        f"-> {context.path('label_noise.csv')}, .html"
     )

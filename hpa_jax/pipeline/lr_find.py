@@ -1,4 +1,4 @@
-"""The verb `lr_find`: a learning-rate sweep of each model, on the rows that it trains on."""
+"""The verb `lr_find`: a learning-rate sweep of each model on its training rows."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from hpa_jax.pipeline.train import rows_to_fit, share_compiled
 
 
 def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """Learning-rate sweep of each model -> models/NAME/lr_find.{json,png}."""
+    """Sweep the learning rate of each model -> models/NAME/lr_find.{json,png}."""
     from hpa_jax.training import lr_finder
 
     options = {
@@ -20,7 +20,7 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
     context = opened(config, flags)
     share_compiled(context)
     for name, model, fold, folder in context.fits():
-        found = lr_finder.find(
+        result = lr_finder.find(
             model,
             name=name,
             directory=folder,
@@ -32,16 +32,16 @@ def lr_find(config: ConfigDict, flags: dict[str, Any]) -> None:
             **options,
         )
         print(
-            f"{name}: steepest {found['steepest']:.2g}, a tenth of the lowest's "
-            f"{found['minimum_tenth']:.2g} -> {folder / 'lr_find.png'}"
+            f"{name}: steepest {result['steepest']:.2g}, a tenth of the lowest's "
+            f"{result['minimum_tenth']:.2g} -> {folder / 'lr_find.png'}"
         )
 
 
 def _number(text: str, kind: type, flag: str) -> Any:
-    """The number of a flag.
+    """Parse the number of a flag.
 
     Raises:
-        InputError: it is none.
+        InputError: not a number.
     """
     try:
         return kind(text)

@@ -1,4 +1,4 @@
-"""The verb `models`: lists the published models, shows one, fetches its files."""
+"""The verb `models`: list the published models, show one, fetch its files."""
 
 import textwrap
 from typing import Any
@@ -10,10 +10,10 @@ from hpa_jax.models.published import Published
 
 
 def models(config: ConfigDict, flags: dict[str, Any]) -> None:
-    """`models list`, `models show NAME`, `models fetch NAME`.
+    """Run `models list`, `models show NAME` or `models fetch NAME`.
 
     Raises:
-        InputError: unknown name, licence not accepted, or files that are not to be had or wrong.
+        InputError: unknown name, licence not accepted, or files unavailable or corrupt.
     """
     form, name = flags["form"], flags.get("NAME", "")
     if form == "list":
@@ -23,8 +23,8 @@ def models(config: ConfigDict, flags: dict[str, Any]) -> None:
     else:
         entry = published.find(name)
         print(fetch.licence_text(name), end="")
-        given = (flags.get("out") or "", flags.get("from") or "", flags["accept-licence"] or "")
-        folder = fetch.fetch(name, *given)
+        options = (flags.get("out") or "", flags.get("from") or "", flags["accept-licence"] or "")
+        folder = fetch.fetch(name, *options)
         print(f"{name} -> {folder}")
         if entry.class_names:
             chosen = folder if flags.get("out") else name
@@ -32,27 +32,27 @@ def models(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def listed() -> str:
-    """One line a model: its name, what it gives, of what images, and whether its files are here."""
+    """Return a table with one line per model: output, kind of images, whether it is fetched."""
     rows = [("name", "gives", "of", "channels", "side", "fetched")]
     for name, entry in published.PUBLISHED.items():
         gives = f"{len(entry.class_names)} classes" if entry.class_names else "features"
-        here = "yes" if store.record(store.folder_of(name)) else "-"
-        if not entry.licence.fetched and here == "-":
-            here = "by hand"
+        fetched = "yes" if store.record(store.folder_of(name)) else "-"
+        if not entry.licence.fetched and fetched == "-":
+            fetched = "by hand"
         letters = "".join(channel[0] for channel in entry.channels)
         if "channel 1" in entry.channels:
             letters = str(len(entry.channels))
-        rows.append((name, gives, f"one {entry.field}", letters, str(entry.image_size), here))
+        rows.append((name, gives, f"one {entry.field}", letters, str(entry.image_size), fetched))
     widths = [max(map(len, column)) for column in zip(*rows)]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)) for row in rows]
-    return "\n".join([*(line.rstrip() for line in lines), "", "models show NAME tells the rest"])
+    return "\n".join([*(line.rstrip() for line in lines), "", "more: models show NAME"])
 
 
 def shown(name: str) -> str:
-    """All that the catalogue says of a model.
+    """Return the catalogue entry of a model as text.
 
     Raises:
-        InputError: no model of that name.
+        InputError: unknown name.
     """
     entry = published.find(name)
     facts = {
@@ -90,7 +90,7 @@ def _yellow(entry: Published) -> str:
     if "yellow" not in entry.channels:
         return "not needed"
     if entry.yellow == "zeros":
-        return "0, and said"
+        return "replaced with 0, and reported"
     if entry.without_yellow:
         return f"take {entry.without_yellow}"
     return "--config.data.folder.missing.yellow=zeros or mean"
@@ -98,7 +98,7 @@ def _yellow(entry: Published) -> str:
 
 def _classes(entry: Published) -> str:
     if not entry.class_names:
-        return "none: it gives features"
+        return "none, features only"
     others = [name for name in entry.class_names if name not in entry.of_the_28]
     if not entry.of_the_28:
         return f"{len(entry.class_names)}, none of them the competition's"
@@ -114,5 +114,5 @@ def _file(file: published.File) -> str:
 
 
 def _state(name: str) -> str:
-    known = store.record(store.folder_of(name))
-    return f"{store.folder_of(name)}, {known['fetched']}" if known else "no"
+    record = store.record(store.folder_of(name))
+    return f"{store.folder_of(name)}, {record['fetched']}" if record else "no"

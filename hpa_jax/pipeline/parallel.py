@@ -1,7 +1,7 @@
-"""`run --parallel`: networks that are small enough for one device, trained side by side.
+"""`run --parallel`: train networks that fit on one device side by side.
 
-Each is a process of its own (`run --only=NAME`) that sees one GPU; its lines begin with its name.
-What follows, the decision, is a plain run, which finds all networks done.
+Each runs in a separate process (`run --only=NAME`) that sees one GPU; its output lines begin with
+its name.  The decision follows in a plain run, which reuses all networks.
 """
 
 import os
@@ -21,22 +21,22 @@ from hpa_jax.pipeline.context import RETRIEVAL, opened
 
 EXCLUDED = ("only", "collect", "force")
 POLL_SECONDS = 0.2
-SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX refuses both
+SHARES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")  # JAX accepts only one
 
 
 def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], object]) -> None:
-    """Trains all networks of a recipe and predicts by them, several at a time.
+    """Train all networks of a recipe and predict with them, several at a time.
 
-    flags: of `run`; parallel: "gpus", or how many processes (of which several may share a GPU).
-    prepare: makes what all networks read.
+    flags: of `run`; parallel: "gpus", or a number of processes (several may share a GPU).
+    prepare: runs the steps before training.
 
     Raises:
-        InputError: a flag that does not go with it, no GPU and no number, or a network failed; the
-            others that had begun are done then.
+        InputError: an incompatible flag, no GPU and no number, or a network failed; the running
+            ones are finished first.
     """
     for name in EXCLUDED:
         if flags.get(name):
-            raise InputError(f"--parallel trains all networks, --{name} does not go with it")
+            raise InputError(f"--parallel trains all networks and excludes --{name}")
     places = _places(str(flags["parallel"]))
     prepare()
     context = opened(config, dict(flags))
@@ -60,31 +60,33 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
                     running[name] = (_start(name, flags["arguments"], places[place]), place)
             time.sleep(POLL_SECONDS)
     finally:
-        for process, _ in running.values():  # stopped: each saves where it is
+        for process, _ in running.values():  # on interruption: each saves a checkpoint
             process.terminate()
         for process, _ in running.values():
             process.wait()
     if failed:
-        said = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
-        raise InputError(f"--parallel: {said} failed, see its lines; the same command goes on")
+        failures = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
+        raise InputError(f"--parallel: {failures} failed, see its output; the same command resumes")
 
 
 def _places(text: str) -> list[dict[str, str]]:
-    """The environment of each process that runs at a time."""
+    """Return the extra environment of each concurrent process."""
     count = gpus()
     if text == "gpus" and not count:
         raise InputError(
             "--parallel: the NVIDIA driver shows no GPU; --parallel=N trains N networks at a time"
         )
     if text != "gpus" and not (text.isdecimal() and int(text) > 0):
-        raise InputError(f"--parallel={text}: gpus, or how many networks are trained at a time")
-    wanted = count if text == "gpus" else int(text)
+        raise InputError(
+            f"--parallel={text}: must be gpus or the number of networks to train at a time"
+        )
+    processes = count if text == "gpus" else int(text)
     if not count:
-        return [{}] * wanted
-    given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    names = given.split(",") if given else [str(number) for number in range(count)]
-    share = f"{0.75 / -(-wanted // count):.2f}"  # of a card's memory, as _leave_room_on_gpus
-    return [{"CUDA_VISIBLE_DEVICES": names[k % count], SHARES[0]: share} for k in range(wanted)]
+        return [{}] * processes
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(count)]
+    share = f"{0.75 / -(-processes // count):.2f}"  # of a card's memory, as _leave_room_on_gpus
+    return [{"CUDA_VISIBLE_DEVICES": names[k % count], SHARES[0]: share} for k in range(processes)]
 
 
 def _used(running: Mapping[str, tuple[subprocess.Popen, int]]) -> set[int]:
@@ -92,21 +94,21 @@ def _used(running: Mapping[str, tuple[subprocess.Popen, int]]) -> set[int]:
 
 
 def _start(name: str, arguments: Sequence[str], place: Mapping[str, str]) -> subprocess.Popen:
-    """`run --only=NAME` in a process of its own; its lines are printed behind its name."""
+    """Start `run --only=NAME` as a process; prefix its output lines with its name."""
     rest = [text for text in arguments if text.partition("=")[0] != "--parallel"]
-    given = {key: value for key, value in os.environ.items() if not place or key not in SHARES}
+    inherited = {key: value for key, value in os.environ.items() if not place or key not in SHARES}
     process = subprocess.Popen(
         [sys.executable, "-m", "hpa_jax", "run", *rest, f"--only={name}"],
-        env={**given, **place},
+        env={**inherited, **place},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
     )
 
-    def tell() -> None:
+    def forward_output() -> None:
         for line in process.stdout or ():
             print(f"{name} | {line.rstrip()}", flush=True)
 
-    threading.Thread(target=tell, daemon=True).start()
+    threading.Thread(target=forward_output, daemon=True).start()
     return process

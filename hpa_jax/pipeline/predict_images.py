@@ -1,7 +1,7 @@
-"""`predict --model` on one's own images.
+"""`predict --model`: predictions for a folder of images.
 
-A folder of images -> predictions.csv, predictions_by_class.csv, predictions.parquet,
-embeddings/NAME.parquet, predictions/index.html; on the way, the answers so far in
+Writes predictions.csv, predictions_by_class.csv, predictions.parquet,
+embeddings/NAME.parquet and predictions/index.html; while running, partial results in
 predict_parts/part-00000.csv, ...
 """
 
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Labelled:
-    """Images, and what a bundle says of them."""
+    """Images and their predictions."""
 
-    found: Predictions
+    predictions: Predictions
     catalog: "pd.DataFrame"
 
 
-def predict(context: Context, packed: "Bundle", given: str = "") -> str:
-    """Write labels, scores, embeddings and the page of every image of the config's sources.
+def predict(context: Context, packed: "Bundle", model: str = "") -> str:
+    """Write labels, scores, embeddings and the page of all images of the config's sources.
 
-    given: what --model names, where a gallery of labelled images may lie.
+    model: value of --model, used to find its gallery of labelled images.
 
     Raises:
         InputError: no folder of images, or unusable images.
@@ -48,56 +48,67 @@ def predict(context: Context, packed: "Bundle", given: str = "") -> str:
     from hpa_jax.inference.tables import write_embeddings
     from hpa_jax.pipeline import predictions_page
 
-    wanted = formats.named(context.flags.get("format"))
+    requested = formats.named(context.flags.get("format"))
     table_of_names = context.flags.get("names")
     names = formats.gene_names(table_of_names) if table_of_names else None
     labelled = label(context, packed)
-    found = labelled.found
-    if packed.class_names and "csv" in wanted:
-        write_csv(context.path("predictions.csv"), arrays.table(packed, found))
-    _write_by_class(context.path("predictions_by_class.csv"), found if "csv" in wanted else None)
-    if packed.class_names and "parquet" in wanted:
-        scored = found.scores.astype(np.float32)
-        tables.write_probabilities(context.path("predictions.parquet"), found.ids, scored)
-    for name in formats.WRITERS.keys() & {*wanted}:
-        formats.WRITERS[name](context.workdir, found, names)
-    for name, values in found.embeddings.items():
-        write_embeddings(context.path("embeddings", f"{name}.parquet"), found.ids, values)
-    about = [summary(context, packed, labelled), *notes(context, packed)]
-    page = predictions_page.write(*(context, packed, found, labelled.catalog, given, about))
+    predictions = labelled.predictions
+    if packed.class_names and "csv" in requested:
+        write_csv(context.path("predictions.csv"), arrays.table(packed, predictions))
+    _write_by_class(
+        context.path("predictions_by_class.csv"), predictions if "csv" in requested else None
+    )
+    if packed.class_names and "parquet" in requested:
+        scored = predictions.scores.astype(np.float32)
+        tables.write_probabilities(context.path("predictions.parquet"), predictions.ids, scored)
+    for name in formats.WRITERS.keys() & {*requested}:
+        formats.WRITERS[name](context.workdir, predictions, names)
+    for name, values in predictions.embeddings.items():
+        write_embeddings(context.path("embeddings", f"{name}.parquet"), predictions.ids, values)
+    lines = [summary(context, packed, labelled), *notes(context, packed)]
+    page = predictions_page.write(*(context, packed, predictions, labelled.catalog, model, lines))
     artifacts.remove(context.path("predict_parts"))
-    in_table = packed.class_names and "csv" in wanted
+    in_table = packed.class_names and "csv" in requested
     answers = context.path("predictions.csv" if in_table else "embeddings")
-    about[0] += f" -> {answers}, {page}"
-    return "\n".join(about)
+    lines[0] += f" -> {answers}, {page}"
+    return "\n".join(lines)
 
 
-def _write_by_class(path: Path, found: Predictions | None) -> None:
-    """predictions_by_class.csv, as the predictions.csv of a run; none where no calibration is
-    known, not even that of an earlier call."""
+def _write_by_class(path: Path, predictions: Predictions | None) -> None:
+    """Write predictions_by_class.csv, in the form of a run's predictions.csv.
+
+    Without calibration, remove that of an earlier call.
+    """
     from hpa_jax.decision import validated
 
-    if found is None or found.validated is None:
+    if predictions is None or predictions.validated is None:
         artifacts.remove(path)
         return
-    listed = validated.by_class(
-        *(found.validated, found.ids, found.classes, found.scores, found.labels, found.thresholds)
+    table = validated.by_class(
+        *(
+            predictions.validated,
+            predictions.ids,
+            predictions.classes,
+            predictions.scores,
+            predictions.labels,
+            predictions.thresholds,
+        )
     )
     for name in ("id", "class"):
-        listed[name] = listed[name].map(cell)
+        table[name] = table[name].map(cell)
     with artifacts.atomic(path) as temporary:
-        listed.to_csv(temporary, index=False, float_format="%.4g")
+        table.to_csv(temporary, index=False, float_format="%.4g")
 
 
 def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
-    """Return how many images there are, how many are left out, flagged or without yellow."""
-    parts = [f"{len(labelled.found.ids):,} images"]
+    """Return the numbers of images: all, left out, flagged, of unknown scale, without yellow."""
+    parts = [f"{len(labelled.predictions.ids):,} images"]
     bad = context.path("bad_images.csv")
     if bad.is_file():
         parts.append(f"{csv_tables.read(bad)['id'].nunique()} left out ({bad})")
-    if labelled.found.unlike.any():
-        parts.append(f"{int(labelled.found.unlike.sum())} unlike the training images")
-    scale_unknown = labelled.found.scale_unknown
+    if labelled.predictions.unlike.any():
+        parts.append(f"{int(labelled.predictions.unlike.sum())} unlike the training images")
+    scale_unknown = labelled.predictions.scale_unknown
     if scale_unknown is not None and (unknown := int(scale_unknown.sum())):
         parts.append(f"{unknown:,} of unknown scale")
     reads_yellow = any("yellow" in member.config.channels for member in packed.members)
@@ -107,8 +118,7 @@ def summary(context: Context, packed: "Bundle", labelled: Labelled) -> str:
 
 
 def label(context: Context, packed: "Bundle") -> Labelled:
-    """Read and label every image of the config's sources; the first ones while later ones are
-    still converted.
+    """Read and label all images of the config's sources while others are still converted.
 
     Raises:
         InputError: no folder of images, or unusable images.
@@ -122,20 +132,20 @@ def label(context: Context, packed: "Bundle") -> Labelled:
         tile_aggregate=settings.tile_aggregate,
     )
     table = _catalog(context, packed, answers.add)
-    found = answers.of(table)
-    if settings.tile:  # what was calibrated are scores of whole images
-        found = replace(found, validated=None)
+    predictions = answers.of(table)
+    if settings.tile:  # calibration applies to scores of whole images
+        predictions = replace(predictions, validated=None)
     if packed.training_images.get("field_um"):
-        # The user's own images; those of a competition are the training's kind.
+        # Images of a competition have the scale of the training images.
         unknown = (table["source"] == "own") & table["pixel_size"].isna()
-        found = replace(found, scale_unknown=unknown.to_numpy(bool))
-    return Labelled(found, table)
+        predictions = replace(predictions, scale_unknown=unknown.to_numpy(bool))
+    return Labelled(predictions, table)
 
 
 def _catalog(
     context: Context, packed: "Bundle", ready: Callable[[Mapping[str, Any]], None]
 ) -> "pd.DataFrame":
-    """The images of the config's sources; a root alone is a folder of the user's images.
+    """Return the catalog of the config's sources; a root alone is a folder of images.
 
     ready: called with each image of a folder as soon as it can be read.
     """
@@ -153,7 +163,7 @@ def _catalog(
         rules = source.get("missing", {})
         if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.training_images:
             source["missing"] = {**rules, "yellow": packed.training_images["missing_yellow"]}
-        # Model and file both know their scale: the image gets the training's.
+        # Images of known scale are resized to that of training.
         source["field_um"] = source.get("field_um") or packed.training_images.get("field_um") or 0.0
     try:
         return catalog.build(
@@ -167,48 +177,48 @@ def _catalog(
             ready=ready,
         )
     except InputError as error:
-        other = packed.training_images.get("without_yellow")
-        if other and "no yellow channel" in str(error):
-            raise InputError(f"{error}; or --model={other}, which reads no yellow") from None
+        alternative = packed.training_images.get("without_yellow")
+        if alternative and "no yellow channel" in str(error):
+            raise InputError(
+                f"{error}; or --model={alternative}, which does not use yellow"
+            ) from None
         raise
 
 
 def notes(context: Context, packed: "Bundle") -> list[str]:
-    """Return what a reader of the labels must know: whose thresholds, what a bundle lacks."""
+    """Return notes on the labels: origin of the thresholds, omissions of a bundle."""
     lines = []
     if packed.class_names:
-        whose = packed.training_images.get("thresholds")
-        whose = whose or f"those of the bundle ({packed.training_images.get('method')})"
-        lines.append(f"thresholds: {whose}")
+        origin = packed.training_images.get("thresholds")
+        origin = origin or f"those of the bundle ({packed.training_images.get('method')})"
+        lines.append(f"thresholds: {origin}")
         if packed.validated is not None and context.config.predict.tile:
-            lines.append("no probabilities: scores of tiles were never calibrated")
+            lines.append("no probabilities: scores of tiles are not calibrated")
     if packed.training_images.get("cells"):
-        lines.append(
-            "this model was trained on images of single cells; whole fields are unlike them"
-        )
+        lines.append("this model was trained on images of single cells, not on whole fields")
     if left_out := packed.training_images.get("left_out"):
         lines.append(f"not in the bundle: {left_out}")
     return lines
 
 
 def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `predict`: the recipe's networks on its rows, or --model on a folder of images."""
+    """Run the verb `predict`: the recipe's networks on its rows, or --model on a folder."""
     from hpa_jax.pipeline import runner
 
-    given = flags.get("model")
-    if not given:
+    model = flags.get("model")
+    if not model:
         return runner.run(config, flags, ["predict"])
     if not flags.get("workdir"):
-        flags = {**flags, "workdir": _workdir(config, given)}
-        print(f"workdir: {flags['workdir']} (another one: --workdir)", flush=True)
-    print(f"[predict] loading {given}", flush=True)
-    packed = bundles.named(given, bool(flags.get("code")))
-    print(f"[predict] {predict(opened(config, flags), packed, given)}")
+        flags = {**flags, "workdir": _workdir(config, model)}
+        print(f"workdir: {flags['workdir']} (change with --workdir)", flush=True)
+    print(f"[predict] loading {model}", flush=True)
+    packed = bundles.named(model, bool(flags.get("code")))
+    print(f"[predict] {predict(opened(config, flags), packed, model)}")
     return 0
 
 
 def _workdir(config: ConfigDict, model: str) -> str:
-    """A folder for the answers where none is named: the same for the same model and images."""
+    """Return the default output folder, determined by model and images."""
     roots = [config.data.root, *(source.get("root", "") for source in config.data.sources)]
     places = [str(Path(root).expanduser().resolve()) for root in roots if root]
     if not places:

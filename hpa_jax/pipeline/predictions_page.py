@@ -1,4 +1,4 @@
-"""Gathers what the predictions page shows: images, activation maps, neighbours, scale bars."""
+"""Content of the predictions page: images, activation maps, neighbours, scale bars."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,25 +19,26 @@ if TYPE_CHECKING:
     from hpa_jax.decision.bundle import Bundle, Member
 
 BATCH = 16  # images whose maps are computed at a time
-MOST = 5  # maps of an image
+MOST = 5  # maps per image
 
 
 def write(
     context: Context,
     packed: "Bundle",
-    found: Predictions,
+    result: Predictions,
     table: "pd.DataFrame",
-    given: str,
+    model: str,
     lines: Sequence[str],
 ) -> Path:
     """Write predictions/index.html; return its path.
 
     Args:
       table: the catalog of the images.
-      given: what --model names, where a gallery may lie.  lines: what the page begins with.
+      model: value of --model, used to find its gallery.
+      lines: first lines of the page.
 
     Raises:
-        InputError: --maps is no number.
+        InputError: --maps is not a number.
     """
     member = bundles.strongest(packed)
     rows = table.to_dict("records")
@@ -49,18 +50,18 @@ def write(
     maps = None
     if count and packed.class_names and maps_of(member) and not context.config.predict.tile:
         side = side_for(arrays.sides(packed), member.config.image_size)
-        maps = activation_maps(member, rows[:count], side, found)
-    gallery = galleries.of_model(given, packed, member) if given else None
-    neighbours = None if gallery is None else gallery.nearest(found.embeddings[member.name])
+        maps = activation_maps(member, rows[:count], side, result)
+    gallery = galleries.of_model(model, packed, member) if model else None
+    neighbours = None if gallery is None else gallery.nearest(result.embeddings[member.name])
     return predictions.write(
         context.path("predictions"),
-        found,
+        result,
         images,
-        title=f"Predictions: {len(found.ids):,} images",
+        title=f"Predictions: {len(result.ids):,} images",
         lines=[
-            f"{lines[0]}. {'Labelled' if packed.class_names else 'Read'} by {_names(packed)}.",
+            f"{lines[0]}. {'Labelled' if packed.class_names else 'Processed'} by {_names(packed)}.",
             "The number beside a label is its score; labels are in the order of score divided by "
-            "threshold. A click on an image shows all scores and where a network sees a label.",
+            "threshold. Click an image to see all scores and the activation map of each label.",
             *lines[1:],
         ],
         micrometres=_micrometres(context, packed, table),
@@ -70,40 +71,39 @@ def write(
 
 
 def activation_maps(
-    member: "Member", rows: Sequence[Mapping[str, Any]], side: int, found: Predictions
+    member: "Member", rows: Sequence[Mapping[str, Any]], side: int, result: Predictions
 ) -> Maps:
     """Return maps of the first images: of their labels, or of the best class if none.
 
-    rows: of the catalog, of as many images as get maps.  side: which images take before the
-    network's.
+    rows: of the catalog, of the images that get maps.  side: to resize to before the network's.
     """
     from hpa_jax.inference import maps
 
     count = len(rows)
-    known = np.asarray(member.class_numbers)
-    relative = found.scores[:count, known] / np.clip(found.thresholds[known], 1e-6, None)
-    order = np.argsort(-(relative + 1e6 * found.labels[:count, known]), axis=1)[:, :MOST]
+    numbers = np.asarray(member.class_numbers)
+    relative = result.scores[:count, numbers] / np.clip(result.thresholds[numbers], 1e-6, None)
+    order = np.argsort(-(relative + 1e6 * result.labels[:count, numbers]), axis=1)[:, :MOST]
     mapped = maps.compiled(member.network, member.config)
     planes: list[dict[int, np.ndarray]] = []
     size = min(BATCH, count)
     for start in range(0, count, size):
         images = [reader.read(row) for row in rows[start : start + size]]
         (batch,) = arrays.batches(images, side, member.config, size)
-        drawn = mapped(batch["image"], order[start + batch["index"]])
+        batch_maps = mapped(batch["image"], order[start + batch["index"]])
         for row in range(len(images)):
             n = start + row
-            wanted = [k for k, c in enumerate(known[order[n]]) if found.labels[n, c]] or [0]
-            planes.append({int(known[order[n, k]]): drawn[row, k] for k in wanted})
+            columns = [k for k, c in enumerate(numbers[order[n]]) if result.labels[n, c]] or [0]
+            planes.append({int(numbers[order[n, k]]): batch_maps[row, k] for k in columns})
     return Maps(member.name, maps.method(member.network), planes)
 
 
 def maps_of(member: "Member") -> bool:
-    """Whether a network has what activation maps need: a last feature map and a head on it."""
+    """Whether a network supports activation maps: it has a last feature map and a head on it."""
     return all(hasattr(member.network, name) for name in ("features", "head"))
 
 
 def _micrometres(context: Context, packed: "Bundle", table: "pd.DataFrame") -> list[float | None]:
-    """Length of each image's longer side, where its pixel size is known."""
+    """Return the longer side of each image in µm, None if its pixel size is unknown."""
     if "pixel_size" not in table:
         return [None] * len(table)
     field = context.config.data.folder.field_um or packed.training_images.get("field_um")
@@ -113,7 +113,7 @@ def _micrometres(context: Context, packed: "Bundle", table: "pd.DataFrame") -> l
 
 
 def _names(packed: "Bundle") -> str:
-    """Which networks decide, and how."""
+    """Describe the networks and how they are combined."""
     names = packed.models
     text = f"the network {names[0]}" if len(names) == 1 else f"{len(names)} networks"
     if 1 < len(names) <= 4:

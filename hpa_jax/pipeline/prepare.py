@@ -17,7 +17,7 @@ from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context, local, opened
 
-SMALLEST_IMPORT = 512  # px; of converted copies, if the records are smaller
+SMALLEST_IMPORT = 512  # px, side of converted copies if the records are smaller
 _MISSING = {
     "train": "more labelled images or another config.split",
     "valid": "more labelled images or another config.split",
@@ -27,7 +27,7 @@ _MISSING = {
 
 
 def data(context: Context) -> list[Task]:
-    """Makes the synthetic competition; other sources are there already."""
+    """Return the task that generates the synthetic competition, if that is the source."""
     if not context.draws:
         return []
     settings = context.config.data.synthetic.to_dict()
@@ -37,27 +37,27 @@ def data(context: Context) -> list[Task]:
         from hpa_jax.data.synthetic import dataset
 
         truth = context.path("data_truth.csv")
-        # The images do not depend on it.
+        # The images do not depend on the number of workers.
         workers = context.config.train.workers or os.cpu_count() or 1
         dataset.write(context.data_root, truth_path=truth, workers=workers, **settings)
-        return f"{settings['train']:,} train and {settings['test']:,} test images made"
+        return f"{settings['train']:,} train and {settings['test']:,} test images generated"
 
     return [Task("data", "data", work, stamped, (), (context.data_root,))]
 
 
 def sources(context: Context) -> list[dict]:
-    """The list of sources: config.data.sources, or the short form for one.
+    """Return the sources: config.data.sources, or the single one of the short form.
 
-    A source without a root is that of config.data.root.  config.data.folder and config.data.atlas
-    are the defaults of these sources' options.
+    config.data.root is the default root, config.data.folder and config.data.atlas hold the default
+    options of these kinds of source.
     """
     config = context.config.data
     root = {"root": config.root} if config.root else {}
-    listed = [{**root, **source} for source in config.sources]
-    if not listed:
+    entries = [{**root, **source} for source in config.sources]
+    if not entries:
         kind = "kaggle" if config.source == "synthetic" else config.source
-        listed = [{"source": kind, "root": str(context.data_root)}]
-    for source in listed:
+        entries = [{"source": kind, "root": str(context.data_root)}]
+    for source in entries:
         if "root" in source:
             local(source["root"], "config.data.root")
         if "source" not in source or "root" not in source:
@@ -67,19 +67,19 @@ def sources(context: Context) -> list[dict]:
             )
     kinds = ("folder", "atlas")
     options = {kind: config[kind].to_dict() for kind in kinds if kind in config}
-    return [{**options.get(source["source"], {}), **source} for source in listed]
+    return [{**options.get(source["source"], {}), **source} for source in entries]
 
 
 def roots(context: Context) -> list[Path]:
-    """Folders of the sources, in their order."""
+    """Return the folders of the sources, in order."""
     return [Path(source["root"]).expanduser() for source in sources(context)]
 
 
 def catalog(context: Context) -> list[Task]:
-    """One table of every image -> catalog.parquet."""
+    """Return the task that writes one table of all images -> catalog.parquet."""
     config = context.config.data
     output = context.path("catalog.parquet")
-    # Hashes are compared with those of the competition's images: not below their side.
+    # Hashes are compared with those of the competition's images, so copies keep their side.
     largest = max(SMALLEST_IMPORT, *context.stored_sides())
 
     def work() -> str:
@@ -104,7 +104,7 @@ def catalog(context: Context) -> list[Task]:
     folders = roots(context)
     for root in folders:
         if not root.is_dir():
-            raise InputError(f"config.data.root: no folder {str(root)!r}")
+            raise InputError(f"config.data.root: folder {str(root)!r} does not exist")
     inputs = tuple(
         Part(f"root {number}", (root,), functools.partial(_content, context, root, source))
         for number, (root, source) in enumerate(zip(folders, sources(context), strict=True))
@@ -125,23 +125,25 @@ def catalog(context: Context) -> list[Task]:
 
 
 def _content(context: Context, root: Path, source: Mapping[str, Any]) -> str:
-    """Digest of a source's files, those behind links to folders and those that a table of paths
-    names elsewhere too; those of a workdir that lies among them don't count."""
+    """Return a digest of a source's files without the workdir.
+
+    Includes linked folders and files outside that a table of paths lists.
+    """
     from hpa_jax.data.sources import folder
 
     def content(path: Path) -> str:
         return context.contents.of(path, leaving_out=context.workdir)
 
     links = {os.path.relpath(path, root): path for path in _linked_folders(root, set())}
-    behind = [(name, content(path)) for name, path in links.items()]
+    linked = [(name, content(path)) for name, path in links.items()]
     table = source.get("table", "")
     elsewhere = [content(path) for path in (folder.listed_elsewhere(root, table) if table else ())]
     inside = content(root)
-    return digest(inside, behind, elsewhere) if behind or elsewhere else inside
+    return digest(inside, linked, elsewhere) if linked or elsewhere else inside
 
 
 def _linked_folders(root: Path, entered: set[str]) -> Iterator[Path]:
-    """Links to folders below a folder and, entered once each, behind such links."""
+    """Yield links to folders below a folder, following each link once."""
     for place, folders, _ in os.walk(root):
         for path in (Path(place, name) for name in sorted(folders)):
             if path.is_symlink() and (real := os.path.realpath(path)) not in entered:
@@ -151,8 +153,8 @@ def _linked_folders(root: Path, entered: set[str]) -> Iterator[Path]:
 
 
 def duplicates(context: Context) -> list[Task]:
-    """Near-duplicates among all images -> duplicates.parquet, groups.parquet; those of test images
-    with known labels -> leak.parquet."""
+    """Return the tasks -> duplicates.parquet, groups.parquet of near-duplicates, and leak.parquet
+    of labelled duplicates of test images."""
     return [_duplicates(context), _leak(context)]
 
 
@@ -164,10 +166,10 @@ def _duplicates(context: Context) -> Task:
         from hpa_jax.data import duplicates
 
         table, problems = tables.catalog(context, roots(context)), Problems()
-        unseen = config.data.check == "header"
+        undecoded = config.data.check == "header"
         pairs, groups = duplicates.hash_catalog(
             table,
-            look_at_all=unseen,
+            look_at_all=undecoded,
             problems=problems,
             workers=config.train.workers or None,
             **config.duplicates,
@@ -205,7 +207,7 @@ def _leak(context: Context) -> Task:
 
 
 def split(context: Context) -> list[Task]:
-    """Leak-safe hold-out or folds -> splits.parquet."""
+    """Return the task that assigns the leak-safe hold-out or folds -> splits.parquet."""
     names = ("catalog.parquet", "duplicates.parquet", "groups.parquet")
     inputs = tuple(context.path(name) for name in names)
     output = context.path("splits.parquet")
@@ -219,11 +221,11 @@ def split(context: Context) -> list[Task]:
         counts = result["split"].value_counts()
         for needed in ("train", "valid", *tables.unseen_parts(context)):
             if not counts.get(needed):
-                raise InputError(f"split: no image in {needed}; {_MISSING[needed]}")
+                raise InputError(f"split: no image in {needed}; needs {_MISSING[needed]}")
         return ", ".join(f"{counts[kind]:,} {kind}" for kind in counts.index)
 
     settings = context.config.split.to_dict()
-    settings.pop("trained_folds")  # the split is the same, whichever are trained
+    settings.pop("trained_folds")  # does not change the split
     lists = {name: settings[name] for name in ("exclude", "force_valid", "force_train")}
     files = {name: Path(value) for name, value in lists.items() if isinstance(value, str) and value}
     parts = [
@@ -235,12 +237,12 @@ def split(context: Context) -> list[Task]:
 
 
 def records(context: Context) -> list[Task]:
-    """All channels of an image in one record -> records/, a task for each stored side."""
+    """Return a task per stored side that packs images with all channels -> records/."""
     return [_records(context, side) for side in context.stored_sides()]
 
 
 def pack(config: ConfigDict, flags: dict[str, Any]) -> int:
-    """The verb `records`: --beam packs with Apache Beam, --verify reads all bytes afterwards."""
+    """Run the verb `records`: --beam packs with Apache Beam, --verify checks the bytes."""
     from hpa_jax.pipeline import runner
 
     if flags.get("beam") and not config.records.beam:
@@ -252,7 +254,7 @@ def pack(config: ConfigDict, flags: dict[str, Any]) -> int:
 
 
 def verify_records(context: Context) -> None:
-    """Reads every byte of the packed images and compares it with the checksums.
+    """Compare all packed images with their checksums.
 
     Raises:
         InputError: a shard differs.
@@ -261,7 +263,7 @@ def verify_records(context: Context) -> None:
 
     for side in context.stored_sides():
         folder = context.records_at(side)
-        print(f"{folder}: {packing.verify(folder):,} shards are as they were written")
+        print(f"{folder}: {packing.verify(folder):,} shards match their checksums")
 
 
 def _records(context: Context, side: int) -> Task:

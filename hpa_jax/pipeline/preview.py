@@ -1,4 +1,4 @@
-"""The verb `preview`: what each model's augmentation does to four images, as PNG grids."""
+"""The verb `preview`: PNG grids of four images under each model's augmentation."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.context import opened
 from hpa_jax.training import augment
 
-# Weights of the stains in a displayed colour: yellow is half red and half green.
+# RGB weights of the channels; yellow is half red and half green.
 _COLOURS = dict(red=(1.0, 0.0, 0.0), green=(0.0, 1.0, 0.0), blue=(0.0, 0.0, 1.0))
 _COLOURS["yellow"] = (0.5, 0.5, 0.0)
 
@@ -23,7 +23,7 @@ _COLOURS["yellow"] = (0.5, 0.5, 0.0)
 def preview(config: ConfigDict, flags: dict[str, Any]) -> None:
     """Write preview/NAME.png for each model's augmentation, preview/NAME_phase_K.png for phase K's.
 
-    A phase without an augmentation of its own has no grid.
+    Phases that use the model's augmentation have no grid.
     """
     context = opened(config, flags)
     ids = tables.split_rows(context, "train").ids[:4]
@@ -44,7 +44,7 @@ def grid(
     seed: int = 0,
     gap: int = 4,
 ) -> np.ndarray:
-    """Return a grid uint8[height, width, 3]: a row an image, the original first, then draws.
+    """Return a grid uint8[height, width, 3]: a row per image, the original first, then draws.
 
     Args:
       images: uint8[N, H, W, K].
@@ -76,11 +76,15 @@ def grid(
 
 
 def augmentations(model: ConfigDict) -> dict[str, Any]:
-    """Return a model's augmentations: "" -> the model's, "_phase_K" -> that of phase K alone."""
+    """Return "" -> the model's augmentation, "_phase_K" -> that of phase K if it differs."""
     of_phases = [dict(phase).get("augment") for phase in model.phases]
     return {
         "": model.augment,
-        **{f"_phase_{index}": given for index, given in enumerate(of_phases) if given},
+        **{
+            f"_phase_{index}": augmentation
+            for index, augmentation in enumerate(of_phases)
+            if augmentation
+        },
     }
 
 
@@ -93,6 +97,6 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
 
 
 def _coloured(images: np.ndarray, channels: tuple[str, ...]) -> np.ndarray:
-    """[N, H, W, K] in [0, 1] -> RGB, brightened: fluorescence is dark, and a preview is to see."""
+    """Convert [N, H, W, K] in [0, 1] to RGB, brightened because fluorescence images are dark."""
     colours = np.array([_COLOURS.get(name, (1.0, 1.0, 1.0)) for name in channels])
     return np.clip(np.asarray(images) @ colours, 0.0, 1.0) ** 0.6

@@ -77,7 +77,7 @@ def test_scores_are_nested_and_say_what_they_rest_on(decided):
     assert set(found.metrics["scores"]) >= {"first", "second", "mean of models", "stack"}
     assert "out of fold" in found.metrics["rows"]
     page = (workdir / "report" / "index.html").read_text()
-    assert "must be out of fold" in page and "no sharper than" in page
+    assert "must be out of fold" in page and "not sharper than" in page
 
 
 def test_predictions_give_calibrated_probabilities_and_what_the_class_is_worth(decided):
@@ -161,11 +161,11 @@ def test_options_reach_the_steps(tmp_path):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (dict(labels="none"), "none is of a row of first"),
+        (dict(labels="none"), "no id matches those of first"),
         (dict(labels="all"), "every row has a label"),
         (dict(second="fewer"), "second: 1 of 240 ids are missing, first 'i239'"),
         (dict(second="other"), "'i999'"),
-        (dict(test="shared"), "'i0' is in --predictions, too"),
+        (dict(test="shared"), "'i0' is also in --predictions"),
         (dict(test="one"), "1 tables for 2"),
         (dict(folds="one"), "one fold"),
         (dict(method="thrid"), "submission.method.*'third'"),

@@ -25,6 +25,6 @@ def test_a_server_without_the_images_is_an_error(tmp_path, monkeypatch):
     plain = httpx.Client
     transport = httpx.MockTransport(lambda request: httpx.Response(404))
     monkeypatch.setattr(httpx, "Client", lambda **o: plain(**o, transport=transport))
-    with pytest.raises(InputError, match="not one of 4 files could be had: HTTP 404"):
+    with pytest.raises(InputError, match="all 4 downloads failed: HTTP 404"):
         download(settings(tmp_path), {})
     assert (tmp_path / "download_failed.csv").read_text().count("404") == 4

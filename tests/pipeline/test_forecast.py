@@ -113,10 +113,10 @@ def test_a_slow_host_sets_the_time_and_is_told(tmp_path, monkeypatch):
     (folder / "manifest.json").touch()
     said = []
     assert forecast.measured_seconds(tiny, said.append) == pytest.approx(200 / 300)
-    line = "m: input-bound: 8 cores read 300 images/s, the devices train 1200; 32 cores would do"
+    line = "m: input-bound: 8 cores read 300 images/s, the devices train 1200; 32 cores suffice"
     assert said[0] == line and "300.0 images/s" in said[1]
     assert forecast.bound(20.0, 300.0, 2) == (
-        "device-bound: 2 cores read 300 images/s, the devices train 20; 1 cores would do"
+        "device-bound: 2 cores read 300 images/s, the devices train 20; 1 cores suffice"
     )
 
 

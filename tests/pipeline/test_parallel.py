@@ -80,10 +80,10 @@ def test_a_failed_network_is_named_and_no_other_begins(begun, tmp_path):
     ("changes", "message"),
     [
         (dict(parallel="gpus"), "shows no GPU"),
-        (dict(parallel="0"), "how many networks"),
-        (dict(parallel="x"), "how many networks"),
-        (dict(only="a"), "--only does not go with it"),
-        (dict(force="all"), "--force does not go with it"),
+        (dict(parallel="0"), "number of networks"),
+        (dict(parallel="x"), "number of networks"),
+        (dict(only="a"), "excludes --only"),
+        (dict(force="all"), "excludes --force"),
     ],
 )
 def test_what_does_not_fit_is_refused(begun, tmp_path, monkeypatch, changes, message):
