@@ -1,12 +1,12 @@
-"""The step `refit`: the networks once more, on all labelled images, for the submission alone.
+"""The step `refit`: train the networks again on all labelled images, for the submission.
 
-The hold-out has told thresholds, blends and stack; then its images are worth more as training
-data.  Every network is trained again by the same phases on train and valid together and judges the
-test part; what was learnt on validation decides.  With folds, one network is trained in place of
-the folds'.  The price: nothing labelled is left to measure the new networks on, so metrics.json
-speaks of those before, and nothing can be chosen: where the first training took the best epoch, the
-second takes the one of that number (of folds the median), and where it ended phases early, they
-are planned as long as they were.
+After thresholds, blends and stack are fitted on the hold-out, its images are worth more as training
+data.  Every network is trained again by the same phases on train and valid together and predicts
+the test part; thresholds, blends and stack stay as fitted on validation.  With folds, one network
+replaces those of the folds.  The price: no labelled images are left to score the new networks, so
+metrics.json describes the earlier ones, and nothing can be chosen: if the first training took the
+best epoch, the second takes the epoch of that number (median over folds), and phases that ended
+early are given the length they had.
 """
 
 import statistics
@@ -28,7 +28,7 @@ History = list[tuple[int, float | None]]  # (phase, monitor) of each finished ep
 
 
 def refit(context: Context) -> list[Task]:
-    """Tasks: train and predict of every model again, then what every way to decide says of them."""
+    """Return the tasks: train every model, predict, then apply blends and stack."""
     if not context.config.refit:
         return []
     if context.flags.get("collect"):
@@ -41,10 +41,10 @@ def refit(context: Context) -> list[Task]:
 
 
 def planned(context: Context, name: str) -> ConfigDict:
-    """The model's config for all labelled images: what its hold-out trainings chose is fixed.
+    """Return a model's config for training on all labelled images, with validation choices fixed.
 
     Raises:
-        InputError: something is to be taken from them, and one is not there.
+        InputError: a hold-out training that made a choice is missing.
     """
     model, settings = context.config.models[name], context.config.train
     if not (chooses(model) or _restarts(model) or settings.patience):
@@ -57,12 +57,12 @@ def planned(context: Context, name: str) -> ConfigDict:
 def without_choice(
     model: ConfigDict, trainings: Sequence[History] = (), monitor: str = "loss", early: bool = False
 ) -> ConfigDict:
-    """The model with the choices of its hold-out trainings in place of its own.
+    """Return the model's config with the choices of its hold-out trainings fixed.
 
     Args:
-        trainings: what validation said of each; not needed where nothing was chosen by it.
-        monitor: whose best epoch was taken.
-        early: whether phases could end early: they become as long as they were.
+        trainings: history of each; not needed if nothing was chosen on validation.
+        monitor: the value that selected the best epoch.
+        early: whether phases could end early; they get the length they had.
     """
     changed = model.copy_and_resolve_references().unlock()
     phases = [configs.phase(**dict(phase)).unlock() for phase in model.phases]
@@ -94,27 +94,27 @@ def _restarts(model: ConfigDict) -> bool:
 
 
 def _best(trainings: Sequence[History], monitor: str, phases: Sequence[ConfigDict]) -> int:
-    """The best epoch within the phases, counted from 1; of several trainings the median."""
+    """Return the best epoch within the phases, counted from 1, the median over trainings."""
     from hpa_jax.training.phases import LOWER_IS_BETTER
 
     sign = 1.0 if monitor in LOWER_IS_BETTER else -1.0
-    found = []
+    epochs = []
     for training in trainings:
-        known = [(sign * score, row) for row, (number, score) in enumerate(training)
+        ranked = [(sign * score, row) for row, (number, score) in enumerate(training)
                  if number < len(phases) and score is not None]  # fmt: skip
-        row = min(known)[1] if known else len(training) - 1
+        row = min(ranked)[1] if ranked else len(training) - 1
         number = training[row][0]
         inside = 1 + sum(of == number for of, _ in training[:row])
         before = sum(phase.epochs for phase in phases[:number])
-        found.append(before + min(inside, phases[number].epochs))
-    return round(statistics.median(found))
+        epochs.append(before + min(inside, phases[number].epochs))
+    return round(statistics.median(epochs))
 
 
 def _history(folder: Path, monitor: str) -> History:
-    """(phase, monitor on validation) of each epoch of a training, by its metrics.jsonl.
+    """Read (phase, monitor on validation) of each epoch of a training from its metrics.jsonl.
 
     Raises:
-        InputError: it is not trained yet.
+        InputError: the model is not trained yet.
     """
     from hpa_jax.training import logs
 
@@ -133,7 +133,7 @@ def _history(folder: Path, monitor: str) -> History:
 
 def _train(context: Context, name: str, model: ConfigDict) -> Task:
     def rows() -> tuple[Rows, Rows]:
-        # Validation is among the fitted: its curve tells that training runs, not how well.
+        # Validation rows are trained on: their curve shows progress, not performance.
         all_rows = train.fitted_rows(context, model, tables.labelled_rows(context))
         return all_rows, tables.split_rows(context, "valid")
 
@@ -153,7 +153,7 @@ def _predict(context: Context, name: str, model: ConfigDict) -> Task:
 
 
 def _decide(context: Context) -> Task:
-    """Blends and stack, as they were fitted on validation, on what the new networks say."""
+    """Apply blends and stack, as fitted on validation, to the new networks' predictions."""
     output = context.path("refit")
 
     def work() -> str:
@@ -163,13 +163,13 @@ def _decide(context: Context) -> Task:
         test, models = tables.split_rows(context, "test"), list(context.config.models)
         stored = artifacts.read_json(context.path("ensemble", "blends.json"))
         probs = tables.of_models(context, tables.FINAL, test.ids)
-        found = {
+        outputs = {
             name: blends.from_json(stored[name], models)(probs) for name in scores.blends(context)
         }
         inputs = tables.stack_inputs(context, tables.FINAL, test.ids)
-        found[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
+        outputs[scores.STACK] = stacking.load(context.path("stack")).predict(inputs)
         artifacts.remove(output)
-        for name, values in found.items():
+        for name, values in outputs.items():
             path = scores.refitted_path(context, name)
             tables.write_probabilities(path, test.ids, np.asarray(values, np.float32))
         return f"{len(models)} networks on all labelled images, {len(test.ids):,} test images"

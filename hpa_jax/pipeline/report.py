@@ -1,4 +1,4 @@
-"""The step `report`: gathers all that the page shows from the workdir, writes report/index.html."""
+"""The step `report`: gather the page's content from the workdir and write report/index.html."""
 
 import copy
 import dataclasses
@@ -39,7 +39,7 @@ def report(context: Context) -> list[Task]:
     """Return the task that writes the page."""
     output = context.path("report", "index.html")
     seconds = cache.seconds(context.workdir)
-    seconds.pop("report", None)  # its own time is known when it is written
+    seconds.pop("report", None)  # from an earlier run
 
     def work() -> str:
         data = gather(context, seconds)
@@ -94,27 +94,29 @@ def sections(data: ReportData) -> list[Section]:
 
 
 def gather(context: Context, seconds: Mapping[str, float]) -> ReportData:
-    """Read all that the page shows. seconds: of each task."""
+    """Read the content of the page. seconds: of each task."""
     from hpa_jax.pipeline.steps import STEPS
     from hpa_jax.training import logs
     from hpa_jax.training.phases import learning_rates
 
-    found = gather_results(context)
-    chain, note = steps(context, found)
+    gathered = gather_results(context)
+    chain, note = steps(context, gathered)
     train = tables.split_rows(context, "train")
-    lines = {}
+    logs_by_fit = {}
     for name, _, fold, folder in context.fits():
         if (folder / "metrics.jsonl").is_file():
             label = name if fold is None else f"{name}, fold {fold}"
-            lines[label] = logs.read(folder / "metrics.jsonl")
+            logs_by_fit[label] = logs.read(folder / "metrics.jsonl")
     gains = artifacts.read_json(context.path("stack", "stack.json"))["gains"]
-    order = {name: place for place, name in enumerate(STEPS)}
-    tasks = sorted(seconds, key=lambda task: (order.get(task.split("-")[0], len(order)), task))
+    position = {name: place for place, name in enumerate(STEPS)}
+    tasks = sorted(
+        seconds, key=lambda task: (position.get(task.split("-")[0], len(position)), task)
+    )
     return ReportData(
-        results=dataclasses.replace(found, chain=chain, chain_note=note),
+        results=dataclasses.replace(gathered, chain=chain, chain_note=note),
         train_support=train.labels.sum(axis=0),
         gains={int(c): shares for c, shares in gains.items()},
-        logs=lines,
+        logs=logs_by_fit,
         schedules={
             name: learning_rates(model, len(train.ids)) for name, model in context.models().items()
         },
@@ -132,9 +134,9 @@ def gather(context: Context, seconds: Mapping[str, float]) -> ReportData:
 
 
 def gather_results(context: Context) -> Results:
-    """Read scores and decisions: validation rows by nested decisions; test if its truth is known.
+    """Read scores and decisions: nested ones on validation, and on test if its truth is known.
 
-    The chain of steps is left out.
+    The chain of steps is left empty.
     """
     stored = artifacts.read_json(context.path("thresholds.json"))
     metrics = artifacts.read_json(context.path("metrics.json"))
@@ -197,107 +199,108 @@ def _test(context: Context, evaluation: Mapping[str, Any] | None) -> ScoredRows 
     )
 
 
-def steps(context: Context, found: Results) -> tuple[list[ChainStep], str]:
+def steps(context: Context, gathered: Results) -> tuple[list[ChainStep], str]:
     """Return the chain single network -> test-time views -> mean -> stack -> thresholds -> leak
-    table -> submission, and a note on what could not be separated.
+    table -> submission, and a note on steps that could not be separated.
 
-    The single network is the best one on validation. Neighbours that boost probabilities come
-    after the stack, those that replace labels after the thresholds.
+    The single network is the best on validation. Neighbours that boost probabilities come after
+    the stack, those that replace labels after the thresholds.
     """
     mode = context.config.retrieval.mode
-    single = max(context.config.models, key=lambda name: found.valid.scores[name]["macro_f1"])
+    single = max(context.config.models, key=lambda name: gathered.valid.scores[name]["macro_f1"])
     views = context.config.models[single].views
     name = views if isinstance(views, str) else views.get("name", "identity")
-    alone = found if mode != "boost" else _without_boost(context, found, single)
+    unboosted = gathered if mode != "boost" else _without_boost(context, gathered, single)
     chain, note = [], ""
     if name != "identity":
-        plain = _plain(context, found, single)
+        plain = _plain(context, gathered, single)
         if plain is None:
             note = (
                 f"The views {name} do not include the unchanged image, so there is no step without "
                 "them."
             )
         else:
-            chain = [plain, _step(alone, f"+ test-time views ({name})", single)]
+            chain = [plain, _step(unboosted, f"+ test-time views ({name})", single)]
     if not chain:
-        chain = [_step(alone, f"{single} alone", single)]
+        chain = [_step(unboosted, f"{single} alone", single)]
     if len(context.config.models) > 1:
-        chain.append(_step(alone, "+ mean of all networks", scores.MEAN))
-    chain.append(_step(alone, "+ stack", scores.STACK))
+        chain.append(_step(unboosted, "+ mean of all networks", scores.MEAN))
+    chain.append(_step(unboosted, "+ stack", scores.STACK))
     if mode == "boost":
-        chain.append(_step(found, "+ neighbours (boost)", scores.STACK))
-    chain.append(_step(found, "+ thresholds", scores.STACK, fitted=True))
+        chain.append(_step(gathered, "+ neighbours (boost)", scores.STACK))
+    chain.append(_step(gathered, "+ thresholds", scores.STACK, fitted=True))
     if mode == "replace":
-        chain.append(_replaced(context, found, chain[-1]))
-    if found.test:
+        chain.append(_replaced(context, gathered, chain[-1]))
+    if gathered.test:
         before = chain[-1].decided["test"]
-        leaked, changed = submit.overlay_leak(context, found.test.ids, before)
+        leaked, changed = submit.overlay_leak(context, gathered.test.ids, before)
         chain.append(ChainStep(f"+ leak table ({changed} rows)", {"test": leaked}, {}))
-        chain.append(_submitted(context, found))
+        chain.append(_submitted(context, gathered))
     return chain, note
 
 
-def _without_boost(context: Context, found: Results, single: str) -> Results:
-    """Return the results without the neighbours' boost, with thresholds fitted anew.
+def _without_boost(context: Context, gathered: Results, single: str) -> Results:
+    """Return the results without the neighbours' boost, with refitted thresholds.
 
-    Only the methods of the chain are kept.
+    Only the methods of the chain are included.
     """
     config = copy.deepcopy(context.config)
     config.retrieval.mode = "off"
     off = dataclasses.replace(context, config=config)
     rows = tables.split_rows(context, "valid")
     probs = {"validation": scores.of_methods(off, "valid", rows.ids)}
-    if found.test:
-        probs["test"] = scores.of_methods(off, tables.FINAL, found.test.ids)
+    if gathered.test:
+        probs["test"] = scores.of_methods(off, tables.FINAL, gathered.test.ids)
     decided: dict[str, dict[str, np.ndarray]] = {part: {} for part in probs}
     for method in (single, scores.MEAN, scores.STACK):
-        own = {part: of_methods[method] for part, of_methods in probs.items()}
-        for part, values in _decided(off, method, own, rows).items():
+        of_method = {part: of_methods[method] for part, of_methods in probs.items()}
+        for part, values in _decided(off, method, of_method, rows).items():
             decided[part][method] = values
     parts = {
         part.name: dataclasses.replace(part, probs=probs[part.name], decided=decided[part.name])
-        for part in found.parts
+        for part in gathered.parts
     }
-    return dataclasses.replace(found, valid=parts["validation"], test=parts.get("test"))
+    return dataclasses.replace(gathered, valid=parts["validation"], test=parts.get("test"))
 
 
-def _replaced(context: Context, found: Results, before: ChainStep) -> ChainStep:
-    """Rows with a near neighbour take its labels instead of those of the step before."""
+def _replaced(context: Context, gathered: Results, before: ChainStep) -> ChainStep:
+    """Return the step at which near neighbours replace labels."""
     decided = {}
-    for part in found.parts:
-        split = "valid" if part is found.valid else "test"
-        own = before.decided[part.name]
-        decided[part.name], _ = retrieve.replaced(context, split, part.ids, own)
+    for part in gathered.parts:
+        split = "valid" if part is gathered.valid else "test"
+        labels = before.decided[part.name]
+        decided[part.name], _ = retrieve.replaced(context, split, part.ids, labels)
     return ChainStep("+ neighbours (replace)", decided, {})
 
 
-def _submitted(context: Context, found: Results) -> ChainStep:
-    """submission.csv as it was written: by the chosen method, after argmax and leak table."""
-    ids = found.test.ids
+def _submitted(context: Context, gathered: Results) -> ChainStep:
+    """Return the step of submission.csv as written: chosen method, argmax and leak table."""
+    ids = gathered.test.ids
     written = tables.submission(context.path("submission.csv"), ids, context)
-    title = f"submitted: {found.chosen}, leak table {context.config.leak} ({len(ids):,} rows)"
+    title = f"submitted: {gathered.chosen}, leak table {context.config.leak} ({len(ids):,} rows)"
     return ChainStep(title, {"test": written}, {})
 
 
-def _step(found: Results, title: str, method: str, fitted: bool = False) -> ChainStep:
-    """The step at which `method` decides: at 0.5, or by its fitted thresholds."""
-    decided = {part.name: part.decided[method] for part in found.parts}
+def _step(gathered: Results, title: str, method: str, fitted: bool = False) -> ChainStep:
+    """Return the step at which `method` decides: at 0.5, or by its fitted thresholds."""
+    decided = {part.name: part.decided[method] for part in gathered.parts}
     if fitted:
         return ChainStep(title, decided, {})
-    at_half = {part.name: part.probs[method] >= 0.5 for part in found.parts}
+    at_half = {part.name: part.probs[method] >= 0.5 for part in gathered.parts}
     return ChainStep(title, at_half, decided)
 
 
-def _plain(context: Context, found: Results, model: str) -> ChainStep | None:
-    """The network without test-time views; None if `predict` has not stored that."""
+def _plain(context: Context, gathered: Results, model: str) -> ChainStep | None:
+    """Return the step of the network without test-time views, None if not stored by `predict`."""
     paths = {
         part.name: tables.predictions(context, model, split, plain=True)
-        for part, split in zip(found.parts, ("valid", tables.FINAL))
+        for part, split in zip(gathered.parts, ("valid", tables.FINAL))
     }
     if not all(path.is_file() for path in paths.values()):
         return None
     probs = {
-        part.name: tables.probabilities(paths[part.name], part.ids, context) for part in found.parts
+        part.name: tables.probabilities(paths[part.name], part.ids, context)
+        for part in gathered.parts
     }
     decided = _decided(context, model, probs, tables.split_rows(context, "valid"))
     at_half = {name: array >= 0.5 for name, array in probs.items()}
@@ -309,7 +312,7 @@ def _decided(
 ) -> dict[str, np.ndarray]:
     """Return bool[N, C] of each part by the method's thresholds, nested on validation."""
     matched = None
-    if context.config.thresholds.match_on == "test":  # nested alike where the truth is not known
+    if context.config.thresholds.match_on == "test":  # also without the truth
         matched = probs.get("test", probs["validation"])
     fitted, nested = thresholds.fit_and_nest(context, method, probs["validation"], rows, matched)
     decided = {"validation": nested}
@@ -328,7 +331,7 @@ def _examples(context: Context) -> Examples:
     shown = np.argsort(rows.ids)[: context.config.report.examples]
     ids = rows.ids[shown]
     by_class = None
-    if context.path("predictions.csv").is_file():  # earlier versions wrote none
+    if context.path("predictions.csv").is_file():  # missing in earlier versions
         import pandas as pd
 
         table = pd.read_csv(context.path("predictions.csv"), dtype={"id": str, "class": str})
@@ -353,7 +356,7 @@ def _leak(context: Context) -> Leak:
 
 
 def _adversarial_files(context: Context) -> tuple[Path, ...]:
-    """What the verb adversarial writes."""
+    """Return the output paths of the verb adversarial."""
     return context.paths("adversarial.json", "adversarial.parquet")
 
 
@@ -363,8 +366,8 @@ def _adversarial(context: Context) -> Adversarial | None:
     if not (summary.is_file() and table.is_file()):
         return None
     scored = artifacts.read_table(table)
-    known = set(artifacts.read_table(context.path("splits.parquet"))["id"])
-    if not set(scored["id"]) <= known:
+    ids = set(artifacts.read_table(context.path("splits.parquet"))["id"])
+    if not set(scored["id"]) <= ids:
         return None
     return Adversarial(artifacts.read_json(summary), scored)
 
@@ -395,8 +398,8 @@ def label_errors(context: Context) -> LabelErrors:
 
 
 def _duplicates(context: Context) -> "pd.DataFrame":
-    """Return duplicates.parquet with source, labels, group, and whether the labels that a test
-    image is matched to differ; without images that are not packed."""
+    """Return duplicates.parquet of packed images with source, labels, group, and whether the labels
+    matched to a test image conflict."""
     from hpa_jax.data.batches import Records
 
     table = artifacts.read_table(context.path("duplicates.parquet"))

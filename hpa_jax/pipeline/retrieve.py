@@ -1,11 +1,11 @@
 """The step `retrieve`: metric learning, then each image's nearest labelled neighbour.
 
-An embedding network learns to tell antibodies apart; an image whose nearest labelled neighbour is
-nearer than tau shows the same protein, and may take its labels (bestfitting A).  Neighbours of
-validation rows are training rows, so that their effect on the score can be measured; those of test
-rows are all labelled rows.  Near-duplicates do not count as neighbours: the leak table covers them.
-With folds, the one network was trained on the antibodies, not the labels, of every labelled row:
-scores of neighbours on validation are then slightly optimistic, on test they are not.
+An embedding network learns to distinguish antibodies; an image whose nearest labelled neighbour has
+a similarity of at least tau shows the same protein and may take its labels (bestfitting A).
+Validation rows have training rows as neighbours, so that the effect on the score can be measured;
+test rows have all labelled rows.  Near-duplicates do not count: the leak table covers them.  With
+folds, the network was trained on the antibodies (not the labels) of all labelled rows, so scores of
+neighbours are slightly optimistic on validation, not on test.
 """
 
 from pathlib import Path
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 
 def retrieve(context: Context) -> list[Task]:
-    """Training and embeddings of the network, neighbours -> retrieval/; nothing if it is off.
+    """Return the tasks: train the network, embed, find neighbours -> retrieval/; none if off.
 
-    With --collect the network was trained elsewhere, and with retrieval.embeddings_of the
-    embeddings are those of a frozen network: the neighbours alone are looked for.
+    With --collect (trained elsewhere) or retrieval.embeddings_of (a frozen network) only the
+    neighbours remain.
     """
     settings = context.config.retrieval
     if settings.mode == "off":
@@ -50,7 +50,7 @@ def _train(context: Context) -> Task:
         from hpa_jax.training import metric_learning
 
         rows = tables.split_rows(context, "train")
-        _, held = metric_learning.train(
+        _, held_out = metric_learning.train(
             settings.model,
             name="retrieval",
             directory=folder,
@@ -63,20 +63,22 @@ def _train(context: Context) -> Task:
             share=settings.holdout,
             min_images=settings.min_images,
         )
-        artifacts.write_json(folder / "held_out.json", list(rows.ids[held]))
-        return f"antibodies of {len(rows.ids):,} images, {held.sum():,} held out"
+        artifacts.write_json(folder / "held_out.json", list(rows.ids[held_out]))
+        return f"antibodies of {len(rows.ids):,} images, {held_out.sum():,} held out"
 
-    how = {k: v for k, v in config.train.to_dict().items() if k not in options.WITHOUT_RESULT}
+    train_settings = {
+        k: v for k, v in config.train.to_dict().items() if k not in options.WITHOUT_RESULT
+    }
     stamped = {
         "retrieval.model": inputs_of.stamped(settings.model),
-        "train": how,
+        "train": train_settings,
         **inputs_of.stored(context, settings.model),
         "retrieval.holdout": settings.holdout,
         "retrieval.min_images": settings.min_images,
         "seed": config.seed,
     }
 
-    def learnt() -> str:
+    def antibody_digest() -> str:
         rows = tables.split_rows(context, "train")
         return digest(rows.ids, antibodies(context, rows.ids))
 
@@ -87,7 +89,7 @@ def _train(context: Context) -> Task:
         inputs_of.rows_read(
             context, "training rows", rows, images=context.records_of(settings.model), groups=True
         ),
-        Part("antibodies", context.paths(*tables.SPLIT_TABLES), learnt),
+        Part("antibodies", context.paths(*tables.SPLIT_TABLES), antibody_digest),
         *inputs_of.started_with(settings.model),
     )
     names = ("checkpoints", "metrics.jsonl", "held_out.json")
@@ -97,16 +99,16 @@ def _train(context: Context) -> Task:
 
 
 def to_learn(context: Context) -> tuple[list[str], int]:
-    """The antibodies that the network learns to tell apart, and of how many images.
+    """Return the antibodies that the network is trained on and the number of their images.
 
     Raises:
-        InputError: fewer than two.
+        InputError: fewer than two antibodies.
     """
     from hpa_jax.training import metric_learning
 
     settings = context.config.retrieval
-    known = antibodies(context, tables.split_rows(context, "train").ids)
-    names, numbers = metric_learning.classes_of(known, settings.min_images)
+    labels = antibodies(context, tables.split_rows(context, "train").ids)
+    names, numbers = metric_learning.classes_of(labels, settings.min_images)
     return names, round((numbers >= 0).sum() * (1 - settings.holdout))
 
 
@@ -126,9 +128,9 @@ def _embed(context: Context) -> Task:
         from hpa_jax.training import metric_learning
 
         network, trained = metric_learning.load(folder)
-        found = {}
+        outputs = {}
         for part, ids in _ids(context).items():
-            found[part] = sweep.predict_records(
+            outputs[part] = sweep.predict_records(
                 network,
                 trained,
                 Records(stored),
@@ -142,9 +144,9 @@ def _embed(context: Context) -> Task:
             with artifacts.atomic(output) as temporary:
                 temporary.mkdir()
                 for part, ids in _ids(context).items():
-                    write_embeddings(temporary / f"{part}.parquet", ids, found[part])
+                    write_embeddings(temporary / f"{part}.parquet", ids, outputs[part])
         artifacts.remove(folder / "predict_parts")
-        return ", ".join(f"{len(rows):,} {part}" for part, rows in found.items())
+        return ", ".join(f"{len(rows):,} {part}" for part, rows in outputs.items())
 
     def rows() -> list[Rows]:
         return [Rows(ids, *[np.zeros(len(ids))] * 3) for ids in _ids(context).values()]
@@ -155,7 +157,7 @@ def _embed(context: Context) -> Task:
 
 
 def _neighbours(context: Context) -> Task:
-    """Neighbours of validation, test and audit -> retrieval/PART.parquet, scores.json there."""
+    """Find neighbours of validation, test and audit -> retrieval/PART.parquet, scores.json."""
     parts = ("valid", *tables.unseen_parts(context))
     names = (*(f"{part}.parquet" for part in parts), "scores.json")
     outputs = tuple(context.path("retrieval", name) for name in names)
@@ -164,22 +166,22 @@ def _neighbours(context: Context) -> Task:
     def work() -> str:
         from hpa_jax.inference import retrieval
 
-        found = {part: _nearest(context, part) for part in parts}
-        for part, output in zip(found, outputs):
-            artifacts.write_table(output, found[part])
+        nearest = {part: _nearest(context, part) for part in parts}
+        for part, output in zip(nearest, outputs):
+            artifacts.write_table(output, nearest[part])
         rows = tables.split_rows(context, "valid")
-        other = labels_of(context, found["valid"])
+        neighbour_labels = labels_of(context, nearest["valid"])
         scores = {
             "recall_at_1": _recall(context),
             "validation": retrieval.agreement(
                 rows.labels,
-                other,
-                found["valid"]["similarity"].to_numpy(),
+                neighbour_labels,
+                nearest["valid"]["similarity"].to_numpy(),
                 sorted({*retrieval.TAUS, settings.tau}),
             ).to_dict("records"),
             "tau": settings.tau,
             "taken": {part: float((t["similarity"] >= settings.tau).mean())
-                      for part, t in found.items()},
+                      for part, t in nearest.items()},
         }  # fmt: skip
         artifacts.write_json(outputs[-1], scores)
         recall, taken = scores["recall_at_1"], scores["taken"]["test"]
@@ -188,28 +190,28 @@ def _neighbours(context: Context) -> Task:
             f"{recall['queries']:,} held-out images); {taken:.1%} of test within tau"
         )
 
-    said = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
+    stamped = {"retrieval.tau": settings.tau, "retrieval.backend": settings.backend}
     inputs: tuple[Path | Part, ...] = context.paths(*tables.SPLIT_TABLES)
     if settings.embeddings_of:
 
         def rows() -> list[Rows]:
             return [tables.split_rows(context, part) for part in ("train", *parts)]
 
-        said["retrieval.embeddings_of"] = settings.embeddings_of
+        stamped["retrieval.embeddings_of"] = settings.embeddings_of
         model = context.config.models[settings.embeddings_of]
         inputs += inputs_of.embeddings_read(context, model, rows)
     else:
         inputs += context.paths("retrieval/embeddings", "retrieval/network/held_out.json")
-    return Task("retrieve", "retrieve", work, said, inputs, outputs)
+    return Task("retrieve", "retrieve", work, stamped, inputs, outputs)
 
 
 def replaced(
     context: Context, split: str, ids: np.ndarray, decided: np.ndarray
 ) -> tuple[np.ndarray, int]:
-    """bool[N, C] with the labels of near neighbours in mode "replace", and how many rows took them.
+    """Return bool[N, C] with near neighbours' labels in mode "replace", and the rows changed.
 
     Raises:
-        InputError: an id without a row among the neighbours.
+        InputError: an id missing in the table of neighbours.
     """
     if context.config.retrieval.mode != "replace":
         return decided, 0
@@ -217,14 +219,14 @@ def replaced(
 
     table = _table(context, split, ids)
     labels = labels_of(context, table)
-    found, taken = retrieval.transfer(
+    result, taken = retrieval.transfer(
         decided, labels, table["similarity"].to_numpy(), tau=context.config.retrieval.tau
     )
-    return found, int(taken.sum())
+    return result, int(taken.sum())
 
 
 def boosted(context: Context, split: str, ids: np.ndarray, probs: np.ndarray) -> np.ndarray:
-    """float[N, C] moved towards near neighbours' labels in mode "boost"; NaN classes stay NaN."""
+    """Move probs [N, C] towards near neighbours' labels in mode "boost"; NaN classes stay NaN."""
     if context.config.retrieval.mode != "boost":
         return probs
     from hpa_jax.inference import retrieval
@@ -237,7 +239,7 @@ def boosted(context: Context, split: str, ids: np.ndarray, probs: np.ndarray) ->
 
 
 def files(context: Context) -> tuple[Path, ...]:
-    """The neighbours' tables, where later steps read them."""
+    """Return the tables of neighbours, inputs of later steps."""
     if context.config.retrieval.mode == "off":
         return ()
     parts = ("valid", *tables.unseen_parts(context))
@@ -245,7 +247,7 @@ def files(context: Context) -> tuple[Path, ...]:
 
 
 def settings(context: Context) -> dict[str, Any]:
-    """What later steps depend on."""
+    """Return the options that later steps depend on."""
     return {
         "retrieval.mode": context.config.retrieval.mode,
         "retrieval.tau": context.config.retrieval.tau,
@@ -253,7 +255,7 @@ def settings(context: Context) -> dict[str, Any]:
 
 
 def labels_of(context: Context, table: "pd.DataFrame") -> np.ndarray:
-    """bool[N, C]: the labels of each row's neighbour; none where it has no neighbour."""
+    """Return bool[N, C], the labels of each row's neighbour, empty without one."""
     catalog = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["labels"]
     labels = np.zeros((len(table), context.num_classes), bool)
     for row, neighbour in enumerate(table["neighbour"]):
@@ -263,13 +265,13 @@ def labels_of(context: Context, table: "pd.DataFrame") -> np.ndarray:
 
 
 def antibodies(context: Context, ids: np.ndarray) -> list[str | None]:
-    """The antibody of each id, None where the catalog knows none."""
+    """Return the antibody of each id, None if unknown."""
     table = artifacts.read_table(context.path("catalog.parquet")).set_index("id")["antibody"]
     return [None if name is None or name != name else str(name) for name in table.loc[ids]]
 
 
 def _ids(context: Context) -> dict[str, np.ndarray]:
-    """Ids by part; with folds, where each labelled row is both, the parts are labelled and test."""
+    """Return ids by part; with folds, "train" holds all labelled rows but validation-only ones."""
     names = ("train", "valid", *tables.unseen_parts(context))
     parts = {part: tables.split_rows(context, part).ids for part in names}
     if context.folds() != [None]:
@@ -278,26 +280,26 @@ def _ids(context: Context) -> dict[str, np.ndarray]:
 
 
 def _nearest(context: Context, part: str) -> "pd.DataFrame":
-    """Table id, neighbour, similarity of one part's rows, in their order."""
+    """Return the table id, neighbour, similarity of one part's rows, in their order."""
     import pandas as pd
 
     from hpa_jax.inference import retrieval
 
     queries = tables.split_rows(context, part)
     gallery = [tables.split_rows(context, "train")]
-    own, others = queries.groups, gallery[0].groups
+    query_codes, gallery_codes = queries.groups, gallery[0].groups
     if part == "valid" and context.folds() != [None]:
-        # A row's neighbours are those of the other folds, as its predictions are.
-        own, others = _folds(context, queries), _folds(context, gallery[0])
+        # Like predictions, neighbours come from the other folds.
+        query_codes, gallery_codes = _folds(context, queries), _folds(context, gallery[0])
     elif part != "valid" and context.folds() == [None]:
         gallery.append(tables.split_rows(context, "valid"))
-        others = np.concatenate([others, gallery[1].groups])
+        gallery_codes = np.concatenate([gallery_codes, gallery[1].groups])
     ids = np.concatenate([rows.ids for rows in gallery])
     pairs = retrieval.nearest(
         retrieval.standardised(_embeddings(context, queries.ids)),
         retrieval.standardised(_embeddings(context, ids)),
-        query_codes=own,
-        gallery_codes=others,
+        query_codes=query_codes,
+        gallery_codes=gallery_codes,
         backend=context.config.retrieval.backend,
     )
     first = pairs.rows[:, 0]
@@ -313,35 +315,36 @@ def _folds(context: Context, rows: Rows) -> np.ndarray:
 
 
 def _embeddings(context: Context, ids: np.ndarray) -> np.ndarray:
-    """float32[N, E] in the order of `ids`, which may lie in several parts."""
+    """Return the embeddings float32[N, E] of `ids`, from any parts."""
     if name := context.config.retrieval.embeddings_of:
         return inputs_of.pooled(context, context.config.models[name], ids)
     from hpa_jax.inference.tables import read_embeddings
 
-    known, values = [], []
+    stored_ids, values = [], []
     for part in _ids(context):
-        found = read_embeddings(context.path("retrieval", "embeddings", f"{part}.parquet"))
-        known += list(found[0])
-        values.append(found[1])
-    place = {id: row for row, id in enumerate(known)}
-    return np.concatenate(values)[[place[id] for id in ids]]
+        path = context.path("retrieval", "embeddings", f"{part}.parquet")
+        part_ids, part_values = read_embeddings(path)
+        stored_ids += list(part_ids)
+        values.append(part_values)
+    position = {id: row for row, id in enumerate(stored_ids)}
+    return np.concatenate(values)[[position[id] for id in ids]]
 
 
 def _recall(context: Context) -> dict[str, float]:
-    """Recall@1 of the images that the network was not trained on, among all of the part; a frozen
-    network has learnt no antibody of this run."""
+    """Return recall@1 of the held-out images among all training rows; of all rows for a frozen
+    network, which was not trained on the antibodies."""
     from hpa_jax.inference import retrieval
 
     rows = tables.split_rows(context, "train")
-    asked = None
+    queries = None
     if not context.config.retrieval.embeddings_of:
-        held = artifacts.read_json(context.path("retrieval", "network", "held_out.json"))
-        asked = np.isin(rows.ids, held)
+        held_out = artifacts.read_json(context.path("retrieval", "network", "held_out.json"))
+        queries = np.isin(rows.ids, held_out)
     return retrieval.recall_at_1(
         _embeddings(context, rows.ids),
         antibodies(context, rows.ids),
         rows.groups,
-        among=asked,
+        among=queries,
     )
 
 
@@ -349,5 +352,7 @@ def _table(context: Context, split: str, ids: np.ndarray) -> "pd.DataFrame":
     table = artifacts.read_table(context.path("retrieval", f"{split}.parquet")).set_index("id")
     absent = [id for id in ids if id not in table.index]
     if absent:
-        raise InputError(f"retrieval/{split}.parquet: no row for id {absent[0]!r}; retrieve again")
+        raise InputError(
+            f"retrieval/{split}.parquet: no row for id {absent[0]!r}; run the step retrieve again"
+        )
     return table.loc[ids]

@@ -28,15 +28,15 @@ MEAN, WEIGHTED, LOGISTIC, ENSEMBLE, STACK = METHODS
 
 
 def blends(context: Context) -> dict[str, str]:
-    """The blends of this run: name -> method of decision/blends.py."""
-    found = {MEAN: "mean", WEIGHTED: "likelihood", LOGISTIC: "logistic"}
+    """Return the blends of this run: name -> method of decision/blends.py."""
+    methods = {MEAN: "mean", WEIGHTED: "likelihood", LOGISTIC: "logistic"}
     if has_ensemble(context.config):
-        found[ENSEMBLE] = context.config.ensemble.method
-    return found
+        methods[ENSEMBLE] = context.config.ensemble.method
+    return methods
 
 
 def blend_path(context: Context, name: str, split: str) -> Path:
-    """Where a blend's scores of one split lie; those of validation are out of fold."""
+    """Return the path of a blend's scores of one split; those of validation are out of fold."""
     if split == tables.AUDIT:
         return audited_path(context, name)
     if split == tables.FINAL and context.config.refit:
@@ -45,7 +45,7 @@ def blend_path(context: Context, name: str, split: str) -> Path:
 
 
 def stack_path(context: Context, split: str) -> Path:
-    """Where the stack's votes of one split lie; those of validation are out of fold."""
+    """Return the path of the stack's votes of one split; those of validation are out of fold."""
     if split == tables.AUDIT:
         return audited_path(context, STACK)
     if split == tables.FINAL and context.config.refit:
@@ -54,34 +54,33 @@ def stack_path(context: Context, split: str) -> Path:
 
 
 def refitted_path(context: Context, name: str) -> Path:
-    """Where a blend's or the stack's scores by refitted networks lie, test part alone."""
+    """Return the path of a blend's or the stack's test scores by refitted networks."""
     return context.path("refit", f"{name.replace(' ', '_')}.parquet")
 
 
 def audited_path(context: Context, name: str) -> Path:
-    """Where a blend's or the stack's scores of the audit part lie."""
+    """Return the path of a blend's or the stack's scores of the audit part."""
     return context.path("audit", f"{name.replace(' ', '_')}.parquet")
 
 
 def refitted_files(context: Context) -> tuple[Path, ...]:
-    """What later steps read of refitted networks."""
+    """Return the files of refitted networks, inputs of later steps."""
     if not context.config.refit:
         return ()
     return (*tables.all_predictions(context, tables.FINAL), context.path("refit"))
 
 
 def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.ndarray]:
-    """Scores [N, C] of every method; NaN in classes that it does not know.
+    """Return scores [N, C] of every method; NaN in classes that it lacks.
 
-    split: valid, test, tables.AUDIT, or tables.FINAL, the test part by the networks of the
-    submission.  With
-    config.ensemble.average_duplicates, near-duplicates among the test images share their mean.
+    split: valid, test, tables.AUDIT, or tables.FINAL (test by the networks of the submission).
+    With config.ensemble.average_duplicates, near-duplicates among the test images get their mean.
     """
     paths = {name: tables.predictions(context, name, split) for name in context.config.models}
     paths |= {name: blend_path(context, name, split) for name in blends(context)}
     paths[STACK] = stack_path(context, split)
     split = tables.rows_of(split)
-    found = {
+    probs_by_method = {
         name: retrieve.boosted(context, split, ids, tables.probabilities(path, ids, context))
         for name, path in paths.items()
     }
@@ -89,75 +88,75 @@ def of_methods(context: Context, split: str, ids: np.ndarray) -> dict[str, np.nd
         from hpa_jax.inference import ensemble
 
         duplicates = tables.duplicate_groups(context, ids)
-        found = {
-            name: ensemble.average_duplicates(probs, duplicates) for name, probs in found.items()
+        probs_by_method = {
+            name: ensemble.average_duplicates(probs, duplicates)
+            for name, probs in probs_by_method.items()
         }
-    return found
+    return probs_by_method
 
 
 def decisions(
     context: Context, ids: np.ndarray, split: str = tables.FINAL
 ) -> dict[str, np.ndarray]:
-    """bool[N, C] of every method on the test rows, by thresholds.json; before any leak overlay.
+    """Return decisions bool[N, C] of every method by thresholds.json, without leak overlay.
 
-    split: tables.FINAL, "test" for the networks that were not refitted, or tables.AUDIT.
+    split: tables.FINAL, "test" (networks before refit), or tables.AUDIT.
 
     Raises:
         InputError: the thresholds were made for other classes or methods.
     """
-    found, decided = class_thresholds(context), {}
+    thresholds, decided = class_thresholds(context), {}
     for name, probs in of_methods(context, split, ids).items():
-        if name not in found:
-            raise InputError(f"thresholds.json: has no {name!r}; {AGAIN}")
-        decided[name] = decide(context, probs, found[name])
+        if name not in thresholds:
+            raise InputError(f"thresholds.json: method {name!r} is missing; {AGAIN}")
+        decided[name] = decide(context, probs, thresholds[name])
     return decided
 
 
 def class_thresholds(context: Context) -> dict[str, np.ndarray]:
-    """float[C] of every method in thresholds.json; inf: never predicted.
+    """Return thresholds float[C] of every method in thresholds.json; inf: never predicted.
 
     Raises:
-        InputError: they were made for other classes, or a method has not one number a class.
+        InputError: made for other classes, or a method without one number per class.
     """
-    path, known = context.path("thresholds.json"), list(context.config.classes)
-    table, found = artifacts.read_json(path), {}
+    path, names = context.path("thresholds.json"), list(context.config.classes)
+    table, thresholds = artifacts.read_json(path), {}
     with artifacts.parsing(path, AGAIN):
-        if table["classes"] != known:
+        if table["classes"] != names:
             raise InputError("made for other classes")
-        for name, own in table["thresholds"].items():
-            found[name] = np.array(
-                [np.inf if threshold is None else threshold for threshold in own], float
+        for name, values in table["thresholds"].items():
+            thresholds[name] = np.array(
+                [np.inf if threshold is None else threshold for threshold in values], float
             )
-            if len(own) != len(known) or np.isnan(found[name]).any():
-                raise InputError(f"{len(own)} thresholds of {name!r} for {len(known)} classes")
-    return found
+            if len(values) != len(names) or np.isnan(thresholds[name]).any():
+                raise InputError(f"{len(values)} thresholds of {name!r} for {len(names)} classes")
+    return thresholds
 
 
 def validated(context: Context, method: str) -> "Validated | None":
-    """Return what validation says of a method's scores of each class.
+    """Return calibration, F1 and support of a method's classes on validation.
 
-    None where the run has no thresholds of the method, or an earlier version fitted them, which
-    calibrated nothing.
+    None without thresholds of the method, or if an earlier version fitted them without calibration.
 
     Raises:
         InputError: a damaged file.
     """
     from hpa_jax.decision.validated import Validated
 
-    path, measured = context.paths("thresholds.json", "metrics.json")
-    if not (path.is_file() and measured.is_file()):
+    path, metrics_path = context.paths("thresholds.json", "metrics.json")
+    if not (path.is_file() and metrics_path.is_file()):
         return None
-    table, metrics = artifacts.read_json(path), artifacts.read_json(measured)
+    table, metrics = artifacts.read_json(path), artifacts.read_json(metrics_path)
     with artifacts.parsing(path, f"{AGAIN} (--force=thresholds)"):
         if method not in table.get("calibrations", {}):
             return None
-        found = {"calibration": table["calibrations"][method], "support": metrics["support"]}
-        found["f1"] = metrics["scores"][method]["class_f1"]
-        return Validated.from_json(found, len(table["classes"]))
+        fields = {"calibration": table["calibrations"][method], "support": metrics["support"]}
+        fields["f1"] = metrics["scores"][method]["class_f1"]
+        return Validated.from_json(fields, len(table["classes"]))
 
 
 def decide(context: Context, probs: np.ndarray, class_thresholds: np.ndarray) -> np.ndarray:
-    """bool[N, C] of test rows by the submission's rule."""
+    """Apply thresholds to probs [N, C] by the submission's argmax rule."""
     from hpa_jax.decision import thresholds
 
     argmax = context.config.submission.argmax
@@ -165,11 +164,11 @@ def decide(context: Context, probs: np.ndarray, class_thresholds: np.ndarray) ->
 
 
 def chosen_method(context: Context) -> str:
-    """The submission's method: config.submission.method, or the simplest that is at most one
-    standard error below the best on validation (nested).
+    """Return the submission's method: config.submission.method, or for "auto" the simplest within
+    one standard error of the best on validation (nested).
 
     Raises:
-        InputError: there is no such method; names the near ones.
+        InputError: an unknown method.
     """
     method = context.config.submission.method
     table = artifacts.read_json(context.path("metrics.json"))
@@ -177,7 +176,7 @@ def chosen_method(context: Context) -> str:
         return table.get("chosen", table["best"])  # earlier versions took the best
     if method not in table["scores"]:
         hint = near(method, table["scores"])
-        raise InputError(f"config.submission.method={method!r}: no such method{hint}")
+        raise InputError(f"config.submission.method={method!r}: unknown method{hint}")
     return method
 
 
@@ -187,69 +186,68 @@ def score(
     weights: np.ndarray | None = None,
     known: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Macro-F1 over all classes and over those with positives, and each class' F1.
+    """Return macro-F1 over all classes and over those with positives, and F1 by class.
 
-    weights: of `confidence.resamples`; adds the 95 % bootstrap intervals of macro-F1 and of each
-    class's F1.
-    known: bool[C], classes that the method knows (None: all); if some are not, also the macro-F1
-    over those, which is what such a method is judged by.
+    weights: of `confidence.resamples`, adds 95 % bootstrap intervals of macro-F1 and of each F1.
+    known: bool[C], classes that the method has (None: all); if some are missing, adds the macro-F1
+    over the known ones, the headline of such a method.
     """
     from hpa_jax.core import metrics
     from hpa_jax.decision import confidence
 
-    found = {
+    result = {
         "macro_f1": metrics.macro_f1(labels, predicted),
         "macro_f1_classes_present": metrics.macro_f1(labels, predicted, present_only=True),
         "class_f1": metrics.class_f1(labels, predicted),
     }
     if weights is not None:
-        around = confidence.f1_intervals(labels, predicted, weights=weights)
-        found["macro_f1_interval"] = list(around.macro)
-        found["class_f1_interval"] = around.classes
+        intervals = confidence.f1_intervals(labels, predicted, weights=weights)
+        result["macro_f1_interval"] = list(intervals.macro)
+        result["class_f1_interval"] = intervals.classes
     if known is not None and not known.all():
-        found["classes_known"] = int(known.sum())
-        found["macro_f1_classes_known"] = metrics.macro_f1(labels[:, known], predicted[:, known])
-    return found
+        result["classes_known"] = int(known.sum())
+        result["macro_f1_classes_known"] = metrics.macro_f1(labels[:, known], predicted[:, known])
+    return result
 
 
 def known_classes(probs: np.ndarray) -> np.ndarray:
-    """bool[C]: the classes that a method's scores [N, C] hold; the others are NaN."""
+    """Return bool[C], the classes that a method's scores [N, C] have; the others are NaN."""
     return ~np.isnan(probs).all(axis=0)
 
 
 def resamples(rows: Rows) -> np.ndarray:
-    """Bootstrap weights of one split's rows, by duplicate group: the same for every method."""
+    """Return bootstrap weights of rows by duplicate group, the same for every method."""
     from hpa_jax.decision import confidence
 
     return confidence.resamples(len(rows.ids), DRAWS, groups=rows.groups)
 
 
 def ranking(labels: np.ndarray, probs: np.ndarray) -> dict[str, Any]:
-    """Mean average precision over classes with positives, and chance (their mean prevalence)."""
+    """Return mean average precision over classes with positives, and chance (mean prevalence)."""
     from hpa_jax.core import metrics
 
-    known = labels.any(axis=0) & known_classes(probs)
+    scored = labels.any(axis=0) & known_classes(probs)
     return {
         "mean_average_precision": metrics.macro_average_precision(
-            labels[:, known], probs[:, known]
+            labels[:, scored], probs[:, scored]
         ),
-        "mean_average_precision_of_chance": float(labels[:, known].mean()),
+        "mean_average_precision_of_chance": float(labels[:, scored].mean()),
     }
 
 
 def absent_classes(context: Context, labels: np.ndarray) -> list[str]:
-    """Names of the classes without a positive among the rows: scored 0."""
+    """Return the names of classes without positives, whose F1 counts as 0."""
     present = np.asarray(labels.any(axis=0))
-    return [name for name, held in zip(context.config.classes, present) if not held]
+    return [name for name, is_present in zip(context.config.classes, present) if not is_present]
 
 
 def summary(scores: dict[str, dict[str, Any]]) -> str:
-    """One line: "small .612, rare .598 (its 10 classes), stack .640"."""
+    """Format as "small .612, rare .598 (its 10 classes), stack .640"."""
     return ", ".join(f"{name} {headline(value)}" for name, value in scores.items())
 
 
 def headline(score: dict[str, Any]) -> str:
-    """Macro-F1 of one method; of one that knows some classes alone, over these."""
+    """Format the macro-F1 of one method, over its known classes if it lacks some."""
     notes = [score["seen"]] if score.get("seen") else []
     value = score["macro_f1"]
     if "classes_known" in score:
@@ -259,7 +257,7 @@ def headline(score: dict[str, Any]) -> str:
 
 
 def checkpoint_choice(context: Context) -> str:
-    """Whether, and how, the networks' weights were chosen on the validation rows."""
+    """Describe whether and how the networks' weights were chosen on the validation rows."""
     if "given" in context.flags:
         return "their scores must be out of fold for the models; the verb decide can't prove it"
     models, train = context.config.models, context.config.train
@@ -267,16 +265,16 @@ def checkpoint_choice(context: Context) -> str:
     by_choice: dict[str, list[str]] = {}
     for name, model in models.items():
         by_choice.setdefault(_weights(model), []).append(name)
-    said = {
+    texts = {
         "best": f"the epoch of {{}} was chosen by the best {monitor}",
         "last": "the weights of {} are the last ones, not chosen on these rows",
         "snapshots": "the snapshots of {} (ends of cycles and phases), not chosen on these rows",
     }
     other = "the weights of {} are an {} of epochs, not chosen on these rows"
     named = "the weights of {} are those at the end of {}, not chosen on these rows"
-    said |= {kind: named for kind in by_choice if ":" in kind}
+    texts |= {kind: named for kind in by_choice if ":" in kind}
     kinds = sorted(by_choice, key=lambda kind: kind != "best")
-    parts = [said.get(kind, other).format(" and ".join(by_choice[kind]), kind) for kind in kinds]
+    parts = [texts.get(kind, other).format(" and ".join(by_choice[kind]), kind) for kind in kinds]
     for name, model in models.items():
         if _restarts_from_best(model):
             parts.append(f"a phase of {name} began at the epoch of the best {monitor}")
@@ -289,7 +287,7 @@ def checkpoint_choice(context: Context) -> str:
 
 
 def _weights(model: ConfigDict) -> str:
-    """Which weights predict: best, last, snapshots, or an average of some kind."""
+    """Return which weights predict: best, last, snapshots, or the kind of average."""
     if model.checkpoint != "final":
         return model.checkpoint
     return "best" if model.average.kind == "none" else f"average ({model.average.kind})"
@@ -300,17 +298,17 @@ def _restarts_from_best(model: ConfigDict) -> bool:
 
 
 def _chosen_somewhere(context: Context, name: str) -> bool:
-    """Whether validation rows chose the final weights of a model, or what it began with."""
+    """Whether a model's final or initial weights were chosen on validation rows."""
     model = context.config.models[name]
     source = configs.started_from(model)
-    known = source is not None and source in context.config.models
-    before = known and _chosen_somewhere(context, str(source))
+    in_recipe = source is not None and source in context.config.models
+    before = in_recipe and _chosen_somewhere(context, str(source))
     best = model.average.kind == "none" and not model.checkpoint.startswith("epoch:")
     return best or _restarts_from_best(model) or before
 
 
 def write_decisions(path: Path, ids: np.ndarray, decided: dict[str, np.ndarray]) -> None:
-    """Writes the table id, METHOD, ...: class numbers as text, as in a submission."""
+    """Write the table id, METHOD, ...: class numbers as text, as in a submission."""
     import pandas as pd
 
     columns = {name: [classes.decode(row) for row in array] for name, array in decided.items()}
@@ -320,7 +318,7 @@ def write_decisions(path: Path, ids: np.ndarray, decided: dict[str, np.ndarray])
 def read_decisions(
     path: Path, names: Sequence[str], ids: np.ndarray, context: Context
 ) -> dict[str, np.ndarray]:
-    """bool[N, C] of each named method in a table of `write_decisions`, in the order of `ids`."""
+    """Read bool[N, C] of each named method from a table of `write_decisions`, rows as `ids`."""
     table = artifacts.read_table(path).set_index("id").loc[ids]
     return {name: _encoded(table[name], context) for name in names}
 

@@ -7,7 +7,7 @@ from hpa_jax.pipeline.context import Context
 
 
 def stack(context: Context) -> list[Task]:
-    """Boosted models per class on probabilities and metafeatures -> stack/."""
+    """Return the task that fits the stack -> stack/."""
     settings = context.config.stack.to_dict()
     output = context.path("stack")
 

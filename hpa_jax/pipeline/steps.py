@@ -1,9 +1,9 @@
-"""The table of steps: what `run` does, in order.
+"""The table of steps of `run`, in order.
 
-The command line, the runner, the cache, the report's costs and `ablate` read it.  It is data: a
-step's function is an import string, so that `--help` imports no part of the package.
+Used by the command line, the runner, the cache, the report's costs and `ablate`.  A step's function
+is an import string, so that `--help` imports no other part of the package.
 
-A new step is a row here and a module of its name, whose function turns the context into tasks.
+A new step is a row here and a module whose function turns the context into tasks.
 """
 
 import dataclasses
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 Flags = dict[str, tuple[str | bool | None, str]]  # name -> (default, help)
 FORCE: Flags = {
-    "force": (None, "[=STEP,...] do all or these steps anew; what was trained is set aside")
+    "force": (None, "[=STEP,...] repeat all or these steps; trained results are set aside")
 }
 SEEN: Flags = {
     "allow-seen": (
         False,
-        "fit and score on images that a published model was trained on; scores say in sample",
+        "fit and score on images that a published model was trained on; scores are marked",
     )
 }
-ONLY: Flags = {"only": (None, "this model alone (a name of config.models)")}
+ONLY: Flags = {"only": (None, "only this model (a name of config.models)")}
 CLUSTER: Flags = {
     "distributed": (None, "fit the stack on Dask: a scheduler's address, or local (all cores here)")
 }
-# Files and folders of the package: what trains, and what decides.
+# Files and folders of the package used for training and for decisions.
 TRAINING = ("models", "training", "data/batches.py", "pipeline/train.py", "pipeline/tables.py")
 DECISION = ("decision", "inference/ensemble.py", "pipeline")
 
@@ -43,16 +43,16 @@ class Step:
     reads: str
     writes: str
     options: tuple[str, ...]  # config paths, of single options or sections, in its tasks' keys
-    code: tuple[str, ...]  # files and folders of the package that it computes with
-    version: int = 1  # raised by whoever makes it give other results for the same key
-    on_all_hosts: bool = False  # else the first host does it
-    of_networks: bool = False  # works on the one network of --only, beside other runs
+    code: tuple[str, ...]  # files and folders of the package that it uses
+    version: int = 1  # raise it when the step gives other results for the same key
+    on_all_hosts: bool = False  # else on the first host only
+    of_networks: bool = False  # part of `run --only`, which may run beside other runs
     flags: Flags = field(default_factory=lambda: FORCE)
-    verb: str = ""  # "module:function" where the verb does more than the step
-    off: str = ""  # why it has nothing to do, where it can be switched off
+    verb: str = ""  # "module:function" if the verb does more than the step
+    off: str = ""  # why it can have no tasks
 
     def tasks(self, context: "Context") -> "list[Task]":
-        """The step's units of work, with the step's version and code."""
+        """Return the step's tasks, with the step's version and code."""
         module, function = self.function.split(":")
         tasks = getattr(importlib.import_module(module), function)(context)
         return [dataclasses.replace(task, version=self.version, code=self.code) for task in tasks]
@@ -61,7 +61,7 @@ class Step:
 STEPS: dict[str, Step] = {
     "data": Step(
         "hpa_jax.pipeline.prepare:data",
-        "makes the synthetic competition, if that is the source",
+        "generates the synthetic competition, if that is the source",
         "nothing",
         "data/, data_truth.csv",
         ("data.synthetic",),
@@ -69,12 +69,12 @@ STEPS: dict[str, Step] = {
     ),
     "catalog": Step(
         "hpa_jax.pipeline.prepare:catalog",
-        "one table of every image; makes the synthetic data first if that is the source",
+        "writes one table of all images",
         "config.data.root: train.csv, sample_submission.csv, image headers",
         "catalog.parquet, bad_images.csv",
         ("data", "classes", "largest"),
         ("data",),
-        version=2,  # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read right
+        version=2,  # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read correctly
     ),
     "duplicates": Step(
         "hpa_jax.pipeline.prepare:duplicates",
@@ -109,7 +109,7 @@ STEPS: dict[str, Step] = {
     ),
     "embeddings": Step(
         "hpa_jax.pipeline.embeddings:embeddings",
-        "runs every frozen network once over all images; a killed run goes on where it was",
+        "runs every frozen network once over all images; a killed run resumes",
         "records/, catalog.parquet, the weights of init_from",
         "embeddings/NETWORK/vectors/ (memory-mapped arrays)",
         ("models", "records"),
@@ -121,7 +121,7 @@ STEPS: dict[str, Step] = {
     ),
     "train": Step(
         "hpa_jax.pipeline.train:train",
-        "trains every model of the recipe; a killed run goes on where it was",
+        "trains every model of the recipe; a killed run resumes",
         "records/, splits.parquet, catalog.parquet",
         "models/NAME/checkpoints/, models/NAME/metrics.jsonl",
         ("models", "train", "records", "classes", "seed", "fold", "refit"),
@@ -147,13 +147,16 @@ STEPS: dict[str, Step] = {
             **FORCE,
             "model": (
                 None,
-                "label the images of config.data by it: a published name (`models list`), a bundle "
+                "label the images of config.data with a published name (`models list`), a bundle "
                 "of `export`, WORKDIR/models/NAME, or several of these folders with commas (mean)",
             ),
-            "code": (False, "with --model: run the Python files that it names (own backbones)"),
+            "code": (
+                False,
+                "with --model: allow running the Python files that it names (custom backbones)",
+            ),
             "format": (
                 "csv,parquet",
-                "with --model: csv, parquet, h5ad, cellmaps, napari, several with commas",
+                "with --model: csv, parquet, h5ad, cellmaps, napari; comma-separated",
             ),
             "names": (None, "for cellmaps: a table with the columns name and filename"),
             "maps": ("300", "with --model: images of the page that get class activation maps"),
@@ -199,7 +202,7 @@ STEPS: dict[str, Step] = {
     ),
     "refit": Step(
         "hpa_jax.pipeline.refit:refit",
-        "the networks again, on all labelled images; validation's thresholds and stack decide",
+        "trains the networks again on all labelled images; thresholds and stack stay as fitted",
         "records/, splits.parquet, stack/, ensemble/, thresholds.json",
         "models/NAME/refit/, refit/ (every method's scores of the test images)",
         ("models", "train", "records", "classes", "seed", "refit"),

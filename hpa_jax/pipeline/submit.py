@@ -1,4 +1,4 @@
-"""The step `submit`: the leak tables joined, the submission."""
+"""The step `submit`: combine the leak tables and write the submission."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,35 +14,34 @@ from hpa_jax.pipeline.context import Context
 if TYPE_CHECKING:
     import pandas as pd
 
-MATCHES = "matches"  # in submission.leak_tables: near-duplicates found by the step duplicates
+MATCHES = "matches"  # in submission.leak_tables: the near-duplicates of the step duplicates
 
 
 def submit(context: Context) -> list[Task]:
-    """Labels of the test images -> submission.csv.
+    """Return the tasks that decide the test images -> submission.csv, predictions.csv.
 
-    Rows in the order of sample_submission.csv; without a competition among the sources, in the
-    catalog's.
+    Rows are in the order of sample_submission.csv; without a competition, of the catalog.
     """
     return [_leak(context), _submit(context)]
 
 
 def _leak(context: Context) -> Task:
-    """Known labels of test images -> leak_overlay.parquet, leak_conflicts.csv."""
-    named = tuple(context.config.submission.leak_tables)
-    files = tuple(Path(name).expanduser() for name in named if name != MATCHES)
+    """Combine known labels of test images -> leak_overlay.parquet, leak_conflicts.csv."""
+    names = tuple(context.config.submission.leak_tables)
+    files = tuple(Path(name).expanduser() for name in names if name != MATCHES)
     outputs = (context.path("leak_overlay.parquet"), context.path("leak_conflicts.csv"))
 
     def work() -> str:
         from hpa_jax.decision import leak
 
-        own = leak.of_matches(artifacts.read_table(context.path("leak.parquet")))
-        found = {name: own if name == MATCHES else leak.read(name) for name in named}
-        overlay, conflicts = leak.combine(found)
+        matches = leak.of_matches(artifacts.read_table(context.path("leak.parquet")))
+        labels_by_table = {name: matches if name == MATCHES else leak.read(name) for name in names}
+        overlay, conflicts = leak.combine(labels_by_table)
         artifacts.write_table(outputs[0], overlay)
         with artifacts.atomic(outputs[1]) as temporary:
             texts = [" ".join(map(str, numbers)) for numbers in conflicts["labels"]]
             conflicts.assign(labels=texts).to_csv(temporary, index=False)
-        trust = " < ".join(named) or "none"
+        trust = " < ".join(names) or "none"
         return (
             f"labels of {len(overlay):,} test images, {len(conflicts):,} conflicts "
             f"(trust: {trust}; nearest match first)"
@@ -54,15 +53,15 @@ def _leak(context: Context) -> Task:
 
 
 def _leak_tables(context: Context) -> list[str]:
-    """Their order without their places; the files are inputs."""
-    named = context.config.submission.leak_tables
-    return [name if name == MATCHES else "file" for name in named]
+    """Return the leak tables without paths, for the key; the files are inputs."""
+    names = context.config.submission.leak_tables
+    return [name if name == MATCHES else "file" for name in names]
 
 
 def _submit(context: Context) -> Task:
     settings = {"leak": context.config.leak, **options(context)}
     sample = context.sample_submission
-    output, listed = context.paths("submission.csv", "predictions.csv")
+    output, by_class = context.paths("submission.csv", "predictions.csv")
 
     def work() -> str:
         from hpa_jax.decision import submission
@@ -70,50 +69,50 @@ def _submit(context: Context) -> Task:
         test = tables.split_rows(context, "test")
         name = scores.chosen_method(context)
         off = scores.decisions(context, test.ids)[name]
-        with artifacts.atomic(listed) as temporary:
+        with artifacts.atomic(by_class) as temporary:
             predictions(context, name, test.ids, off).to_csv(
                 temporary, index=False, float_format="%.4g"
             )
         off, near = retrieve.replaced(context, "test", test.ids, off)
         on, changed = overlay_leak(context, test.ids, off)
-        used = context.config.leak == "on"
+        leak_on = context.config.leak == "on"
         order = submission.sample_ids(sample) if sample else list(test.ids)
         allowed = context.config.submission.argmax == "off"
-        ids, final, filled = _with_left_out(context, order, test.ids, on if used else off)
+        ids, final, filled = _with_left_out(context, order, test.ids, on if leak_on else off)
         submission.write(output, ids, final, order, allow_empty=allowed)
-        would = "changes" if used else "is off, would change"
+        would = "changes" if leak_on else "is off, would change"
         by = f"model {name}" if name in context.config.models else f"the {name}"
         by += f", {near} by their neighbours" if near else ""
-        rest = f"; {filled} bad images take the most frequent class" if filled else ""
-        return f"{len(test.ids):,} rows by {by}; the leak table {would} {changed} of them{rest}"
+        note = f"; {filled} bad images take the most frequent class" if filled else ""
+        return f"{len(test.ids):,} rows by {by}; the leak table {would} {changed} of them{note}"
 
     inputs = tables.all_predictions(context, "test") + ((sample,) if sample else ())
     inputs += context.paths("stack", "ensemble", "thresholds.json", "metrics.json")
     inputs += context.paths("leak_overlay.parquet", "duplicates.parquet", *tables.SPLIT_TABLES)
     inputs += retrieve.files(context) + scores.refitted_files(context)
-    return Task("submit", "submit", work, settings, inputs, (output, listed))
+    return Task("submit", "submit", work, settings, inputs, (output, by_class))
 
 
 def predictions(
     context: Context, method: str, ids: np.ndarray, decided: np.ndarray
 ) -> "pd.DataFrame":
-    """Return what is known of each class of each image, as `validated.by_class`.
+    """Return the table of `validated.by_class`: each class of each image.
 
     decided: bool[N, C], before leak table and neighbours.
     """
     from hpa_jax.decision import validated
 
-    known = scores.validated(context, method)
-    if known is None:
+    validation = scores.validated(context, method)
+    if validation is None:
         path = context.path("thresholds.json")
-        raise InputError(f"{path}: has no calibrations; {scores.AGAIN} (--force=thresholds)")
-    own = scores.of_methods(context, tables.FINAL, ids)[method]
+        raise InputError(f"{path}: calibrations are missing; {scores.AGAIN} (--force=thresholds)")
+    probs = scores.of_methods(context, tables.FINAL, ids)[method]
     names, thresholds = context.config.classes, scores.class_thresholds(context)[method]
-    return validated.by_class(known, ids, names, own, decided, thresholds)
+    return validated.by_class(validation, ids, names, probs, decided, thresholds)
 
 
 def options(context: Context) -> dict[str, Any]:
-    """What of the config the submission depends on, beside the switch of the leak table."""
+    """Return the options that the submission depends on, without the switch of the leak table."""
     submission = context.config.submission.to_dict() | {"leak_tables": _leak_tables(context)}
     return {
         "submission": submission,
@@ -125,10 +124,13 @@ def options(context: Context) -> dict[str, Any]:
 def _with_left_out(
     context: Context, order: list[str], ids: np.ndarray, decided: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, int]:
-    """ids [N], decided bool[N, C] and how many were added: images of the sample that
-    on_bad_image="skip" left out must have a row, and get the most frequent class of training."""
-    known = set(ids.tolist())
-    absent = [name for name in order if name not in known]
+    """Return ids [N], decided bool[N, C] and the number of added rows.
+
+    Images of the sample submission that on_bad_image="skip" left out need a row; they get the most
+    frequent training class.
+    """
+    present = set(ids.tolist())
+    absent = [name for name in order if name not in present]
     if not absent or context.config.data.on_bad_image != "skip":
         return ids, decided, 0
     guess = np.zeros((len(absent), decided.shape[1]), bool)
@@ -137,7 +139,7 @@ def _with_left_out(
 
 
 def overlay_leak(context: Context, ids: np.ndarray, decided: np.ndarray) -> tuple[np.ndarray, int]:
-    """The decision overlaid with the known labels of near-duplicates, and how many rows changed."""
+    """Overlay the known labels of near-duplicates; return decisions and the number of changes."""
     from hpa_jax.decision import leak
 
     table = artifacts.read_table(context.path("leak_overlay.parquet"))

@@ -1,4 +1,4 @@
-"""The workdir's tables joined on id: labels, groups and probabilities of the rows of one split."""
+"""Access to the workdir's tables: labels, groups and probabilities of the rows of a split."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -19,11 +19,10 @@ if TYPE_CHECKING:
 
     from hpa_jax.decision.stack.inputs import StackInputs
 
-AUDIT = "audit"  # labelled rows on which nothing is fitted, by the networks of the submission
-FINAL = "final"  # the test part by the networks of the submission: refitted ones, if there are
-GIVEN_FOLD = "given_fold"  # column of splits.parquet, by the verb decide: folds of nested scores
-PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the image as it is, no other views
-
+AUDIT = "audit"  # labelled rows not used for fitting; predicted by the submission's networks
+FINAL = "final"  # the test part, predicted by the submission's networks (refitted if any)
+GIVEN_FOLD = "given_fold"  # column of splits.parquet from the verb decide: folds of scoring
+PLAIN = "plain"  # predictions/{valid,test}_plain.parquet: of the unchanged image only
 
 SPLIT_TABLES = ("catalog.parquet", "splits.parquet", "groups.parquet")
 
@@ -41,12 +40,12 @@ class Rows:
     weights: np.ndarray
 
     def where(self, kept: np.ndarray) -> "Rows":
-        """The rows of bool[N]."""
+        """Return the rows selected by bool[N]."""
         return Rows(self.ids[kept], self.labels[kept], self.groups[kept], self.weights[kept])
 
 
 def catalog(context: Context, roots: Sequence[str | Path]) -> "pd.DataFrame":
-    """catalog.parquet with whole paths. roots: folders of the config's sources."""
+    """Read catalog.parquet with absolute paths. roots: folders of the config's sources."""
     from hpa_jax.data import catalog as catalogs
 
     table = artifacts.read_table(context.path("catalog.parquet"))
@@ -54,12 +53,12 @@ def catalog(context: Context, roots: Sequence[str | Path]) -> "pd.DataFrame":
 
 
 def unseen_parts(context: Context) -> tuple[str, ...]:
-    """The parts that no network has seen: test, and audit where one is set apart."""
+    """Return the parts that no network is trained on: test, and audit if configured."""
     return ("test", AUDIT) if context.config.split.audit else ("test",)
 
 
 def labelled_rows(context: Context) -> Rows:
-    """All rows that a refitted network learns: those of train and of valid."""
+    """Return the training rows of a refitted network: train and valid."""
     train = split_rows(context, "train")
     if context.folds() != [None]:
         return train  # of all folds
@@ -67,8 +66,7 @@ def labelled_rows(context: Context) -> Rows:
 
 
 def given_folds(context: Context, ids: np.ndarray) -> np.ndarray | None:
-    """int[N]: folds of the labelled rows that were given to the verb decide; None: there are none,
-    and folds are drawn."""
+    """Return int[N], the folds of labelled rows passed to the verb decide; None: random folds."""
     if "given" not in context.flags:
         return None
     table = artifacts.read_table(context.path("splits.parquet"))
@@ -76,9 +74,10 @@ def given_folds(context: Context, ids: np.ndarray) -> np.ndarray | None:
 
 
 def training_shares(context: Context) -> np.ndarray:
-    """float[C]: share of each class among the competition's training images (train.csv), external
-    and excluded ones apart; among all labelled images where no source is a competition; or what
-    the verb decide was given."""
+    """Return float[C], the share of each class in the competition's train.csv.
+
+    Without a competition, among all labelled images; for the verb decide, the shares passed to it.
+    """
     if context.flags.get("given") is not None:
         return np.asarray(context.flags["given"], float)
     table = artifacts.read_table(context.path("catalog.parquet"))
@@ -88,15 +87,15 @@ def training_shares(context: Context) -> np.ndarray:
 
 
 def joined(*parts: Rows) -> Rows:
-    """The rows of all parts, one after the other."""
+    """Concatenate rows."""
     return Rows(*(np.concatenate([getattr(rows, f.name) for rows in parts]) for f in fields(Rows)))
 
 
 def split_rows(context: Context, split: str, fold: int | None = None) -> Rows:
-    """The rows of `split` ("train", "valid", "test" or "audit").
+    """Return the rows of `split` ("train", "valid", "test" or "audit").
 
-    With folds: valid is the given fold, or all that are trained; train is all that the given fold
-    trains on, or all labelled rows but those that only validate (splits.VALID_ONLY).
+    With folds: valid is `fold`, or all trained folds; train is the training rows of `fold`, or all
+    labelled rows but those that only validate (splits.VALID_ONLY).
     """
     table = artifacts.read_table(context.path("catalog.parquet"))
     table = table.merge(artifacts.read_table(context.path("splits.parquet")), on="id")
@@ -127,7 +126,7 @@ def _labels_of(table: "pd.DataFrame", num_classes: int) -> np.ndarray:
 
 
 def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
-    """The stored images uint8[H, W, 4] of `ids`, in that order."""
+    """Yield the stored images uint8[H, W, 4] of `ids`, in that order."""
     from hpa_jax.data.batches import Records, eval_batches
 
     records = Records(context.records)
@@ -143,21 +142,23 @@ def images(context: Context, ids: np.ndarray) -> Iterator[np.ndarray]:
         yield from batch["image"][batch["mask"]]
 
 
-def sizes(catalog: "pd.DataFrame", weigh: bool) -> tuple[np.ndarray, np.ndarray | None]:
-    """(side of the microscope image in pixels, NaN where unknown; bytes of its files), [N].
+def sizes(catalog: "pd.DataFrame", with_bytes: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return (side of the microscope image in pixels, NaN if unknown; bytes of its files), [N].
 
-    weigh: False: no file is looked at, and the second is None.
+    with_bytes: False: files are not accessed, and the second is None.
     """
     sides = catalog["original_size"].astype(float).to_numpy()
-    if not weigh:
+    if not with_bytes:
         return sides, None
     rows = catalog[list(reader.CHANNELS)].to_numpy(object)
     files = [{path for path in row if isinstance(path, str)} for row in rows]
-    return sides, np.array([sum(Path(p).stat().st_size for p in own) for own in files], float)
+    return sides, np.array(
+        [sum(Path(path).stat().st_size for path in paths) for paths in files], float
+    )
 
 
 def predictions(context: Context, name: str, split: str, plain: bool = False) -> Path:
-    """Where a model's probabilities of one split lie; plain: of the image as it is alone."""
+    """Return the path of a model's probabilities of one split; plain: of the unchanged image."""
     refit = split in (FINAL, AUDIT) and context.config.refit
     folder = refitted(context, name) if refit else context.path("models", name)
     file = f"{rows_of(split)}_{PLAIN}" if plain else rows_of(split)
@@ -165,23 +166,23 @@ def predictions(context: Context, name: str, split: str, plain: bool = False) ->
 
 
 def refitted(context: Context, name: str) -> Path:
-    """Where a model lies that is trained on all labelled images."""
+    """Return the folder of a model trained on all labelled images."""
     return context.path("models", name, "refit")
 
 
 def rows_of(split: str) -> str:
-    """The rows that a split's predictions are of: those of `final` are the test part's."""
+    """Return the split whose rows are predicted: test for `final`."""
     return "test" if split == FINAL else split
 
 
 def all_predictions(context: Context, *splits: str) -> tuple[Path, ...]:
-    """Where the probabilities of all models lie."""
+    """Return the paths of all models' probabilities."""
     names = context.config.models
     return tuple(predictions(context, name, split) for name in names for split in splits)
 
 
 def write_probabilities(path: Path, ids: np.ndarray, probs: np.ndarray) -> None:
-    """Writes [N, C] as the table id, p00, ... (design §3); a class of NaN is an absent column."""
+    """Write [N, C] as the table id, p00, ... (design §3) without classes that are all NaN."""
     from hpa_jax.inference.tables import write_table
 
     known = np.flatnonzero(~np.isnan(probs).all(axis=0))
@@ -189,27 +190,27 @@ def write_probabilities(path: Path, ids: np.ndarray, probs: np.ndarray) -> None:
 
 
 def probabilities(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
-    """float32[N, C] of a table, rows in the order of `ids`; NaN in classes it does not know.
+    """Read float32[N, C] from a table, rows in the order of `ids`; NaN in missing classes.
 
     Raises:
-        InputError: an id is missing or doubled in the table, or a value is not finite.
+        InputError: a missing or duplicate id, or a value that is not finite.
     """
     from hpa_jax.inference import ensemble
 
-    found, _, columns = ensemble.joined({str(path): artifacts.read_table(path)}, ids.tolist())
+    values, _, columns = ensemble.joined({str(path): artifacts.read_table(path)}, ids.tolist())
     probs = np.full((len(ids), context.num_classes), np.nan, np.float32)
-    probs[:, [int(name[1:]) for name in columns]] = found[0]
+    probs[:, [int(name[1:]) for name in columns]] = values[0]
     return probs
 
 
 def of_models(context: Context, split: str, ids: np.ndarray) -> np.ndarray:
-    """float32[M, N, C] of the recipe's models, in its order; NaN: the model lacks the class."""
+    """Read float32[M, N, C] of the recipe's models; NaN if a model lacks the class."""
     paths = (predictions(context, name, split) for name in context.config.models)
     return np.stack([probabilities(path, ids, context) for path in paths])
 
 
 def duplicate_groups(context: Context, ids: np.ndarray) -> np.ndarray:
-    """int[N]: groups of the images `ids` that match each other, by duplicates.parquet."""
+    """Return int[N], the groups of near-duplicates among the images `ids`."""
     from hpa_jax.data import duplicates
 
     place = {name: row for row, name in enumerate(ids)}
@@ -220,13 +221,13 @@ def duplicate_groups(context: Context, ids: np.ndarray) -> np.ndarray:
 
 
 def stack_inputs(context: Context, split: str, ids: np.ndarray) -> "StackInputs":
-    """Metafeatures, principal components of embeddings and all models' probabilities of `ids`.
+    """Return metafeatures, principal components and all models' probabilities of `ids`.
 
-    An unknown size (of some kind) becomes the median of the validation images, on which the stack
-    is fitted; if none of them has one, the column is left out.
+    Unknown sizes become the median of the validation images, on which the stack is fitted; if it is
+    unknown, too, the column is dropped.
 
     Raises:
-        InputError: a table lacks an id.
+        InputError: a missing id.
     """
     from hpa_jax.decision.stack import inputs
 
@@ -247,40 +248,40 @@ def stack_inputs(context: Context, split: str, ids: np.ndarray) -> "StackInputs"
 
 
 def components(context: Context) -> Path:
-    """The folder of the principal components of stored embeddings."""
+    """Return the folder of the principal components of stored embeddings."""
     return context.path("features", "pca")
 
 
 def truth(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
-    """bool[N, C] labels of the test part: a table Id,Target, or one in a submission's form.
+    """Read test labels bool[N, C] from a table Id,Target or Id,Predicted.
 
-    For evaluate and report alone.
+    Only for evaluate and report.
 
     Raises:
-        InputError: the table lacks an id, has it twice, or has a label that is no class.
+        InputError: a missing or duplicate id, or an invalid label.
     """
     return _labels(path, ("target", "predicted"), ids, context)
 
 
 def submission(path: Path, ids: np.ndarray, context: Context) -> np.ndarray:
-    """bool[N, C] of a submission file, Id,Predicted, in the order of `ids`.
+    """Read bool[N, C] from a submission file Id,Predicted, in the order of `ids`.
 
     Raises:
-        InputError: the table lacks an id, has it twice, or has a label that is no class.
+        InputError: a missing or duplicate id, or an invalid label.
     """
     return _labels(path, ("predicted",), ids, context)
 
 
 def _labels(path: Path, names: tuple[str, ...], ids: np.ndarray, context: Context) -> np.ndarray:
-    """bool[N, C] of the label texts in the first column that has one of `names`."""
+    """Read labels bool[N, C] from the first column of `names` in the table."""
     table = csv_tables.read(path)
     column = next((name for name in names if name in table), None)
     if "id" not in table or column is None:
-        found = ", ".join(table.columns)
-        raise InputError(f"{path}: needs the columns Id,{names[0].capitalize()}; it has {found}")
-    doubled = table["id"][table["id"].duplicated()]
-    if len(doubled):
-        raise InputError(f"{path}: id {doubled.iloc[0]!r} is there twice")
+        columns = ", ".join(table.columns)
+        raise InputError(f"{path}: needs the columns Id,{names[0].capitalize()}; it has {columns}")
+    duplicates = table["id"][table["id"].duplicated()]
+    if len(duplicates):
+        raise InputError(f"{path}: id {duplicates.iloc[0]!r} is there twice")
     texts = dict(zip(table["id"], table[column]))
     labels = np.zeros((len(ids), context.num_classes), bool)
     for row, identity in enumerate(ids):

@@ -1,7 +1,7 @@
-"""The step `thresholds`: blends of the models; per-class thresholds of every method, scored.
+"""The step `thresholds`: blends of the models, per-class thresholds of every method, scores.
 
-Rows: blends and thresholds are fitted on the validation rows; every score in metrics.json is
-nested (each row scored by thresholds of the other folds, groups together).
+Blends and thresholds are fitted on the validation rows; every score in metrics.json is nested (each
+row scored by thresholds of the other folds, groups kept together).
 """
 
 from collections.abc import Iterable, Mapping
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def thresholds(context: Context) -> list[Task]:
-    """Blends of the models; per-class thresholds of every method, with nested scores."""
+    """Return the tasks: blends of the models; thresholds of every method, with nested scores."""
     return [_ensemble(context), _thresholds(context)]
 
 
 def _ensemble(context: Context) -> Task:
-    """Blends, fitted on validation (and scored out of fold there), of the test part too."""
+    """Fit blends on validation; write their out-of-fold scores there and their test scores."""
     settings = context.config.ensemble.to_dict()
-    settings.pop("average_duplicates")  # only of what is decided later
+    settings.pop("average_duplicates")  # used in later steps
     output = context.path("ensemble")
 
     def work() -> str:
@@ -40,16 +40,18 @@ def _ensemble(context: Context) -> Task:
         models = list(context.config.models)
         probs = tables.of_models(context, "valid", rows.ids)
         test_probs = tables.of_models(context, "test", test.ids)
-        given = context.config.ensemble.weights
-        weights = [given.get(name, 0.0) for name in models] if given else None
+        configured = context.config.ensemble.weights
+        weights = [configured.get(name, 0.0) for name in models] if configured else None
         stored = {}
         for name, method in scores.blends(context).items():
-            own = weights if name == scores.ENSEMBLE else None
+            blend_weights = weights if name == scores.ENSEMBLE else None
             fold = tables.given_folds(context, rows.ids)
-            blend, found = blends.fit_and_score(method, probs, rows.labels, rows.groups, own, fold)
+            blend, out_of_fold = blends.fit_and_score(
+                method, probs, rows.labels, rows.groups, blend_weights, fold
+            )
             stored[name] = blend.as_json(models)
             for part, ids, value in (
-                ("valid", rows.ids, found),
+                ("valid", rows.ids, out_of_fold),
                 ("test", test.ids, blend(test_probs)),
             ):
                 tables.write_probabilities(scores.blend_path(context, name, part), ids, value)
@@ -72,23 +74,26 @@ def _thresholds(context: Context) -> Task:
 
         rows = tables.split_rows(context, "valid")
         weights = scores.resamples(rows)
-        found = scores.of_methods(context, "valid", rows.ids)
-        matched = dict.fromkeys(found)
+        probs_by_method = scores.of_methods(context, "valid", rows.ids)
+        matched = dict.fromkeys(probs_by_method)
         if on_test:
             test = tables.split_rows(context, "test")
             matched = scores.of_methods(context, "test", test.ids)
-        class_thresholds, intervals, scored, nested, rules, drawn = {}, {}, {}, {}, {}, Drawn()
-        candidates, calibrations = {}, {}
-        for name in simplest_first(context, found):
-            probs = found[name]
-            fitted = fit(context, name, probs, rows, matched[name], drawn)
+        fold_caches = FoldCaches()
+        class_thresholds, intervals, calibrations = {}, {}, {}
+        scored, nested, rules, candidates = {}, {}, {}, {}
+        for name in simplest_first(context, probs_by_method):
+            probs = probs_by_method[name]
+            fitted = fit(context, name, probs, rows, matched[name], fold_caches)
             rules[name], nested[name] = fitted.rule, fitted.decided
-            candidates |= {(name, rule): own for rule, own in fitted.by_rule.items()}
+            candidates |= {(name, rule): decided for rule, decided in fitted.by_rule.items()}
             class_thresholds[name] = [
                 float(threshold) if np.isfinite(threshold) else None
                 for threshold in fitted.thresholds
             ]
-            intervals[name] = around(context, name, probs, rows, matched[name], drawn, fitted.rule)
+            intervals[name] = intervals_of(
+                context, name, probs, rows, matched[name], fold_caches, fitted.rule
+            )
             scored[name] = (
                 scores.score(rows.labels, nested[name], weights, scores.known_classes(probs))
                 | {"macro_f1_at_half": scores.score(rows.labels, probs >= 0.5)["macro_f1"]}
@@ -100,7 +105,7 @@ def _thresholds(context: Context) -> Task:
             if count:
                 with_near = scores.score(rows.labels, near, weights)
                 scored[name]["macro_f1_with_neighbours"] = with_near["macro_f1"]
-        in_order = {name: nested[name] for name in found}
+        in_order = {name: nested[name] for name in probs_by_method}
         scored = seen.marked(context, scored)
         table = {
             "classes": list(context.config.classes),
@@ -128,9 +133,10 @@ def _thresholds(context: Context) -> Task:
             },
         )
         scores.write_decisions(outputs[2], rows.ids, in_order)
+        summary = scores.summary({name: scored[name] for name in probs_by_method})
         return (
-            f"macro-F1 on validation, nested: {scores.summary({n: scored[n] for n in found})}; the "
-            "simplest within one standard error of the best, its choice nested too: "
+            f"macro-F1 on validation, nested: {summary}; the simplest within one standard "
+            "error of the best, its choice nested too: "
             f"{nested_choice['macro_f1']:.3f}"
         )
 
@@ -144,7 +150,7 @@ def _thresholds(context: Context) -> Task:
         inputs += (inputs_of.training_shares(context),)
     shared = on_test and context.config.ensemble.average_duplicates
     inputs += context.paths("duplicates.parquet") if shared else ()
-    said = {
+    stamped = {
         "thresholds": context.config.thresholds,
         "submission.argmax": context.config.submission.argmax,
         "ensemble.average_duplicates": shared,
@@ -152,16 +158,16 @@ def _thresholds(context: Context) -> Task:
         **seen.settings(context),
         **retrieve.settings(context),
     }
-    return Task("thresholds", "thresholds", work, said, inputs, outputs, fitted=True)
+    return Task("thresholds", "thresholds", work, stamped, inputs, outputs, fitted=True)
 
 
-AUTO = "auto"  # of config.thresholds.method: the rules of decision/choice.py
-REPEATS_OF_A_RESAMPLE = 2  # of cross-validated thresholds, whose mean over more is no less sure
+AUTO = "auto"  # in config.thresholds.method: choose among the rules of decision/choice.py
+REPEATS_OF_A_RESAMPLE = 2  # of cross-validated thresholds; more would not narrow the intervals
 
 
 @dataclass
-class Drawn:
-    """Folds that are drawn once for all methods: of the rows, of their parts, of resamples."""
+class FoldCaches:
+    """Caches of random folds, shared by all methods: of the rows and of resamples."""
 
     whole: dict[str, np.ndarray] = field(default_factory=dict)
     resampled: dict[str, np.ndarray] = field(default_factory=dict)
@@ -171,8 +177,8 @@ class Drawn:
 class Fitted:
     """The thresholds of one method.
 
-    thresholds: float[C], fitted on all rows by `rule`; decided: bool[N, C], fold by fold without
-    the row's own fold, the choice of a rule included; by_rule: the same by each rule.
+    thresholds: float[C], fitted on all rows by `rule`; decided: nested decisions bool[N, C],
+    including the choice of a rule; by_rule: nested decisions by each rule.
     """
 
     thresholds: np.ndarray
@@ -182,8 +188,8 @@ class Fitted:
 
 
 def simplest_first(context: Context, names: Iterable[str]) -> list[str]:
-    """The methods in the order in which `auto` prefers them: the mean of models, a single model,
-    weights that labels teach, a regression a class, the stack."""
+    """Sort methods by the preference of `auto`: mean of models, single models, fitted weights,
+    logistic regression, stack."""
     order = [scores.MEAN, *context.config.models, scores.WEIGHTED, scores.ENSEMBLE]
     return sorted(names, key=[*order, scores.LOGISTIC, scores.STACK].index)
 
@@ -194,10 +200,10 @@ def fit_and_nest(
     probs: np.ndarray,
     rows: Rows,
     matched: np.ndarray | None,
-    drawn: Drawn | None = None,
+    fold_caches: FoldCaches | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Thresholds [C] and nested decisions bool[N, C] of `fit`."""
-    fitted = fit(context, name, probs, rows, matched, drawn or Drawn())
+    """Return thresholds [C] and nested decisions bool[N, C] of `fit`."""
+    fitted = fit(context, name, probs, rows, matched, fold_caches or FoldCaches())
     return fitted.thresholds, fitted.decided
 
 
@@ -207,19 +213,19 @@ def fit(
     probs: np.ndarray,
     rows: Rows,
     matched: np.ndarray | None,
-    drawn: Drawn,
+    fold_caches: FoldCaches,
 ) -> Fitted:
-    """A method's thresholds by its rule, or with config.thresholds.method=auto by the chosen one.
+    """Fit a method's thresholds by its rule, or by the chosen one if the method is auto.
 
-    matched: the method's scores of the rows whose predictions are matched to proportions, None: of
-    `rows` themselves.  The stack brings votes that are out of fold and, without auto, its own rule.
+    matched: scores of the rows whose predictions are matched to proportions, None: those of `rows`.
+    The stack has out-of-fold votes and, without auto, a rule of its protocol.
     """
     from hpa_jax.decision import choice, confidence, nested
     from hpa_jax.decision.stack import stacking
 
-    rules, seed = _rules(context, name, probs, matched is not None, drawn.whole)
+    rules, seed = _rules(context, name, probs, matched is not None, fold_caches.whole)
     if name == scores.STACK:
-        _, votes = stacking.load_votes(context.path("stack"))  # as fitted, not rounded to be stored
+        _, votes = stacking.load_votes(context.path("stack"))  # not rounded, unlike stored ones
         probs = retrieve.boosted(context, "valid", rows.ids, votes)
     probs = np.nan_to_num(probs)
     fold = tables.given_folds(context, rows.ids)
@@ -227,14 +233,14 @@ def fit(
         rule: nested.predictions(
             rows.labels,
             probs,
-            own.fit,
+            functions.fit,
             seed=seed,
             groups=rows.groups,
             argmax=context.config.submission.argmax,
-            on_fold_scores=own.on_test,
+            on_fold_scores=functions.on_test,
             fold=fold,
         )
-        for rule, own in rules.items()
+        for rule, functions in rules.items()
     }
     if len(rules) == 1:
         (chosen,) = rules
@@ -250,35 +256,33 @@ def fit(
     return Fitted(class_thresholds, decided, chosen, by_rule)
 
 
-def around(
+def intervals_of(
     context: Context,
     name: str,
     probs: np.ndarray,
     rows: Rows,
     matched: np.ndarray | None,
-    drawn: Drawn,
+    fold_caches: FoldCaches,
     rule: str = "",
 ) -> dict[str, np.ndarray]:
-    """low, high, spread: float[C], of the method's own thresholds on resampled rows.
+    """Return low, high, spread: float[C], of the method's thresholds on resampled rows.
 
-    Duplicates stay together in a resample.
-
-    rule: which of its rules; not needed where there is one.
+    Resampled by duplicate group.  rule: one of its rules; optional if there is only one.
     """
     from hpa_jax.decision import confidence
 
     rules, _ = _rules(
-        context, name, probs, matched is not None, drawn.resampled, REPEATS_OF_A_RESAMPLE
+        context, name, probs, matched is not None, fold_caches.resampled, REPEATS_OF_A_RESAMPLE
     )
-    own = rules[rule] if rule else next(iter(rules.values()))
-    found = confidence.threshold_intervals(
+    functions = rules[rule] if rule else next(iter(rules.values()))
+    intervals = confidence.threshold_intervals(
         rows.labels,
         np.nan_to_num(probs),
-        own.fit,
+        functions.fit,
         rows.groups,
-        matched=np.nan_to_num(matched) if own.on_test else None,
+        matched=np.nan_to_num(matched) if functions.on_test else None,
     )
-    return {"low": found.low, "high": found.high, "spread": found.spread}
+    return {"low": intervals.low, "high": intervals.high, "spread": intervals.spread}
 
 
 def _rules(
@@ -286,12 +290,12 @@ def _rules(
     name: str,
     probs: np.ndarray,
     has_test: bool,
-    drawn: dict[str, np.ndarray],
+    fold_caches: dict[str, np.ndarray],
     repeats: int | None = None,
 ) -> "tuple[dict[str, Rule], int]":
-    """The method's rules by name, the simplest first, and the seed of its nested folds.
+    """Return the method's rules by name, the simplest first, and the seed of its nested folds.
 
-    has_test: scores of the test part are at hand; repeats: at most so many, of rules that repeat.
+    has_test: scores of the test part are available; repeats: maximum of rules with repeats.
     """
     from hpa_jax.decision import choice, thresholds
     from hpa_jax.decision.stack import stacking
@@ -300,16 +304,16 @@ def _rules(
     method, scale = settings.pop("method"), settings.pop("scale")
     if name == scores.STACK and method != AUTO:
         protocol, _ = stacking.load_votes(context.path("stack"))
-        own = choice.Rule(stacking.threshold_fitter(protocol, repeats, drawn))
-        return {STACKS_OWN: own}, protocol.seed
+        rule = choice.Rule(stacking.threshold_fitter(protocol, repeats, fold_caches))
+        return {STACKS_OWN: rule}, protocol.seed
     on_test = settings.pop("match_on") == "test"
     settings["repeats"] = min(settings["repeats"], repeats or settings["repeats"])
     if method == AUTO:
-        kept = {key: settings[key] for key in ("folds", "repeats", "grid", "seed")}
-        rules = choice.rules(_shares(context), has_test, **kept, fold_cache=drawn)
+        options = {key: settings[key] for key in ("folds", "repeats", "grid", "seed")}
+        rules = choice.rules(_shares(context), has_test, **options, fold_cache=fold_caches)
     else:
-        own = thresholds.fitter(method, **settings, fold_cache=drawn)
-        rules = {method: choice.Rule(own, on_test and has_test)}
+        fitter = thresholds.fitter(method, **settings, fold_cache=fold_caches)
+        rules = {method: choice.Rule(fitter, on_test and has_test)}
     unknown = ~scores.known_classes(probs)
 
     def scaled(rule: "Rule") -> "Rule":
@@ -319,15 +323,17 @@ def _rules(
 
         return choice.Rule(fit, rule.on_test)
 
-    return {rule: scaled(own) for rule, own in rules.items()}, 0
+    return {name: scaled(rule) for name, rule in rules.items()}, 0
 
 
 STACKS_OWN = "stack's own"
 
 
 def _shares(context: Context) -> np.ndarray | None:
-    """float[C]: training shares, of the config, of the verb decide or of train.csv; None: decide
-    was given none, and the labelled rows tell them."""
+    """Return training shares float[C] from the config, the verb decide or train.csv.
+
+    None: the verb decide has none, so they are counted on the labelled rows.
+    """
     if len(context.config.thresholds.proportions):
         return np.asarray(context.config.thresholds.proportions, float)
     if "given" in context.flags and context.flags["given"] is None:
@@ -338,19 +344,19 @@ def _shares(context: Context) -> np.ndarray | None:
 def calibrated(
     context: Context, probs: np.ndarray, rows: Rows
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """(coefficients [C, 3] of a method's calibration, NaN in classes that it does not know; the
-    expected calibration errors of its scores and, out of fold, of the calibrated ones)."""
+    """Return (coefficients [C, 3] of a method's calibration, NaN in missing classes; the expected
+    calibration errors of its scores and of the out-of-fold calibrated ones)."""
     from hpa_jax.decision import analysis, calibration
 
-    known = scores.known_classes(probs)
-    labels, own = rows.labels[:, known], probs[:, known].astype(float)
+    available = scores.known_classes(probs)
+    labels, scored = rows.labels[:, available], probs[:, available].astype(float)
     fold = tables.given_folds(context, rows.ids)
-    found = calibration.out_of_fold(labels, own, rows.groups, fold=fold)
-    coefficients = np.full((len(known), 3), np.nan)
-    coefficients[known] = calibration.fit(labels, own).coefficients
+    out_of_fold = calibration.out_of_fold(labels, scored, rows.groups, fold=fold)
+    coefficients = np.full((len(available), 3), np.nan)
+    coefficients[available] = calibration.fit(labels, scored).coefficients
     return coefficients, {
-        "calibration_error": analysis.calibration_error(labels, own),
-        "calibration_error_calibrated": analysis.calibration_error(labels, found),
+        "calibration_error": analysis.calibration_error(labels, scored),
+        "calibration_error_calibrated": analysis.calibration_error(labels, out_of_fold),
     }
 
 
@@ -360,12 +366,14 @@ def automatic(
     weights: np.ndarray,
     fold: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """Score of `submission.method=auto` with the choice of method and rule nested, and what was
-    chosen. decided: nested decisions by (method, rule), the simplest first."""
+    """Score `submission.method=auto`, with nested choices of method and rule, which are listed.
+
+    decided: nested decisions by (method, rule), the simplest first.
+    """
     from hpa_jax.decision import choice
 
-    found, chosen = choice.fold_by_fold(rows.labels, decided, rows.groups, fold)
-    return scores.score(rows.labels, found, weights) | {
+    decisions, chosen = choice.fold_by_fold(rows.labels, decided, rows.groups, fold)
+    return scores.score(rows.labels, decisions, weights) | {
         "chosen": [method for method, _ in chosen],
         "rules": [rule for _, rule in chosen],
     }

@@ -1,8 +1,8 @@
-"""The step `train`: a task for each model and fold."""
+"""The step `train`: one task per model and fold."""
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -15,21 +15,18 @@ from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
 
-if TYPE_CHECKING:
-    pass
-
 
 def train(context: Context) -> list[Task]:
-    """Every network of the recipe -> models/NAME/[fold_K/]checkpoints, metrics.jsonl."""
+    """Return a task per network -> models/NAME/[fold_K/]checkpoints, metrics.jsonl."""
     return [_train(context, *fit) for fit in context.fits()]
 
 
 def share_compiled(context: Context) -> None:
-    """One folder of compiled programs for all networks, folds and starts of a workdir."""
+    """Set the compilation cache, shared by all networks and runs of a workdir."""
     from hpa_jax.training import compilation
 
-    given = context.config.train.compilation_cache
-    compilation.keep_programs(given or context.path("compiled"))
+    folder = context.config.train.compilation_cache
+    compilation.keep_programs(folder or context.path("compiled"))
 
 
 def _train(context: Context, name: str, model: ConfigDict, fold: int | None, folder: Path) -> Task:
@@ -51,17 +48,17 @@ def training(
     settings: dict[str, Any],
     patience: bool = True,
 ) -> Task:
-    """The task that trains one network in `folder`.
+    """Return the task that trains one network in `folder`.
 
-    rows: gives those to fit and those to validate on.  origin: the trained model of this run that
-    it starts from.  settings: what else its result depends on.  patience: whether validation may
+    rows: returns (training, validation) rows.  origin: folder of the model of this run that it
+    starts from.  settings: further dependencies of the result.  patience: whether validation may
     end training early.
     """
     config = context.config
-    how = config.train.copy_and_resolve_references()
+    train_settings = config.train.copy_and_resolve_references()
     if not patience:
-        with how.unlocked():
-            how.patience = 0
+        with train_settings.unlocked():
+            train_settings.patience = 0
 
     def work() -> str:
         from hpa_jax.training import loop
@@ -72,15 +69,17 @@ def training(
             name=title,
             directory=folder,
             **training_data(context, model, fitted, held_out, origin),
-            settings=how,
+            settings=train_settings,
             seed=config.seed,
         )
         return f"{len(fitted.ids):,} images, validated on {len(held_out.ids):,}"
 
-    how_trained = {k: v for k, v in how.to_dict().items() if k not in options.WITHOUT_RESULT}
+    stamped_settings = {
+        k: v for k, v in train_settings.to_dict().items() if k not in options.WITHOUT_RESULT
+    }
     settings = {
         f"models.{title.split('-')[0]}": inputs_of.stamped(model),
-        "train": how_trained,
+        "train": stamped_settings,
         **inputs_of.stored(context, model),
         "classes": config.classes,
         "seed": config.seed,
@@ -106,15 +105,15 @@ def training(
 def training_data(
     context: Context, model: ConfigDict, fitted: Rows, held_out: Rows, origin: Path | None
 ) -> dict[str, Any]:
-    """Arguments of `loop.train` and of the sweep of rates: images, labels of the model's classes,
-    weights of their sources, and the folder of the model that it starts from.
+    """Return arguments of `loop.train` and `lr_finder.find`: images, labels of the model's classes,
+    sampling weights, and the folder of the model that it starts from.
     """
     numbers = context.class_numbers(model)
     return dict(
         records=inputs_of.images_of(context, model),
         train_ids=fitted.ids,
         train_labels=fitted.labels[:, numbers].astype(np.uint8),
-        # one weight for all is plain shuffling
+        # equal weights: plain shuffling
         train_weights=fitted.weights if np.ptp(fitted.weights) > 0 else None,
         valid_ids=held_out.ids,
         valid_labels=held_out.labels[:, numbers].astype(np.uint8),
@@ -124,26 +123,26 @@ def training_data(
 
 
 def rows_to_fit(context: Context, model: ConfigDict, fold: int | None) -> dict[str, Any]:
-    """`training_data` of one fit of the recipe."""
+    """Return `training_data` of one fit of the recipe."""
     fitted, held_out = _rows(context, model, fold)
     return training_data(context, model, fitted, held_out, _origin(context, model, fold))
 
 
 def _rows(context: Context, model: ConfigDict, fold: int | None) -> tuple[Rows, Rows]:
-    """Those to fit and those to validate on."""
+    """Return (training, validation) rows."""
     fitted, held_out = (tables.split_rows(context, part, fold) for part in ("train", "valid"))
     return fitted_rows(context, model, fitted), held_out
 
 
 def fitted_rows(context: Context, model: ConfigDict, rows: Rows) -> Rows:
-    """Training rows without the part that the model leaves out; groups stay whole."""
+    """Return training rows without the part that the model leaves out; groups stay together."""
     from hpa_jax.core import stratification
 
     if not model.left_out:
         return rows
     part, parts = model.left_out
-    dealt = stratification.folds(rows.labels, rows.groups, parts, context.config.split.seed)
-    return rows.where(dealt != part)
+    folds = stratification.folds(rows.labels, rows.groups, parts, context.config.split.seed)
+    return rows.where(folds != part)
 
 
 def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | None:
@@ -152,5 +151,5 @@ def _origin(context: Context, model: ConfigDict, fold: int | None) -> Path | Non
 
 
 def task_name(name: str, fold: int | None) -> str:
-    """Of a fit's tasks, after "train-" or "predict-"."""
+    """Return a fit's name in tasks, after "train-" or "predict-"."""
     return name if fold is None else f"{name}-fold_{fold}"

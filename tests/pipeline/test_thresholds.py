@@ -30,7 +30,7 @@ def context(tmp_path, **thresholds):
 
 
 def around(context, rows, probs, matched=None):
-    return steps.around(context, "m", probs, rows, matched, steps.Drawn())
+    return steps.intervals_of(context, "m", probs, rows, matched, steps.FoldCaches())
 
 
 def test_scale_and_fixed_cuts_are_respected(tmp_path):
@@ -70,10 +70,10 @@ def test_the_stack_keeps_its_own_rule_where_others_match_the_test_part(tmp_path,
 
 def test_folds_of_resamples_are_drawn_once_for_all_methods(tmp_path):
     rows, probs = rows_of(groups=np.arange(200) // 2)
-    drawn, here = steps.Drawn(), context(tmp_path)
-    one = steps.around(here, "m", probs, rows, None, drawn)
+    drawn, here = steps.FoldCaches(), context(tmp_path)
+    one = steps.intervals_of(here, "m", probs, rows, None, drawn)
     count = len(drawn.resampled)
-    two = steps.around(here, "m", probs, rows, None, drawn)
+    two = steps.intervals_of(here, "m", probs, rows, None, drawn)
     assert count == len(drawn.resampled) == 100
     np.testing.assert_array_equal(one["low"], two["low"])
 
@@ -81,7 +81,7 @@ def test_folds_of_resamples_are_drawn_once_for_all_methods(tmp_path):
 def test_auto_takes_a_rule_for_each_method_and_nests_the_choice(tmp_path):
     rows, probs = rows_of()
     here = context(tmp_path, method="auto", repeats=2, proportions=(0.4, 0.2, 0.1))
-    fitted = steps.fit(here, "m", probs, rows, probs[:50], steps.Drawn())
+    fitted = steps.fit(here, "m", probs, rows, probs[:50], steps.FoldCaches())
     assert list(fitted.by_rule) == [
         "match_proportions", "shrunk", "exact", "match_training", "match_test", "cross_validated",
     ]  # fmt: skip
@@ -97,7 +97,7 @@ def test_rules_without_test_scores_or_training_shares_are_left_out(tmp_path):
     here = Context(context(tmp_path, method="auto", repeats=2).config, tmp_path, {"given": None})
     splits = pd.DataFrame({"id": rows.ids})
     splits.to_parquet(tmp_path / "splits.parquet")
-    fitted = steps.fit(here, "m", probs, rows, None, steps.Drawn())
+    fitted = steps.fit(here, "m", probs, rows, None, steps.FoldCaches())
     assert {"match_test", "match_training"}.isdisjoint(fitted.by_rule)
 
 
