@@ -1,9 +1,9 @@
-"""The options: each with its default, help, choices and range, stated once.
+"""All options with default, help, choices and range.
 
-Validation, `--help` and docs/options.md read what stands here.  A recipe under configs/ starts from
-`default()`, one locked ConfigDict, and states differences only.  `model(...)` and `phase(...)` are
-the defaults of one network and of one phase of its training; a recipe puts as many of them as it
-likes into `config.models[NAME]`.
+Used by validation, `--help` and docs/options.md.  A recipe under configs/ starts from `default()`,
+a locked ConfigDict, and states differences only.  `model(...)` and `phase(...)` return the defaults
+of a network and of a phase of its training, with differences; a recipe adds any number of them to
+`config.models[NAME]`.
 """
 
 from collections.abc import Mapping
@@ -17,44 +17,44 @@ from hpa_jax.config.options import Option, Statement, defaults, option
 from hpa_jax.core import classes, own_code
 from hpa_jax.core.errors import InputError, near
 
-# Options of a model that change nothing in its training.
+# Options of a model that do not affect its training.
 OF_PREDICTION = ("views", "checkpoint")
-# Beside each model: the ways to decide, all scored in one table; submission.method can name them.
+# Methods besides single models; all are scored, and submission.method can name them.
 METHODS = ("mean of models", "weighted mean", "logistic regression", "ensemble", "stack")
-OF_THIS_RUN = "model:"  # begins an init_from that names another model of the recipe
+OF_THIS_RUN = "model:"  # prefix of an init_from that names another model of the recipe
 RETRIEVAL = "retrieval"  # the name of metric learning's network for --only, and its folder
 CHANNELS = "hpa_jax.data.reader:CHANNELS"
 NUMBER = (int, float)
 
 
 def default() -> ConfigDict:
-    """The whole default configuration, locked."""
+    """Return the default configuration, locked."""
     return ConfigDict(defaults(OPTIONS)).lock()
 
 
 def phase(**differences: Any) -> ConfigDict:
-    """One phase of training: epochs at one schedule, with the same parts frozen.
+    """Return one phase of training: epochs at one schedule, with the same parts frozen.
 
     Raises:
-        InputError: an option that a phase does not have.
+        InputError: an unknown option.
     """
     return _with(PHASE, differences, "phase")
 
 
 def model(**differences: Any) -> ConfigDict:
-    """One network and how it is trained; its phases may be plain mappings of a phase's options.
+    """Return one network and its training; phases may be plain mappings of a phase's options.
 
     Raises:
-        InputError: an option that a model or a phase does not have.
+        InputError: an unknown option of the model or a phase.
     """
     if "phases" in differences:
-        phases = (phase(**dict(given.items())) for given in differences["phases"])
+        phases = (phase(**dict(options.items())) for options in differences["phases"])
         differences["phases"] = tuple(phases)
     return _with(MODEL, differences, "model")
 
 
 def embedding_model(**differences: Any) -> ConfigDict:
-    """The network of metric learning, bestfitting's by default (spec bestfitting_pudae A).
+    """Return the network of metric learning, by default bestfitting's (spec bestfitting_pudae A).
 
     ResNet50 on the whole 768 px image, D4, 512-d embedding after BatchNorm; ArcFace with s 30 and
     m .5, half with the margin and half plain; Adam 1e-4 (b2 .999, torch's), gradients clipped to
@@ -78,11 +78,11 @@ def embedding_model(**differences: Any) -> ConfigDict:
 
 
 def frozen_model(trained: str = "linear", hidden: int = 512, **differences: Any) -> ConfigDict:
-    """A head (`trained`: linear, mlp) on the stored embeddings of a frozen network.
+    """Return a head (`trained`: linear, mlp) on the stored embeddings of a frozen network.
 
-    The network, which is run once over the images, is what `differences` say of it:
+    `differences` define the network, which is run once over the images:
     `**published.options("NAME")`, or backbone, head, channels, image_size, normalize, init_from.
-    Adam with decoupled weight decay, one-cycle, 20 epochs of batches of 256; each update sees one
+    Adam with decoupled weight decay, one-cycle, 20 epochs of batches of 256; each update uses one
     of the stored views of each image.
     """
     chosen = dict(
@@ -99,7 +99,7 @@ def frozen_model(trained: str = "linear", hidden: int = 512, **differences: Any)
 
 
 def adversary_model(**differences: Any) -> ConfigDict:
-    """The network that tells test images from training images: a small one, few epochs."""
+    """Return the network that distinguishes test from training images: small, few epochs."""
     chosen = dict(
         backbone="resnet18",
         loss=dict(bce=1.0),
@@ -110,7 +110,7 @@ def adversary_model(**differences: Any) -> ConfigDict:
     return model(**{**chosen, **differences})
 
 
-# Statements: `OPTIONS` is the whole, `MODEL` one of config.models, `PHASE` one of its phases.
+# Statements: `OPTIONS` of the config, `MODEL` of each of config.models, `PHASE` of its phases.
 _RULE: dict[str, Any] = dict(choices="hpa_jax.data.sources.imported:MISSING")
 FOLDER: Statement = dict(
     pattern=option(
@@ -127,18 +127,16 @@ FOLDER: Statement = dict(
         "", 'names of channels in file names and files: "DAPI:blue,GFP:green"', kinds=(str, dict)
     ),
     planes=option(
-        (), "channels of a multichannel file in order; (): by its own names", items=(str,)
+        (), "channels of a multichannel file in order; (): by the names in the file", items=(str,)
     ),
     labels=option("labels.csv", "table of labels in the folder"),
     percentiles=option(
         (0.001, 99.999), "of more than 8 bits: black and white", items=NUMBER, low=0, high=100
     ),
     floor=option(
-        0.15, "white lies at least this share of the depth's range above black", above=0, high=1
+        0.15, "white is at least this share of the depth's range above black", above=0, high=1
     ),
-    bits=option(
-        0, "depth of the camera; 0: as the files say, else by their values", low=0, high=16
-    ),
+    bits=option(0, "depth of the camera; 0: from metadata, else from the values", low=0, high=16),
     scale_over=option(
         "image",
         "which images share black and white points",
@@ -155,13 +153,13 @@ FOLDER: Statement = dict(
         None, "of a time series the one to take; None refuses it", kinds=(int, type(None))
     ),
     field_um=option(0.0, "side of a training image in µm (competition: 163.84); 0: off", low=0),
-    pixel_size=option(0.0, "µm a pixel where the files don't say", low=0),
+    pixel_size=option(0.0, "µm per pixel if the files do not contain it", low=0),
     links=option(False, "whether links out of the root are followed"),
 )
 ATLAS: Statement = dict(
     table=option("external.csv", "table of the images, in the root"),
     url=option(
-        "http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg", "where an image lies"
+        "http://v18.proteinatlas.org/images/{antibody}/{name}_{channel}.jpg", "address of an image"
     ),
     missing_yellow=option(
         "zeros",
@@ -175,9 +173,7 @@ SOURCE: Statement = dict(
     source=SOURCE_KIND,
     root=option("", "its folder; absent: data.root"),
     weight=option(1.0, "how often training draws its images, relative to 1", above=0),
-    not_only=option(
-        (), "class numbers: images with no class beside these are left out", items=(int,)
-    ),
+    not_only=option((), "class numbers: images with only these classes are left out", items=(int,)),
     parts=option(
         (), "parts of a competition to take; (): all", choices=("train", "external", "test", "own")
     ),
@@ -187,23 +183,23 @@ OF_SOURCE: dict[str, Statement] = dict(
     synthetic=dict(full_size=FULL_SIZE, links=FOLDER["links"]),
     folder=dict(
         **FOLDER,
-        tokens=option(None, "channel -> how file names write it", kinds=(dict, type(None))),
+        tokens=option(None, "channel -> its text in file names", kinds=(dict, type(None))),
         part=option("own", "part that its images belong to", choices=("own", "external", "test")),
     ),
     atlas=ATLAS,
 )
 SOURCES = option(
     (),
-    "several: dicts of source, root, weight, not_only, parts and options of their kind",
+    "several: dicts of source, root, weight, not_only, parts and options of the kind",
     items=(dict,),
 )
 VARIATION: Statement = dict(
     name=option("", "name of its folder and row"),
-    about=option("", "what it tries, in words"),
-    talk=option("", "what the team's talk said of it", also=NUMBER),
-    add=option({}, "NAME -> model(...): models beside the recipe's"),
+    about=option("", "description"),
+    talk=option("", "result reported in the team's talk", also=NUMBER),
+    add=option({}, "NAME -> model(...): additional models"),
     set=option({}, 'key -> value; "models.*.KEY" changes every model'),
-    method=option("", "whose score is compared, if not ablate.method"),
+    method=option("", "method whose score is compared, if not ablate.method"),
     at=option(
         "thresholds", "score by the thresholds, or at one half", choices=("thresholds", "half")
     ),
@@ -227,16 +223,16 @@ PHASE: Statement = dict(
     ),
     freeze=option(
         "none",
-        "parts that stand still; or a number of depth groups counted from the stem",
+        "frozen parts; or a number of depth groups counted from the stem",
         choices=("none", "backbone"),
         pattern=r"\d*",
         also=(int,),
         low=0,
     ),
-    freeze_bn=option(False, "False: BatchNorm of frozen groups trains on, as fastai's"),
+    freeze_bn=option(False, "False: BatchNorm of frozen groups is trained, as in fastai"),
     lr_decay=option(
         1.0,
-        "lr of the stem = lr / lr_decay, log-spaced; or one factor a depth group",
+        "lr of the stem = lr / lr_decay, log-spaced; or one factor per depth group",
         also=(tuple,),
         items=NUMBER,
         above=0,
@@ -245,11 +241,11 @@ PHASE: Statement = dict(
     lr_noise_every=option("phase", "how often that noise is drawn", choices=("phase", "step")),
     div_factor=option(25.0, "one_cycle starts at lr / div_factor", above=0),
     pct_start=option(0.3, "one_cycle: share of the rising phase", low=0, high=1),
-    cycles=option(1, "of cyclic_cosine and cyclic_triangular; the end of each is kept", low=1),
+    cycles=option(1, "of cyclic_cosine and cyclic_triangular; a snapshot is kept of each", low=1),
     warmup=option(0.0, "epochs of linear rise, for every schedule but one_cycle", low=0),
     start_from=option(
         "",
-        'weights it starts from; "": go on; a number: the last ones of that earlier phase; '
+        'weights it starts from; "": continue; a number: the last ones of that earlier phase; '
         "epoch:N, see keep_epochs",
         choices=("", "best"),
         pattern=r"\d+|epoch:\d+",
@@ -257,7 +253,7 @@ PHASE: Statement = dict(
     batch_size=option(0, "images; 0: the model's", low=0),
     dropout=option(
         None,
-        "None: the model's; a rate, or one rate a dropout layer",
+        "None: the model's; a rate, or one rate per dropout layer",
         also=(*NUMBER, tuple),
         items=NUMBER,
         low=0,
@@ -272,10 +268,10 @@ MODEL: Statement = dict(
     backbone=option(
         "se_resnext50_32x4d", "the network", choices="hpa_jax.models.registry:NAMES", pattern=OWN
     ),
-    width=option(1.0, "multiplies the channel numbers", above=0),
+    width=option(1.0, "factor on the numbers of channels", above=0),
     depth=option(
         (),
-        "blocks of each part of the network, or a number that multiplies them; (): its own",
+        "blocks of each part of the network, or a factor on them; (): the standard",
         also=NUMBER,
         items=(int,),
         above=0,
@@ -284,11 +280,11 @@ MODEL: Statement = dict(
         {}, "of a transformer: grid, positions, registers, layer_scale, eps (models/vit.py)"
     ),
     head=option(
-        "adaptive_concat", "what follows the last feature map", choices="hpa_jax.models.heads:HEADS"
+        "adaptive_concat", "head after the last feature map", choices="hpa_jax.models.heads:HEADS"
     ),
     head_options=option({}, "of models/heads.py: hidden, pool_order, size"),
     dropout=option(0.5, "rate before the last dense layer", low=0, below=1),
-    large_stem=option(False, "another 2x2 max-pool after the stem's"),
+    large_stem=option(False, "a second 2x2 max-pool after the stem"),
     as_run=option(False, "of xception: without some ReLUs and the last norm, as One More Layer's"),
     remat=option(
         "none", "blocks: less memory for one more forward pass", choices=("none", "blocks")
@@ -300,10 +296,10 @@ MODEL: Statement = dict(
         items=(int, str),
         low=0,
     ),
-    channels=option(("red", "green", "blue", "yellow"), "channels it reads", choices=CHANNELS),
+    channels=option(("red", "green", "blue", "yellow"), "input channels", choices=CHANNELS),
     image_size=option(128, "side of its images in pixels", low=16, high=8192),
     normalize=option(
-        "hpa", "what its weights expect", choices="hpa_jax.models.normalization:NAMES"
+        "hpa", "normalization of the input", choices="hpa_jax.models.normalization:NAMES"
     ),
     dtype=option(
         "auto",
@@ -319,13 +315,13 @@ MODEL: Statement = dict(
         "",
         'weight file, folder of a trained model, "published:NAME" (`models list`), or '
         '"model:NAME", another one of this recipe '
-        "(trained first; its final weights, fold by fold); a head of other size starts afresh",
+        "(trained first; its final weights, fold by fold); a head of another size is initialised",
     ),
     frozen=dict(
         head=option(
             "",
-            "what is trained on the stored embeddings of this network, which stays as init_from "
-            'gives it and is run once over the images; "": the network itself is trained',
+            "head to train on the stored embeddings of this network, which keeps the weights of "
+            'init_from and is run once over the images; "": the network itself is trained',
             choices=("", "linear", "mlp"),
         ),
         hidden=option(512, "units of mlp", low=1),
@@ -339,10 +335,10 @@ MODEL: Statement = dict(
     ),
     classes=option(
         (),
-        "names of those it knows; (): all.  Others are absent from its predictions",
+        "names of its classes; (): all.  Others are missing in its predictions",
         items=(str,),
     ),
-    batch_size=option(32, "images of an update of the weights", low=1),
+    batch_size=option(32, "images per weight update", low=1),
     accumulate=option(1, "micro-batches that a batch is split into", low=1),
     accumulate_sum=option(False, "gradients of micro-batches are summed, not averaged"),
     sampling=option(
@@ -366,8 +362,8 @@ MODEL: Statement = dict(
         momentum=option(0.9, "of sgd, where the schedule does not move it", low=0, below=1),
         nesterov=option(True, "of sgd"),
         weight_decay=option(0.0, "of all but norms and biases", low=0),
-        decay_norm_and_bias=option(False, "fastai decays all parameters"),
-        clip_norm=option(0.0, "largest norm of the gradients; 0: not clipped", low=0),
+        decay_norm_and_bias=option(False, "decay all parameters, as fastai"),
+        clip_norm=option(0.0, "maximum norm of the gradients; 0: not clipped", low=0),
     ),
     average=dict(
         kind=option(
@@ -379,19 +375,23 @@ MODEL: Statement = dict(
         epochs=option((), "averaged by chosen, counted from 1", items=(int,), low=1),
         decay=option(0.999, "of ema", low=0, below=1),
     ),
-    phases=option(lambda: (phase(),), "its phases: phase(...) each", kinds=(tuple,), each=PHASE),
+    phases=option(
+        lambda: (phase(),), "training phases: phase(...) each", kinds=(tuple,), each=PHASE
+    ),
     augment=option(
         "d4", "a preset, or a mapping with its name and differences", also=(dict,), **_AUGMENT
     ),
     checkpoint=option(
         "final",
-        "weights that predict; final: the average if one is made, else the best; snapshots: the "
-        "mean of what the ends of all phases and cycles predict; phase:K: the end of phases[K]; "
+        "weights that predict; final: the average if configured, else the best; snapshots: the "
+        "mean prediction of the ends of all phases and cycles; phase:K: the end of phases[K]; "
         "epoch:N: one of keep_epochs",
         choices=("final", "best", "last", "snapshots"),
         pattern=r"phase:\d+|epoch:\d+",
     ),
-    keep_epochs=option((), "epochs whose ends are kept, counted from 1", items=(int,), low=1),
+    keep_epochs=option(
+        (), "epochs whose checkpoints are kept, counted from 1", items=(int,), low=1
+    ),
     views=option(
         "d4",
         "test-time views, or a mapping with their name and options",
@@ -404,7 +404,7 @@ MODEL: Statement = dict(
 
 
 def _of_protocol(kind: type, help: str, **limits: Any) -> Option:
-    """A setting of the stack that its protocol decides unless it is given."""
+    """Define a setting of the stack; None: the protocol's value."""
     kinds = (*(NUMBER if kind is float else (kind,)), type(None))
     return option(lambda: placeholder(kind), help, kinds=kinds, **limits)
 
@@ -414,7 +414,7 @@ def _stack_choices(name: str) -> str:
 
 
 OPTIONS: Statement = dict(
-    seed=option(0, "of everything that is random in training", low=0),
+    seed=option(0, "of all randomness in training", low=0),
     classes=option(classes.NAMES, "names of the classes, in order", items=(str,)),
     data=dict(
         source=option(
@@ -422,9 +422,9 @@ OPTIONS: Statement = dict(
         ),
         root=option("", 'their folder; "" with synthetic: WORKDIR/data'),
         sources=SOURCES,
-        truth=option("", "table of the test part's labels; only evaluate and report read it"),
+        truth=option("", "table of the test labels; only used by evaluate and report"),
         on_bad_image=option(
-            "error", "skip leaves it out and writes bad_images.csv", choices=("error", "skip")
+            "error", "skip: leave it out and list it in bad_images.csv", choices=("error", "skip")
         ),
         check=option(
             "decode",
@@ -445,7 +445,7 @@ OPTIONS: Statement = dict(
             test=option(300, "test images", low=0),
             external=option(200, "external images", low=0),
             image_size=option(128, "side in pixels", low=16, high=8192),
-            min_per_class=option(12, "floor, so that even the rarest class exists", low=0),
+            min_per_class=option(12, "minimum, so that even the rarest class exists", low=0),
             label_noise=option(0.0, "share of train labels that are wrong", low=0, high=1),
             duplicates=option(
                 0.03, "share of train images that have a (near) copy in train", low=0, high=1
@@ -461,7 +461,7 @@ OPTIONS: Statement = dict(
     ),
     duplicates=dict(
         radius=option(12, "Hamming distance of 64-bit pHashes, on each of R, G, B", low=0, high=64),
-        rotations=option(False, "whether rotated and mirrored copies are copies too"),
+        rotations=option(False, "whether rotated and mirrored copies are duplicates"),
     ),
     split=dict(
         scheme=option(
@@ -483,7 +483,9 @@ OPTIONS: Statement = dict(
             choices=("split", "train", "excluded"),
         ),
         group_by=option(
-            "", "what stays on one side, too", choices=("", "antibody", "plate", "sample")
+            "",
+            "groups that are not split, besides duplicates",
+            choices=("", "antibody", "plate", "sample"),
         ),
         audit=option(
             0.0,
@@ -491,65 +493,67 @@ OPTIONS: Statement = dict(
             low=0,
             below=1,
         ),
-        exclude=option("", "file with ids that are left out"),
+        exclude=option("", "file with ids to leave out"),
         force_valid=option("", "file with ids for validation"),
         force_train=option("", "file with ids for training"),
         seed=option(0, "of the split", low=0),
     ),
-    # The verb adversarial: can train and test be told apart?
+    # The verb adversarial.
     adversarial=dict(
         variant=option(
             "features",
             "features: trees on metafeatures; network: `model`",
             choices=("features", "network"),
         ),
-        model=option(adversary_model, "the network of that variant", kinds=(dict,), form=MODEL),
-        folds=option(5, "each image is scored by a model that was not fitted on it", low=2),
+        model=option(adversary_model, "of the variant network", kinds=(dict,), form=MODEL),
+        folds=option(5, "folds of the out-of-fold scores", low=2),
         fraction=option(
             0.25, "of the labelled images, for adversarial_valid.csv", above=0, high=0.5
         ),
-        sources=option(("train",), "whose labelled images", choices=("train", "external", "own")),
+        sources=option(
+            ("train",), "sources of the labelled images", choices=("train", "external", "own")
+        ),
     ),
     records=dict(
         image_size=option(128, "stored side in pixels", low=16, high=8192),
         also=option(
             (),
-            "further sides, as (768,): a model reads the smallest that holds its own",
+            "further sides, as (768,): a model reads the smallest not below its image_size",
             items=(int,),
             low=16,
             high=8192,
         ),
         encoding=option(
             "zstd",
-            "how pixels are stored; jpeg and webp lose some",
+            "encoding of the pixels; jpeg and webp are lossy",
             choices="hpa_jax.data.encodings:ENCODINGS",
         ),
-        shard_images=option(512, "images a file", low=1),
+        shard_images=option(512, "images per file", low=1),
         beam=option(
             (),
-            'Apache Beam options, e.g. ("--runner=DirectRunner",); (): threads here',
+            'Apache Beam options, e.g. ("--runner=DirectRunner",); (): local threads',
             items=(str,),
         ),
     ),
     models=option({}, "NAME -> model(...)", each=MODEL),
     train=dict(
-        workers=option(0, "parallel decodes on the host; 0: one a core", low=0),
+        workers=option(0, "parallel decodes on the host; 0: one per core", low=0),
         prefetch=option(2, "batches in flight to the device", low=1),
-        keep=option(2, "newest checkpoints kept beside the best", low=1),
+        keep=option(2, "newest checkpoints kept besides the best", low=1),
         monitor=option(
             "loss",
-            "of validation: which checkpoint is the best; focal: that loss alone, gamma 2",
+            "validation value that defines the best checkpoint; focal: only that loss, gamma 2",
             choices="hpa_jax.training.phases:MONITORS",
         ),
         checkpoint_minutes=option(10.0, "between checkpoints inside an epoch", above=0),
         on_nonfinite=option(
             "stop",
-            "skip: a step whose loss is no number changes nothing and is counted",
+            "skip: steps with a non-finite loss change nothing and are counted",
             choices=("stop", "skip"),
         ),
         patience=option(
             0,
-            "epochs without a better monitor before a phase ends (later ones go on); 0: never",
+            "epochs without improvement before a phase ends (the next one starts); 0: never",
             low=0,
         ),
         compilation_cache=option("", 'folder of compiled programs; "": WORKDIR/compiled'),
@@ -560,8 +564,8 @@ OPTIONS: Statement = dict(
         ),
         batch_norm=option(
             "global",
-            "statistics of the whole batch (N devices give what one gives), or per_device "
-            "(faster on many; what torch does)",
+            "statistics of the whole batch (independent of the number of devices), or per_device "
+            "(faster on many; as torch)",
             choices=("global", "per_device"),
         ),
         tensorboard=option(True, "writes TensorBoard events"),
@@ -571,14 +575,18 @@ OPTIONS: Statement = dict(
         batch_size=option(64, "images at a time", low=1),
         tile=option(
             0,
-            "own images: side of the squares they are split into, in their pixels; 0: each is "
-            "taken whole, scaled, and loses its longer ends",
+            "with --model: side of the tiles of an image, in its pixels; 0: the whole image, "
+            "scaled, with its longer ends cropped",
             low=0,
         ),
-        tile_aggregate=option("max", "over the tiles of an image", choices=("max", "mean")),
+        tile_aggregate=option(
+            "max", "aggregation over the tiles of an image", choices=("max", "mean")
+        ),
     ),
     features=dict(
-        legacy_corr_bug=option(False, "the red correlation in the blue column, as the team had"),
+        legacy_corr_bug=option(
+            False, "the red correlation in the blue column, as in the team's code"
+        ),
         extra=option(False, "yellow, channel pairs, foreground, green texture, bytes of files"),
     ),
     embeddings=dict(
@@ -598,27 +606,31 @@ OPTIONS: Statement = dict(
             choices=("hpa_jax.inference.ensemble:METHODS", "likelihood", "greedy"),
         ),
         weights=option(
-            {}, "of the others: model -> weight (others 0); {}: all the same", items=NUMBER, low=0
+            {}, "of the other methods: model -> weight (missing: 0); {}: equal", items=NUMBER, low=0
         ),
-        average_duplicates=option(False, "duplicates among the test images share their mean"),
+        average_duplicates=option(
+            False, "average predictions over duplicates among the test images"
+        ),
     ),
     thresholds=dict(
         method=option(
             "auto",
-            "how they are fitted; match_proportions: bestfitting's; auto: the simplest rule within "
+            "rule of fitting; match_proportions: bestfitting's; auto: the simplest rule within "
             "one standard error of the best, for every method and the stack",
             choices=("auto", "hpa_jax.decision.thresholds:METHODS"),
             pattern=OWN,
         ),
         folds=option(5, "folds of cross_validated", low=2, high=127),
-        repeats=option(20, "times that the folds are drawn", low=1),
-        grid=option(50, "points that are tried", low=2),
+        repeats=option(20, "repeats with other random folds", low=1),
+        grid=option(50, "candidate thresholds", low=2),
         search=option("grid", "inside cross_validated", choices=("grid", "exact")),
         combine=option(
-            "mean", "of the thresholds of all folds and repeats", choices=("mean", "median")
+            "mean", "combines the thresholds of all folds and repeats", choices=("mean", "median")
         ),
         shrink=option(
-            0.0, "positives at which a class counts as much as what it shrinks to", low=0
+            0.0,
+            "positives at which a class's threshold and its shrinkage target weigh the same",
+            low=0,
         ),
         shrink_towards=option(
             "pooled",
@@ -628,43 +640,43 @@ OPTIONS: Statement = dict(
         value=option(0.5, "of method fixed", low=0, high=1),
         proportions=option(
             (),
-            "of match_proportions: a share a class; (): those of validation",
+            "of match_proportions: one share per class; (): those of validation",
             items=NUMBER,
             low=0,
             high=1,
         ),
         match_on=option(
             "valid",
-            "whose predictions are matched; test: bestfitting",
+            "part whose predictions are matched; test: bestfitting",
             choices=("valid", "test"),
         ),
         scale=option(
             (1.0,),
-            "a factor on all (One More Layer: 0.48 once), or one a class",
+            "a factor on all (One More Layer: 0.48 once), or one per class",
             items=NUMBER,
             above=0,
         ),
         seed=option(0, "of the folds", low=0),
     ),
-    # What is None here, the protocol decides.
+    # None: the value of the protocol.
     stack=dict(
         protocol=option(
             "quick",
-            "models a class: quick 15, talk 375, main 225, by_frequency 441 to 6,000",
+            "models per class: quick 15, talk 375, main 225, by_frequency 441 to 6,000",
             choices="hpa_jax.decision.stack.protocols:PROTOCOLS",
         ),
         seed=option(0, "of folds and models", low=0),
-        device=option("auto", "where trees are fitted", choices=_stack_choices("device")),
-        repeats=_of_protocol(int, "times that the outer folds are drawn", low=1),
+        device=option("auto", "device that fits trees", choices=_stack_choices("device")),
+        repeats=_of_protocol(int, "repeats of the outer folds", low=1),
         outer=_of_protocol(int, "outer folds", low=2),
-        inner_repeats=_of_protocol(int, "times that the inner folds are drawn", low=1),
+        inner_repeats=_of_protocol(int, "repeats of the inner folds", low=1),
         inner=_of_protocol(int, "inner folds", low=2),
         vote=_of_protocol(
             str,
-            "soft: mean probability; binary: share of models that say yes",
+            "soft: mean probability; binary: share of positive votes",
             choices=_stack_choices("vote"),
         ),
-        learner=_of_protocol(str, "what is fitted", choices=_stack_choices("learner")),
+        learner=_of_protocol(str, "model to fit", choices=_stack_choices("learner")),
         rare_learner=_of_protocol(
             str, "the same, of rare classes", choices=_stack_choices("rare_learner")
         ),
@@ -672,17 +684,19 @@ OPTIONS: Statement = dict(
         rare_repeats=_of_protocol(int, "of both loops, for rare classes; 0: as others", low=0),
         rare_features=_of_protocol(
             tuple,
-            "what the learner of a rare class reads; own always",
+            "features of the learner of a rare class; own: always included",
             choices="hpa_jax.decision.stack.protocols:KINDS",
         ),
-        boost_from=_of_protocol(int, "positives; with fewer the logistic part alone", low=0),
+        boost_from=_of_protocol(
+            int, "positives; with fewer only the logistic part is fitted", low=0
+        ),
         ridge_alpha=_of_protocol(float, "penalty of ridge", low=0),
         rounds=_of_protocol(int, "trees, at most", low=1),
         patience=_of_protocol(int, "rounds without a better inner fold", low=1),
         eta=_of_protocol(float, "learning rate of the trees", above=0, high=1),
         depth=_of_protocol(int, "of a tree", low=1),
         bins=_of_protocol(int, "of a feature", low=2),
-        colsample=_of_protocol(float, "share of the features a tree", above=0, high=1),
+        colsample=_of_protocol(float, "share of the features per tree", above=0, high=1),
         vote_factor=_of_protocol(float, "of a model's threshold, before it votes", above=0),
         negatives=_of_protocol(
             str,
@@ -696,26 +710,28 @@ OPTIONS: Statement = dict(
         ),
         threshold_repeats=_of_protocol(int, "of a cross-validated one: folds x repeats", low=1),
         shrink=_of_protocol(
-            float, "positives at which a class's best threshold counts half", low=0
+            float, "positives at which a class's best threshold has weight one half", low=0
         ),
-        min_positives=_of_protocol(int, "with fewer the mean of the models decides", low=0),
-        of_class=option({}, "name of a class -> dict of settings of its own"),
+        min_positives=_of_protocol(
+            int, "positives; with fewer the mean of the models is used", low=0
+        ),
+        of_class=option({}, "name of a class -> dict of its settings"),
     ),
     # Metric learning: embeddings of antibodies, and the nearest labelled image.
     retrieval=dict(
         mode=option(
             "off",
-            "replace: the decision of a row within tau; boost: its probabilities",
+            "what near neighbours change; replace: decisions; boost: probabilities",
             choices=("off", "hpa_jax.inference.retrieval:MODES"),
         ),
-        tau=option(0.65, "smallest cosine that counts", low=-1, high=1),
+        tau=option(0.65, "minimum cosine of a near neighbour", low=-1, high=1),
         model=option(embedding_model, "its network", kinds=(dict,), form=MODEL),
         embeddings_of=option(
             "",
-            "name of a model with frozen.head: its stored embeddings are compared, and no network "
-            "is trained for it",
+            "name of a model with frozen.head whose stored embeddings are used; no network is "
+            "trained",
         ),
-        holdout=option(0.05, "share of the images kept out to measure recall on", low=0, below=1),
+        holdout=option(0.05, "share of the images held out to measure recall", low=0, below=1),
         min_images=option(1, "antibodies with fewer images are left out", low=1),
         backend=option(
             "exact",
@@ -725,25 +741,25 @@ OPTIONS: Statement = dict(
     ),
     refit=option(
         False,
-        "the networks of the submission are trained again, on all labelled images, and decided by "
-        "the thresholds, blends and stack learnt on validation before",
+        "train the networks of the submission again on all labelled images; thresholds, blends and "
+        "stack stay as fitted on validation",
     ),
     leak=option(
         "on",
-        "labels of matched external images overwrite the prediction",
+        "labels of matched external images replace the prediction",
         choices=("on", "off"),
     ),
     submission=dict(
         method=option(
             "auto",
-            "a model, a way to decide (mean of models, weighted mean, logistic regression, "
+            "a model, another method (mean of models, weighted mean, logistic regression, "
             "ensemble, stack), or auto: the simplest within one standard error of the best by "
             "nested validation",
         ),
         argmax=option(
             "empty",
-            "adds the best class; empty: where none passes; always: to every row (bestfitting); on "
-            "validation as on test",
+            "adds the best class; empty: to rows without a class; always: to every row "
+            "(bestfitting); on validation and test",
             choices=("off", "empty", "always"),
         ),
         leak_tables=option(
@@ -757,37 +773,39 @@ OPTIONS: Statement = dict(
     ablate=dict(
         seeds=option(
             (0, 1, 2),
-            "each variation runs once a seed (of networks, split, thresholds and stack), paired "
+            "each variation runs once per seed (of networks, split, thresholds and stack), paired "
             "with the base's run",
             items=(int,),
             low=0,
         ),
-        method=option("mean of models", 'whose score is compared: a model\'s name, or "stack"'),
+        method=option(
+            "mean of models", 'method whose score is compared: a model\'s name, or "stack"'
+        ),
         variations=option((), "dicts of name, add, set, method, at, about, talk", each=VARIATION),
     ),
 )
 
 
-def _with(statement: Statement, differences: Mapping[str, Any], what: str) -> ConfigDict:
-    """The defaults of a statement with differences."""
+def _with(statement: Statement, differences: Mapping[str, Any], kind: str) -> ConfigDict:
+    """Return the defaults of a statement with differences."""
     for name in differences:
         if name not in statement:
             place = f"models.*.phases[*].{name}" if statement is PHASE else f"models.*.{name}"
-            raise InputError(f"{what} has no option {name!r}{renamed.hint(place, statement)}")
+            raise InputError(f"{kind} has no option {name!r}{renamed.hint(place, statement)}")
     return ConfigDict({**defaults(statement), **differences})
 
 
 def has_ensemble(config: ConfigDict) -> bool:
-    """Whether config.ensemble is another than the mean and the weighted mean, scored anyway."""
-    own = config.ensemble
-    return own.method not in ("mean", "likelihood") or bool(own.weights)
+    """Whether config.ensemble differs from the mean and the weighted mean, always scored."""
+    ensemble = config.ensemble
+    return ensemble.method not in ("mean", "likelihood") or bool(ensemble.weights)
 
 
 def in_training_order(models: Mapping[str, ConfigDict]) -> list[str]:
-    """Names of the models, each after the one it starts from (init_from="model:NAME").
+    """Return the names of the models, each after the one it starts from (init_from="model:NAME").
 
     Raises:
-        InputError: a model starts from one that is not there, or from itself.
+        InputError: a model starts from an unknown one or from itself.
     """
     ordered: list[str] = []
 
@@ -795,7 +813,7 @@ def in_training_order(models: Mapping[str, ConfigDict]) -> list[str]:
         source = started_from(models[name])
         if source is not None and source not in models:
             raise InputError(
-                f"config.models.{name}.init_from: no model {source!r}{near(source, models)}"
+                f"config.models.{name}.init_from: unknown model {source!r}{near(source, models)}"
             )
         if name in waiting:
             raise InputError(f"config.models.{name}.init_from: starts from itself: {waiting}")
@@ -810,6 +828,6 @@ def in_training_order(models: Mapping[str, ConfigDict]) -> list[str]:
 
 
 def started_from(model: ConfigDict) -> str | None:
-    """Name of the recipe's model whose weights this one starts from, if it does."""
-    given = str(model.get("init_from", ""))
-    return given.removeprefix(OF_THIS_RUN) if given.startswith(OF_THIS_RUN) else None
+    """Return the name of the recipe's model that this one starts from, if any."""
+    init_from = str(model.get("init_from", ""))
+    return init_from.removeprefix(OF_THIS_RUN) if init_from.startswith(OF_THIS_RUN) else None

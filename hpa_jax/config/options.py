@@ -1,12 +1,12 @@
-"""What an option is: its default with its help, choices and range, stated once.
+"""The definition of options: default, help, choices and range of each.
 
     folds=option(5, "folds of the nested fit", low=2, high=127)
     backbone=option("resnet34", "the network", choices="hpa_jax.models.registry:BACKBONES")
 
 In: a statement, a dict of such options and of further statements (sections).  Out: defaults for a
-ConfigDict, and words for messages, `--help` and docs/options.md.  Names stay in the dict or tuple
-where they are defined; the import string that leads there is read without running the module, which
-may need JAX, so that neither `--help` nor a refused config waits for it.
+ConfigDict, and texts for messages, `--help` and docs/options.md.  Choices stay in the dict or tuple
+where they are defined; an import string refers to it and is resolved without running the module,
+which may import JAX, so that `--help` and a refused config are fast.
 """
 
 import ast
@@ -38,16 +38,16 @@ KIND_NAMES = {
 
 @dataclass(frozen=True)
 class Option:
-    """One option; `option` makes it.
+    """One option, created by `option`.
 
-    default: a value, or a function that makes it where it must not be shared.
-    choices: names and "module:NAME" of a dict or tuple that holds names; those of a tuple's items.
-    pattern: a regular expression of further values beside the choices.
+    default: a value, or a function that creates it if it must not be shared.
+    choices: names and "module:NAME" of a dict or tuple of names; for a tuple, of its items.
+    pattern: a regular expression of further values.
     low, high, above, below: range of a number, or of each item of a tuple.
-    kinds: types that a value can have; items: those of a tuple's items.
-    form: statement of a mapping; each: of every item of a tuple, of every value of a mapping.
-    check: "module:function" that raises InputError for a value that does not fit.
-    text_key: where a text stands for a mapping, its key there: "d4" is {"name": "d4"}.
+    kinds: types of a value; items: of a tuple's items.
+    form: statement of a mapping; each: of every item of a tuple or every value of a mapping.
+    check: "module:function" that raises InputError for an invalid value.
+    text_key: key of a text that stands for a mapping: "d4" is {"name": "d4"}.
     """
 
     default: Any
@@ -66,11 +66,11 @@ class Option:
     text_key: str
 
     def value(self) -> Any:
-        """The default, made anew."""
+        """Return the default, a new object if it is mutable."""
         return self.default() if callable(self.default) else self.default
 
     def range(self) -> str:
-        """The range in words; "" without one."""
+        """Describe the range; "" without one."""
         if self.above is not None and self.below is not None:
             return f"between {self.above:g} and {self.below:g}"
         low = f"at least {self.low:g}" if self.low is not None else ""
@@ -92,19 +92,19 @@ class Option:
         )
 
     def names(self) -> tuple[str, ...]:
-        """The choices, wherever they are defined."""
+        """Return the choices, resolving import strings."""
         places = (self.choices,) if isinstance(self.choices, str) else self.choices
         each = (names_at(place) if ":" in place else (place,) for place in places)
         return tuple(name for names in each for name in names)
 
     def fits(self, name: str) -> bool:
-        """Whether a text is one of the choices or of the pattern; any is, where none is stated."""
+        """Whether a text is a choice or matches the pattern; True without both."""
         if self.pattern and re.fullmatch(self.pattern, name):
             return True
         return not (self.choices or self.pattern) or name in self.names()
 
     def possible(self) -> str:
-        """What a value can be, in words: choices and range; "" if its type says all."""
+        """Describe the valid values: choices and range; "" if any of the type."""
         return "; ".join(filter(None, (" | ".join(self.names()), self.range())))
 
 
@@ -126,13 +126,13 @@ def option(
     check: str = "",
     text_key: str = "",
 ) -> Option:
-    """An option whose values have the type of its default.
+    """Create an option whose values have the type of its default; arguments as in `Option`.
 
     Args:
-        default: see `Option`, as the rest.
-        help: what it is, in a line.
-        kinds: types in place of the default's; needed where a function makes the default.
-        also: types beside the default's.
+        default: of the option.
+        help: description in a line.
+        kinds: types instead of the default's; needed if the default is a function.
+        also: types besides the default's.
     """
     if not kinds:
         kind = dict if isinstance(default, Mapping) else type(default)
@@ -142,20 +142,20 @@ def option(
 
 
 def of_kind(value: Any, kinds: Kinds) -> bool:
-    """Whether a value has one of the types: True is no number, lists count as tuples."""
+    """Whether a value has one of the types; True is not a number, lists count as tuples."""
     kind: Any = dict if isinstance(value, Mapping | ConfigDict) else type(value)
     return kind in kinds or (kind is list and tuple in kinds)
 
 
 def kinds_in_words(kinds: Kinds) -> str:
-    """The types in words: "a number or None"."""
+    """Describe types: "a number or None"."""
     if float in kinds:
         kinds = tuple(kind for kind in kinds if kind is not int)
     return " or ".join(KIND_NAMES[kind] for kind in dict.fromkeys(kinds))
 
 
 def defaults(statement: Statement) -> dict[str, Any]:
-    """The default of every option, in sections as the statement's."""
+    """Return the default of every option, in sections like the statement."""
     return {
         name: stated.value() if isinstance(stated, Option) else defaults(stated)
         for name, stated in statement.items()
@@ -163,7 +163,7 @@ def defaults(statement: Statement) -> dict[str, Any]:
 
 
 def joined(path: str, part: str | int) -> str:
-    """A path and what is below it, as `--config.PATH` reads it: x.name, x[0], x["a name"]."""
+    """Append a part to a path in the syntax of `--config.PATH`: x.name, x[0], x["a name"]."""
     if isinstance(part, int):
         return f"{path}[{part}]"
     if part.isidentifier():
@@ -173,19 +173,19 @@ def joined(path: str, part: str | int) -> str:
 
 
 def at(place: str) -> Callable[..., Any]:
-    """The function of an import string "module:function"."""
+    """Import the function of "module:function"."""
     module, name = place.split(":")
     return getattr(importlib.import_module(module), name)
 
 
 def names_at(place: str) -> tuple[str, ...]:
-    """The names in the dict or tuple of an import string "module:NAME" or "module:NAME.key".
+    """Return the names in the dict or tuple "module:NAME" or "module:NAME.key".
 
-    A module that is imported is asked; of another one the source is read: NAME is there a literal
-    or made of other names of the module by `{**A, **B}`, `(*A, "b")` or `dict(a=...)`.
+    If the module is not imported, its source is parsed: NAME must be a literal or built from other
+    names of the module by `{**A, **B}`, `(*A, "b")` or `dict(a=...)`.
 
     Raises:
-        LookupError: the module has no such name, or it is written in another way.
+        LookupError: an unknown name, or one defined in another way.
     """
     module, _, path = place.partition(":")
     name, *keys = path.split(".")
@@ -226,7 +226,7 @@ def _names_in_source(module: str, name: str, keys: tuple[str, ...]) -> tuple[str
 
 
 def _item(node: ast.expr | None, key: str) -> ast.expr | None:
-    """The value of a key in a literal dict or a call of dict()."""
+    """Return the value of a key in a literal dict or a call of dict()."""
     if isinstance(node, ast.Dict):
         keys = (k.value if isinstance(k, ast.Constant) else None for k in node.keys)
         return dict(zip(keys, node.values)).get(key)
@@ -235,9 +235,9 @@ def _item(node: ast.expr | None, key: str) -> ast.expr | None:
 
 
 def _assignments(module: str) -> dict[str, ast.expr]:
-    """Name -> expression of the assignments at the top of a module's source."""
+    """Return name -> expression of the top-level assignments in a module's source."""
     package, *rest = module.split(".")
-    start = importlib.util.find_spec(package)  # of the top alone: it imports no part of it
+    start = importlib.util.find_spec(package)  # of the top package only: imports nothing
     if start is None or start.origin is None:
         raise LookupError(f"no package {package}")
     path = Path(start.origin).parent.joinpath(*rest)

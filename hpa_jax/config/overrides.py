@@ -1,19 +1,20 @@
-"""What a command line says about the config: `--config=FILE[:VARIANT]` and `--config.PATH=VALUE`.
+"""The config options of the command line: `--config=FILE[:VARIANT]` and `--config.PATH=VALUE`.
 
 In: arguments.  Out: the config of the recipe with these values, locked and not yet validated, and
-the arguments that are left.  A value is read by the type that its option is stated with; one that
-is no Python value is text.
+the remaining arguments.  A value is parsed by the type of its option; text if it is not a Python
+literal.
 
-A path is split by ml_collections' `config_path`; the rest is done here, because its flags set no
-item of a tuple, add no name to a mapping, and pin the type of a leaf to that of its default:
+A path is split by ml_collections' `config_path`; the rest is implemented here, because its flags
+cannot set items of a tuple or add names to a mapping, and fix the type of a leaf to that of its
+default:
 
     models.tiny.phases[0].lr=3e-4                 an item of a tuple, by its number
-    stack.of_class["Nucleoli & fibrillar"].eta=1  any name that is no identifier, in quotes
+    stack.of_class["Nucleoli & fibrillar"].eta=1  a name that is not an identifier, in quotes
     models.tiny.loss.bce=0.5                      a new name, where names are free
     models.third=resnet18                         a new model: by its backbone, or by a mapping
-    models.tiny.optimizer="dict(name='sgd')"      a mapping for a section changes what it names
+    models.tiny.optimizer="dict(name='sgd')"      a mapping for a section changes its keys only
 
-docs/recipes.md describes all of it.
+See docs/recipes.md.
 """
 
 import ast
@@ -37,19 +38,19 @@ from hpa_jax.config import defaults, options, renamed
 from hpa_jax.config.options import Option, Statement, kinds_in_words, of_kind
 from hpa_jax.core.errors import InputError, near
 
-Part = str | int  # of a path: a name, or the number of an item
-Stated = Option | Statement | None  # how a place is stated; None: it is free in form
-# Everything up to the "=" that ends a path: one inside quotes belongs to a name.
+Part = str | int  # of a path: a name, or the index of an item
+Definition = Option | Statement | None  # None: any value is allowed
+# Everything up to the "=" that ends a path, ignoring "=" inside quotes.
 _KEY = re.compile(r"""(?:"[^"]*"|'[^']*'|[^="'])*(?==)""")
 _LONGEST = 60  # letters of a value in a message
-# Of one of data.sources: validation knows which of them its kind has.
+# Of one of data.sources; validation checks the options of its kind.
 _ANY_SOURCE: Statement = functools.reduce(
     operator.or_, (defaults.SOURCE, *defaults.OF_SOURCE.values())
 )
 
 
 def configured(arguments: Sequence[str]) -> tuple[ConfigDict, list[str]]:
-    """(the config, the other arguments); without --config the defaults.
+    """Return (the config, the other arguments); without --config the defaults.
 
     Raises:
         InputError: a missing or broken file, an unknown variant or key, or a key without a value.
@@ -83,15 +84,15 @@ def configured(arguments: Sequence[str]) -> tuple[ConfigDict, list[str]]:
 
 
 def changed(config: ConfigDict, path: str, value: Any) -> ConfigDict:
-    """Return a copy of a config with another value at a path, as of the command line.
+    """Return a copy of a config with another value at a path, as on the command line.
 
     Args:
-        config: a whole config; it stays as it is.
-        path: as "models.tiny.phases[0].lr".
-        value: of any type; validation refuses one that does not fit.
+        config: a whole config, left unchanged.
+        path: such as "models.tiny.phases[0].lr".
+        value: of any type; validation refuses one of the wrong type.
 
     Raises:
-        InputError: the path leads nowhere; the message names the nearest name.
+        InputError: an unknown path; the message suggests the nearest name.
     """
     try:
         return _changed(config, path, functools.partial(_completed, value))
@@ -100,22 +101,24 @@ def changed(config: ConfigDict, path: str, value: Any) -> ConfigDict:
 
 
 def load(recipe: str) -> ConfigDict:
-    """The config of a recipe: a file, or the name of one of the package's ("demo").
+    """Load the config of a recipe: a file, or the name of one in the package ("demo").
 
     `RECIPE:VARIANT` passes the variant to its get_config.
 
     Raises:
-        InputError: no such file or variant, or the file is no recipe; names its line.
+        InputError: an unknown file or variant, or the file is not a valid recipe; names its line.
     """
     path, _, variant = recipe.partition(":")
     if not Path(path).is_file():
-        known = recipes()
-        if path not in known:
+        shipped = recipes()
+        if path not in shipped:
             files = [str(p) for p in sorted(Path("configs").glob("**/*.py"))]
-            hint = near(path, [*known, *files]) or f"; the package's recipes: {', '.join(known)}"
+            hint = (
+                near(path, [*shipped, *files]) or f"; the package's recipes: {', '.join(shipped)}"
+            )
             raise InputError(f"--config: no file {path!r}{hint}")
-        path = str(known[path])
-    for folder in Path(path).resolve().parents:  # recipes import each other: from configs.x import
+        path = str(shipped[path])
+    for folder in Path(path).resolve().parents:  # recipes import each other from configs.x
         if folder.name == "configs" and str(folder.parent) not in sys.path:
             sys.path.insert(0, str(folder.parent))
     try:
@@ -123,116 +126,120 @@ def load(recipe: str) -> ConfigDict:
         if make is None:
             raise InputError(f"{path}: has no function get_config")
         if variant and not inspect.signature(make).parameters:
-            raise InputError(f"{path}: has no variants, so none called {variant!r}")
+            raise InputError(f"{path}: has no variants, got {variant!r}")
         config = make(variant) if variant else make()
     except InputError:
         raise
     except SyntaxError as error:
         raise InputError(f"{error.filename}:{error.lineno}: {error.msg}") from error
-    except Exception as error:  # whatever a recipe raises is the recipe's fault: its line is named
+    except Exception as error:  # any error of a recipe is reported with its line
         frames = traceback.extract_tb(error.__traceback__)
         line = next((f":{f.lineno}" for f in reversed(frames) if f.filename == path), "")
         text = " ".join(str(error).strip("'\"").split())
         raise InputError(f"{path}{line}: {type(error).__name__}: {text}") from error
     if not isinstance(config, ConfigDict):
-        raise InputError(f"{path}: get_config returns no ConfigDict; begin with defaults.default()")
+        raise InputError(
+            f"{path}: get_config must return a ConfigDict; start from defaults.default()"
+        )
     return config
 
 
 def recipes() -> dict[str, Path]:
     """Return name -> file of the recipes that come with the package: "pudae" for pudae.py.
 
-    They lie inside an installed package, and beside it in a checkout.
+    They are inside an installed package, and beside it in a checkout.
     """
     package = Path(__file__).parent.parent
     folders = (package / "shipped" / "configs", package.parent / "configs")
     folder = next((folder for folder in folders if (folder / "demo.py").is_file()), folders[0])
-    found = [f for f in sorted(folder.rglob("*.py")) if "def get_config" in f.read_text("utf-8")]
-    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in found}
+    files = [f for f in sorted(folder.rglob("*.py")) if "def get_config" in f.read_text("utf-8")]
+    return {path.relative_to(folder).with_suffix("").as_posix(): path for path in files}
 
 
-def _changed(config: ConfigDict, path: str, read: Callable[[Stated, Any], Any]) -> ConfigDict:
-    """A copy of a config in which `read(how it is stated, the value before)` stands at a path."""
+def _changed(config: ConfigDict, path: str, read: Callable[[Definition, Any], Any]) -> ConfigDict:
+    """Return a copy of a config with `read(definition, old value)` as the value at a path."""
     return _replaced(config, defaults.OPTIONS, _parts(path), "", read)
 
 
 def _parts(path: str) -> tuple[Part, ...]:
-    """The names and numbers of a path.
+    """Split a path into names and indices.
 
     Raises:
-        InputError: it can't be read.
+        InputError: the path can't be parsed.
     """
     try:
-        with warnings.catch_warnings(action="ignore"):  # Python's own, on what stands in quotes
+        with warnings.catch_warnings(action="ignore"):  # about escapes in quoted text
             parts = config_path.split(path)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         parts = ()
     if not parts or type(parts[0]) is not str or not {type(part) for part in parts} <= {str, int}:
         raise InputError(
             "the path can't be read: names are joined by dots, an item of a tuple is [0], and a "
-            'name that is no identifier stands in quotes, stack.of_class["Rods & rings"].eta'
+            'name that is not an identifier is in quotes, stack.of_class["Rods & rings"].eta'
         )
     return parts
 
 
 def _replaced(
     node: Any,
-    stated: Stated,
+    definition: Definition,
     parts: Sequence[Part],
     done: str,
-    read: Callable[[Stated, Any], Any],
+    read: Callable[[Definition, Any], Any],
 ) -> Any:
-    """A copy of a node in which what a path leads to is read anew.
+    """Return a copy of a node with a new value at a path.
 
-    It copies because a recipe's models may share a mapping.
+    Copied because a recipe's models may share a mapping.
 
     Args:
-        node: a section, a tuple or a value, and how it is stated.
+        node: a section, a tuple or a value, defined by `definition`.
         parts: the path from there; `done` is the path so far.
-        read: (how a place is stated, the value before) -> the new value.
+        read: (definition, old value) -> the new value.
     """
     if not parts:
-        return read(stated, node)
+        return read(definition, node)
     part, rest = parts[0], parts[1:]
     path = options.joined(done, part)
     if isinstance(part, int):
         _check_number(node, part, done)
         items = list(node)
-        items[part] = _replaced(items[part], _below(stated, part), rest, path, read)
+        items[part] = _replaced(items[part], _below(definition, part), rest, path, read)
         return tuple(items)
-    mapping = _as_mapping(node, stated, part, done)
-    _check_name(mapping, stated, part, bool(rest), done)
-    below = _below(stated, part)
+    mapping = _as_mapping(node, definition, part, done)
+    _check_name(mapping, definition, part, bool(rest), done)
+    below = _below(definition, part)
     value = _replaced(dict(mapping.items()).get(part), below, rest, path, read)
-    return _with(mapping, {part: value}, _is_free(stated))
+    return _with(mapping, {part: value}, _is_free(definition))
 
 
-def _below(stated: Stated, part: Part) -> Stated:
-    """How what has a name or a number in a place is stated."""
-    if stated is defaults.SOURCES:
+def _below(definition: Definition, part: Part) -> Definition:
+    """Return the definition of an item or a key."""
+    if definition is defaults.SOURCES:
         return _ANY_SOURCE
-    if (statement := _statement(stated)) is not None:
+    if (statement := _statement(definition)) is not None:
         return statement.get(str(part))
-    if not isinstance(stated, Option):
+    if not isinstance(definition, Option):
         return None
-    if stated.each:
-        return stated.each
-    items = stated.items or ((str,) if stated.choices and tuple in stated.kinds else ())
-    return dataclasses.replace(stated, kinds=items, items=()) if items else None
+    if definition.each:
+        return definition.each
+    items = definition.items or ((str,) if definition.choices and tuple in definition.kinds else ())
+    return dataclasses.replace(definition, kinds=items, items=()) if items else None
 
 
-def _statement(stated: Stated) -> Statement | None:
-    """The options of a place that has fixed names."""
-    return stated.form if isinstance(stated, Option) else stated
+def _statement(definition: Definition) -> Statement | None:
+    """Return the options of a section, None if names are not fixed."""
+    return definition.form if isinstance(definition, Option) else definition
 
 
-def _is_free(stated: Stated) -> bool:
-    """Whether any name can stand in a place, one with dots included."""
-    return _statement(stated) is None and not (isinstance(stated, Option) and stated.each)
+def _is_free(definition: Definition) -> bool:
+    """Whether any name is allowed, including one with dots."""
+    return _statement(definition) is None and not (
+        isinstance(definition, Option) and definition.each
+    )
 
 
 def _check_number(node: Any, number: int, done: str) -> None:
-    """Refuses a number in what has no items, or fewer."""
+    """Refuse an index of a node without items or out of range."""
     if not isinstance(node, tuple | list):
         names = f"; names: {', '.join(map(str, node))}" if _is_mapping(node) else ""
         raise InputError(f"{done} has no numbered items{names}")
@@ -241,14 +248,14 @@ def _check_number(node: Any, number: int, done: str) -> None:
         raise InputError(f"{done} has {count}; to add one, give the whole tuple, {done}=(...)")
 
 
-def _as_mapping(node: Any, stated: Stated, name: str, done: str) -> Mapping | ConfigDict:
-    """The mapping in which a name is set: the node, or one that stands for it."""
+def _as_mapping(node: Any, definition: Definition, name: str, done: str) -> Mapping | ConfigDict:
+    """Return the mapping in which a name is set: the node, or the one that a text stands for."""
     if _is_mapping(node):
         return node
     if isinstance(node, tuple | list):
         count = f"[0] to [{len(node) - 1}]" if node else "none so far"
         raise InputError(f"{done} has numbered items ({count}) and no {name!r}")
-    option = stated if isinstance(stated, Option) else None
+    option = definition if isinstance(definition, Option) else None
     if option is not None and dict not in option.kinds:
         raise InputError(f"{done} is {kinds_in_words(option.kinds)}; it has no {name!r}")
     text_key = option.text_key if option else ""
@@ -258,34 +265,38 @@ def _as_mapping(node: Any, stated: Stated, name: str, done: str) -> Mapping | Co
         return {}
     first = f"{text_key}=..., " if text_key else ""
     raise InputError(
-        f"{done} is {_short(node)}, no mapping: give it whole, {done}=dict({first}{name}=...)"
+        f"{done} is {_short(node)}, not a mapping: give it whole, {done}=dict({first}{name}=...)"
     )
 
 
 def _check_name(
-    node: Mapping | ConfigDict, stated: Stated, name: str, goes_on: bool, done: str
+    node: Mapping | ConfigDict, definition: Definition, name: str, has_more: bool, done: str
 ) -> None:
-    """Refuses a name that a place can't have; `goes_on`: the path leads further down."""
-    statement = _statement(stated)
+    """Refuse an invalid name; `has_more`: the path continues below it."""
+    statement = _statement(definition)
     if statement is not None and name not in statement:
         hint = renamed.hint(options.joined(done, name), statement)
         phases = node.get("phases", ()) if "phases" in statement else ()
         place = f"; {done}.phases[0].{name}, a phase's" if phases and name in phases[0] else ""
         raise InputError(f"{done or 'the config'} has no {name!r}{hint}{place}")
-    if isinstance(stated, Option) and stated.each is defaults.MODEL and name not in list(node):
+    if (
+        isinstance(definition, Option)
+        and definition.each is defaults.MODEL
+        and name not in list(node)
+    ):
         if not name.isidentifier():
             raise InputError(f"{name!r}: a model's name is letters, digits and _")
-        if goes_on:
+        if has_more:
             hint = f"{near(name, node)}; a new one: --config.{done}.{name}=BACKBONE"
             raise InputError(f"{done} has no {name!r}{hint}")
     if hasattr(ConfigDict, name):
-        raise InputError(f"{name!r} is a method of ml_collections' ConfigDict, and can't be a name")
+        raise InputError(f"{name!r} is a method of ml_collections' ConfigDict and can't be a name")
 
 
 def _with(
     node: Mapping | ConfigDict, values: Mapping[str, Any], free: bool
 ) -> dict[str, Any] | ConfigDict:
-    """A copy of a mapping with other values; a FieldReference in it is set for all who share it."""
+    """Return a copy of a mapping with other values; FieldReferences are set for all users."""
     if not isinstance(node, ConfigDict):
         return {**node, **values}
     copy = ConfigDict(node, allow_dotted_keys=free)
@@ -300,21 +311,21 @@ def _with(
     return copy
 
 
-def _read(text: str, stated: Stated, before: Any) -> Any:
-    """The value of a text; its type is left to validation where it fits none."""
-    if isinstance(stated, Option):
-        kinds = stated.kinds
-    elif stated is not None or _is_mapping(before):
+def _read(text: str, definition: Definition, before: Any) -> Any:
+    """Parse a text; validation refuses a value of the wrong type."""
+    if isinstance(definition, Option):
+        kinds = definition.kinds
+    elif definition is not None or _is_mapping(before):
         kinds = (dict,)
     else:
         kinds = (tuple if isinstance(before, list) else type(before),)
-    return _completed(_of_kinds(text, kinds), stated, before)
+    return _completed(_of_kinds(text, kinds), definition, before)
 
 
 def _of_kinds(text: str, kinds: tuple[type, ...]) -> Any:
-    """The value of a text, as one of these types where it can be."""
+    """Parse a text as one of these types if possible."""
     value = _literal(text)
-    if bool in kinds or kinds == (type(None),):  # what is new and free in form can be anything
+    if bool in kinds or kinds == (type(None),):  # new keys of free form take any value
         value = {"true": True, "false": False}.get(text.lower(), value)
     if bool in kinds:
         value = {"1": True, "0": False}.get(text, value)
@@ -330,31 +341,31 @@ def _of_kinds(text: str, kinds: tuple[type, ...]) -> Any:
     return (value,) if tuple in kinds and bare else value  # --config.models.m.channels=red
 
 
-def _completed(value: Any, stated: Stated, before: Any) -> Any:
-    """A value with what it leaves out: a mapping for a section changes what it names.
+def _completed(value: Any, definition: Definition, before: Any) -> Any:
+    """Complete a mapping for a section with the old values of the keys it leaves out.
 
-    A model that is new begins with the defaults; a text in its place is its backbone.
+    A new model is completed with the defaults; a text in its place is its backbone.
     """
-    if stated is defaults.MODEL and isinstance(value, str):
+    if definition is defaults.MODEL and isinstance(value, str):
         value = {"backbone": value}
-    statement = _statement(stated)
+    statement = _statement(definition)
     if not _is_mapping(value):
         return value
     if statement is not None:
         start = before if _is_mapping(before) else options.defaults(statement)
-        known = dict(start.items())
+        values = dict(start.items())
         items = {
-            name: _completed(item, statement.get(name), known.get(name))
+            name: _completed(item, statement.get(name), values.get(name))
             for name, item in value.items()
         }
         return _with(start, items, free=False)
-    if isinstance(stated, Option) and stated.each:
-        return {name: _completed(item, stated.each, None) for name, item in value.items()}
+    if isinstance(definition, Option) and definition.each:
+        return {name: _completed(item, definition.each, None) for name, item in value.items()}
     return value
 
 
 def _literal(text: str) -> Any:
-    """The Python value of a text, in which dict(a=1) may stand for {"a": 1}; else the text."""
+    """Return the Python literal of a text, with dict(a=1) allowed for {"a": 1}, else the text."""
 
     class Dicts(ast.NodeTransformer):
         def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -366,16 +377,16 @@ def _literal(text: str) -> Any:
             return ast.Dict(keys, [word.value for word in node.keywords])
 
     try:
-        with warnings.catch_warnings(action="ignore"):  # Python's own, on what stands in quotes
+        with warnings.catch_warnings(action="ignore"):  # about escapes in quoted text
             value = ast.literal_eval(Dicts().visit(ast.parse(text.strip(), mode="eval")))
-        repr(value)  # a number of thousands of digits can't be shown
+        repr(value)  # fails for a number of thousands of digits
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return text
     return value if _is_plain(value) else text
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a config can hold a value: JSON's kinds, with tuples for lists."""
+    """Whether a config can hold a value: JSON types, with tuples for lists."""
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
     if isinstance(value, tuple | list):
@@ -388,14 +399,14 @@ def _is_mapping(value: Any) -> bool:
 
 
 def _short(value: Any) -> str:
-    """A value as Python writes it, on one line; a long one is shortened."""
+    """Return repr of a value on one line, shortened if long."""
     text = repr(value.to_dict() if isinstance(value, ConfigDict) else value)
     text = _one_line(text)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _printable(text: str) -> str:
-    """A text on one line: what can't be printed as Python escapes it."""
+    """Escape unprintable characters of a text."""
     return text if text.isprintable() else repr(text)[1:-1]
 
 

@@ -1,4 +1,4 @@
-"""What recipes share: variants on the command line, and `smoke`, which makes any recipe tiny.
+"""Functions shared by recipes: `variants` of the command line, and `smoke`, a tiny recipe.
 
     def get_config(arg: str = ""):                # --config=configs/NAME.py:smoke,as_run
         chosen = recipes.variants(arg, "as_run")
@@ -8,9 +8,9 @@
             recipes.smoke(config)
         return config.lock()
 
-A smoke run has every part of the recipe (models, phases, heads, losses, augmentations, schedules,
-folds, averages, views, thresholds, stack, leak) on a few synthetic images, in minutes on a laptop.
-Its score says that the parts fit together, not how good the recipe is.
+A smoke run executes every part of the recipe (models, phases, heads, losses, augmentations,
+schedules, folds, averages, views, thresholds, stack, leak) on a few synthetic images, in minutes on
+a laptop.  It tests that the parts work together; its score is meaningless.
 """
 
 import re
@@ -23,49 +23,51 @@ from hpa_jax.config import defaults as base
 from hpa_jax.core.errors import InputError, near
 
 SMOKE = "smoke"
-WIDTH, DEPTH = 0.125, 0.01  # of every network: the fewest blocks, an eighth of the channels
-# A transformer's features are a multiple of 64, those of one attention head.
+WIDTH, DEPTH = 0.125, 0.01  # of every network: an eighth of the channels, the fewest blocks
+# The features of a transformer are a multiple of 64, the size of an attention head.
 TINY_VIT = {"vit_small": 64 / 384, "vit_base": 64 / 768, "vit_large": 64 / 1024,
             "vit_giant": 64 / 1536}  # fmt: skip
-# Each block of Xception a depth group: with one block in the middle, not eight, that is 18.
+# One depth group per block of Xception: 18 with one middle block instead of eight.
 TINY_GROUPS = {("xception", 25): 18}
-BATCH = 16  # images; what the network sees at once (BatchNorm needs some)
+BATCH = 16  # images per micro-batch; BatchNorm needs several
 IMAGES = dict(train=320, test=80, external=80, min_per_class=8)
 FOLDS = 2
-PCA = 4  # components of a model's embeddings
+PCA = 4  # principal components of a model's embeddings
 
 
 def variants(arg: str, *known: str) -> frozenset[str]:
-    """The variants that a recipe was asked for: `arg` is a comma list of `known` and "smoke".
+    """Parse the variants of a recipe: `arg` is a comma-separated list of `known` and "smoke".
 
     Raises:
-        InputError: another word; the message names the near ones.
+        InputError: an unknown variant; the message suggests near ones.
     """
     known = (SMOKE, *known)
     chosen = frozenset(word for word in arg.split(",") if word)
     for word in sorted(chosen - set(known)):
-        raise InputError(f"recipe variant {word!r}{near(word, known)}; known: {', '.join(known)}")
+        raise InputError(
+            f"unknown recipe variant {word!r}{near(word, known)}; known: {', '.join(known)}"
+        )
     return chosen
 
 
 def smoke(
     config: ConfigDict, *, models: Sequence[str] | None = None, phases: int | None = None
 ) -> None:
-    """Makes an unlocked recipe tiny, in place; its structure stays.
+    """Make an unlocked recipe tiny in place, with the same structure.
 
     Args:
         config: a whole configuration.
-        models: names of the models that are kept; None keeps all.
-        phases: how many phases of each model are kept, the first ones and the last; None: all.
+        models: names of the models to keep; None: all.
+        phases: number of phases to keep of each model, the first ones and the last; None: all.
 
     Raises:
-        InputError: `models` names one that the recipe lacks.
+        InputError: an unknown name in `models`.
     """
     for name in models or ():
         if name not in config.models:
-            raise InputError(f"smoke: no model {name!r}{near(name, config.models)}")
-    kept = config.models if models is None else models
-    config.models = {name: tiny(config.models[name], phases) for name in kept}
+            raise InputError(f"smoke: unknown model {name!r}{near(name, config.models)}")
+    names = config.models if models is None else models
+    config.models = {name: tiny(config.models[name], phases) for name in names}
     config.retrieval.model = tiny(config.retrieval.model)
     config.adversarial.model = tiny(config.adversarial.model)
     config.adversarial.folds = FOLDS
@@ -89,19 +91,19 @@ def smoke(
     config.train.tensorboard = False
     config.predict.batch_size = BATCH
     config.thresholds.repeats = 2
-    if config.stack.protocol == "by_frequency":  # its table of repeats knows no smaller form
+    if config.stack.protocol == "by_frequency":  # its table of repeats cannot be reduced
         config.stack.protocol = "talk"
     config.stack.update(repeats=1, outer=3, inner_repeats=1, inner=2)
     if config.stack.rare_repeats:
         config.stack.rare_repeats = 1
-    for own in config.stack.of_class.values():
-        if "rare_repeats" in own:
-            own.rare_repeats = 1
+    for class_settings in config.stack.of_class.values():
+        if "rare_repeats" in class_settings:
+            class_settings.rare_repeats = 1
     config.report.examples = 8
 
 
 def tiny(model: ConfigDict, phases: int | None = None) -> ConfigDict:
-    """A small form of one model's config, with the same parts."""
+    """Return a small version of a model's config, with the same parts."""
     total = len(model.phases)
     kept = list(range(total))
     if phases is not None and phases < total:
@@ -135,31 +137,31 @@ def tiny(model: ConfigDict, phases: int | None = None) -> ConfigDict:
 
 
 def _ends(model: ConfigDict, kept: list[int], epochs: int) -> tuple[tuple[int, ...], str]:
-    """keep_epochs and checkpoint of the phases and epochs that are left."""
-    known, which = (epochs,) if model.keep_epochs else (), model.checkpoint
-    what, _, number = which.partition(":")
-    if what == "epoch":
-        which = f"epoch:{epochs}"
-    elif what == "phase":
+    """Return keep_epochs and checkpoint for the kept phases and number of epochs."""
+    keep_epochs, checkpoint = (epochs,) if model.keep_epochs else (), model.checkpoint
+    kind, _, number = checkpoint.partition(":")
+    if kind == "epoch":
+        checkpoint = f"epoch:{epochs}"
+    elif kind == "phase":
         left = kept.index(int(number)) if int(number) in kept else len(kept) - 1
-        which = f"phase:{left}"
-    return known, which
+        checkpoint = f"phase:{left}"
+    return keep_epochs, checkpoint
 
 
 def side(pixels: int) -> int:
-    """A small side in the place of a large one; larger sides stay larger."""
+    """Map an image side to a small one, preserving the order of sides."""
     return next(small for limit, small in ((512, 80), (1024, 96), (10**9, 112)) if pixels <= limit)
 
 
-def _short(given: Any, kept: list[int], batch_size: int, epochs: int) -> ConfigDict:
-    """A phase of few epochs; its restart and its step table follow what is left."""
-    phase = base.phase(**dict(given))
+def _short(options: Any, kept: list[int], batch_size: int, epochs: int) -> ConfigDict:
+    """Return a phase of few epochs, with adapted restart and step table."""
+    phase = base.phase(**dict(options))
     before, phase.epochs = phase.epochs, max(epochs, phase.cycles)
     phase.warmup = phase.warmup * phase.epochs / before
     if ":" in phase.schedule:
         phase.schedule = re.sub(
             r"([\d.]+)(?=\s*:)",
-            lambda until: f"{float(until[0]) * phase.epochs / before:.6g}",
+            lambda match: f"{float(match[0]) * phase.epochs / before:.6g}",
             phase.schedule,
         )
     source = str(phase.start_from)
@@ -172,17 +174,17 @@ def _short(given: Any, kept: list[int], batch_size: int, epochs: int) -> ConfigD
     return phase
 
 
-def _augment(given: Any) -> Any:
-    if isinstance(given, str):
-        return given
-    options = dict(given)
+def _augment(augment: Any) -> Any:
+    if isinstance(augment, str):
+        return augment
+    options = dict(augment)
     return {**options, "output_size": side(options["output_size"])} if _sized(options) else options
 
 
-def _views(given: Any) -> Any:
-    if isinstance(given, str):
-        return given
-    options = dict(given)
+def _views(views: Any) -> Any:
+    if isinstance(views, str):
+        return views
+    options = dict(views)
     fewer = {key: 1 for key in ("rounds", "count") if key in options}
     if _sized(options):
         fewer["output_size"] = side(options["output_size"])

@@ -1,4 +1,4 @@
-"""The reference of the options in words: lines of `--help`, and docs/options.md.
+"""The reference of the options: lines of `--help`, and docs/options.md.
 
 python -m hpa_jax.config.reference docs/options.md
 """
@@ -25,48 +25,48 @@ None in `stack`: the protocol decides.
 
 
 def entries(statement: Statement = OPTIONS, where: str = "") -> Iterator[tuple[str, Option]]:
-    """(path, option) of every option; those of models once, as models.NAME and its phases[K]."""
-    for name, stated in statement.items():
+    """Yield (path, option) of every option; those of models as models.NAME and its phases[K]."""
+    for name, option in statement.items():
         path = f"{where}.{name}" if where else name
-        if not isinstance(stated, Option):
-            yield from entries(stated, path)
+        if not isinstance(option, Option):
+            yield from entries(option, path)
             continue
-        yield path, stated
-        if stated.each is MODEL:
+        yield path, option
+        if option.each is MODEL:
             yield from entries(MODEL, f"{path}.NAME")
-        elif stated.each is PHASE:
+        elif option.each is PHASE:
             yield from entries(PHASE, f"{path}[K]")
 
 
 def described(prefixes: Sequence[str] = ("",)) -> list[str]:
-    """A line for each option at or below a path: "--config.split.fraction=0.2  help (range)"."""
+    """Return a line per option at or below paths: "--config.split.fraction=0.2  help (range)"."""
     lines = []
-    for path, stated in entries():
+    for path, option in entries():
         if any(not prefix or f"{path}.".startswith(f"{prefix}.") for prefix in prefixes):
-            possible = stated.possible()
-            start = f"--config.{path}={shown(stated)}"
-            lines.append(f"{start:<38}  {stated.help}" + (f" ({possible})" if possible else ""))
+            possible = option.possible()
+            start = f"--config.{path}={shown(option)}"
+            lines.append(f"{start:<38}  {option.help}" + (f" ({possible})" if possible else ""))
     return lines
 
 
-def shown(stated: Option) -> str:
-    """The default as it is written on a command line; long ones shortened."""
-    value = stated.value()
+def shown(option: Option) -> str:
+    """Return the default as written on a command line, shortened if long."""
+    value = option.value()
     if isinstance(value, FieldReference):
         value = value.get()
-    if stated.form or stated.each:
+    if option.form or option.each:
         return "..."
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= 72 else f"{text[:69]}..."
 
 
 def table() -> str:
-    """The text of docs/options.md: a section a part of the config, a row an option."""
+    """Return the text of docs/options.md: a section per part of the config, a row per option."""
     sections: dict[str, list[str]] = {}
-    for path, stated in entries():
+    for path, option in entries():
         section, _, name = path.partition(".")
-        possible = stated.possible() or options.kinds_in_words(stated.kinds)
-        cells = (f"`{name or section}`", f"`{shown(stated)}`", possible, stated.help)
+        possible = option.possible() or options.kinds_in_words(option.kinds)
+        cells = (f"`{name or section}`", f"`{shown(option)}`", possible, option.help)
         row = " | ".join(cell.replace(" | ", ", ").replace("|", "\\|") for cell in cells)
         sections.setdefault(section if name else "whole", []).append(f"| {row} |")
     parts = [HEAD]

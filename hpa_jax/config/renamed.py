@@ -1,4 +1,4 @@
-"""Options and values that got another name: refused by their new one, read where they are stored.
+"""Renamed options and values: refused in a config with the new name, converted when stored.
 
 A developer who moves or renames an option adds a line to RENAMED; docs/options.md lists them.
 """
@@ -11,7 +11,7 @@ from hpa_jax.core.errors import near
 
 
 def in_every_model(table: Mapping[str, Any]) -> dict[str, Any]:
-    """A table of a model's paths as one of the whole config's, wherever a model stands there.
+    """Expand a table of a model's paths to the paths of all models in a config.
 
     Values that are text are paths, too.
     """
@@ -23,9 +23,9 @@ def in_every_model(table: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-# Options that got another name: old path -> new path, of an option or of all below it; * stands for
-# a name or a number.  Later lines are in the names that earlier ones gave.  An old name is refused,
-# by the new one; stored settings that hold it are read as if they held the new one.
+# Renamed options: old path -> new path, of an option or a section; * matches a name or a number.
+# Later lines use the names introduced by earlier ones.  An old name in a config is refused with the
+# new one as hint; in stored settings it is converted.
 RENAMED: dict[str, str] = {
     "data.folder.missing_yellow": "data.folder.missing.yellow",
     "retrieval.pictures": "retrieval.min_images",
@@ -33,7 +33,7 @@ RENAMED: dict[str, str] = {
     "stack.cut_repeats": "stack.threshold_repeats",
     **in_every_model({"stages": "phases"}),
 }
-# Values that got another name: path -> regular expression of the whole value -> what stands for it.
+# Renamed values: path -> regular expression of the whole value -> replacement.
 RENAMED_VALUES: dict[str, dict[str, str]] = {
     **in_every_model({"checkpoint": {r"stage:(\d+)": r"phase:\1"}}),
     **in_every_model({"phases[*].lr_noise_every": {"stage": "phase"}}),
@@ -41,7 +41,7 @@ RENAMED_VALUES: dict[str, dict[str, str]] = {
 
 
 def renamed(path: str) -> str:
-    """Where an option stands today that once stood at `path`."""
+    """Return the current path of an option that was once at `path`."""
     for old, new in RENAMED.items():
         if match := path_pattern(old).match(path):
             for name in match.groups():
@@ -51,7 +51,7 @@ def renamed(path: str) -> str:
 
 
 def current(path: str, value: Any) -> tuple[str, Any]:
-    """(path, value) of today for those that were stored."""
+    """Convert a stored path and value to the current ones."""
     path = renamed(path)
     for place, table in RENAMED_VALUES.items():
         if isinstance(value, str) and path_pattern(place).fullmatch(path):
@@ -61,25 +61,27 @@ def current(path: str, value: Any) -> tuple[str, Any]:
 
 
 def current_model(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """A model's options of today for those that were stored with it."""
-    here = "models.one."
+    """Convert the stored options of a model to the current ones."""
+    prefix = "models.one."
     model = {}
     for name, value in stored.items():
-        path, value = current(here + name, value)
-        model[path.removeprefix(here)] = value
-    for number, given in enumerate(model.get("phases", ())):
-        place = f"{here}phases[{number}]."
-        given = dict(current(place + name, value) for name, value in given.items())
-        model["phases"][number] = {path.removeprefix(place): value for path, value in given.items()}
+        path, value = current(prefix + name, value)
+        model[path.removeprefix(prefix)] = value
+    for number, phase in enumerate(model.get("phases", ())):
+        phase_prefix = f"{prefix}phases[{number}]."
+        phase = dict(current(phase_prefix + name, value) for name, value in phase.items())
+        model["phases"][number] = {
+            path.removeprefix(phase_prefix): value for path, value in phase.items()
+        }
     return model
 
 
 def path_pattern(path: str) -> re.Pattern[str]:
-    """What matches the beginning of a path in the form of RENAMED, up to the end of a name."""
+    """Return a pattern of paths that begin with a path of RENAMED."""
     return re.compile(re.escape(path).replace(r"\*", r"([^.\[\]]+)") + r"(?![^.\[])")
 
 
-def hint(path: str, known: Iterable[str]) -> str:
-    """What to write in place of the name that a path ends in: its new one, or one of the near."""
-    name, now = path.rpartition(".")[2], renamed(path)
-    return f": it is now {now.rpartition('.')[2]!r}" if now != path else near(name, known)
+def hint(path: str, names: Iterable[str]) -> str:
+    """Return a hint for the last name of a path: its new name, or a near one."""
+    name, new_path = path.rpartition(".")[2], renamed(path)
+    return f": it is now {new_path.rpartition('.')[2]!r}" if new_path != path else near(name, names)

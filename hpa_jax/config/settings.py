@@ -1,11 +1,11 @@
-"""What a step was made with, compared with the settings of today.
+"""Comparison of stored settings with the current ones.
 
-In: settings by their path in the config ("models.tiny.phases[0].lr"), as a step's stamp or a
-checkpoint stored them, and those of today.  Out: what a user changed.  An option that one side
-lacks has its default there, so that adding, moving or renaming an option changes nothing.
+In: settings by config path ("models.tiny.phases[0].lr"), as stored in a step's stamp or a
+checkpoint, and the current ones.  Out: the changes by the user.  A missing option counts as its
+default, so that adding, moving or renaming an option is not a change.
 
-A developer who moves or renames an option adds a line to RENAMED (renamed.py), one who changes its
-default or removes it a line to FORMER.
+When moving or renaming an option, add a line to RENAMED (renamed.py); when changing its default or
+removing it, add a line to FORMER.
 """
 
 import re
@@ -18,32 +18,32 @@ from hpa_jax.config import defaults as configs
 from hpa_jax.config import renamed
 from hpa_jax.core import artifacts
 
-# Path -> the default that an option had before another one, or before it was removed.
+# Path -> the former default of an option whose default changed or that was removed.
 FORMER: dict[str, Any] = {
     "data.folder.pattern": "{id}_{channel}",
     "data.folder.percentiles": [0.1, 99.9],
 }
-# Options of `train` that change its speed, its log or its disk space, and no result.
+# Options of `train` that change speed, log or disk space, but not the result.
 WITHOUT_RESULT = (
     *("workers", "prefetch", "keep", "checkpoint_minutes", "compilation_cache"),
     *("tensorboard", "profile"),
 )
-# Free in form: names of models, or options that the package of their subject knows and checks.
+# Of free form: names of models, or options that another package defines and checks.
 FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class", "pca")
 _UNKNOWN = object()
 
 
 def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings (config path -> value or section) as JSON values by the path of each option.
+    """Flatten settings (config path -> value or section) to JSON values by option path.
 
-    What is free in form (FREE) is one value; so is a list, but for that of the phases.
+    Sections of free form (FREE) and lists other than the phases are single values.
     """
     return dict(_leaves("", settings))
 
 
 def without_places(config: ConfigDict) -> dict[str, Any]:
-    """The whole config as a dict but for where things lie and how they are fetched or packed."""
-    found = config.to_dict()
+    """Return the config as a dict without paths and options of downloading or packing."""
+    sections = config.to_dict()
     for section, keys in {
         "data": ("root", "truth", "sources", "download"),
         "split": ("exclude", "force_valid", "force_train"),
@@ -51,28 +51,28 @@ def without_places(config: ConfigDict) -> dict[str, Any]:
         "records": ("beam",),
         "train": WITHOUT_RESULT,
     }.items():
-        found[section] = {key: v for key, v in found[section].items() if key not in keys}
-    del found["ablate"]
-    for name, model in found.pop("models").items():
-        found[f"models.{name}"] = {key: v for key, v in model.items() if key != "init_from"}
-    return found
+        sections[section] = {key: v for key, v in sections[section].items() if key not in keys}
+    del sections["ablate"]
+    for name, model in sections.pop("models").items():
+        sections[f"models.{name}"] = {key: v for key, v in model.items() if key != "init_from"}
+    return sections
 
 
 def differences(
     stored: Mapping[str, Any], current: Mapping[str, Any]
 ) -> tuple[list[str], list[str]]:
-    """(what was changed, what the program no longer has), in words; both arguments as of `flat`.
+    """Describe (changed options, options that no longer exist); arguments as returned by `flat`.
 
-    The second: options that were stored with another value than FORMER's and that no config has.
+    The latter are stored options that no config has, if their value differs from FORMER's.
     """
     stored = dict(renamed.current(path, value) for path, value in stored.items())
     changed, gone = [], []
-    for path, now in current.items():
+    for path, after in current.items():
         before = stored[path] if path in stored else _default(path)
         if before is _UNKNOWN:
             changed.append(f"{path}: new")
-        elif before != now:
-            changed.append(f"{path}: {_short(before)} -> {_short(now)}")
+        elif before != after:
+            changed.append(f"{path}: {_short(before)} -> {_short(after)}")
     for path, before in stored.items():
         if path in current or before == _lookup(FORMER, path):
             continue
@@ -98,13 +98,13 @@ def _leaves(path: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _default(path: str) -> Any:
-    """What an option was that a stamp does not name: its first default."""
+    """Return the value of an option missing in a stamp: its first default."""
     former = _lookup(FORMER, path)
     return _of_config(path) if former is _UNKNOWN else former
 
 
 def _of_config(path: str) -> Any:
-    """Today's default of an option; _UNKNOWN if no config has it."""
+    """Return the current default of an option, _UNKNOWN if no config has it."""
     phase = re.fullmatch(r".*\bphases\[\d+\]\.(.+)", path)
     model = re.fullmatch(r"models\.[^.]+\.(.+)", path)
     if phase:

@@ -1,8 +1,8 @@
-"""What a config may hold: every option is checked against its statement before any work is done.
+"""Validation of a config: every option is checked against its definition before any work.
 
 In: a whole config and the statement of defaults.py.  Out: nothing, or an error of one line with the
-key, its value, what it can be and the nearest valid name.  What one option says about another is
-checked below, by the function that reads both where there is one; none of it needs data.
+key, its value, the valid values and the nearest valid name.  Constraints between options are
+checked by the function that uses them if there is one; no data is needed.
 """
 
 from collections.abc import Mapping
@@ -16,23 +16,23 @@ from hpa_jax.config.options import Option, Statement
 from hpa_jax.core.errors import InputError, near
 
 PROTOCOLS = "hpa_jax.decision.stack.protocols:of_config"
-SMALL = 100  # pixels; every backbone takes as many, so that none is imported to ask
+SMALL = 100  # pixels; accepted by every backbone, so that none is imported for the check
 
 
 def validate(config: ConfigDict) -> None:
-    """Checks every name, type, choice and range, and what options say about each other.
+    """Check every name, type, choice and range, and constraints between options.
 
     Raises:
-        InputError: names the key, its value, and what it can be.
+        InputError: names the key, its value and the valid values.
     """
     _check_section(config, configs.OPTIONS, "")
     if len(config.classes) < 1 or len(set(config.classes)) != len(config.classes):
-        raise InputError("config.classes: needs at least one name, each once")
+        raise InputError("config.classes: must be distinct names, at least one")
     for number, source in enumerate(config.data.sources):
         _check_source(source, f"data.sources[{number}]", config.data.source)
     for name in config.models:
         if name == configs.RETRIEVAL:
-            raise InputError(f"config.models.{name}: this name is metric learning's (--only)")
+            raise InputError(f"config.models.{name}: the name is reserved for metric learning")
         if not name.isidentifier():
             path = options.joined("models", name)
             raise InputError(f"config.{path}: a model's name is letters, digits and _")
@@ -40,80 +40,79 @@ def validate(config: ConfigDict) -> None:
     configs.in_training_order(config.models)
     for where in ("adversarial.model", "retrieval.model"):
         if _at(config, where).frozen.head:
-            raise InputError(f"config.{where}.frozen.head: for networks of config.models alone")
+            raise InputError(f"config.{where}.frozen.head: only for networks of config.models")
     _check_model(config, "adversarial.model")
     if not config.adversarial.sources:
         raise InputError("config.adversarial.sources=(): at least one of train, external, own")
     if config.retrieval.model.head != "embedding":
         head = config.retrieval.model.head
-        raise InputError(f"config.retrieval.model.head={head!r}: needs to be embedding")
+        raise InputError(f"config.retrieval.model.head={head!r}: must be embedding")
     _check_model(config, "retrieval.model")
     _check_decision(config)
 
 
 def _check_section(section: Any, statement: Statement, where: str) -> None:
-    """Each option of a section, and of what is below it, by the statement."""
+    """Check each option of a section, recursively."""
     if not isinstance(section, Mapping | ConfigDict):
         raise InputError(f"config.{where}={section!r}: needs options: {', '.join(statement)}")
     for name, value in section.items():
         path = options.joined(where, str(name))
         if name not in statement:
-            raise InputError(f"config.{path}: no such option{renamed.hint(path, statement)}")
-        stated = statement[name]
-        if isinstance(stated, Option):
-            _check_option(value, stated, path)
+            raise InputError(f"config.{path}: unknown option{renamed.hint(path, statement)}")
+        option = statement[name]
+        if isinstance(option, Option):
+            _check_option(value, option, path)
         else:
-            _check_section(value, stated, path)
+            _check_section(value, option, path)
 
 
-def _check_option(value: Any, stated: Option, path: str) -> None:
-    if not options.of_kind(value, stated.kinds):
-        words = options.kinds_in_words(stated.kinds)
-        possible = f"; {stated.possible()}" if stated.possible() else ""
-        raise InputError(f"config.{path}={_plain(value)!r}: needs to be {words}{possible}")
-    if stated.form:
-        if _plain(value) == _plain(stated.value()):  # needs no check, and no module that checks
+def _check_option(value: Any, option: Option, path: str) -> None:
+    if not options.of_kind(value, option.kinds):
+        words = options.kinds_in_words(option.kinds)
+        possible = f"; {option.possible()}" if option.possible() else ""
+        raise InputError(f"config.{path}={_plain(value)!r}: must be {words}{possible}")
+    if option.form:
+        if _plain(value) == _plain(option.value()):  # avoids importing a module for the check
             return
-        return _check_section(value, stated.form, path)
+        return _check_section(value, option.form, path)
     if isinstance(value, tuple | list):
         items = {options.joined(path, number): item for number, item in enumerate(value)}
-    elif isinstance(value, Mapping | ConfigDict) and (stated.each or stated.items):
+    elif isinstance(value, Mapping | ConfigDict) and (option.each or option.items):
         items = {options.joined(path, name): item for name, item in value.items()}
     else:
         items = {}
-        _check_value(value, stated, path)
-    kinds = stated.items or ((str,) if stated.choices else ())
+        _check_value(value, option, path)
+    kinds = option.items or ((str,) if option.choices else ())
     for place, item in items.items():
-        if stated.each:
-            _check_section(item, stated.each, place)
+        if option.each:
+            _check_section(item, option.each, place)
             continue
         if kinds and not options.of_kind(item, kinds):
             words = options.kinds_in_words(kinds)
-            raise InputError(f"config.{place}={_plain(item)!r}: needs to be {words}")
-        _check_value(item, stated, place)
-    if stated.check and value is not None and _plain(value) != _plain(stated.value()):
-        _ask(stated.check, path, _plain(value))
+            raise InputError(f"config.{place}={_plain(item)!r}: must be {words}")
+        _check_value(item, option, place)
+    if option.check and value is not None and _plain(value) != _plain(option.value()):
+        _delegate(option.check, path, _plain(value))
 
 
-def _check_value(value: Any, stated: Option, path: str) -> None:
-    """Choices of a text, range of a number."""
-    if isinstance(value, str) and not stated.fits(value):
-        names = stated.names()
-        raise InputError(
-            f"config.{path}={value!r}: one of {', '.join(map(_quoted, names))}{near(value, names)}"
-        )
+def _check_value(value: Any, option: Option, path: str) -> None:
+    """Check the choices of a text, the range of a number."""
+    if isinstance(value, str) and not option.fits(value):
+        names = option.names()
+        choices = ", ".join(map(_quoted, names))
+        raise InputError(f"config.{path}={value!r}: must be one of {choices}{near(value, names)}")
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and (abs(value) >= 2**63 or not stated.inside(value)):
-        words = stated.range() or "a finite number"
+    if is_number and (abs(value) >= 2**63 or not option.inside(value)):
+        words = option.range() or "a finite number"
         words += ", of 64 bits" if abs(value) >= 2**63 else ""
-        raise InputError(f"config.{path}={value}: needs to be {words}")
+        raise InputError(f"config.{path}={value}: must be {words}")
 
 
-def _ask(place: str, path: str, *arguments: Any) -> None:
-    """Lets the function that reads an option refuse it; its message gets the whole path.
+def _delegate(place: str, path: str, *arguments: Any) -> None:
+    """Call the function that checks an option; prefix its errors with the whole path.
 
     Raises:
-        InputError: it did.
+        InputError: an invalid value.
     """
     try:
         options.at(place)(*arguments)
@@ -129,18 +128,20 @@ def _ask(place: str, path: str, *arguments: Any) -> None:
 
 
 def _check_source(source: Any, where: str, default_kind: str) -> None:
-    """One of data.sources: the options of its kind."""
+    """Check one of data.sources by the options of its kind."""
     kind = dict(source).get("source", default_kind)
     _check_option(kind, configs.SOURCE_KIND, f"{where}.source")
     statement = {**configs.SOURCE, **configs.OF_SOURCE.get(kind, {})}
     try:
         _check_section(source, statement, where)
     except InputError as error:
-        raise InputError(f"{error} (source {kind})" if "no such" in str(error) else error) from None
+        raise InputError(
+            f"{error} (source {kind})" if "unknown option" in str(error) else error
+        ) from None
 
 
 def _check_model(config: ConfigDict, where: str) -> None:
-    """What the options of a model say about each other."""
+    """Check constraints between the options of a model."""
     model = _at(config, where)
     _check_frozen(model, where)
     if not model.phases:
@@ -149,51 +150,55 @@ def _check_model(config: ConfigDict, where: str) -> None:
     ends += [f"epoch:{epoch}" for epoch in model.keep_epochs]
     if ":" in model.checkpoint and model.checkpoint not in ends:
         raise InputError(
-            f"config.{where}.checkpoint={model.checkpoint!r}: of these {', '.join(ends)}"
+            f"config.{where}.checkpoint={model.checkpoint!r}: must be one of {', '.join(ends)}"
         )
     left_out = model.left_out
     if left_out and not (len(left_out) == 2 and 0 <= left_out[0] < left_out[1]):
-        raise InputError(f"config.{where}.left_out={left_out}: (k, n) with 0 <= k < n")
+        raise InputError(f"config.{where}.left_out={left_out}: must be (k, n) with 0 <= k < n")
     for name in model.classes:
         if name not in config.classes:
             hint = near(name, config.classes)
-            raise InputError(f"config.{where}.classes: no class {name!r}{hint}")
+            raise InputError(f"config.{where}.classes: unknown class {name!r}{hint}")
     if not model.channels or len(set(model.channels)) != len(model.channels):
-        raise InputError(f"config.{where}.channels={model.channels}: at least one, each once")
+        raise InputError(
+            f"config.{where}.channels={model.channels}: must be distinct, at least one"
+        )
     if model.batch_size % model.accumulate:
         raise InputError(
             f"config.{where}.accumulate={model.accumulate}: does not divide the batch of "
             f"{model.batch_size}"
         )
-    of_head = options.names_at(f"hpa_jax.models.heads:HEADS.{model.head}")
+    head_options = options.names_at(f"hpa_jax.models.heads:HEADS.{model.head}")
     for name in model.head_options:
-        if name not in of_head:
+        if name not in head_options:
             path = options.joined(f"{where}.head_options", name)
-            raise InputError(f"config.{path}: head {model.head} has none{near(name, of_head)}")
+            raise InputError(
+                f"config.{path}: unknown option of head {model.head}{near(name, head_options)}"
+            )
     if model.image_size < SMALL or model.large_stem or model.as_run:
         form = (model.backbone, model.image_size, model.large_stem, model.as_run)
-        _ask("hpa_jax.models.registry:check", f"{where}.backbone={model.backbone!r}", *form)
+        _delegate("hpa_jax.models.registry:check", f"{where}.backbone={model.backbone!r}", *form)
     if (model.normalize, *model.channels) != ("hpa", *options.names_at(configs.CHANNELS)):
-        _ask("hpa_jax.models.normalization:normalizer", where, model.normalize, model.channels)
-    for number, given in enumerate(model.phases):
-        phase = configs.phase(**dict(given))
+        _delegate("hpa_jax.models.normalization:normalizer", where, model.normalize, model.channels)
+    for number, options_of_phase in enumerate(model.phases):
+        phase = configs.phase(**dict(options_of_phase))
         path = f"{where}.phases[{number}]"
         if phase.epochs % phase.cycles:
             raise InputError(
                 f"config.{path}.cycles={phase.cycles}: must divide its {phase.epochs} epochs"
             )
         if phase.schedule not in options.names_at("hpa_jax.training.schedules:NAMES"):
-            _ask("hpa_jax.training.schedules:table", f"{path}.schedule", phase.schedule)
+            _delegate("hpa_jax.training.schedules:table", f"{path}.schedule", phase.schedule)
 
 
 def _check_frozen(model: ConfigDict, where: str) -> None:
-    """What a head on stored embeddings leaves no choice for."""
+    """Check the fixed options of a head on stored embeddings."""
     if not model.frozen.head:
         return
     if configs.started_from(model):
         raise InputError(
             f"config.{where}.init_from={model.init_from!r}: a frozen network is run before any "
-            "training; train that one in a run of its own and name its folder here"
+            "training; train that one in another run and give its folder here"
         )
     changed = {"augment": model.augment} | {
         f"phases[{number}].augment": dict(phase).get("augment")
@@ -215,16 +220,16 @@ def _at(config: ConfigDict, where: str) -> Any:
 
 
 def _check_decision(config: ConfigDict) -> None:
-    """What the options of blends, thresholds, stack and submission say about each other."""
+    """Check constraints between options of blends, thresholds, stack and submission."""
     of_stack: Any = configs.OPTIONS["stack"]
-    for name, own in config.stack.of_class.items():
+    for name, class_settings in config.stack.of_class.items():
         path = options.joined("stack.of_class", name)
-        if not isinstance(own, Mapping | ConfigDict):
-            raise InputError(f"config.{path}={own!r}: needs to be a mapping of settings")
-        for key, value in own.items():
-            stated = of_stack.get(key)
-            if isinstance(stated, Option):  # what is no option the stack's protocol checks
-                _check_option(value, stated, options.joined(path, key))
+        if not isinstance(class_settings, Mapping | ConfigDict):
+            raise InputError(f"config.{path}={class_settings!r}: must be a mapping of settings")
+        for key, value in class_settings.items():
+            option = of_stack.get(key)
+            if isinstance(option, Option):  # the stack's protocol checks the others
+                _check_option(value, option, options.joined(path, key))
     try:
         options.at(PROTOCOLS)(config.stack.to_dict(), config.classes)
     except InputError as error:
@@ -237,9 +242,11 @@ def _check_decision(config: ConfigDict) -> None:
     methods = ("auto", *configs.METHODS, *config.models)
     if method not in methods:
         hint = near(method, methods)
-        raise InputError(f"config.submission.method={method!r}: one of {', '.join(methods)}{hint}")
+        raise InputError(
+            f"config.submission.method={method!r}: must be one of {', '.join(methods)}{hint}"
+        )
     if method == "ensemble" and not configs.has_ensemble(config):
-        raise InputError('config.submission.method="ensemble": config.ensemble names none')
+        raise InputError('config.submission.method="ensemble": config.ensemble defines none')
     for name in config.embeddings.pca:
         _check_stored(config, name, f"embeddings.pca.{name}")
     if name := config.retrieval.embeddings_of:
@@ -248,9 +255,9 @@ def _check_decision(config: ConfigDict) -> None:
     for name in weights:
         if name not in config.models:
             path = options.joined("ensemble.weights", name)
-            raise InputError(f"config.{path}: no model{near(name, config.models)}")
+            raise InputError(f"config.{path}: unknown model{near(name, config.models)}")
     if weights and config.ensemble.method in ("likelihood", "greedy"):
-        raise InputError(f"config.ensemble.weights: method {config.ensemble.method} fits its own")
+        raise InputError(f"config.ensemble.weights: method {config.ensemble.method} fits them")
     for key, counts in (("proportions", (0,)), ("scale", (1,))):
         if len(thresholds[key]) not in (*counts, len(config.classes)):
             raise InputError(
@@ -259,20 +266,24 @@ def _check_decision(config: ConfigDict) -> None:
             )
     matching = thresholds.method.startswith("match_proportions")
     if thresholds.match_on == "test" and (not matching or thresholds.shrink):
-        raise InputError("config.thresholds.match_on=test: for match_proportions without shrink")
+        raise InputError(
+            "config.thresholds.match_on=test: only for match_proportions without shrink"
+        )
     trained = config.split.trained_folds
     if not set(trained) <= set(range(config.split.folds)):
-        raise InputError(f"config.split.trained_folds={trained}: of 0 to {config.split.folds - 1}")
+        raise InputError(
+            f"config.split.trained_folds={trained}: must be in 0 to {config.split.folds - 1}"
+        )
 
 
 def _check_stored(config: ConfigDict, name: str, where: str) -> None:
-    """Refuses a name of no model, and of one whose embeddings are not stored."""
+    """Refuse an unknown model and one whose embeddings are not stored."""
     if name not in config.models:
-        raise InputError(f"config.{where}: no model {name!r}{near(name, config.models)}")
+        raise InputError(f"config.{where}: unknown model {name!r}{near(name, config.models)}")
     if not config.models[name].frozen.head:
         raise InputError(
-            f"config.{where}: {name} has no frozen.head: the networks of its folds would have "
-            "spaces of their own"
+            f"config.{where}: {name} has no frozen.head: the embeddings of its folds would not be "
+            "comparable"
         )
 
 
@@ -281,7 +292,7 @@ def _quoted(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """ConfigDicts as dicts, for messages and the functions that read them."""
+    """Convert ConfigDicts to dicts, for messages and checks."""
     if isinstance(value, Mapping | ConfigDict):
         return {name: _plain(item) for name, item in value.items()}
     return type(value)(map(_plain, value)) if isinstance(value, tuple | list) else value

@@ -137,7 +137,7 @@ WRONG = {
     "stack.of_class[Rods & rings].eta=1": ["the path can't be read", "in quotes"],
     "models.m..lr=1": ["the path can't be read"],
     "=1": ["the path can't be read"],
-    "models.m.loss.focal.gamma=1": ["loss.focal is 1.0, no mapping", "focal=dict(gamma=...)"],
+    "models.m.loss.focal.gamma=1": ["loss.focal is 1.0, not a mapping", "focal=dict(gamma=...)"],
     "models.m.phases[0].augment.zoom=1": ["augment is None", "dict(name=..., zoom=...)"],
     # values that don't fit below
     "models.m.phases[0]=1": ["config.models.m.phases[0]=1", "epochs, lr"],
@@ -156,8 +156,8 @@ WRONG = {
     "stack.of_class['Nucleolus'].eta=1": ["stack.of_class", "'Nucleolus'", "'Nucleoli'"],
     f"stack.{CLASS}.eta=x": [f"config.stack.{CLASS}.eta='x'", "a number"],
     f"stack.{CLASS}=5": [f"config.stack.{CLASS}=5", "a mapping"],
-    "ensemble.weights.n=1": ["config.ensemble.weights.n", "no model"],
-    r"ensemble.weights['a\nb']=1": [r"config.ensemble.weights['a\nb']", "no model"],
+    "ensemble.weights.n=1": ["config.ensemble.weights.n", "unknown model"],
+    r"ensemble.weights['a\nb']=1": [r"config.ensemble.weights['a\nb']", "unknown model"],
 }
 
 
@@ -291,7 +291,7 @@ def test_the_packages_recipes_have_names(tmp_path, monkeypatch):
 
 def test_a_variant_of_a_recipe_without_variants_is_refused(tmp_path):
     (tmp_path / "r.py").write_text(RECIPE.replace('arg=""', ""))
-    with pytest.raises(InputError, match="no variants, so none called 'smoke'"):
+    with pytest.raises(InputError, match="no variants, got 'smoke'"):
         overrides.configured([f"--config={tmp_path}/r.py:smoke"])
 
 

@@ -33,7 +33,7 @@ def test_the_defaults_are_valid():
         (dict(models__m__checkpoint="newest"), ["models.m.checkpoint", "final"]),
         (dict(models__m__bakcbone="x"), ["models.m.bakcbone", "backbone"]),
         (dict(split__fraction=1.0), ["split.fraction=1.0", "between 0 and 1"]),
-        (dict(classes=("a", "a")), ["classes", "each once"]),
+        (dict(classes=("a", "a")), ["classes", "distinct"]),
         (dict(tresholds=1), ["tresholds", "thresholds"]),
         (dict(split__fracton=0.1), ["config.split.fracton", "'fraction'"]),
         (dict(records__imagesize=64), ["config.records.imagesize", "'image_size'"]),

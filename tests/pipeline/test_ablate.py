@@ -77,7 +77,7 @@ def test_minutes_are_of_what_a_variation_did_anew(tmp_path):
         ({"name": "x", "set": {"leak": "maybe"}}, "maybe"),
         ({"name": "x", "add": {"a": {}}}, "models.a: already exists"),
         ({"name": "x", "add": {"c": {"bacbone": "resnet18"}}}, "did you mean 'backbone'"),
-        ({"name": "x", "add": {"c": {"init_from": "model:d"}}}, "no model 'd'"),
+        ({"name": "x", "add": {"c": {"init_from": "model:d"}}}, "unknown model 'd'"),
     ],
 )
 def test_a_wrong_variation_is_refused_by_name(variation, said):

@@ -208,7 +208,7 @@ def test_stored_embeddings_lend_as_learnt_ones_do(tmp_path, folds):
 def test_stored_embeddings_are_those_of_a_frozen_network():
     config = configs.default().unlock()
     config.models = {"m": configs.model()}
-    for name, words in (("n", "no model 'n'"), ("m", "m has no frozen.head")):
+    for name, words in (("n", "unknown model 'n'"), ("m", "m has no frozen.head")):
         config.retrieval.embeddings_of = name
         with pytest.raises(InputError, match=rf"retrieval\.embeddings_of='{name}': {words}"):
             validation.validate(config)
