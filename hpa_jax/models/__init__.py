@@ -1,7 +1,7 @@
 """Networks (flax.nnx): `create` one by name, `list_models` for the table of names.
 
-Both are imported when they are first used: readers of weight files and the catalogue of published
-models work where JAX is not installed.
+Both are imported on first use, so that readers of weight files and the catalogue of published
+models work without JAX.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""What every network can do: logits, feature map, embedding, and its parameters in depth groups.
+"""The base class of all networks: logits, feature map, embedding, parameters in depth groups.
 
 A backbone is a subclass that sets `head` and `in_channels` and implements `features`, `body_groups`
-and, where its recipe cuts finer, `fine_groups`.
+and, if its recipe needs a finer division, `fine_groups`.
 """
 
 import abc
@@ -20,7 +20,7 @@ Groups = list[list[str]]
 class Backbone(nnx.Module, abc.ABC):
     """Base of all networks; images are [N, H, W, K] float, normalised.
 
-    smallest: the least side of an image whose maps no pool or convolution outgrows.
+    smallest: minimum side of an image for all pools and convolutions.
     """
 
     head: nnx.Module
@@ -28,40 +28,40 @@ class Backbone(nnx.Module, abc.ABC):
     smallest: int = 1
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Logits [N, C] float32."""
+        """Return logits [N, C] float32."""
         return self.head(self.features(images))
 
     def embed(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(logits [N, C], embedding [N, E]), both float32; what E is, the head says."""
+        """Return (logits [N, C], embedding [N, E]), both float32; the head defines E."""
         return self.head.embed(self.features(images))
 
     @abc.abstractmethod
     def features(self, images: jax.Array) -> jax.Array:
-        """The last feature map [N, h, w, F], in the network's compute type."""
+        """Return the last feature map [N, h, w, F], in the network's compute type."""
 
     @abc.abstractmethod
     def body_groups(self) -> Groups:
-        """Path prefixes of everything but the head, in depth groups from the stem on."""
+        """Return path prefixes of everything but the head, in depth groups from the stem on."""
 
     def fine_groups(self) -> Groups:
-        """The finest cut of the body: one group for each child module."""
+        """Return the finest division of the body: one group per child module."""
         return [[prefix] for group in self.body_groups() for prefix in group]
 
     def depth_groups(self, cuts: int | Sequence[int] | None = None) -> Groups:
-        """Path prefixes of all parameters in depth order: stem first, head modules last.
+        """Return path prefixes of all parameters in depth order: stem first, head modules last.
 
-        A prefix covers a path that equals it or goes on with a dot ("layer1" covers
+        A prefix covers a path that equals it or continues with a dot ("layer1" covers
         "layer1.0.conv1.kernel").  A head module without parameters is an empty group: it counts
-        when learning rates are spread over the groups, as it did in fastai.
+        when learning rates are spread over the groups, as in fastai.
 
         cuts:
             None: the body's groups, the head as one group.
-            a number: that many groups in all, made of the body's groups or its children, and the
-                head as one group or one a module.
+            a number: that many groups in total, of the body's groups or its children, and the head
+                as one group or one per module.
             positions: a new group begins at each of these children of the body; head as one.
 
         Raises:
-            InputError: no such number or position; the message lists what there is.
+            InputError: an invalid number or position; the message lists the valid ones.
         """
         head = [[name] if name else [] for name in self.head_modules()]
         whole_head = [[name for group in head for name in group]]
@@ -89,11 +89,11 @@ class Backbone(nnx.Module, abc.ABC):
         ] + whole_head
 
     def head_modules(self) -> list[str | None]:
-        """Path of each module of the head in order; None for one without parameters."""
+        """Return the path of each module of the head in order, None for one without parameters."""
         return [name and f"head.{name}" for name in self.head.modules()]
 
     def enter(self, images: jax.Array, dtype: jnp.dtype) -> jax.Array:
-        """Checks the images' shape at the door and casts them to the compute type.
+        """Check the images' shape and cast them to the compute type.
 
         Raises:
             InputError: not [N, H, W, K] of the network's number of channels, or too small.
@@ -106,13 +106,13 @@ class Backbone(nnx.Module, abc.ABC):
         if min(images.shape[1:3]) < self.smallest:
             raise InputError(
                 f"images of {images.shape[1]} x {images.shape[2]} pixels: this network takes "
-                f"sides from {self.smallest} pixels on"
+                f"sides of at least {self.smallest} pixels"
             )
         return images.astype(dtype)
 
 
 def run_blocks(blocks: Sequence[nnx.Module], x: jax.Array, remat: bool) -> jax.Array:
-    """Applies blocks in order; `remat` keeps only their inputs and computes the rest again."""
+    """Apply blocks in order; `remat` keeps only their inputs and recomputes the rest."""
     for block in blocks:
         x = nnx.remat(_apply)(block, x) if remat else block(x)
     return x

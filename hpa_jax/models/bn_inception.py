@@ -1,11 +1,11 @@
-"""BN-Inception (Ioffe & Szegedy 2015, arXiv 1502.03167) as Cadene's pretrainedmodels has it.
+"""BN-Inception (Ioffe & Szegedy 2015, arXiv 1502.03167) as in Cadene's pretrainedmodels.
 
 In: images [N, H, W, K] normalised by "bn_inception" (0..255, BGR, minus 104, 117, 128).  Out of
 `features`: [N, H/32, W/32, 1024 * width].  Convolutions have biases, pools round up, and averages
 count the padding.
 
-Deviation: where a halving module meets a map of odd sides, the published code stops, since its pool
-gives a smaller map than its convolutions; here the pool is padded there as they are.
+Deviation: for maps of odd sides, the published code of a halving module fails, since its pool gives
+a smaller map than its convolutions; here the pool is padded like them.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ MAX_BESIDE = Pool("max", strides=2, pad_odd=True, ceil_mode=True)
 def _keep(
     one: int, three: tuple[int, int], double: tuple[int, int], projected: int, pool: Pool = AVG
 ) -> tuple[Branch, ...]:
-    """A module that keeps the map: 1x1; 3x3 behind a reduction; two 3x3; a pool, projected."""
+    """Return a module that keeps the map: 1x1; reduced 3x3; two 3x3; projected pool."""
     return (
         (Unit("unit_1x1", one),),
         (Unit("unit_3x3_reduce", three[0]), Unit("unit_3x3", three[1], 3)),
@@ -42,7 +42,7 @@ def _keep(
 
 
 def _halve(three: tuple[int, int], double: tuple[int, int]) -> tuple[Branch, ...]:
-    """A module that halves the map: strided 3x3, strided double 3x3, max-pool."""
+    """Return a module that halves the map: strided 3x3, strided double 3x3, max-pool."""
     return (
         (Unit("unit_3x3_reduce", three[0]), Unit("unit_3x3", three[1], 3, 2)),
         (
@@ -74,7 +74,7 @@ class BNInception(Backbone):
     width: multiplies all channel numbers.
     depth: multiplies the modules that keep the map's size in the stages 3, 4, 5 (2, 4, 2), at most
         to these, or gives the three numbers.
-    remat: keep only the modules' inputs for the backward pass and compute the rest again.
+    remat: keep only the modules' inputs for the backward pass and recompute the rest.
     """
 
     smallest = 39
@@ -91,12 +91,12 @@ class BNInception(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"use_bias": True, "eps": EPS, "dtype": dtype, "rngs": rngs}
+        options = {"use_bias": True, "eps": EPS, "dtype": dtype, "rngs": rngs}
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         a, b = scaled(64, width), scaled(192, width)
-        self.conv1_7x7_s2 = ConvUnit(in_channels, a, 7, strides=2, **made)
-        self.conv2_3x3_reduce = ConvUnit(a, a, 1, **made)
-        self.conv2_3x3 = ConvUnit(a, b, 3, **made)
+        self.conv1_7x7_s2 = ConvUnit(in_channels, a, 7, strides=2, **options)
+        self.conv2_3x3_reduce = ConvUnit(a, a, 1, **options)
+        self.conv2_3x3 = ConvUnit(a, b, 3, **options)
         third, fourth, fifth = counts((2, 4, 2), depth)
         kept = (*"ab"[:third], "c"), (*"abcd"[:fourth], "e"), (*"a"[: fifth - 1], "b")
         self.names = tuple(
@@ -104,7 +104,7 @@ class BNInception(Backbone):
         )
         features = b
         for name in self.names:
-            module = Mixed(features, MODULES[name], width=width, **made)
+            module = Mixed(features, MODULES[name], width=width, **options)
             setattr(self, name, module)
             features = module.out_features
         self.out_features = features
@@ -117,7 +117,7 @@ class BNInception(Backbone):
         return run_blocks([getattr(self, name) for name in self.names], x, self.remat)
 
     def body_groups(self) -> Groups:
-        """One More Layer's cut at the pools: two of the stem, the stages, the last projection."""
+        """Return One More Layer's groups: two of the stem, the stages, the last projection."""
         third, fourth, fifth = ([n for n in self.names if n[10] == stage] for stage in "345")
         last = [f"{fifth[-1]}.{unit.name}" for branch in MODULES[fifth[-1]] for unit in branch
                 if isinstance(unit, Unit)]  # fmt: skip

@@ -1,4 +1,4 @@
-"""ConvNeXt (Liu et al. 2022, arXiv 2201.03545) as its authors and timm have it.
+"""ConvNeXt (Liu et al. 2022, arXiv 2201.03545) as its authors and timm implement it.
 
 In: images [N, H, W, K], ImageNet-normalised; out of `features`: [N, H/32, W/32, 768].  The
 published classifier normalises the global average before its dense layer: head "gap_norm".
@@ -25,13 +25,13 @@ class Block(nnx.Module):
     """7x7 depthwise -> norm -> dense to 4 F -> GELU -> dense to F -> scale; plus its input."""
 
     def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        made = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
         self.conv_dw = layers.Conv(
-            features, features, 7, padding=3, groups=features, use_bias=True, **made
+            features, features, 7, padding=3, groups=features, use_bias=True, **options
         )
         self.norm = layers.LayerNorm(features, dtype=dtype)
-        self.fc1 = layers.Linear(features, 4 * features, **made)
-        self.fc2 = layers.Linear(4 * features, features, **made)
+        self.fc1 = layers.Linear(features, 4 * features, **options)
+        self.fc2 = layers.Linear(4 * features, features, **options)
         self.gamma = nnx.Param(jnp.full(features, 1e-6))
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -55,8 +55,8 @@ class ConvNeXt(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
-        plain = {"use_bias": True, "kernel_init": _small, **made}
+        options = {"dtype": dtype, "rngs": rngs}
+        plain = {"use_bias": True, "kernel_init": _small, **options}
         widths = [scaled(features, width) for features in WIDTHS]
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         self.counts = counts(blocks, depth)
@@ -68,7 +68,7 @@ class ConvNeXt(Backbone):
                 setattr(self, f"norm{stage}", layers.LayerNorm(before, dtype=dtype))
                 halving = layers.Conv(before, widths[stage], 2, strides=2, **plain)
                 setattr(self, f"halve{stage}", halving)
-            inside = nnx.List([Block(widths[stage], **made) for _ in range(count)])
+            inside = nnx.List([Block(widths[stage], **options) for _ in range(count)])
             setattr(self, f"stage{stage}", inside)
         self.out_features = widths[-1]
 
@@ -82,7 +82,7 @@ class ConvNeXt(Backbone):
         return x
 
     def body_groups(self) -> Groups:
-        """Stem, and each stage with the convolution before it."""
+        """Return the stem, and each stage with the convolution before it."""
         stages = [
             [*([f"norm{stage}", f"halve{stage}"] if stage else []), f"stage{stage}"]
             for stage in range(len(self.counts))
@@ -90,7 +90,7 @@ class ConvNeXt(Backbone):
         return [["stem", "stem_norm"], *stages]
 
     def file_names(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tensors under our names, of timm's or the authors'."""
+        """Rename tensors from timm's or the authors' names to ours."""
         renamed = {}
         for name, value in tensors.items():
             for pattern, replacement in _RENAMES:

@@ -1,4 +1,4 @@
-"""One convolution, several ways to compute it: the only place where the way is chosen.
+"""Convolution with several implementations, chosen here by platform.
 
 In: x [N, H, W, I], kernel [h, w, I / groups, O].  Out: [N, H', W', O].
 
@@ -88,8 +88,8 @@ def _backward(
     saved: tuple[jax.Array, jax.Array],
     gradient: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
-    # Chooses the way anew: differentiating through `platform_dependent` would keep the
-    # intermediate values of every way.
+    # Chooses again: differentiating through `platform_dependent` would keep the
+    # intermediate values of every implementation.
     def pull(way: Way) -> Callable:
         return lambda x, kernel, gradient: jax.vjp(way, x, kernel)[1](gradient)
 
@@ -105,7 +105,7 @@ convolve.defvjp(_forward, _backward)
 
 
 def _by_platform(
-    made: Callable[[Way], Callable],
+    build: Callable[[Way], Callable],
     x: jax.Array,
     kernel: jax.Array,
     strides: tuple[int, int],
@@ -113,7 +113,7 @@ def _by_platform(
     groups: int,
     *more: jax.Array,
 ) -> jax.Array:
-    """`made(way)(x, kernel, *more)`; which way is decided when the program is lowered."""
+    """Return `build(way)(x, kernel, *more)`; the way is chosen when the program is lowered."""
     options = dict(strides=strides, padding=padding)
     ways: dict[str, Way] = {"default": functools.partial(native, **options, groups=groups)}
     if kernel.shape[:2] == (1, 1) and groups == 1 and padding == ((0, 0), (0, 0)):
@@ -124,9 +124,9 @@ def _by_platform(
         for platform, channels in SLICE_CHANNELS.items():
             ways[platform] = functools.partial(sliced, **options, groups=groups, channels=channels)
     if len(ways) == 1:
-        return made(ways["default"])(x, kernel, *more)
+        return build(ways["default"])(x, kernel, *more)
     return lax.platform_dependent(
-        x, kernel, *more, **{platform: made(way) for platform, way in ways.items()}
+        x, kernel, *more, **{platform: build(way) for platform, way in ways.items()}
     )
 
 
@@ -136,29 +136,29 @@ def _on_each_device(
     whole: tuple[jax.Array, ...],
     sums: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """`function(*rows, *whole)` on each device's share of the rows of the mesh in context.
+    """Call `function(*rows, *whole)` on each device's share of the rows of the mesh in context.
 
     sums: the function returns (rows, whole); the latter is summed over the devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1 or len(rows[0]) % mesh.size:
         return function(*rows, *whole)
-    split, same = PartitionSpec(mesh.axis_names), PartitionSpec()
+    split, replicated = PartitionSpec(mesh.axis_names), PartitionSpec()
 
-    def one(*arguments: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
+    def on_device(*arguments: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
         out = function(*arguments)
         return (out[0], lax.psum(out[1], mesh.axis_names)) if sums else out
 
     return jax.shard_map(
-        one,
-        in_specs=(split,) * len(rows) + (same,) * len(whole),
-        out_specs=(split, same) if sums else split,
-        check_vma=False,  # the sum over the devices is our own
+        on_device,
+        in_specs=(split,) * len(rows) + (replicated,) * len(whole),
+        out_specs=(split, replicated) if sums else split,
+        check_vma=False,  # summed over the devices by psum above
     )(*rows, *whole)
 
 
 def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.Array:
-    """The 1x1 convolution as a product of two-dimensional arrays."""
+    """Compute the 1x1 convolution as a product of two-dimensional arrays."""
     x = x[:, :: strides[0], :: strides[1]]
     flat = matmul(x.reshape(-1, x.shape[-1]), kernel[0, 0])
     return flat.reshape(*x.shape[:-1], kernel.shape[-1])
@@ -166,7 +166,7 @@ def pointwise(x: jax.Array, kernel: jax.Array, strides: tuple[int, int]) -> jax.
 
 @jax.custom_vjp
 def matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[M, I] @ [I, O], whose kernel gradient contracts the rows of both without a transpose."""
+    """Compute [M, I] @ [I, O]; its kernel gradient contracts rows without a transpose."""
     return x @ kernel
 
 
@@ -183,7 +183,7 @@ matmul.defvjp(lambda x, kernel: (x @ kernel, (x, kernel)), _matmul_backward)
 def native(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides, groups: int
 ) -> jax.Array:
-    """XLA's convolution."""
+    """Compute XLA's convolution."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -202,7 +202,7 @@ def sliced(
     groups: int,
     channels: int,
 ) -> jax.Array:
-    """The grouped convolution as dense ones over slices of neighbouring groups."""
+    """Compute the grouped convolution as dense ones over slices of neighbouring groups."""
     together = slice_groups(x.shape[-1], groups, channels)
     count = groups // together
     kernel = block_diagonal(kernel, groups, together)
@@ -211,7 +211,7 @@ def sliced(
 
 
 def slice_groups(features: int, groups: int, channels: int) -> int:
-    """How many groups one slice takes: the most that divide evenly within so many channels."""
+    """Return the groups per slice: the largest divisor of `groups` within `channels` channels."""
     return max(
         n
         for n in range(1, groups + 1)
@@ -220,7 +220,7 @@ def slice_groups(features: int, groups: int, channels: int) -> int:
 
 
 def block_diagonal(kernel: jax.Array, groups: int, together: int) -> jax.Array:
-    """[h, w, i, groups * o] -> [h, w, together * i, groups * o], zero between different groups."""
+    """Expand [h, w, i, groups * o] to [h, w, together * i, groups * o], zero between groups."""
     if together == 1:
         return kernel
     h, w, i, features = kernel.shape

@@ -1,4 +1,4 @@
-"""DenseNet-BC 121, 169 and 201 (Huang et al. 2016, arXiv 1608.06993) as torchvision has them.
+"""DenseNet-BC 121, 169 and 201 (Huang et al. 2016, arXiv 1608.06993) as in torchvision.
 
 In: images [N, H, W, K], ImageNet-normalised for published weights; out of `features`:
 [N, H/32, W/32, F], after the last normalisation and a ReLU (as torchvision and bestfitting use
@@ -32,7 +32,7 @@ class DenseLayer(nnx.Module):
 
 
 class DenseBlock(nnx.Module):
-    """Each layer reads all maps before it: [.., F] -> [.., F + count * growth]."""
+    """Layers with all previous maps as input: [.., F] -> [.., F + count * growth]."""
 
     def __init__(
         self, in_features: int, count: int, growth: int, *, dtype: Any, rngs: nnx.Rngs
@@ -47,7 +47,7 @@ class DenseBlock(nnx.Module):
             for name in self.names:
                 x = jnp.concatenate([x, getattr(self, name)(x)], axis=-1)
             return x
-        # The parts go in, so that each map is kept once, and not again in every concatenation.
+        # The parts are passed, so that each map is kept once and not in every concatenation.
         maps = [x]
         for name in self.names:
             maps.append(nnx.remat(_joined)(getattr(self, name), maps))
@@ -76,7 +76,7 @@ class DenseNet(Backbone):
     width: multiplies the growth rate (32) and the stem (64).
     depth: multiplies the layers of each block, or gives the four numbers.
     large_stem: bestfitting's extra 2x2 max-pool after the first pool, for 1024 pixels.
-    remat: keep only each layer's own maps for the backward pass and compute the rest again.
+    remat: keep only each layer's output for the backward pass and recompute the rest.
     """
 
     smallest = 29  # the last transition halves 2 x 2 pixels
@@ -93,23 +93,23 @@ class DenseNet(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         growth, features = scaled(32, width), scaled(64, width)
         self.in_channels, self.dtype = in_channels, dtype
         self.large_stem, self.remat = large_stem, remat
         if large_stem:
             self.smallest = 61
-        self.conv0 = layers.Conv(in_channels, features, 7, strides=2, padding=3, **made)
-        self.norm0 = layers.BatchNorm(features, **made)
+        self.conv0 = layers.Conv(in_channels, features, 7, strides=2, padding=3, **options)
+        self.norm0 = layers.BatchNorm(features, **options)
         self.layer_counts = counts(blocks, depth)
         for index, count in enumerate(self.layer_counts, start=1):
-            setattr(self, f"denseblock{index}", DenseBlock(features, count, growth, **made))
+            setattr(self, f"denseblock{index}", DenseBlock(features, count, growth, **options))
             features += count * growth
             if index < len(self.layer_counts):
                 half = max(1, features // 2)
-                setattr(self, f"transition{index}", Transition(features, half, **made))
+                setattr(self, f"transition{index}", Transition(features, half, **options))
                 features = half
-        self.norm5 = layers.BatchNorm(features, **made)
+        self.norm5 = layers.BatchNorm(features, **options)
         self.out_features = features
 
     def features(self, images: jax.Array) -> jax.Array:
@@ -126,7 +126,7 @@ class DenseNet(Backbone):
         return nnx.relu(self.norm5(x))
 
     def body_groups(self) -> Groups:
-        """Stem, and each block with the transition after it."""
+        """Return the stem, and each block with the transition after it."""
         last = len(self.layer_counts)
         blocks = [[f"denseblock{i}", f"transition{i}"] for i in range(1, last)]
         return [["conv0", "norm0"], *blocks, [f"denseblock{last}", "norm5"]]

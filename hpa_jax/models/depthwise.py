@@ -1,9 +1,9 @@
 """Depthwise convolution on CPU: shifted multiply-adds, which XLA fuses into one pass.
 
-In: x [N, H, W, F], kernel [h, w, 1, F].  Out: [N, H', W', F].  One filter a channel leaves nothing
-for a matrix product to do; the block-diagonal slices that serve grouped convolutions take 30 times
-as long here (109 against 3.5 ms for 4 x 64 x 64 x 128, 3x3, two busy cores), and XLA's own kernel
-gradient takes seconds.
+In: x [N, H, W, F], kernel [h, w, 1, F].  Out: [N, H', W', F].  A matrix product is of no
+use with one filter per channel: the block-diagonal slices of grouped convolutions take 30 times as
+long (109 against 3.5 ms for 4 x 64 x 64 x 128, 3x3, two busy cores).  XLA's own kernel gradient
+takes seconds.
 """
 
 import functools
@@ -17,11 +17,11 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def shifted(x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides) -> jax.Array:
-    """Cross-correlation of each channel with its own filter, zero padding; any of the strides."""
+    """Cross-correlate each channel with its filter, with zero padding and strides."""
     return _shifted(x, kernel, strides, padding)
 
 
-# jit: the cells of a network repeat shapes, and a trace of 49 taps is worth keeping.
+# jit: cells of a network repeat shapes, and tracing 49 taps is slow.
 @functools.partial(jax.jit, static_argnames=("strides", "padding"))
 def _shifted(
     x: jax.Array, kernel: jax.Array, strides: tuple[int, int], padding: Sides
@@ -71,7 +71,7 @@ def _input_gradient(
     strides: tuple[int, int],
     padding: Sides,
 ) -> jax.Array:
-    """The gradient, spread to the input's places, correlated with the turned filters."""
+    """Correlate the gradient, dilated by the strides, with the rotated filters."""
     edges = []
     for n, out, k, s, (low, _) in zip(
         size, gradient.shape[1:3], kernel.shape[:2], strides, padding
@@ -90,7 +90,7 @@ def _kernel_gradient(
     strides: tuple[int, int],
     padding: Sides,
 ) -> jax.Array:
-    """[h, w, 1, F] float32 (float64 of float64), summed row by row: one pass over x and gradient.
+    """Return [h, w, 1, F] float32 (float64 of float64), summed row by row in one pass.
 
     XLA's reduction over all but the last axis takes 6 times as long (12 against 2.0 ms).
     """
@@ -105,9 +105,11 @@ def _kernel_gradient(
         above = lax.dynamic_slice(
             x, (image, row * strides[0], 0, 0), (1, height, x.shape[2], features)
         )[0].astype(wide)
-        here = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, columns, features))[0, 0]
-        here = here.astype(wide)
-        terms = [above[i, j : j + span : strides[1]] * here
+        row_gradient = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, columns, features))[
+            0, 0
+        ]
+        row_gradient = row_gradient.astype(wide)
+        terms = [above[i, j : j + span : strides[1]] * row_gradient
                  for i in range(height) for j in range(width)]  # fmt: skip
         return total + jnp.stack(terms), None
 

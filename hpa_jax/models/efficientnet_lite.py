@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 to Lite4 (Liu 2020; Tan & Le 2019, arXiv 1905.11946) as TensorFlow has them.
+"""EfficientNet-Lite0 to Lite4 (Liu 2020; Tan & Le 2019, arXiv 1905.11946) as in TensorFlow.
 
 In: images [N, H, W, K], normalised to (255 x - 127) / 128 ("lite"); out of `features`:
 [N, H/32, W/32, 1280].  Inverted residual blocks with ReLU6, without squeeze-excitation; paddings
@@ -33,10 +33,10 @@ _BN = dict(eps=1e-3, momentum=0.01)
 
 
 class SameConv(layers.Conv):
-    """A convolution with TensorFlow's SAME padding: the odd pixel goes right and below."""
+    """A convolution with TensorFlow's SAME padding: the odd pixel is added right and below."""
 
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution with another kernel of the same shape."""
+        """Convolve with another kernel of the same shape."""
         padding = tuple(
             same(length, size, stride)
             for length, size, stride in zip(x.shape[1:3], kernel.shape[:2], self.strides)
@@ -47,13 +47,13 @@ class SameConv(layers.Conv):
 
 
 def same(length: int, size: int, stride: int) -> tuple[int, int]:
-    """(before, after): zeros along an axis so that the output has ceil(length / stride) values."""
+    """Return the padding (before, after) for an output of ceil(length / stride) values."""
     total = max((-(-length // stride) - 1) * stride + size - length, 0)
     return total // 2, total - total // 2
 
 
 class InvertedResidual(nnx.Module):
-    """1x1 expansion -> depthwise -> 1x1 projection without activation; a shortcut where it fits."""
+    """1x1 expansion -> depthwise -> 1x1 projection without activation; shortcut if shapes match."""
 
     def __init__(
         self,
@@ -66,15 +66,17 @@ class InvertedResidual(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        made, inner = {"dtype": dtype, "rngs": rngs}, inputs * expand
+        options, inner = {"dtype": dtype, "rngs": rngs}, inputs * expand
         self.expands, self.shortcut = expand > 1, stride == 1 and inputs == outputs
         if self.expands:
-            self.expand_conv = layers.Conv(inputs, inner, 1, **made)
-            self.bn0 = layers.BatchNorm(inner, **_BN, **made)
-        self.depthwise_conv = SameConv(inner, inner, kernel, strides=stride, groups=inner, **made)
-        self.bn1 = layers.BatchNorm(inner, **_BN, **made)
-        self.project_conv = layers.Conv(inner, outputs, 1, **made)
-        self.bn2 = layers.BatchNorm(outputs, **_BN, **made)
+            self.expand_conv = layers.Conv(inputs, inner, 1, **options)
+            self.bn0 = layers.BatchNorm(inner, **_BN, **options)
+        self.depthwise_conv = SameConv(
+            inner, inner, kernel, strides=stride, groups=inner, **options
+        )
+        self.bn1 = layers.BatchNorm(inner, **_BN, **options)
+        self.project_conv = layers.Conv(inner, outputs, 1, **options)
+        self.bn2 = layers.BatchNorm(outputs, **_BN, **options)
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         x = inputs
@@ -86,7 +88,7 @@ class InvertedResidual(nnx.Module):
 
 
 class EfficientNetLite(Backbone):
-    """One of the family by its multipliers of channels and of blocks.
+    """A network of the family, by its multipliers of channels and blocks.
 
     widen, deepen: of the family; width, depth: further ones, as for every network.
     """
@@ -103,7 +105,7 @@ class EfficientNetLite(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         inner = range(1, len(STAGES) - 1)
         published = tuple(
@@ -112,19 +114,19 @@ class EfficientNetLite(Backbone):
         )
         self.counts = counts(published, depth)
         features = scaled(32, width)
-        self.conv_stem = SameConv(in_channels, features, 3, strides=2, **made)
-        self.bn0 = layers.BatchNorm(features, **_BN, **made)
+        self.conv_stem = SameConv(in_channels, features, 3, strides=2, **options)
+        self.bn0 = layers.BatchNorm(features, **_BN, **options)
         blocks = []
         for (_, expand, kernel, stride, channels), count in zip(STAGES, self.counts):
             outputs = scaled(_rounded(channels * widen), width)
             for index in range(count):
                 form = dict(expand=expand, kernel=kernel, stride=1 if index else stride)
-                blocks.append(InvertedResidual(features, outputs, **form, **made))
+                blocks.append(InvertedResidual(features, outputs, **form, **options))
                 features = outputs
         self.blocks = nnx.List(blocks)
         self.out_features = scaled(1280, width)
-        self.conv_head = layers.Conv(features, self.out_features, 1, **made)
-        self.bn1 = layers.BatchNorm(self.out_features, **_BN, **made)
+        self.conv_head = layers.Conv(features, self.out_features, 1, **options)
+        self.bn1 = layers.BatchNorm(self.out_features, **_BN, **options)
 
     def features(self, images: jax.Array) -> jax.Array:
         """[N, H, W, K] -> [N, H/32, W/32, F]."""
@@ -134,7 +136,7 @@ class EfficientNetLite(Backbone):
         return layers.conv_bn_act(self.conv_head, self.bn1, x, nnx.relu6)
 
     def body_groups(self) -> Groups:
-        """Stem, a group for each halving of the map, the last with the 1x1 convolution."""
+        """Return the stem and a group per halving of the map, the last with the 1x1 convolution."""
         ends = np.cumsum(self.counts)
         spans = [(0, ends[1]), (ends[1], ends[2]), (ends[2], ends[4]), (ends[4], ends[6])]
         blocks = [[f"blocks.{index}" for index in range(*span)] for span in spans]
@@ -142,7 +144,7 @@ class EfficientNetLite(Backbone):
         return [["conv_stem", "bn0"], *blocks]
 
     def file_names(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tensors under our names, of timm's, which count blocks by stage and norms by order."""
+        """Rename timm's tensors, which number blocks by stage and norms in order, to ours."""
         if not any(re.match(r"blocks\.\d+\.\d+\.", name) for name in tensors):
             return dict(tensors)
         starts = np.cumsum((0, *self.counts))
@@ -150,7 +152,7 @@ class EfficientNetLite(Backbone):
         for name, value in tensors.items():
             place = re.match(r"blocks\.(\d+)\.(\d+)\.", name)
             if place:
-                first = starts[int(place[1])] + int(place[2]) == 0  # it expands nothing
+                first = starts[int(place[1])] + int(place[2]) == 0  # without expansion
                 module, _, leaf = name[place.end() :].partition(".")
                 names = _TIMM_FIRST if first else _TIMM
                 index = starts[int(place[1])] + int(place[2])
@@ -170,6 +172,6 @@ _TIMM_FIRST = {"conv_dw": "depthwise_conv", "bn1": "bn1", "conv_pw": "project_co
 
 
 def _rounded(channels: float) -> int:
-    """To a multiple of 8, never below nine tenths (TensorFlow's rule)."""
+    """Round to a multiple of 8, at least nine tenths of the number (TensorFlow's rule)."""
     result = max(8, int(channels + 4) // 8 * 8)
     return result + 8 if result < 0.9 * channels else result

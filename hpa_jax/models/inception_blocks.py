@@ -2,7 +2,7 @@
 
 A module is a tuple of branches; a branch is a tuple of steps, each a `Unit` (convolution,
 BatchNorm, ReLU), a `Pool`, or a `Fork` (units on the same input, concatenated).  The three
-networks differ in their tables, in biases and in BatchNorm's epsilon only.
+networks differ only in their tables, biases and BatchNorm's epsilon.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """Units that read the same map; their outputs are concatenated."""
+    """Units with the same input; their outputs are concatenated."""
 
     units: tuple[Unit, ...]
 
@@ -101,7 +101,7 @@ class ConvUnit(nnx.Module):
 class Mixed(nnx.Module):
     """One Inception module: [N, H, W, in_features] -> [N, H', W', out_features].
 
-    Its units are attributes of their own names, so that published weights map by name.
+    Its units are attributes with the published names, so that weights map by name.
     """
 
     def __init__(

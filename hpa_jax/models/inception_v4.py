@@ -1,4 +1,4 @@
-"""Inception-v4 (Szegedy et al. 2016, arXiv 1602.07261) as pretrainedmodels and timm have it.
+"""Inception-v4 (Szegedy et al. 2016, arXiv 1602.07261) as in pretrainedmodels and timm.
 
 In: images [N, H, W, K], H and W at least 75, normalised to [-1, 1] ("inception": mean .5, std .5).
 Out of `features`: [N, h, w, 1536 * width].
@@ -92,7 +92,7 @@ class InceptionV4(Backbone):
 
     width: multiplies all channel numbers.
     depth: multiplies the modules of the kinds A (4), B (7), C (3), or gives the three numbers.
-    remat: keep only the modules' inputs for the backward pass and compute the rest again.
+    remat: keep only the modules' inputs for the backward pass and recompute the rest.
     """
 
     smallest = 75
@@ -107,7 +107,7 @@ class InceptionV4(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         self.kinds = counts((4, 7, 3), depth)
         blocks: list[nnx.Module] = []
@@ -115,7 +115,7 @@ class InceptionV4(Backbone):
         for unit in STEM:
             out = scaled(unit.features, width)
             blocks.append(ConvUnit(features, out, unit.kernel, strides=unit.strides,
-                                   padding=unit.padding, **made))  # fmt: skip
+                                   padding=unit.padding, **options))  # fmt: skip
             features = out
         tables = (
             *(MIXED_3A, MIXED_4A, MIXED_5A),
@@ -126,7 +126,7 @@ class InceptionV4(Backbone):
             *(INCEPTION_C,) * self.kinds[2],
         )
         for table in tables:
-            blocks.append(Mixed(features, table, width=width, **made))
+            blocks.append(Mixed(features, table, width=width, **options))
             features = blocks[-1].out_features
         self.blocks = nnx.List(blocks)
         self.out_features = features
@@ -136,7 +136,7 @@ class InceptionV4(Backbone):
         return run_blocks(self.blocks, self.enter(images, self.dtype), self.remat)
 
     def body_groups(self) -> Groups:
-        """One More Layer's cut: modules 0-2, 3-4, 5-10, 11-17, 18-21 of the published depth."""
+        """Return One More Layer's groups: modules 0-2, 3-4, 5-10, 11-17, 18-21 at full depth."""
         a, b, _ = self.kinds
         ends = [0, 3, 5, 7 + a, 7 + a + b, len(self.blocks)]
         return [[f"blocks.{i}" for i in range(low, high)] for low, high in itertools.pairwise(ends)]

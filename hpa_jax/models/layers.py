@@ -1,9 +1,9 @@
-"""The few layers of which every backbone is built: convolution, batch normalisation, pools, gate.
+"""Layers of all backbones: convolution, batch normalisation, pools, squeeze-excitation.
 
 In and out: feature maps [N, H, W, F], channels last on every device.  Parameters and BatchNorm
-statistics are float32; `dtype` is what a layer computes in.  Semantics are torch's (paddings,
-BatchNorm momentum and epsilon, pooling edges), so that published weights give the published
-numbers; names are flax's (`kernel` [h, w, in / groups, out], `scale`, `mean`, `var`).
+statistics are float32; layers compute in `dtype`.  Semantics are torch's (paddings, BatchNorm
+momentum and epsilon, pooling edges), so that published weights give the published numbers; names
+are flax's (`kernel` [h, w, in / groups, out], `scale`, `mean`, `var`).
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ class Conv(nnx.Module):
         return y if self.bias is None else y + self.bias[...].astype(y.dtype)
 
     def apply(self, x: jax.Array, kernel: jax.Array) -> jax.Array:
-        """The convolution with another kernel of the same shape, without the bias."""
+        """Convolve with another kernel of the same shape, without the bias."""
         return convolution.convolve(
             x.astype(self.dtype),
             kernel,
@@ -87,8 +87,8 @@ class BatchNorm(nnx.Module):
     in float32; running = (1 - momentum) * running + momentum * batch, with the unbiased variance.
     Evaluation (`module.eval()`): the running values.  Under `jit` with a sharded batch the
     statistics are those of the global batch, at one all-reduce forward and one backward for each
-    layer; with `per_device` each device normalises its own rows by their own (torch's
-    DataParallel), and the running values take the mean over the devices.
+    layer; with `per_device` each device normalises its rows by their statistics (torch's
+    DataParallel), and the running values use the mean over the devices.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class BatchNorm(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs | None = None,
     ) -> None:
-        del rngs  # nothing random; here so that every layer is made alike
+        del rngs  # accepted for uniformity with other layers
         self.scale = nnx.Param(jnp.ones(features))
         self.bias = nnx.Param(jnp.zeros(features))
         self.mean = nnx.BatchStat(jnp.zeros(features))
@@ -133,12 +133,12 @@ class BatchNorm(nnx.Module):
         return y.reshape(x.shape).astype(self.dtype)
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
-        """(factor[F], shift[F]) of the running statistics: evaluation is x * factor + shift."""
+        """Return (factor[F], shift[F]) with which evaluation is x * factor + shift."""
         factor = self.scale[...] * lax.rsqrt(self.var[...] + self.eps)
         return factor, self.bias[...] - self.mean[...] * factor
 
     def update(self, mean: jax.Array, var: jax.Array, count: int) -> None:
-        """Moves the running statistics towards a batch's (biased `var` over `count` values)."""
+        """Update the running statistics with a batch's (biased `var` over `count` values)."""
         unbiased = var * (count / max(count - 1, 1))
         keep = 1.0 - self.momentum
         self.mean[...] = lax.stop_gradient(keep * self.mean[...] + self.momentum * mean)
@@ -163,7 +163,7 @@ class LayerNorm(nnx.Module):
 def conv_bn_act(
     conv: Conv, bn: BatchNorm, x: jax.Array, act: Callable[[jax.Array], jax.Array] | None = nnx.relu
 ) -> jax.Array:
-    """act(bn(conv(x))); in evaluation the normalisation is folded into the kernel.
+    """Compute act(bn(conv(x))); in evaluation the normalisation is folded into the kernel.
 
     Folding costs one pass over the kernel and saves one over the feature map.
     """

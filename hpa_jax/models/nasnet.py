@@ -1,11 +1,11 @@
-"""NASNet-A Large (Zoph et al. 2017, arXiv 1707.07012) as Cadene's pretrainedmodels has it.
+"""NASNet-A Large (Zoph et al. 2017, arXiv 1707.07012) as in Cadene's pretrainedmodels.
 
 In: images [N, H, W, K], normalised to [-1, 1] ("inception": mean .5, std .5).  Out of `features`:
 [N, H/32, W/32, 4032 * width], after the last cell and a ReLU.
 
-Deviation: the published code takes only sizes whose map before the first reduction cell has even
-sides, since it pads that cell on the left as TensorFlow's "SAME" does there.  Odd sides are padded
-on both sides here, which is what "SAME" does with them; for all other sizes the two are equal.
+Deviation: the published code accepts only sizes whose map before the first reduction cell has even
+sides, since it pads that cell on the left like TensorFlow's "SAME".  Odd sides are padded on both
+sides here, as "SAME" does; for all other sizes the two are equal.
 """
 
 from typing import Any
@@ -49,8 +49,8 @@ class ActConvBn(nnx.Module):
 class Separables(nnx.Module):
     """ReLU -> separable (with the stride) -> BN -> ReLU -> separable -> BN.
 
-    `early`: the first one already changes the channel count (the published stem's cells).  `same`:
-    a strided one is padded as TensorFlow pads ("SAME"), else alike on both sides.
+    `early`: the first one changes the channel count (the published stem's cells).  `same`: a
+    strided one is padded as TensorFlow's "SAME", else equally on both sides.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Separables(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         x = nnx.relu(x)
-        if self.same:  # the padding above is right for even sides; odd ones get one more
+        if self.same:  # the padding above is for even sides; odd ones need one more
             x = jnp.pad(x, ((0, 0), (x.shape[1] % 2, 0), (x.shape[2] % 2, 0), (0, 0)))
         x = nnx.relu(self.separable_1.normalised(self.bn_sep_1, x))
         return self.separable_2.normalised(self.bn_sep_2, x)
@@ -124,21 +124,21 @@ class ReductionCell(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.kind, self.same = kind, same
-        self.conv_1x1 = ActConvBn(previous, features, **made)
+        self.conv_1x1 = ActConvBn(previous, features, **options)
         if kind == "stem_1":
-            self.halve = Halve(before, features, **made)
+            self.halve = Halve(before, features, **options)
         elif kind == "normal":
-            self.conv_prev_1x1 = ActConvBn(before, features, **made)
+            self.conv_prev_1x1 = ActConvBn(before, features, **options)
         early = kind == "stem_0"
         other = before if early else features
-        right = dict(early=early, same=same, **made)
-        self.comb_iter_0_left = Separables(features, features, 5, 2, same=same, **made)
+        right = dict(early=early, same=same, **options)
+        self.comb_iter_0_left = Separables(features, features, 5, 2, same=same, **options)
         self.comb_iter_0_right = Separables(other, features, 7, 2, **right)
         self.comb_iter_1_right = Separables(other, features, 7, 2, **right)
         self.comb_iter_2_right = Separables(other, features, 5, 2, **right)
-        self.comb_iter_4_left = Separables(features, features, 3, **made)
+        self.comb_iter_4_left = Separables(features, features, 3, **options)
 
     def __call__(self, x: jax.Array, before: jax.Array) -> jax.Array:
         """x: the previous cell's map, before: the one before it."""
@@ -175,18 +175,18 @@ class NormalCell(nnx.Module):
         dtype: Any,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.first = halve
         if halve:
-            self.halve = Halve(before, features, **made)
+            self.halve = Halve(before, features, **options)
         else:
-            self.conv_prev_1x1 = ActConvBn(before, features, **made)
-        self.conv_1x1 = ActConvBn(previous, features, **made)
-        self.comb_iter_0_left = Separables(features, features, 5, **made)
-        self.comb_iter_0_right = Separables(features, features, 3, **made)
-        self.comb_iter_1_left = Separables(features, features, 5, **made)
-        self.comb_iter_1_right = Separables(features, features, 3, **made)
-        self.comb_iter_4_left = Separables(features, features, 3, **made)
+            self.conv_prev_1x1 = ActConvBn(before, features, **options)
+        self.conv_1x1 = ActConvBn(previous, features, **options)
+        self.comb_iter_0_left = Separables(features, features, 5, **options)
+        self.comb_iter_0_right = Separables(features, features, 3, **options)
+        self.comb_iter_1_left = Separables(features, features, 5, **options)
+        self.comb_iter_1_right = Separables(features, features, 3, **options)
+        self.comb_iter_4_left = Separables(features, features, 3, **options)
 
     def __call__(self, x: jax.Array, before: jax.Array) -> jax.Array:
         """x: the previous cell's map, before: the one before it."""
@@ -213,7 +213,7 @@ class NASNetALarge(Backbone):
 
     width: multiplies all channel numbers (the first cell's are four times a whole number).
     depth: multiplies the normal cells of the three stacks (6, 6, 6), or gives the three numbers.
-    remat: keep only the cells' inputs for the backward pass and compute the rest again.
+    remat: keep only the cells' inputs for the backward pass and recompute the rest.
     """
 
     def __init__(
@@ -226,25 +226,25 @@ class NASNetALarge(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         filters, stem = 4 * scaled(42, width), scaled(96, width)
-        self.conv0 = ConvBn(in_channels, stem, 3, strides=2, **made)
-        self.cell_stem_0 = ReductionCell(stem, stem, filters // 4, kind="stem_0", **made)
-        self.cell_stem_1 = ReductionCell(filters, stem, filters // 2, kind="stem_1", **made)
+        self.conv0 = ConvBn(in_channels, stem, 3, strides=2, **options)
+        self.cell_stem_0 = ReductionCell(stem, stem, filters // 4, kind="stem_0", **options)
+        self.cell_stem_1 = ReductionCell(filters, stem, filters // 2, kind="stem_1", **options)
         previous, before = 2 * filters, filters
         names: list[str] = []
         for stack, count in enumerate(counts((6, 6, 6), depth)):
             features = 2**stack * filters
             if stack:
                 name = f"reduction_cell_{stack - 1}"
-                cell = ReductionCell(previous, before, features, same=stack == 1, **made)
+                cell = ReductionCell(previous, before, features, same=stack == 1, **options)
                 setattr(self, name, cell)
                 names.append(name)
                 previous = 4 * features
             for index in range(count):
                 name = f"cell_{sum(n.startswith('cell') for n in names)}"
-                cell = NormalCell(previous, before, features, halve=index == 0, **made)
+                cell = NormalCell(previous, before, features, halve=index == 0, **options)
                 setattr(self, name, cell)
                 names.append(name)
                 previous, before = 6 * features, previous
@@ -259,13 +259,13 @@ class NASNetALarge(Backbone):
         x = run(self.cell_stem_1, before, stem)
         for name in self.names:
             new = run(getattr(self, name), x, before)
-            if not name.startswith("reduction"):  # after a reduction, `before` stays: as published
+            if not name.startswith("reduction"):  # `before` is kept after a reduction, as published
                 before = x
             x = new
         return nnx.relu(x)
 
     def body_groups(self) -> Groups:
-        """Stem, and the three stacks, each with the reduction before it."""
+        """Return the stem, and the three stacks, each with the reduction before it."""
         groups = [["conv0", "cell_stem_0", "cell_stem_1"], []]
         for name in self.names:
             if name.startswith("reduction"):

@@ -1,15 +1,15 @@
-"""Images in [0, 1] -> what a network's weights expect.  By name and channel, in one place.
+"""Normalization of images in [0, 1] for a network's weights, by name and channels.
 
 - hpa: mean and standard deviation of the training images by stain (bestfitting).
-- imagenet: torchvision's; the fourth channel's are the mean of the three (One More Layer).
+- imagenet: torchvision's; the fourth channel uses the mean of the three (One More Layer).
 - inception: (x - .5) / .5 (Cadene's Inception, Xception and NASNet).
 - bn_inception: 255 x in the order blue, green, red minus (104, 117, 128) (the Caffe weights).
-- bn_inception_as_run: x minus (104, 117, 128) without scale and flip, as One More Layer ran it.
-- per_image: each image by its own mean and deviation, channel by channel (pudae).
+- bn_inception_as_run: x minus (104, 117, 128) without scale and flip, as run by One More Layer.
+- per_image: each channel of an image by its mean and deviation (pudae).
 - half_range: (255 x - 127.5) / 255 (pudae's ResNet34).
 - lite: (255 x - 127) / 128 (EfficientNet-Lite, TensorFlow's).
-- min_max: each image to 0..1 by its least and largest value, all channels together (SubCell).
-- none: as it is (stored embeddings).
+- min_max: each image to 0..1 by its minimum and maximum over all channels (SubCell).
+- none: unchanged (stored embeddings).
 """
 
 import functools
@@ -31,7 +31,7 @@ _HPA = {
 }
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CAFFE = (104.0, 117.0, 128.0)
-_EPSILON = 1e-7  # of a flat image's deviation
+_EPSILON = 1e-7  # added to the deviation, which is 0 for constant images
 
 NAMES = (
     "hpa",
@@ -48,14 +48,14 @@ NAMES = (
 
 
 def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
-    """A function images [N, H, W, K] float in [0, 1] -> the same shape, normalised.
+    """Return the function that normalises images [N, H, W, K] float in [0, 1].
 
     Args:
         name: one of NAMES.
-        channels: names of the K channels; "hpa" looks them up.
+        channels: names of the K channels, used by "hpa".
 
     Raises:
-        InputError: unknown name, or "hpa" with a channel that is no stain.
+        InputError: unknown name, or "hpa" with an unknown channel.
     """
     if name not in NAMES:
         raise InputError(f"normalize={name!r}: one of {', '.join(NAMES)}{near(name, NAMES)}")
@@ -64,8 +64,8 @@ def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
         for channel in channels:
             if channel not in _HPA:
                 raise InputError(
-                    f"normalize='hpa' has no numbers for channel {channel!r}{near(channel, _HPA)}; "
-                    "use per_image or inception"
+                    f"normalize='hpa' has no statistics of {channel!r}{near(channel, _HPA)}; use "
+                    "per_image or inception"
                 )
         mean, deviation = zip(*(_HPA[channel] for channel in channels))
         return _affine(mean, deviation)
@@ -89,14 +89,14 @@ def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
 
 
 def per_image(images: jax.Array) -> jax.Array:
-    """Mean 0 and deviation 1 of every channel of every image; a flat channel becomes 0."""
+    """Normalise each channel of each image to mean 0 and deviation 1; constant ones become 0."""
     centred = images - images.mean((1, 2), keepdims=True)
     deviation = jnp.sqrt((centred * centred).mean((1, 2), keepdims=True))
     return centred / (deviation + _EPSILON)
 
 
 def min_max(images: jax.Array) -> jax.Array:
-    """(x - min) / (max - min + 1e-6) with the least and largest value of all of an image."""
+    """Return (x - min) / (max - min + 1e-6), by the minimum and maximum of each image."""
     low = images.min((1, 2, 3), keepdims=True)
     return (images - low) / (images.max((1, 2, 3), keepdims=True) - low + 1e-6)
 
@@ -114,6 +114,6 @@ def _caffe(images: jax.Array, mean: np.ndarray) -> jax.Array:
 
 
 def _extended(values: Sequence[float], count: int) -> tuple[float, ...]:
-    """The first `count` values; beyond them their mean."""
+    """Return the first `count` values, extended by their mean."""
     rest = (float(np.mean(values)),) * max(count - len(values), 0)
     return (*values[:count], *rest)

@@ -1,12 +1,12 @@
-"""Maximum and average over windows of [N, H, W, F], with torch's edges.
+"""Maximum and average pooling of [N, H, W, F], with torch's edges.
 
-The maximum's gradient is our own: XLA's (select-and-scatter) takes ten times as long on CPU.  Here
-the forward pass notes which place of its window won, in one byte, and the backward pass adds up,
-for each phase of the stride, the windows that can have chosen that place.  Forward and backward of
-the stem's pool, [8, 128, 128, 64], 3x3 by 2, CPU time: 19 ms against 270 (autodiff of shifted
-maxima: 164).  GPUs take the same way; it is not measured there.  On TPU the maximum is XLA's
-`reduce_window` with its own gradient.  The first of equal values gets the whole gradient, as in
-torch.
+The maximum has a custom gradient: XLA's (select-and-scatter) takes ten times as long on CPU.  The
+forward pass stores the position of the maximum in its window, in one byte, and the backward pass
+sums, for each phase of the stride, the windows that can have chosen that position.  CPU
+time of forward and backward of the stem's pool, [8, 128, 128, 64], 3x3 by 2: 19 ms against 270
+(autodiff of shifted maxima: 164).  GPUs use the same code, not measured.  On TPU the maximum is
+XLA's `reduce_window` with its own gradient.  The first of equal values gets the whole gradient, as
+in torch.
 """
 
 import functools
@@ -23,12 +23,12 @@ Sides = tuple[tuple[int, int], tuple[int, int]]
 
 
 def pair(value: Pair) -> tuple[int, int]:
-    """(v, v) of one number; a pair stays."""
+    """Return (v, v) for a number; a pair unchanged."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
 def sides(padding: Padding) -> Sides:
-    """((top, bottom), (left, right)) of one number, of (vertical, horizontal), or of the four."""
+    """Return ((top, bottom), (left, right)) for a number, (vertical, horizontal) or all four."""
     vertical, horizontal = (padding, padding) if isinstance(padding, int) else padding
     return pair(vertical), pair(horizontal)
 
@@ -36,7 +36,7 @@ def sides(padding: Padding) -> Sides:
 def max_pool(
     x: jax.Array, window: Pair, strides: Pair, *, padding: Padding = 0, ceil_mode: bool = False
 ) -> jax.Array:
-    """torch.nn.MaxPool2d."""
+    """Maximum pooling as torch.nn.MaxPool2d."""
     window, strides = pair(window), pair(strides)
     edges = _pool_edges(x.shape[1:3], window, strides, sides(padding), ceil_mode)
     return _maximum(x, window, strides, edges)
@@ -45,7 +45,7 @@ def max_pool(
 def windowed_maximum(
     x: jax.Array, window: tuple[int, int], strides: tuple[int, int], edges: Sides
 ) -> jax.Array:
-    """Maximum over windows of x padded by `edges` as XLA's `reduce_window`."""
+    """Compute the maximum over windows of x padded by `edges` with XLA's `reduce_window`."""
     lowest = jnp.array(-jnp.inf, x.dtype)
     cut = [(0, 0, 0), *((0, min(high, 0), 0) for _, high in edges), (0, 0, 0)]
     padded = ((0, 0), *((low, max(high, 0)) for low, high in edges), (0, 0))
@@ -63,7 +63,7 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> jax.Array:
-    """torch.nn.AvgPool2d: the extra edge that `ceil_mode` adds is never counted."""
+    """Average pooling as torch.nn.AvgPool2d; the extra edge of `ceil_mode` is not counted."""
     window, strides, padding = pair(window), pair(strides), sides(padding)
     edges = _pool_edges(x.shape[1:3], window, strides, padding, ceil_mode)
     total = lax.reduce_window(
@@ -92,7 +92,7 @@ def avg_pool(
 def _maximum(
     x: jax.Array, window: tuple[int, int], strides: tuple[int, int], edges: Sides
 ) -> jax.Array:
-    """Maximum over windows of x padded by `edges`, which may be negative at the end (unread)."""
+    """Compute the maximum over windows of x padded by `edges`; negative ends are cropped."""
     return lax.platform_dependent(
         x,
         tpu=lambda x: windowed_maximum(x, window, strides, edges),
@@ -115,10 +115,10 @@ def _maximum_forward(
 
     def plain(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         best = windowed_maximum(x, window, strides, edges)
-        return best, jnp.zeros(best.shape, kind)  # not read
+        return best, jnp.zeros(best.shape, kind)  # unused
 
     best, winner = lax.platform_dependent(x, tpu=plain, default=noted)
-    return best, (x, winner)  # each platform reads one of them, and the compiler keeps that one
+    return best, (x, winner)  # each platform uses one of them; the compiler drops the other
 
 
 def _maximum_backward(
@@ -156,10 +156,10 @@ def _phase(
     window: tuple[int, int],
     strides: tuple[int, int],
 ) -> jax.Array:
-    """Gradient of the padded places that lie `phase` after a multiple of the strides.
+    """Return the gradient of the padded positions at `phase` after a multiple of the strides.
 
-    Returns [N, h + reach, w + reach, F] for all phases alike, where reach is how many strides a
-    window spans beyond its first.
+    Its shape is [N, h + reach, w + reach, F] for all phases, where reach is the number of strides
+    that a window spans beyond its first.
     """
     reach = [(k - 1) // s for k, s in zip(window, strides)]
     n, h, w, f = gradient.shape
@@ -174,7 +174,7 @@ def _phase(
 
 
 def _cropped(padded: jax.Array, size: Sequence[int], edges: Sides) -> jax.Array:
-    """Takes the padding off; places that no window reached are zero."""
+    """Remove the padding; positions outside all windows are zero."""
     config = [(0, 0, 0)]
     for axis, (n, (low, _)) in enumerate(zip(size, edges), 1):
         config.append((-low, n + low - padded.shape[axis], 0))
@@ -184,7 +184,7 @@ def _cropped(padded: jax.Array, size: Sequence[int], edges: Sides) -> jax.Array:
 def _places(
     x: jax.Array, window: tuple[int, int], strides: tuple[int, int], edges: Sides
 ) -> list[jax.Array]:
-    """For each place in the window, row by row: that value of every window, [N, h, w, F]."""
+    """Return, for each position in the window, its value in every window [N, h, w, F]."""
     lowest = jnp.array(-jnp.inf, x.dtype)
     config = [(0, 0, 0), *((low, high, 0) for low, high in edges), (0, 0, 0)]
     x = lax.pad(x, lowest, config)
@@ -204,7 +204,7 @@ def _pool_edges(
     padding: Sides,
     ceil_mode: bool,
 ) -> Sides:
-    """Padding of both axes that gives torch's output size and leaves no row unread."""
+    """Return the padding of both axes for torch's output size, cropping unused rows."""
     edges = []
     for n, k, s, (low, high) in zip(size, window, strides, padding):
         span = n + low + high - k
@@ -220,7 +220,7 @@ def _pool_edges(
 def _pool_counts(
     outputs: int, n: int, k: int, s: int, padding: tuple[int, int], include_pad: bool
 ) -> np.ndarray:
-    """How many values each window of one axis averages: float32[outputs]."""
+    """Return the number of values that each window of an axis averages: float32[outputs]."""
     low, high = padding
     start = np.arange(outputs) * s - low
     end = np.minimum(start + k, n + high)

@@ -1,9 +1,8 @@
-"""Published weights into our networks: safetensors and torch files, read as data, never executed.
+"""Loading of published weights: safetensors and torch files, read as data, never executed.
 
 In: a network of `create`, and a file with tensors under torchvision's, Cadene's or timm's names.
-Out: the network with every tensor of its body filled, and a `Report` of what was mapped, what the
-file had more, and what it lacked.  All is checked before anything is written: a network is
-loaded whole or left as it was.
+Out: the network with every tensor of its body filled, and a `Report` of mapped, unused and missing
+tensors.  All is checked first: a network is loaded completely or left unchanged.
 """
 
 import dataclasses
@@ -24,15 +23,15 @@ from hpa_jax.models.published import Published
 
 EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
 
-# Foreign module names -> ours: applied in order, whatever the network; no rule touches a name that
-# another family needs.
+# Foreign module names -> ours: applied in order to all networks; no rule matches a name of another
+# family.
 _RENAMES = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         (r"^layer0\.", r""),  # Cadene's SENet
         (r"(^|\.)_(?=\w)", r"\1"),  # EfficientNet-Lite
         (r"\.se_module\.", r".se."),
-        # bestfitting's second names of DenseNet's modules
+        # bestfitting's aliases of DenseNet's modules
         (r"^conv1\.0\.", r"conv0."),
         (r"^conv1\.1\.", r"norm0."),
         (r"^encoder2\.0\.", r"denseblock1."),
@@ -58,29 +57,29 @@ _NORM_LEAVES = {"weight": "scale", "bias": "bias", "running_mean": "mean", "runn
 _OTHER_LEAVES = {"weight": "kernel", "bias": "bias"}
 _WRAPPERS = ("module.", "_orig_mod.", "model.", "backbone.")
 _IGNORED = re.compile(r"(^|\.)num_batches_tracked$")
-# timm's later SE networks: every tensor would fit, but their stem pools with other borders, which
+# timm's later SE networks: all tensors match, but their stem pools with other borders, which
 # changes the logits by a tenth.
 _OTHER_SQUEEZE = re.compile(r"\.se\.fc[12]\.")
-# Parts of a network that belong to a task, not to the image: a file may lack one, but wholly.
+# Task-specific parts of a network: a file may lack one, but only completely.
 _TASK_PARTS = ("head", "AuxLogits")
-# Their classifiers, which may be for another number of classes; then both tensors are left alone.
+# Their classifiers, which are skipped if they are for another number of classes.
 _CLASSIFIERS = ("head.fc", "AuxLogits.fc")
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a load did: parameter path -> tensor name of the file; the rest of both sides."""
+    """Result of a load: parameter path -> tensor name of the file; unused and missing ones."""
 
     mapped: Mapping[str, str]
     unused: tuple[str, ...]
     missing: tuple[str, ...]
-    of_other_classes: tuple[str, ...] = ()  # of the unused: a classifier of another number
+    of_other_classes: tuple[str, ...] = ()  # unused: a classifier of another number
 
     def __str__(self) -> str:
         return self.text(3)
 
     def text(self, count: int | None = None) -> str:
-        """One line that names the first `count` of the unused and of the missing, or all."""
+        """Format on one line, with the first `count` unused and missing names, or all."""
         parts = [f"{len(self.mapped)} tensors mapped"]
         if self.unused:
             parts.append(f"{len(self.unused)} of the file unused: {_some(self.unused, count)}")
@@ -92,52 +91,51 @@ class Report:
 
 
 def check(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> Report:
-    """What `load` would do, from shapes alone: the network may be one of `nnx.eval_shape`.
+    """Check what `load` would do, by shapes: the network may be from `nnx.eval_shape`.
 
     Raises:
         InputError: as `load`.
     """
     if extra_channels not in EXTRA_CHANNELS:
-        raise InputError(f"extra_channels: {extra_channels!r} is none of {EXTRA_CHANNELS}")
+        raise InputError(f"extra_channels: {extra_channels!r} is not one of {EXTRA_CHANNELS}")
     return _matched(model, path, extra_channels)[1]
 
 
 def load(model: nnx.Module, path: str | Path, extra_channels: str = "zeros") -> Report:
-    """Fills a network with the weights of a file.
+    """Fill a network with the weights of a file.
 
     Args:
         model: a network of `hpa_jax.models.create`.
         path: a .safetensors or a torch file (.pth, .pt, .bin), an Orbax folder that
             `import_weights` wrote, or "hf:OWNER/REPO/FILE" (downloaded by huggingface_hub).
-        extra_channels: what the stem does with input channels beyond the file's RGB: "zeros" (One
-            More Layer), "copy_red" (bestfitting) or "mean" of the RGB filters.
+        extra_channels: stem filters of input channels beyond the file's RGB: "zeros" (One More
+            Layer), "copy_red" (bestfitting) or "mean" of the RGB filters.
 
     Returns:
-        A report.  `missing` can only hold a whole head or auxiliary head, or their classifiers
-        (`fc`), where the file's are for another number of classes.
+        A report.  `missing` can only contain a whole head or auxiliary head, or their classifiers
+        (`fc`) if the file's are for another number of classes.
 
     Raises:
-        InputError: the file is no readable weight file, holds a NaN, two tensors for one place,
-            lacks a tensor of the network's body, or has one of another shape; the network is
-            unchanged then.
+        InputError: an unreadable file, NaN, two tensors for one parameter, a missing tensor of the
+            network's body, or one of another shape; the network is then unchanged.
     """
     if extra_channels not in EXTRA_CHANNELS:
-        raise InputError(f"extra_channels: {extra_channels!r} is none of {EXTRA_CHANNELS}")
+        raise InputError(f"extra_channels: {extra_channels!r} is not one of {EXTRA_CHANNELS}")
     values, report = _matched(model, path, extra_channels)
     _write(model, values)
     return report
 
 
 def whole(model: nnx.Module, files: Mapping[str | Path, str], write: bool = True) -> Report:
-    """Fills a network, its head included, with the files of a published model.
+    """Fill a network, including its head, with the files of a published model.
 
     Args:
-        model: as `load`'s; where `write` is False it may be one of `nnx.eval_shape`.
-        files: weight file -> prefix that the names of its tensors get.
-        write: whether the network is filled; otherwise the files are only checked.
+        model: as in `load`; without `write` it may be from `nnx.eval_shape`.
+        files: weight file -> prefix of its tensors' names.
+        write: False: only check the files.
 
     Raises:
-        InputError: as `load`, or a tensor of the network is missing; the network is unchanged then.
+        InputError: as `load`, or a tensor of the network is missing; the network is then unchanged.
     """
     path = next(iter(files))
     tensors: dict[str, np.ndarray] = {}
@@ -150,19 +148,19 @@ def whole(model: nnx.Module, files: Mapping[str | Path, str], write: bool = True
         if report.of_other_classes:
             name = max(report.of_other_classes, key=lambda name: tensors[name].ndim)
             why = f"its classifier {name} {tensors[name].shape} is for other classes"
-        raise InputError(f"{path}: is not this model's file, {why}")
+        raise InputError(f"{path}: is not a file of this model, {why}")
     if write:
         _write(model, values)
     return report
 
 
 def published_network(name: str, folder: Path | None = None) -> nnx.Module:
-    """A published model's network with its weights, in evaluation mode.
+    """Return a published model's network with its weights, in evaluation mode.
 
-    model(images [N, H, W, K] normalised as its entry says, channels in its order) -> logits.
+    model(images [N, H, W, K], normalised and with channels as in its entry) -> logits.
 
     Raises:
-        InputError: not fetched, a file that has changed or is of another model.
+        InputError: not fetched, or a file that has changed or belongs to another model.
     """
     model = shapes_of(published.find(name))
     whole(model, store.files(name, folder))
@@ -177,34 +175,34 @@ def published_network(name: str, folder: Path | None = None) -> nnx.Module:
 
 
 def shapes_of(entry: Published) -> nnx.Module:
-    """The network of a published model, without arrays."""
+    """Return the network of a published model, without arrays."""
     options = dict(entry.network)
-    backbone, of_head = options.pop("backbone"), options.pop("head_options", {})
+    backbone, head_options = options.pop("backbone"), options.pop("head_options", {})
     return nnx.eval_shape(
         lambda: registry.create(
             backbone,
             num_classes=max(len(entry.class_names), 1),
             in_channels=len(entry.channels),
             rngs=nnx.Rngs(0),
-            **of_head,
+            **head_options,
             **options,
         )
     )
 
 
 def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Report:
-    """Turns a published file into an Orbax folder that `load`, so a model's `init_from`, takes.
+    """Convert a published file to an Orbax folder for `load` and a model's `init_from`.
 
-    The tensors are kept as published (three channels, 1000 classes), under our names and in our
-    layout; the number of channels is met when a network is filled.
+    The tensors are kept as published (three channels, 1000 classes), with our names and layout;
+    channels are adapted when a network is filled.
 
     Args:
         backbone: a name of `list_models()`.
-        weights: as `load`'s path.
-        out: the folder to write; one that holds imported weights is replaced.
+        weights: as the path of `load`.
+        out: the folder to write; one with imported weights is replaced.
 
     Raises:
-        InputError: as `create` and `load`, or `out` holds something else.
+        InputError: as `create` and `load`, or `out` contains something else.
     """
     weight_files.writable(out)
     model = nnx.eval_shape(
@@ -217,20 +215,20 @@ def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Repor
         )
     )
     values, report = _matched(model, weights, "zeros")
-    about = {
+    facts = {
         "backbone": backbone,
         "source": Path(weights).name,
         "unused": report.unused,
         "missing": report.missing,
     }
-    weight_files.write(out, values, about)
+    weight_files.write(out, values, facts)
     return report
 
 
 def _matched(
     model: nnx.Module, path: str | Path, extra_channels: str
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """({our path: value in our layout and shape}, report); nothing is written."""
+    """Return ({our path: value in our layout and shape}, report) without writing."""
     return _fill(model, *weight_files.read(path), path, extra_channels)
 
 
@@ -241,24 +239,24 @@ def _fill(
     path: str | Path,
     extra_channels: str,
 ) -> tuple[dict[str, np.ndarray], Report]:
-    """As `_matched`, of tensors. ours: whether they have our names and layout."""
+    """Match tensors, as `_matched`. ours: whether they have our names and layout."""
     if not ours and any(_OTHER_SQUEEZE.search(name) for name in tensors):
         raise InputError(
-            f"{path}: is timm's seresnet or seresnext, whose stem pools with other borders; take "
+            f"{path}: is timm's seresnet or seresnext, whose stem pools with other borders; use "
             "legacy_seresnet.. or legacy_seresnext.., or Cadene's file"
         )
     if not ours and hasattr(model, "file_names"):
         tensors = model.file_names(tensors)
-    own = _parameters(model)
+    shapes = _parameters(model)
     published_head = isinstance(model.head, GlobalAverage)
     bgr = getattr(model, "reads_bgr", False)
     values: dict[str, np.ndarray] = {}
     mapped: dict[str, str] = {}
     others: dict[str, str] = {}  # classifiers of another number of classes
-    aliases: set[str] = set()  # further names of a tensor that is there already
+    aliases: set[str] = set()  # further names of tensors already mapped
     for name, tensor in tensors.items():
-        target = name if ours else _our_name(name, own, model.head.published)
-        if target not in own or (ours and target.startswith("head.") and not published_head):
+        target = name if ours else _our_name(name, shapes, model.head.published)
+        if target not in shapes or (ours and target.startswith("head.") and not published_head):
             continue
         where = f"{path}: {name}"
         if first := mapped.get(target) or others.get(target):
@@ -267,52 +265,52 @@ def _fill(
             aliases.add(name)
             continue
         value = _checked(tensor, where)
-        value = value if ours else _our_layout(value, len(own[target]))
-        value = _fitted(value, own[target], target, extra_channels, bgr, where)
+        value = value if ours else _our_layout(value, len(shapes[target]))
+        value = _fitted(value, shapes[target], target, extra_channels, bgr, where)
         if value is None:
             others[target] = name
         else:
             values[target], mapped[target] = value, name
     _check_classifiers(others, mapped, path)
-    missing = tuple(target for target in own if target not in values)
+    missing = tuple(target for target in shapes if target not in values)
     used = set(mapped.values()) | aliases
     unused = tuple(name for name in tensors if name not in used and not _IGNORED.search(name))
-    _check_whole(missing, unused, tuple(own), path)
+    _check_whole(missing, unused, tuple(shapes), path)
     return values, Report(mapped, unused, missing, tuple(others.values()))
 
 
 def _parameters(model: nnx.Module) -> dict[str, tuple[int, ...]]:
-    """{dotted path: shape} of all parameters and BatchNorm statistics."""
+    """Return {dotted path: shape} of all parameters and BatchNorm statistics."""
     state = nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))
     return {".".join(map(str, path)): tuple(leaf.shape) for path, leaf in nnx.to_flat_state(state)}
 
 
-def _our_name(name: str, own: Mapping[str, Any], head: Mapping[str, str]) -> str:
-    """Our path of a tensor: wrappers off, modules renamed, leaves as flax calls them.
+def _our_name(name: str, shapes: Mapping[str, Any], head: Mapping[str, str]) -> str:
+    """Return our path of a tensor: without wrappers, with our modules and flax's leaves.
 
-    head: modules of published heads -> this head's; the body's names go before them.
+    head: modules of published heads -> this head's; names of the body take precedence.
     """
     while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), ""):
         name = name.removeprefix(wrapper)
     module, _, leaf = name.rpartition(".")
-    in_body = any(f"{module}.{kind}" in own for kind in ("kernel", "scale"))
+    in_body = any(f"{module}.{kind}" in shapes for kind in ("kernel", "scale"))
     if module in head and not in_body:
         name = f"head.{head[module]}.{leaf}"
     for pattern, replacement in _RENAMES:
         name = pattern.sub(replacement, name)
     module, _, leaf = name.rpartition(".")
-    leaves = _NORM_LEAVES if f"{module}.scale" in own else _OTHER_LEAVES
+    leaves = _NORM_LEAVES if f"{module}.scale" in shapes else _OTHER_LEAVES
     return ".".join(filter(None, (module, leaves.get(leaf, leaf))))
 
 
-def _same(one: np.ndarray, other: np.ndarray) -> bool:
-    return one.shape == other.shape and bool(np.array_equal(one, other))
+def _same(first: np.ndarray, other: np.ndarray) -> bool:
+    return first.shape == other.shape and bool(np.array_equal(first, other))
 
 
 def _checked(tensor: np.ndarray, where: str) -> np.ndarray:
-    """The tensor as float32, all of it finite."""
+    """Return the tensor as float32; refuse other types and non-finite values."""
     if not jnp.issubdtype(tensor.dtype, jnp.floating):
-        raise InputError(f"{where}: holds {tensor.dtype}, weights are floating point")
+        raise InputError(f"{where}: is {tensor.dtype}, weights must be floating point")
     value = np.asarray(tensor, np.float32)
     if not np.isfinite(value).all():
         raise InputError(f"{where}: holds NaN or infinite numbers; the file is damaged")
@@ -322,7 +320,7 @@ def _checked(tensor: np.ndarray, where: str) -> np.ndarray:
 def _fitted(
     value: np.ndarray, shape: tuple[int, ...], target: str, extra: str, bgr: bool, where: str
 ) -> np.ndarray | None:
-    """The value in the network's shape; None for a classifier of another number of classes."""
+    """Adapt a value to the network's shape; None for a classifier of other classes."""
     if value.shape == shape:
         return value
     classifier = target.rpartition(".")[0] in _CLASSIFIERS
@@ -340,7 +338,7 @@ def _fitted(
 
 
 def _our_layout(value: np.ndarray, ndim: int) -> np.ndarray:
-    """Torch's [O, I, h, w] -> [h, w, I, O] and [O, I] -> [I, O]; [1, F] of old norms -> [F]."""
+    """Convert torch's [O, I, h, w] to [h, w, I, O], [O, I] to [I, O], old norms' [1, F] to [F]."""
     if value.ndim == 4:
         return value.transpose(2, 3, 1, 0)
     if value.ndim == 2 and ndim == 1 and value.shape[0] == 1:
@@ -349,10 +347,10 @@ def _our_layout(value: np.ndarray, ndim: int) -> np.ndarray:
 
 
 def _stem(kernel: np.ndarray, channels: int, extra: str, bgr: bool) -> np.ndarray:
-    """A kernel [h, w, 3, O] for RGB (or BGR), as one for `channels` inputs.
+    """Adapt a kernel [h, w, 3, O] for RGB (or BGR) to `channels` inputs.
 
-    More than three: RGB first, the rest by `extra`.  Fewer: as timm, the sum of the three for one
-    channel (a grey image then gives what its three copies gave), else the first ones, scaled by
+    More than three: RGB first, the rest by `extra`.  Fewer, as timm: the sum of the three for one
+    channel (equivalent to three copies of a grey image), else the first ones, scaled by
     3 / channels.
     """
     if channels == 1:
@@ -360,19 +358,19 @@ def _stem(kernel: np.ndarray, channels: int, extra: str, bgr: bool) -> np.ndarra
     kernel = kernel[:, :, ::-1] if bgr else kernel
     if channels < 3:
         kernel = kernel[:, :, :channels] * (3.0 / channels)
-    one = {
+    extra_kernel = {
         "zeros": np.zeros_like(kernel[:, :, :1]),
         "copy_red": kernel[:, :, :1],
         "mean": kernel.mean(axis=2, keepdims=True),
     }[extra]
     kernel = kernel[:, :, ::-1] if bgr else kernel
-    return np.concatenate([kernel, *[one] * (channels - 3)], axis=2)
+    return np.concatenate([kernel, *[extra_kernel] * (channels - 3)], axis=2)
 
 
 def _check_classifiers(
     others: Mapping[str, str], mapped: Mapping[str, str], path: str | Path
 ) -> None:
-    """A classifier's kernel and bias must be for the same number of classes."""
+    """Check that a classifier's kernel and bias have the same number of classes."""
     for target, name in others.items():
         for fitted, other in mapped.items():
             if fitted.rpartition(".")[0] == target.rpartition(".")[0]:
@@ -380,20 +378,20 @@ def _check_classifiers(
 
 
 def _check_whole(
-    missing: tuple[str, ...], unused: tuple[str, ...], own: tuple[str, ...], path: str | Path
+    missing: tuple[str, ...], unused: tuple[str, ...], targets: tuple[str, ...], path: str | Path
 ) -> None:
-    """Only a whole head, or its whole classifier, may be missing."""
+    """Check that at most a whole head or its whole classifier is missing."""
     allowed: set[str] = set()
     for part in _TASK_PARTS + _CLASSIFIERS:
-        names = {name for name in own if name.startswith(f"{part}.")}
+        names = {name for name in targets if name.startswith(f"{part}.")}
         if names <= set(missing):
             allowed |= names
     lacking = [name for name in missing if name not in allowed]
     if not lacking:
         return
     raise InputError(
-        f"{path}: lacks {len(lacking)} of the network's {len(own)} tensors ({_some(lacking)})"
-        + (f" and has {len(unused)} it doesn't know ({_some(unused)})" if unused else "")
+        f"{path}: lacks {len(lacking)} of the network's {len(targets)} tensors ({_some(lacking)})"
+        + (f" and has {len(unused)} unknown ones ({_some(unused)})" if unused else "")
         + "; it is for another network"
     )
 

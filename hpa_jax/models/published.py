@@ -1,7 +1,7 @@
 """The catalogue of published trained models: task, training data, input, classes, licence.
 
-Data and its look-up; `store` fetches the files and fills the networks.  Sources of each entry are
-its `citation` and `home`.  What no publisher states (sizes, checksums) stands nowhere here.
+Data and its look-up; `fetch` and `store` handle the files.  Sources of each entry are its
+`citation` and `home`.  Sizes and checksums that are not published are left out.
 """
 
 import dataclasses
@@ -13,8 +13,8 @@ from typing import Any
 from hpa_jax.core import classes
 from hpa_jax.core.errors import InputError, near
 
-# Parts of the competition, by the source of a row, that a set of images covers.  The competition's
-# test images are the atlas's own, too: a model of the atlas may have been trained on them.
+# Sources of rows covered by a set of images.  The competition's test images are in the atlas, too:
+# a model trained on the atlas may have been trained on them.
 COVERED = MappingProxyType(
     {
         "competition train": frozenset({"train"}),
@@ -29,10 +29,11 @@ _DIGITS = re.compile(r"-([0-9a-f]{8,64})\.\w+$")
 
 @dataclasses.dataclass(frozen=True)
 class File:
-    """One file. url: "" where none may or can be fetched; prefix: what its tensors' names get.
+    """One file of a model.
 
-    size: bytes, None: not published.  sha256: of the file, "" where only the name holds digits.
-    package: the PyPI package and the place in its wheel.
+    url: "" if it cannot or must not be fetched.  size: bytes, None: not published.  sha256: of the
+    file, "" if only its name contains digits.  prefix: of its tensors' names.  package: the PyPI
+    package and the path in its wheel.
     """
 
     name: str
@@ -44,16 +45,17 @@ class File:
 
     @property
     def digits(self) -> str:
-        """First digits of its SHA-256: all, or those at the end of its name (a-f37072fd.pth)."""
-        found = _DIGITS.search(self.name)
-        return self.sha256 or (found[1] if found else "")
+        """The known first digits of its SHA-256, possibly from its name (a-f37072fd.pth)."""
+        match = _DIGITS.search(self.name)
+        return self.sha256 or (match[1] if match else "")
 
 
 @dataclasses.dataclass(frozen=True)
 class Licence:
-    """name: of the weights' licence; restrictions: what it forbids; address: where it stands.
+    """Licence of the weights.
 
-    fetched: whether a program may fetch the files.
+    restrictions: what it forbids; address: of its text; fetched: whether a program may fetch the
+    files.
     """
 
     name: str
@@ -67,12 +69,12 @@ class Published:
     """One trained model.
 
     task: what it was trained for.  trained_on: keys of COVERED.  channels: in the order of its
-    input.  image_size: side in pixels of the network's input.  pixel_size: µm a pixel there, 0:
+    input.  image_size: side in pixels of the network's input.  pixel_size: µm per pixel of it, 0:
     any.  field: "image" (a whole field) or "cell" (a crop around one cell).  normalize: of
-    models/normalization.py.  preparation: how its users make the input, in words.  class_names: of
-    its outputs, () where it gives features only.  embedding: length of its feature.  network: of
-    `create`.  yellow: what an image without it gets: "zeros", or "error" with another model named
-    in `without_yellow`.  store: the folder of its files, if it shares them with another entry.
+    models/normalization.py.  preparation: description of the input.  class_names: of its outputs,
+    () for features only.  embedding: length of its feature.  network: options of `create`.  yellow:
+    for images without it: "zeros", or "error" with another model in `without_yellow`.  store: the
+    folder of its files, if shared with another entry.
     """
 
     title: str
@@ -98,7 +100,7 @@ class Published:
 
     @property
     def of_the_28(self) -> dict[str, int]:
-        """{name of an output: number of the competition's class}; others have none."""
+        """The outputs that are competition classes: {name: class number}."""
         numbers = {name.casefold(): number for number, name in enumerate(classes.NAMES)}
         return {
             name: numbers[name.casefold()]
@@ -412,26 +414,25 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
 
 
 def find(name: str) -> Published:
-    """The entry of a name.
+    """Return the entry of a model.
 
     Raises:
-        InputError: there is none; the message gives near names.
+        InputError: an unknown name; the message suggests near ones.
     """
     if name not in PUBLISHED:
         raise InputError(
-            f"no published model is called {name!r}{near(name, PUBLISHED)} (`models list` shows "
-            "all)"
+            f"unknown published model {name!r}{near(name, PUBLISHED)} (`models list` shows all)"
         )
     return PUBLISHED[name]
 
 
 def options(name: str) -> dict[str, Any]:
-    """Options of `config.model` for a recipe that goes on from a published model.
+    """Return options of `config.model` for a recipe that starts from a published model.
 
-    A model that gives features only gets a classifier on its class token.
+    A model without classifier gets one on its class token.
 
     Raises:
-        InputError: no model of that name.
+        InputError: an unknown name.
     """
     entry = find(name)
     network = dict(entry.network)

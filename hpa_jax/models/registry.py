@@ -1,7 +1,7 @@
 """Networks by name: the table of all backbones, `create` and `list_models`.
 
-A row is data: how to build it, the published weights it matches, and figures of the published form
-(1000 classes, 3 channels), which the tests compute again.
+A row is data: constructor, matching published weights, and figures of the published form (1000
+classes, 3 channels), which are checked by tests.
 """
 
 import dataclasses
@@ -39,11 +39,11 @@ class Row:
 
     build: called with in_channels, width, depth, remat, dtype, rngs (and large_stem, and a
         transformer's options).
-    parameters: of the published form with its 1000-class head (and auxiliary head), in number.
-    gmacs: multiply-adds of the body at 512 x 512 x 3, in 1e9, as computed here (Cadene's NASNet has
-        53.75: it computes some borders that it cuts off); with patches of 14 pixels at 518 x 518.
-    weights: published files, each as its library calls it ("torchvision FILE", "Cadene FILE",
-        "timm FILE") or as `init_from` takes it ("hf:OWNER/REPO/FILE").
+    parameters: number in the published form with 1000-class head (and auxiliary head).
+    gmacs: multiply-adds of the body at 512 x 512 x 3, in 1e9, as implemented here (Cadene's NASNet
+        has 53.75: it computes some borders that it crops); with patches of 14 pixels at 518 x 518.
+    weights: published files, each as "torchvision FILE", "Cadene FILE", "timm FILE", or in the
+        form of `init_from`, "hf:OWNER/REPO/FILE".
     """
 
     build: Callable[..., nnx.Module]
@@ -271,7 +271,7 @@ def create(
     backbone_options: Mapping[str, Any] = MappingProxyType({}),
     **head_options: Any,
 ) -> nnx.Module:
-    """A network with fresh weights, in training mode.
+    """Create a network with random weights, in training mode.
 
     model(images [N, H, W, in_channels]) -> logits [N, num_classes] float32; see
     `hpa_jax.models.backbone.Backbone` for the rest.
@@ -279,28 +279,28 @@ def create(
     Args:
         name: a row of `list_models()`, or an alias ("se_resnext50"); or "my_file.py:function",
             function(in_channels, dtype, rngs) -> nnx.Module with `features(images [N, H, W, K])
-            -> [N, h, w, F]` and `out_features` F, which gets the head.
+            -> [N, h, w, F]` and `out_features` F, to which the head is added.
         num_classes: C of the head.
         in_channels: K of the images.
         head: a name of `hpa_jax.models.heads.HEADS`; its options (`hidden`, `pool_order`, `size`)
             follow as further arguments.
         dropout: rate before the last dense layer, in [0, 1).
         width: multiplies the channel numbers.
-        depth: blocks of each stage, or one number that multiplies them; None or () leaves them.
-        large_stem: another 2x2 max-pool after the stem's (bestfitting, 1024 pixels).
+        depth: blocks of each stage, or a factor on them; None or (): as published.
+        large_stem: a second 2x2 max-pool after the stem (bestfitting, 1024 pixels).
         as_run: One More Layer's accidental form of xception.
-        remat: "blocks" computes the blocks again in the backward pass instead of keeping them.
-        dtype: what the layers compute in; parameters, statistics and the head stay float32.
+        remat: "blocks" recomputes the blocks in the backward pass instead of storing them.
+        dtype: of the layers' computations; parameters, statistics and the head stay float32.
         rngs: of the weights and of dropout.
         backbone_options: of a transformer: grid, positions, registers, layer_scale, eps
             (`hpa_jax.models.vit.ViT`).
 
     Raises:
-        InputError: an unknown name (with the near ones) or option, or a number out of range.
+        InputError: an unknown name (with suggestions) or option, or a number out of range.
     """
     host_memory.keep_freed()
-    own = own_code.is_reference(name)
-    row = None if own else find(name)
+    is_custom = own_code.is_reference(name)
+    row = None if is_custom else find(name)
     if num_classes < 1 or in_channels < 1:
         raise InputError(f"num_classes={num_classes}, in_channels={in_channels}: at least 1")
     if remat not in ("none", "blocks"):
@@ -308,10 +308,10 @@ def create(
     kind = _check_form(name, large_stem, as_run)
     for option in backbone_options:
         if kind is not ViT or option not in VIT_OPTIONS:
-            known = f"has {', '.join(VIT_OPTIONS)}" if kind is ViT else "has none"
-            raise InputError(f"backbone_options: {name} has no {option!r}; it {known}")
+            available = f"has {', '.join(VIT_OPTIONS)}" if kind is ViT else "has none"
+            raise InputError(f"backbone_options: {name} has no {option!r}; it {available}")
     if head in TOKEN_HEADS and kind is not ViT:
-        raise InputError(f"head={head!r}: reads a transformer's tokens; {name} has none")
+        raise InputError(f"head={head!r}: needs a transformer; {name} is none")
     options = dict(remat=remat == "blocks", dtype=dtype, rngs=rngs)
     if large_stem:
         options["large_stem"] = True
@@ -319,11 +319,11 @@ def create(
         options["as_run"] = True
     depth = depth if isinstance(depth, int | float) else tuple(depth or ()) or None
     options |= backbone_options
-    if own:
+    if is_custom:
         if width != 1.0 or depth is not None:
-            raise InputError(f"{name}: width and depth are of the package's own networks")
-        made = own_code.load(name)(in_channels=in_channels, dtype=dtype, rngs=rngs)
-        model = made if isinstance(made, Backbone) else Own(name, made, dtype)
+            raise InputError(f"{name}: width and depth apply to the package's networks only")
+        body = own_code.load(name)(in_channels=in_channels, dtype=dtype, rngs=rngs)
+        model = body if isinstance(body, Backbone) else CustomBackbone(name, body, dtype)
     else:
         model = row.build(in_channels=in_channels, width=width, depth=depth, **options)
     model.in_channels = in_channels
@@ -335,8 +335,8 @@ def create(
     return model
 
 
-class Own(Backbone):
-    """A module of the user's file as a backbone: its features, a depth group a child."""
+class CustomBackbone(Backbone):
+    """A module from the user's file as a backbone, with a depth group per child."""
 
     def __init__(self, name: str, body: nnx.Module, dtype: Any) -> None:
         for needed in ("features", "out_features"):
@@ -345,58 +345,58 @@ class Own(Backbone):
         self.body, self.dtype, self.out_features = body, dtype, int(body.out_features)
 
     def features(self, images: jax.Array) -> jax.Array:
-        """The body's last feature map [N, h, w, F]."""
+        """Return the body's last feature map [N, h, w, F]."""
         return self.body.features(self.enter(images, self.dtype))
 
     def body_groups(self) -> Groups:
-        """One group for each child of the body that has parameters, in the order of its names."""
+        """Return one group per child of the body with parameters, in the order of names."""
         state = nnx.to_flat_state(nnx.state(self.body, nnx.Param))
         return [[name] for name in dict.fromkeys(f"body.{path[0]}" for path, _ in state)]
 
 
 def find(name: str) -> Row:
-    """The row of a name or alias.
+    """Return the row of a name or alias.
 
     Raises:
-        InputError: there is none; the message lists near names.
+        InputError: an unknown name; the message suggests near ones.
     """
     row = BACKBONES.get(ALIASES.get(name, name))
     if row is None:
-        known = [*BACKBONES, *ALIASES]
-        hint = near(name, known) or f": one of {', '.join(known)}"
-        raise InputError(f"no backbone is called {name!r}{hint}")
+        names = [*BACKBONES, *ALIASES]
+        hint = near(name, names) or f": one of {', '.join(names)}"
+        raise InputError(f"unknown backbone {name!r}{hint}")
     return row
 
 
 def check(name: str, image_size: int, large_stem: bool = False, as_run: bool = False) -> None:
-    """Refuses what a backbone does not take, without making it.
+    """Check options of a backbone without creating it.
 
     Raises:
-        InputError: an unknown name, a stem or form that it does not have, or images too small for
-            its pools and convolutions (a large stem needs more: its layers refuse).
+        InputError: an unknown name, an unsupported stem or form, or images too small for its pools
+            and convolutions (a large stem needs more, which its layers check).
     """
     smallest = _check_form(name, large_stem, as_run).smallest
     if image_size < smallest:
-        raise InputError(f"{name} takes sides from {smallest} pixels on, not {image_size}")
+        raise InputError(f"{name} needs sides of at least {smallest} pixels, not {image_size}")
 
 
 def _check_form(name: str, large_stem: bool, as_run: bool) -> Any:
-    """The class of a backbone that has this stem and form."""
+    """Return the class of a backbone; refuse a stem or form that it does not have."""
     if own_code.is_reference(name):
         own_code.load(name)
         if large_stem or as_run:
-            raise InputError(f"{name}: large_stem and as_run are of the package's own networks")
-        return Own
+            raise InputError(f"{name}: large_stem and as_run apply to the package's networks only")
+        return CustomBackbone
     kind: Any = getattr(find(name).build, "func", find(name).build)
     if large_stem and kind not in (ResNet, DenseNet):
-        raise InputError(f"large_stem: {name} has no such stem; resnets and densenets do")
+        raise InputError(f"large_stem: {name} does not support it; resnets and densenets do")
     if as_run and kind is not Xception:
-        raise InputError(f"as_run: {name} has no such form; xception does")
+        raise InputError(f"as_run: {name} does not support it; xception does")
     return kind
 
 
 def list_models() -> "pd.DataFrame":
-    """All backbones, one row each: parameters, multiply-adds, sizes, weights, paper."""
+    """Return all backbones, one row each: parameters, multiply-adds, sizes, weights, paper."""
     import pandas as pd
 
     rows = [

@@ -1,4 +1,4 @@
-"""ResNet and its grouped and squeeze-excitation forms: one network, a row of numbers for each.
+"""ResNet with its grouped and squeeze-excitation variants: one network, defined by a `Layout`.
 
 Attribute names are torchvision's (conv1, bn1, layer1.0.conv2, downsample.0); Cadene's `se_module`
 is `se` as in timm, and his prefix `layer0.` is dropped (`layer0.conv1` is conv1).
@@ -24,7 +24,7 @@ from hpa_jax.models.layers import BatchNorm, Conv, SqueezeExcite, conv_bn_act
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """The numbers of one ResNet; planes are those of its first stage and double with each."""
+    """The numbers of a ResNet; planes are those of the first stage and double with each."""
 
     blocks: tuple[int, ...] = (3, 4, 6, 3)
     bottleneck: bool = True
@@ -46,33 +46,33 @@ class Block(nnx.Module):
     def __init__(
         self, features: int, planes: int, stride: int, layout: Layout, *, dtype: Any, rngs: nnx.Rngs
     ) -> None:
-        make = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         if layout.bottleneck:
             width = int(planes * layout.inner)
             first = int(planes * (layout.reduce or layout.inner))
             out = 4 * planes
             strides = (stride, 1) if layout.stride_first else (1, stride)
-            self.conv1 = Conv(features, first, 1, strides=strides[0], **make)
-            self.bn1 = BatchNorm(first, **make)
+            self.conv1 = Conv(features, first, 1, strides=strides[0], **options)
+            self.bn1 = BatchNorm(first, **options)
             self.conv2 = Conv(
-                first, width, 3, strides=strides[1], padding=1, groups=layout.groups, **make
+                first, width, 3, strides=strides[1], padding=1, groups=layout.groups, **options
             )
-            self.bn2 = BatchNorm(width, **make)
-            self.conv3 = Conv(width, out, 1, **make)
-            self.bn3 = BatchNorm(out, **make)
+            self.bn2 = BatchNorm(width, **options)
+            self.conv3 = Conv(width, out, 1, **options)
+            self.bn3 = BatchNorm(out, **options)
         else:
             out = planes
-            self.conv1 = Conv(features, planes, 3, strides=stride, padding=1, **make)
-            self.bn1 = BatchNorm(planes, **make)
-            self.conv2 = Conv(planes, planes, 3, padding=1, **make)
-            self.bn2 = BatchNorm(planes, **make)
+            self.conv1 = Conv(features, planes, 3, strides=stride, padding=1, **options)
+            self.bn1 = BatchNorm(planes, **options)
+            self.conv2 = Conv(planes, planes, 3, padding=1, **options)
+            self.bn2 = BatchNorm(planes, **options)
         if layout.squeeze:
-            self.se = SqueezeExcite(out, layout.squeeze, **make)
+            self.se = SqueezeExcite(out, layout.squeeze, **options)
         if stride != 1 or features != out:
             wide = layout.wide_downsample and stride != 1
             kernel, padding = (3, 1) if wide else (1, 0)
-            shortcut = Conv(features, out, kernel, strides=stride, padding=padding, **make)
-            self.downsample = nnx.List([shortcut, BatchNorm(out, **make)])
+            shortcut = Conv(features, out, kernel, strides=stride, padding=padding, **options)
+            self.downsample = nnx.List([shortcut, BatchNorm(out, **options)])
         self.bottleneck = layout.bottleneck
         self.squeeze = bool(layout.squeeze)
 
@@ -91,7 +91,7 @@ class Block(nnx.Module):
 
 
 class ResNet(Backbone):
-    """A ResNet of some `Layout`; the last feature map has `out_features` features at 1/32 size.
+    """A ResNet with a `Layout`; the last feature map has `out_features` features at 1/32 size.
 
     torchvision's resnet18-5c106cde.pth, resnet34-333f7ec4.pth, resnet50-19c8e357.pth,
     resnet101-5d3b4d8f.pth and resnext50_32x4d-7cdf4587.pth (timm: NAME.tv_in1k), and Cadene's
@@ -99,9 +99,9 @@ class ResNet(Backbone):
     senet154-c7b49a05.pth (timm has them as legacy_seresnet50.in1k and so on).
 
     width: multiplies all channel numbers (kept divisible by the groups).
-    depth: multiplies the blocks of each stage, at least one stays; or the four numbers themselves.
+    depth: multiplies the blocks of each stage, keeping at least one; or gives the four numbers.
     large_stem: bestfitting's extra 2x2 max-pool after the first pool, for 1024 pixels.
-    remat: keep only the blocks' inputs for the backward pass and compute the rest again.
+    remat: keep only the blocks' inputs for the backward pass and recompute the rest.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ResNet(Backbone):
         rngs: nnx.Rngs,
     ) -> None:
         layout = resized(layout, width, depth)
-        make = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.in_channels = in_channels
         self.layout = layout
         self.large_stem = large_stem
@@ -130,21 +130,21 @@ class ResNet(Backbone):
         w = layout.stem_width
         features = 2 * w if layout.stem == "3x3" else w
         if layout.stem == "7x7":
-            self.conv1 = Conv(in_channels, w, 7, strides=2, padding=3, **make)
+            self.conv1 = Conv(in_channels, w, 7, strides=2, padding=3, **options)
         else:
-            self.conv1 = Conv(in_channels, w, 3, strides=2, padding=1, **make)
-        self.bn1 = BatchNorm(w, **make)
+            self.conv1 = Conv(in_channels, w, 3, strides=2, padding=1, **options)
+        self.bn1 = BatchNorm(w, **options)
         if layout.stem == "3x3":
-            self.conv2 = Conv(w, w, 3, padding=1, **make)
-            self.bn2 = BatchNorm(w, **make)
-            self.conv3 = Conv(w, features, 3, padding=1, **make)
-            self.bn3 = BatchNorm(features, **make)
+            self.conv2 = Conv(w, w, 3, padding=1, **options)
+            self.bn2 = BatchNorm(w, **options)
+            self.conv3 = Conv(w, features, 3, padding=1, **options)
+            self.bn3 = BatchNorm(features, **options)
         for i, count in enumerate(layout.blocks):
             planes = layout.planes * 2**i
             blocks = []
             for j in range(count):
                 stride = 2 if i and not j else 1
-                blocks.append(Block(features, planes, stride, layout, **make))
+                blocks.append(Block(features, planes, stride, layout, **options))
                 features = planes * (4 if layout.bottleneck else 1)
             setattr(self, f"layer{i + 1}", nnx.List(blocks))
         self.out_features = features
@@ -167,7 +167,7 @@ class ResNet(Backbone):
         return x
 
     def body_groups(self) -> Groups:
-        """Stem and the stages."""
+        """Return the stem and the stages."""
         stem = ["conv1", "bn1"]
         if self.layout.stem == "3x3":
             stem += ["conv2", "bn2", "conv3", "bn3"]
@@ -175,10 +175,10 @@ class ResNet(Backbone):
 
 
 def resized(layout: Layout, width: float, depth: float | tuple[int, ...] | None) -> Layout:
-    """The layout with other channel and block numbers.
+    """Return the layout with other numbers of channels and blocks.
 
     Raises:
-        InputError: width or depth is not positive, or not one number a stage.
+        InputError: width or depth is not positive, or not one number per stage.
     """
     if width <= 0:
         raise InputError(f"width={width}: must be above 0")

@@ -1,4 +1,4 @@
-"""What a network's arguments `width` and `depth` mean: multipliers of channels and of blocks."""
+"""The arguments `width` and `depth` of networks: factors on channels and blocks."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ Depth = float | Sequence[int] | None
 
 
 def scaled(features: int, width: float) -> int:
-    """A channel count times `width`, at least 1.
+    """Return a channel count times `width`, at least 1.
 
     Raises:
         InputError: width is not positive.
@@ -19,10 +19,10 @@ def scaled(features: int, width: float) -> int:
 
 
 def counts(published: tuple[int, ...], depth: Depth) -> tuple[int, ...]:
-    """Blocks of each stage: the published, these times a number (at least 1), or the numbers given.
+    """Return blocks per stage: as published, scaled by `depth` (at least 1), or `depth` itself.
 
     Raises:
-        InputError: a multiplier that is not positive, or not one number of at least 1 a stage.
+        InputError: a factor that is not positive, or not one number of at least 1 per stage.
     """
     if depth is None:
         return published

@@ -1,8 +1,8 @@
-"""Files of published models that were fetched: where they lie, and that they are still the same.
+"""Fetched files of published models: their paths and integrity checks.
 
 A model's folder, HOME/models/NAME or the one of --out, holds its files, LICENCE.txt and
 fetched.json: where each file came from, its size and SHA-256.  HOME is the environment's
-HPA_JAX_HOME, else ~/.cache/hpa_jax.  The SHA-256 of the first fetch is held to from then on.
+HPA_JAX_HOME, else ~/.cache/hpa_jax.  Files must keep the SHA-256 of the first fetch.
 """
 
 import os
@@ -20,61 +20,61 @@ RECORD, LICENCE = "fetched.json", "LICENCE.txt"
 
 
 def home() -> Path:
-    """The folder for what is fetched once and used by every run."""
+    """Return the folder of fetched files, shared by all runs."""
     return Path(os.environ.get("HPA_JAX_HOME") or "~/.cache/hpa_jax").expanduser()
 
 
 def folder_of(name: str) -> Path:
-    """Where the files of a published model lie, or would.
+    """Return the folder of a published model's files, which may not exist.
 
     Raises:
-        InputError: no model of that name.
+        InputError: an unknown name.
     """
     return home() / "models" / (published.find(name).store or name)
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """What fetched.json of a folder says; {} if it holds no published model."""
+    """Return the content of fetched.json in a folder; {} without a published model."""
     return artifacts.read_json(folder / RECORD) if (folder / RECORD).is_file() else {}
 
 
 def files(name: str, folder: Path | None = None) -> dict[Path, str]:
-    """The fetched files of a model -> prefix of their tensors' names; their bytes are checked.
+    """Return the fetched files of a model -> prefix of their tensors' names, after a check.
 
     Raises:
-        InputError: they have not been fetched, or one has changed since.
+        InputError: not fetched, or a file has changed.
     """
     entry, folder = published.find(name), folder or folder_of(name)
-    known = record(folder).get("files", {})
-    if not known:
+    recorded = record(folder).get("files", {})
+    if not recorded:
         raise InputError(f"{name}: not fetched yet (`models fetch {name}`; looked in {folder})")
     for file in entry.files:
-        if file.name not in known:
-            raise InputError(f"{folder}: holds no {file.name}; fetch {name} again")
-        check(folder / file.name, file, known[file.name])
+        if file.name not in recorded:
+            raise InputError(f"{folder}: {file.name} is missing; fetch {name} again")
+        check(folder / file.name, file, recorded[file.name])
     return {folder / file.name: file.prefix for file in entry.files}
 
 
 def check(path: Path, file: File, known: Mapping[str, Any] | None) -> None:
-    """Size and checksum, of the catalogue and of the first fetch.
+    """Compare size and checksum with the catalogue and with the first fetch.
 
     Raises:
-        InputError: the file is not there, or is another one.
+        InputError: a missing, damaged or different file.
     """
     if not path.is_file():
         raise InputError(f"{path}: not there; remove its folder and fetch the model again")
-    size, found = path.stat().st_size, sha256(path)
+    size, digest = path.stat().st_size, sha256(path)
     if file.size is not None and size != file.size:
         raise InputError(
-            f"{file.name}: has {size:,} bytes, not {file.size:,}: cut short or another"
+            f"{file.name}: has {size:,} bytes, not {file.size:,}: truncated or another file"
         )
-    if not found.startswith(file.digits):
+    if not digest.startswith(file.digits):
         raise InputError(
-            f"{file.name}: its SHA-256 begins with {found[: len(file.digits)]}, not "
+            f"{file.name}: its SHA-256 begins with {digest[: len(file.digits)]}, not "
             f"{file.digits}: damaged or another file"
         )
-    if known and found != known["sha256"]:
+    if known and digest != known["sha256"]:
         raise InputError(
-            f"{file.name}: its SHA-256 is {found}, that of the first fetch was {known['sha256']}; "
+            f"{file.name}: its SHA-256 is {digest}, that of the first fetch was {known['sha256']}; "
             f"if the first one was wrong, remove its folder and fetch again ({path.parent})"
         )

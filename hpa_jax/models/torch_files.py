@@ -1,15 +1,15 @@
-"""Tensors of torch's files, read without torch: nothing in a file is imported, called or unpickled.
+"""Tensors of torch files, read without torch: nothing in a file is imported, called or unpickled.
 
 In: a .pth of either container.  Out: {name: array} of the state dict in it.
 
-- zip (torch 1.6 and later): `data.pkl`, and one stored entry a storage;
-- the stream before that: magic number, protocol, system, the object, the storages' keys (a pickle
-  each), then the storages, each behind its length.
+- zip (torch 1.6 and later): `data.pkl`, and one stored entry per storage;
+- the earlier stream: magic number, protocol, system, the object, the storages' keys (a pickle
+  each), then the storages, each after its length.
 
-The pickles are read by a small interpreter of their opcodes.  It knows what torch writes around a
-tensor, dicts, lists and numbers (numpy's, too); everything else, such as the `argparse.Namespace`
-of a training script, becomes an `Inert` that remembers its name.  A tensor's bytes are read when it
-is asked for, so that the optimizer's and the student's beside it cost nothing.
+The pickles are read by a small interpreter of their opcodes.  It supports tensors, dicts, lists and
+numbers (numpy's, too); everything else, such as the `argparse.Namespace` of a training script,
+becomes an `Inert` with its name.  A tensor's bytes are read on demand, so that those of an
+optimizer cost nothing.
 """
 
 import dataclasses
@@ -28,7 +28,7 @@ from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
-# What a training program wraps around a state dict; DINO's teacher is the network to use.
+# Keys of the state dict in a checkpoint; of DINO the teacher is used.
 WRAPPERS = ("state_dict", "model_state_dict", "teacher", "model", "net", "params", "weights")
 _DTYPES: dict[str, Any] = {
     "Double": np.float64, "Float": np.float32, "Half": np.float16, "BFloat16": jnp.bfloat16,
@@ -43,11 +43,11 @@ _TORCH_DTYPES = {
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """All tensors of the state dict in a torch file, by name.
+    """Return all tensors of the state dict in a torch file, by name.
 
     Raises:
-        InputError: the file is cut short or damaged, holds no state dict, or the state dict holds
-            something that isn't a tensor; the message names it.
+        InputError: a truncated or damaged file, no state dict, or a value in it that is not a
+            tensor, which the message names.
     """
     path = Path(path)
     with artifacts.parsing(path, "download it again"), open(path, "rb") as file:
@@ -62,7 +62,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 @dataclasses.dataclass(frozen=True)
 class Name:
-    """A module's attribute as a pickle names it."""
+    """A module's attribute named in a pickle."""
 
     module: str
     name: str
@@ -72,7 +72,7 @@ class Name:
 
 
 class Inert:
-    """Stands for an object of a class that isn't known here; keeps the name, drops the content."""
+    """Replaces an object of an unknown class; keeps its name without its content."""
 
     def __init__(self, name: object) -> None:
         self.name = str(name)
@@ -80,7 +80,7 @@ class Inert:
 
 @dataclasses.dataclass(frozen=True)
 class Storage:
-    """A run of `count` numbers under a key; `start`: the first of them, of a view."""
+    """`count` numbers under a key; `start`: index of the first, for a view."""
 
     key: str
     dtype: Any
@@ -99,15 +99,15 @@ class Tensor:
 
 
 class _NumpyType:
-    """numpy's dtype: a letter and a width, and an order of bytes set afterwards."""
+    """A numpy dtype: a letter and a width, and a byte order set afterwards."""
 
     def __init__(self, code: str) -> None:
         if code[:1] not in tuple("biuf") or not code[1:].isdigit():
-            raise InputError(f"a numpy number of type {code!r}")
+            raise InputError(f"unknown numpy type {code!r}")
         self.code, self.order = code, "<"
 
     def scalar(self, data: bytes | str) -> Any:
-        """The number these bytes hold."""
+        """Return the number in these bytes."""
         raw = data.encode("latin1") if isinstance(data, str) else data
         return np.frombuffer(raw, np.dtype(self.order + self.code))[0]
 
@@ -126,7 +126,7 @@ def _of_zip(archive: zipfile.ZipFile) -> tuple[Any, BytesOf]:
         raise InputError("written on a big-endian machine; save it again on another")
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED:
-            raise InputError(f"{entry.filename} is compressed; torch writes none such")
+            raise InputError(f"{entry.filename} is compressed, unlike torch's")
     with archive.open(pickles[0]) as file:
         content = _object(file)
     return content, lambda key: archive.read(f"{folder}data/{key}")
@@ -134,9 +134,9 @@ def _of_zip(archive: zipfile.ZipFile) -> tuple[Any, BytesOf]:
 
 def _of_stream(file: BinaryIO) -> tuple[Any, BytesOf]:
     if _object(file) != MAGIC:
-        raise InputError("not a file of torch's")
+        raise InputError("not a torch file")
     if _object(file) != PROTOCOL or not _object(file).get("little_endian"):
-        raise InputError("another protocol or order of bytes; save it again with today's torch")
+        raise InputError("another protocol or byte order; save it again with a current torch")
     dtypes: dict[str, Any] = {}
     content = _object(file, dtypes)
     places = {}
@@ -154,7 +154,7 @@ def _of_stream(file: BinaryIO) -> tuple[Any, BytesOf]:
 
 
 def _object(file: Any, dtypes: dict[str, Any] | None = None) -> Any:
-    """What one pickle holds; `file` then stands behind it.  dtypes: gets those of the storages."""
+    """Read one pickle from `file`.  dtypes: is filled with those of the storages."""
     memo: dict[int, Any] = {}
     stack: list[Any] = []
     marks: list[int] = []
@@ -211,16 +211,16 @@ def _object(file: Any, dtypes: dict[str, Any] | None = None) -> Any:
             name, module = stack.pop(), stack.pop()
             stack.append(Name(module, name))
         elif kind in ("REDUCE", "NEWOBJ"):
-            given, function = stack.pop(), stack.pop()
-            stack.append(_made(function, given))
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(_call(function, arguments))
         elif kind == "NEWOBJ_EX":
-            _, given, function = stack.pop(), stack.pop(), stack.pop()
-            stack.append(_made(function, given))
+            _, arguments, function = stack.pop(), stack.pop(), stack.pop()
+            stack.append(_call(function, arguments))
         elif kind == "OBJ":
-            function, *given = since_mark()
-            stack.append(_made(function, given))
+            function, *arguments = since_mark()
+            stack.append(_call(function, arguments))
         elif kind == "INST":
-            stack.append(_made(Name(*argument.split(" ", 1)), since_mark()))
+            stack.append(_call(Name(*argument.split(" ", 1)), since_mark()))
         elif kind == "BUILD":
             state = stack.pop()
             if isinstance(stack[-1], _NumpyType):
@@ -228,8 +228,8 @@ def _object(file: Any, dtypes: dict[str, Any] | None = None) -> Any:
         elif kind == "BINPERSID":
             stack.append(_storage(stack.pop(), dtypes))
         else:
-            raise InputError(f"an opcode that torch doesn't write ({kind})")
-    raise InputError("cut short")
+            raise InputError(f"unknown opcode {kind}")
+    raise InputError("truncated")
 
 
 _CONSTANTS: dict[str, Callable[[], Any]] = {
@@ -274,10 +274,14 @@ def _storage(reference: Sequence[Any], dtypes: dict[str, Any] | None) -> Storage
     return Storage(key, _DTYPES[name], count)
 
 
-def _made(function: Any, given: Sequence[Any]) -> Any:
-    """What calling a name with these arguments stands for."""
-    known = _CALLS.get(str(function)) if isinstance(function, Name) else None
-    return known(*given) if known else Inert(function if isinstance(function, Name) else "call")
+def _call(function: Any, arguments: Sequence[Any]) -> Any:
+    """Evaluate a known call; return an `Inert` for others."""
+    constructor = _CALLS.get(str(function)) if isinstance(function, Name) else None
+    return (
+        constructor(*arguments)
+        if constructor
+        else Inert(function if isinstance(function, Name) else "call")
+    )
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *more: Any) -> Tensor:
@@ -288,7 +292,7 @@ def _typed_tensor(
     storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any,
     *more: Any,
 ) -> Tensor:  # fmt: skip
-    """A tensor over bytes (`UntypedStorage`) of a type that has no storage class of its own."""
+    """Return a tensor over bytes (`UntypedStorage`), for types without a storage class."""
     if not isinstance(dtype, Name) or dtype.name not in _TORCH_DTYPES:
         raise InputError(f"a tensor of type {dtype}")
     kind = np.dtype(_TORCH_DTYPES[dtype.name])
@@ -304,7 +308,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "torch._utils._rebuild_parameter_with_state": lambda tensor, *more: tensor,
     "torch.Size": lambda shape=(): tuple(shape),
     "collections.OrderedDict": lambda items=(): dict(map(tuple, items)),
-    "collections.defaultdict": lambda *given: {},
+    "collections.defaultdict": lambda *arguments: {},
     "builtins.set": lambda items=(): list(items),
     "__builtin__.set": lambda items=(): list(items),
     "numpy.dtype": lambda code, *more: _NumpyType(code),
@@ -315,14 +319,14 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 def _arrays(content: Any, bytes_of: BytesOf, path: Path) -> dict[str, np.ndarray]:
-    """The arrays of the state dict in what a file holds.
+    """Return the arrays of the state dict in a file's content.
 
     Raises:
-        InputError: there is none, or one of its values is something else than a tensor.
+        InputError: no state dict, or a value in it that is not a tensor.
     """
     where, state = _state_dict(content, "")
     if state is None:
-        raise InputError(f"{path}: holds no tensors by name; give a state dict")
+        raise InputError(f"{path}: contains no state dict")
     read = functools.lru_cache(maxsize=1)(bytes_of)  # many tensors may share one large storage
     arrays: dict[str, np.ndarray] = {}
     for name, value in state.items():
@@ -333,8 +337,8 @@ def _arrays(content: Any, bytes_of: BytesOf, path: Path) -> dict[str, np.ndarray
 
 
 def _state_dict(content: Any, where: str) -> tuple[str, Mapping[Any, Any] | None]:
-    """(where it lies, the state dict); one inside goes before tensors beside it, such as a
-    checkpoint's `best_acc1`."""
+    """Return (its path, the state dict); an inner one takes precedence over tensors beside it, such
+    as a checkpoint's `best_acc1`."""
     if not isinstance(content, dict):
         return where, None
     for key in WRAPPERS:
@@ -350,24 +354,24 @@ def _kind(value: Any) -> str:
 
 
 def _array(tensor: Tensor, data: bytes, where: str) -> np.ndarray:
-    """The tensor's numbers as an array of its own.
+    """Copy the tensor's numbers to an array.
 
     Raises:
-        InputError: it reaches beyond its storage, or the file lacks its bytes.
+        InputError: it exceeds its storage, or its bytes are missing.
     """
     storage = tensor.storage
     numbers = np.frombuffer(data, storage.dtype)[storage.start : storage.start + storage.count]
     if len(numbers) != storage.count:
-        raise InputError(f"{where}: {storage.count} numbers expected, {len(numbers)} there")
+        raise InputError(f"{where}: {storage.count} numbers expected, {len(numbers)} present")
     shape, strides = tensor.shape, tensor.strides
     whole = math.prod(shape)
     last = tensor.offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if min((tensor.offset, *shape, *strides)) < 0 or whole > len(numbers):
-        raise InputError(f"{where}: reaches beyond its storage")
+        raise InputError(f"{where}: exceeds its storage")
     if not whole:
         return np.zeros(shape, storage.dtype)
     if last >= len(numbers):
-        raise InputError(f"{where}: reaches beyond its storage")
+        raise InputError(f"{where}: exceeds its storage")
     steps = [stride * numbers.itemsize for stride in strides]
     view = np.lib.stride_tricks.as_strided(numbers[tensor.offset :], shape, steps)
     return view.copy()

@@ -1,11 +1,11 @@
-"""Vision transformers (Dosovitskiy 2020, arXiv 2010.11929) as timm, DINOv2 and SubCell have them.
+"""Vision transformers (Dosovitskiy 2020, arXiv 2010.11929) as in timm, DINOv2 and SubCell.
 
-In: images [N, H, W, K], normalised, sides that the patch divides.  Out of `tokens`:
+In: images [N, H, W, K], normalised, sides divisible by the patch.  Out of `tokens`:
 [N, 1 + R + h w, F] after the last norm: class token, R registers, patches row by row; out of
 `features` the patches as a map [N, h, w, F].
 
-Pre-norm blocks, qkv with bias, exact GELU, 64 numbers a head; layer scale, registers and SwiGLU by
-option (Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv 2309.16588).
+Pre-norm blocks, qkv with bias, exact GELU, 64 numbers per head; layer scale, registers and SwiGLU
+by option (Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv 2309.16588).
 """
 
 import math
@@ -42,16 +42,16 @@ class Attention(nnx.Module):
     """Self-attention of all tokens: [N, T, F] -> [N, T, F]."""
 
     def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        made = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
-        self.qkv = layers.Linear(features, 3 * features, **made)
-        self.proj = layers.Linear(features, features, **made)
+        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        self.qkv = layers.Linear(features, 3 * features, **options)
+        self.proj = layers.Linear(features, features, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         mixed = jax.nn.dot_product_attention(*self._parts(x))
         return self.proj(mixed.reshape(x.shape))
 
     def explicit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(the same, weights [N, heads, T, T] float32: how much each token reads each other)."""
+        """Return (the same, attention weights [N, heads, T, T] float32)."""
         q, k, v = self._parts(x)
         logits = jnp.einsum("nthd,nshd->nhts", q, k, preferred_element_type=jnp.float32)
         weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
@@ -59,7 +59,7 @@ class Attention(nnx.Module):
         return self.proj(mixed.reshape(x.shape)), weights
 
     def _parts(self, x: jax.Array) -> tuple[jax.Array, ...]:
-        """Queries, keys and values, each [N, T, heads, 64]."""
+        """Return queries, keys and values, each [N, T, heads, 64]."""
         count, tokens, features = x.shape
         qkv = self.qkv(x).reshape(count, tokens, 3, -1, min(HEAD, features))
         return qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]
@@ -69,9 +69,9 @@ class MLP(nnx.Module):
     """Dense, exact GELU, dense."""
 
     def __init__(self, features: int, hidden: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        made = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
-        self.fc1 = layers.Linear(features, hidden, **made)
-        self.fc2 = layers.Linear(hidden, features, **made)
+        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        self.fc1 = layers.Linear(features, hidden, **options)
+        self.fc2 = layers.Linear(hidden, features, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.fc2(jax.nn.gelu(self.fc1(x), approximate=False))
@@ -81,9 +81,9 @@ class SwiGLU(nnx.Module):
     """Dense to two halves a and b, silu(a) b, dense (DINOv2's largest)."""
 
     def __init__(self, features: int, hidden: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        made = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
-        self.w12 = layers.Linear(features, 2 * hidden, **made)
-        self.w3 = layers.Linear(hidden, features, **made)
+        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        self.w12 = layers.Linear(features, 2 * hidden, **options)
+        self.w3 = layers.Linear(hidden, features, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         a, b = jnp.split(self.w12(x), 2, axis=-1)
@@ -91,7 +91,7 @@ class SwiGLU(nnx.Module):
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)), each scaled where `layer_scale` says so."""
+    """x + attention(norm(x)), then x + mlp(norm(x)), each scaled with `layer_scale`."""
 
     def __init__(
         self, features: int, hidden: int, swiglu: bool, layer_scale: bool, eps: float, *,
@@ -110,7 +110,7 @@ class Block(nnx.Module):
         return self._after(x, self.attn(self.norm1(x)))
 
     def explicit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """(the same, the attention's weights)."""
+        """Return (the same, the attention weights)."""
         y, weights = self.attn.explicit(self.norm1(x))
         return self._after(x, y), weights
 
@@ -121,9 +121,9 @@ class Block(nnx.Module):
 
 
 class ViT(Backbone):
-    """A vision transformer of some width, depth and patch.
+    """A vision transformer.
 
-    grid: patches a side that positions are stored for.  positions: how they are resized to another
+    grid: patches per side of the stored positions.  positions: rule of resizing them to another
     grid, see `resized`.  registers: their number.  eps: of the norms.
     """
 
@@ -162,10 +162,10 @@ class ViT(Backbone):
         if registers:
             self.reg_token = nnx.Param(_small(rngs.params(), (1, registers, features), jnp.float32))
         self.patch_embed = _PatchEmbed(in_channels, features, patch, dtype, rngs)
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         self.blocks = nnx.List(
             [
-                Block(features, hidden, swiglu, layer_scale, eps, **made)
+                Block(features, hidden, swiglu, layer_scale, eps, **options)
                 for _ in range(counts((blocks,), depth)[0])
             ]
         )
@@ -181,49 +181,49 @@ class ViT(Backbone):
         return self.head.embed(self._for_head(images))
 
     def features(self, images: jax.Array) -> jax.Array:
-        """[N, H, W, K] -> the patches as a map [N, H/patch, W/patch, F]."""
+        """Return the patches of images [N, H, W, K] as a map [N, H/patch, W/patch, F]."""
         patches = self.tokens(images)[:, 1 + self.registers :]
         rows, columns = (side // self.patch for side in images.shape[1:3])
         return patches.reshape(len(images), rows, columns, -1)
 
     def tokens(self, images: jax.Array) -> jax.Array:
-        """[N, 1 + R + h w, F] after the last norm."""
+        """Return the tokens [N, 1 + R + h w, F] after the last norm."""
         return self.norm(run_blocks(self.blocks, self._first(images), self.remat))
 
     def attention(self, images: jax.Array, layers: Sequence[int]) -> dict[int, jax.Array]:
-        """{layer: weights [N, heads, T, T] float32} of the layers asked for, -1 the last.
+        """Return {layer: attention weights [N, heads, T, T] float32}; layer -1 is the last.
 
         Raises:
-            InputError: no such layer.
+            InputError: an invalid layer.
         """
         count = len(self.blocks)
-        wanted = {layer % count if -count <= layer < count else -1: layer for layer in layers}
-        if -1 in wanted:
-            raise InputError(f"layer {wanted[-1]}: from 0 to {count - 1}, or -1 for the last")
-        x, found = self._first(images), {}
+        requested = {layer % count if -count <= layer < count else -1: layer for layer in layers}
+        if -1 in requested:
+            raise InputError(f"layer {requested[-1]}: must be 0 to {count - 1}, or -1 for the last")
+        x, weights = self._first(images), {}
         for number, block in enumerate(self.blocks):
-            if number in wanted:
-                x, found[wanted[number]] = block.explicit(x)
+            if number in requested:
+                x, weights[requested[number]] = block.explicit(x)
             else:
                 x = block(x)
-        return found
+        return weights
 
     def body_groups(self) -> Groups:
-        """Embeddings, and each block; the last with the norm."""
+        """Return the embeddings, and each block, the last with the norm."""
         stem = ["cls_token", "pos_embed", "patch_embed", *(["reg_token"] * bool(self.registers))]
         blocks = [[f"blocks.{index}"] for index in range(len(self.blocks))]
         blocks[-1].append("norm")
         return [stem, *blocks]
 
     def fine_groups(self) -> Groups:
-        """As the body's: a block is no further divided."""
+        """Return the body's groups: blocks are not divided."""
         return self.body_groups()
 
     def _for_head(self, images: jax.Array) -> jax.Array:
         return (self.tokens if getattr(self.head, "reads_tokens", False) else self.features)(images)
 
     def _first(self, images: jax.Array) -> jax.Array:
-        """What the first block reads: patches and class token with their positions, registers."""
+        """Return the input of the blocks: patches and class token with positions, registers."""
         x = self.enter(images, self.dtype)
         if x.shape[1] % self.patch or x.shape[2] % self.patch:
             raise InputError(
@@ -243,16 +243,16 @@ class ViT(Backbone):
         return x
 
     def file_names(self, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Tensors of a file under timm's names, which are ours.
+        """Rename tensors of a file to timm's names, which are ours.
 
         Raises:
-            InputError: positions of another grid, or two different tensors for one place.
+            InputError: positions of another grid, or two different tensors for one parameter.
         """
         renamed: dict[str, np.ndarray] = {}
         for name, value in tensors.items():
             ours = _timm_name(name, self.swiglu)
             if ours in renamed and not np.array_equal(renamed[ours], value):
-                raise InputError(f"{name}: a second, other tensor for {ours}")
+                raise InputError(f"{name}: a second, different tensor for {ours}")
             renamed[ours] = value
         for name in [name for name in renamed if ".attn.q." in name]:
             parts = [name.replace(".attn.q.", f".attn.{part}.") for part in "qkv"]
@@ -261,7 +261,7 @@ class ViT(Backbone):
                 renamed[name.replace(".attn.q.", ".attn.qkv.")] = joined
         places = renamed.get("pos_embed")
         if places is not None and places.ndim == 3:
-            if places.shape[1] == self.grid**2:  # timm with registers: the class token has its own
+            if places.shape[1] == self.grid**2:  # timm with registers: without the class token
                 places = np.concatenate([np.zeros_like(places[:, :1]), places], axis=1)
             side = math.isqrt(max(places.shape[1] - 1, 0))
             if side != self.grid:
@@ -274,7 +274,7 @@ class ViT(Backbone):
 
 
 class _PatchEmbed(nnx.Module):
-    """A convolution whose stride is its kernel; the name is timm's."""
+    """A convolution with its kernel size as stride; named as in timm."""
 
     def __init__(
         self, in_channels: int, features: int, patch: int, dtype: Any, rngs: nnx.Rngs
@@ -326,10 +326,10 @@ def _timm_name(name: str, swiglu: bool) -> str:
 
 
 def resized(places: jax.Array, grid: int, rows: int, columns: int, rule: str) -> jax.Array:
-    """Positions [1, 1 + grid^2, F] for rows x columns patches; the class token's stays.
+    """Resize positions [1, 1 + grid^2, F] to rows x columns patches, except the class token's.
 
     Bicubic, as PyTorch: "size" and "offset" without averaging (a = -3/4, the edge repeated), where
-    "offset" stretches by (side + .1) / grid as DINO does; "antialias" averages where it shrinks
+    "offset" scales by (side + .1) / grid as DINO; "antialias" averages when downscaling
     (a = -1/2, weights renormalised at the edge).
     """
     if rows == columns == grid:
@@ -340,11 +340,11 @@ def resized(places: jax.Array, grid: int, rows: int, columns: int, rule: str) ->
     return jnp.concatenate([first, rest.reshape(1, rows * columns, -1)], axis=1)
 
 
-def _bicubic(stored: int, wanted: int, rule: str) -> np.ndarray:
-    """Weights float32[wanted, stored] of an axis."""
-    scale = stored / (wanted + 0.1 if rule == "offset" else wanted)
-    centres = (np.arange(wanted) + 0.5) * scale - 0.5
-    weights = np.zeros((wanted, stored))
+def _bicubic(stored: int, needed: int, rule: str) -> np.ndarray:
+    """Return the interpolation weights float32[needed, stored] of an axis."""
+    scale = stored / (needed + 0.1 if rule == "offset" else needed)
+    centres = (np.arange(needed) + 0.5) * scale - 0.5
+    weights = np.zeros((needed, stored))
     if rule == "antialias":
         reach = max(scale, 1.0)
         weights = _cubic(np.abs(np.arange(stored) - centres[:, None]) / reach, -0.5)
@@ -352,12 +352,12 @@ def _bicubic(stored: int, wanted: int, rule: str) -> np.ndarray:
     for tap in range(-1, 3):
         at = np.floor(centres).astype(int) + tap
         values = _cubic(np.abs(at - centres), -0.75)
-        np.add.at(weights, (np.arange(wanted), np.clip(at, 0, stored - 1)), values)
+        np.add.at(weights, (np.arange(needed), np.clip(at, 0, stored - 1)), values)
     return weights.astype(np.float32)
 
 
 def _cubic(x: np.ndarray, a: float) -> np.ndarray:
-    """Keys' kernel of a distance."""
+    """Evaluate Keys' cubic kernel at distances."""
     near = ((a + 2) * x - (a + 3)) * x * x + 1
     far = ((x - 5) * x + 8) * x * a - 4 * a
     return np.where(x <= 1, near, np.where(x < 2, far, 0.0))

@@ -1,7 +1,7 @@
-"""Weight files as plain arrays: safetensors, torch's .pth, our own Orbax folders, Hugging Face.
+"""Weight files as plain arrays: safetensors, torch files, Orbax folders, Hugging Face.
 
-Out: {tensor name: array} in the file's names and layout.  Every kind is read as data; torch's files
-by `torch_files`, which needs no torch.
+Out: {tensor name: array} in the file's names and layout.  All are read as data, torch files without
+torch (`torch_files`).
 """
 
 import zlib
@@ -22,10 +22,10 @@ INDEX, TENSORS = "weights.json", "tensors"  # of a folder that import_weights wr
 
 
 def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
-    """(all tensors of a weight file, whether they have our names and layout).
+    """Return (all tensors of a weight file, whether they have our names and layout).
 
     Raises:
-        InputError: not there, cut short, of an unknown kind, or with anything but tensors inside.
+        InputError: missing, truncated, of an unknown kind, or with anything but tensors.
     """
     if str(path).startswith(PUBLISHED):
         files = store.files(str(path).removeprefix(PUBLISHED)).items()
@@ -37,7 +37,7 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
     if path.is_file() and path.suffix == ".safetensors":
         return _safetensors(path), False
     if path.is_file() and path.suffix in TORCH_SUFFIXES:
-        from hpa_jax.models import torch_files  # knows bfloat16 by JAX, which `decide` does without
+        from hpa_jax.models import torch_files  # imports JAX for bfloat16; `decide` must not
 
         return torch_files.read(path), False
     if (path / INDEX).is_file():
@@ -51,10 +51,10 @@ def read(path: str | Path) -> tuple[dict[str, np.ndarray], bool]:
 
 
 def writable(folder: str | Path) -> Path:
-    """The folder, if `write` may make it or replace what is there.
+    """Return the folder if `write` may create or replace it.
 
     Raises:
-        InputError: something else than an empty folder or an earlier `write`'s is there.
+        InputError: it exists, is not empty and was not made by `write`.
     """
     folder = Path(folder).expanduser()
     if not folder.exists():
@@ -64,13 +64,13 @@ def writable(folder: str | Path) -> Path:
     content = {child.name for child in folder.iterdir()}
     if content and (INDEX not in content or content - {INDEX, TENSORS}):
         raise InputError(
-            f"{folder}: holds something else than imported weights; name a new or empty folder"
+            f"{folder}: contains something other than imported weights; name a new or empty folder"
         )
     return folder
 
 
 def write(folder: str | Path, values: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
-    """Writes tensors under our names as an Orbax checkpoint, with their checksums; whole or not.
+    """Write tensors with our names as an Orbax checkpoint with checksums, atomically.
 
     Raises:
         InputError: as `writable`.
@@ -102,7 +102,7 @@ def _orbax(folder: Path) -> dict[str, np.ndarray]:
             )
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200]
-        raise InputError(f"{folder}: not read ({reason}); call import_weights again") from None
+        raise InputError(f"{folder}: unreadable ({reason}); call import_weights again") from None
     for name, value in values.items():
         if zlib.crc32(np.ascontiguousarray(value).tobytes()) != checksums[name]:
             raise InputError(f"{folder}: {name} has changed; call import_weights again")
@@ -110,14 +110,14 @@ def _orbax(folder: Path) -> dict[str, np.ndarray]:
 
 
 def download(name: str) -> Path:
-    """The local copy of "hf:OWNER/REPO/FILE"; this asks the network, unless it is there already.
+    """Return the local copy of "hf:OWNER/REPO/FILE", downloaded if missing.
 
     Raises:
-        InputError: no such name, no huggingface_hub, or no way to the hub.
+        InputError: an invalid name, no huggingface_hub, or a failed download.
     """
     parts = name.removeprefix(HUB).split("/")
     if len(parts) < 3 or not all(parts):
-        raise InputError(f"{name}: should read hf:OWNER/REPO/FILE")
+        raise InputError(f"{name}: must have the form hf:OWNER/REPO/FILE")
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
@@ -127,7 +127,7 @@ def download(name: str) -> Path:
         ) from None
     try:
         return Path(hf_hub_download("/".join(parts[:2]), "/".join(parts[2:])))
-    except Exception as error:  # the hub raises its own, requests' and httpx's errors
+    except Exception as error:  # the hub raises errors of several libraries
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{name}: not downloaded ({reason})") from None
 
@@ -140,6 +140,4 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         with safe_open(path, framework="flax") as file:
             return {name: np.asarray(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
-        raise InputError(
-            f"{path}: no whole safetensors file ({error}); download it again"
-        ) from None
+        raise InputError(f"{path}: damaged safetensors file ({error}); download it again") from None

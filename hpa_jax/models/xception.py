@@ -1,10 +1,10 @@
-"""Xception (Chollet 2016, arXiv 1610.02357) as Cadene's pretrainedmodels and timm (legacy) have it.
+"""Xception (Chollet 2016, arXiv 1610.02357) as in Cadene's pretrainedmodels and timm (legacy).
 
 In: images [N, H, W, K], normalised to [-1, 1] ("inception": mean .5, std .5).  Out of `features`:
 [N, H/32, W/32, 2048 * width], after the last normalisation and a ReLU.
 
-`as_run=True` is the network that One More Layer really trained: fastai ran the list of the
-original's children, which leaves out the ReLUs after bn2 and bn3 and ends at conv4, without bn4.
+`as_run=True` is the network that One More Layer actually trained: fastai ran the list of the
+original's children, which omits the ReLUs after bn2 and bn3 and ends at conv4, without bn4.
 """
 
 from typing import Any
@@ -48,12 +48,12 @@ class SeparableConv(nnx.Module):
         return self.pointwise(self.conv1(x))
 
     def normalised(self, bn: layers.BatchNorm, x: jax.Array) -> jax.Array:
-        """bn(self(x)), folded into the 1x1 convolution in evaluation."""
+        """Compute bn(self(x)), folded into the 1x1 convolution in evaluation."""
         return layers.conv_bn_act(self.pointwise, bn, self.conv1(x), None)
 
 
 class Block(nnx.Module):
-    """Separable convolutions beside a shortcut; the units are named by their place in the original.
+    """Separable convolutions with a shortcut; units are named by their index in the original.
 
     `features`: the channels after each convolution.  `relu_first=False` for block1, whose input is
     rectified already.
@@ -98,7 +98,7 @@ class Xception(Backbone):
     width: multiplies all channel numbers.
     depth: multiplies the blocks of the middle flow (8), or gives their number as (n,).
     as_run: One More Layer's accidental variant, see above.
-    remat: keep only the blocks' inputs for the backward pass and compute the rest again.
+    remat: keep only the blocks' inputs for the backward pass and recompute the rest.
     """
 
     smallest = 7
@@ -114,28 +114,28 @@ class Xception(Backbone):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        made = {"dtype": dtype, "rngs": rngs}
+        options = {"dtype": dtype, "rngs": rngs}
         (middle,) = counts((8,), depth)
         a, b, c, d, e, f, g, h = (
             scaled(n, width) for n in (32, 64, 128, 256, 728, 1024, 1536, 2048)
         )
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         self.as_run = as_run
-        self.conv1 = layers.Conv(in_channels, a, 3, strides=2, **made)
-        self.bn1 = layers.BatchNorm(a, **made)
-        self.conv2 = layers.Conv(a, b, 3, **made)
-        self.bn2 = layers.BatchNorm(b, **made)
-        self.block1 = Block(b, (c, c), strides=2, relu_first=False, **made)
-        self.block2 = Block(c, (d, d), strides=2, **made)
-        self.block3 = Block(d, (e, e), strides=2, **made)
+        self.conv1 = layers.Conv(in_channels, a, 3, strides=2, **options)
+        self.bn1 = layers.BatchNorm(a, **options)
+        self.conv2 = layers.Conv(a, b, 3, **options)
+        self.bn2 = layers.BatchNorm(b, **options)
+        self.block1 = Block(b, (c, c), strides=2, relu_first=False, **options)
+        self.block2 = Block(c, (d, d), strides=2, **options)
+        self.block3 = Block(d, (e, e), strides=2, **options)
         for index in range(4, 4 + middle):
-            setattr(self, f"block{index}", Block(e, (e, e, e), **made))
-        setattr(self, f"block{4 + middle}", Block(e, (e, f), strides=2, **made))
+            setattr(self, f"block{index}", Block(e, (e, e, e), **options))
+        setattr(self, f"block{4 + middle}", Block(e, (e, f), strides=2, **options))
         self.names = tuple(f"block{index}" for index in range(1, 5 + middle))
-        self.conv3 = SeparableConv(f, g, **made)
-        self.bn3 = layers.BatchNorm(g, **made)
-        self.conv4 = SeparableConv(g, h, **made)
-        self.bn4 = layers.BatchNorm(h, **made)
+        self.conv3 = SeparableConv(f, g, **options)
+        self.bn3 = layers.BatchNorm(g, **options)
+        self.conv4 = SeparableConv(g, h, **options)
+        self.bn4 = layers.BatchNorm(h, **options)
         self.out_features = h
 
     def features(self, images: jax.Array) -> jax.Array:
@@ -150,12 +150,12 @@ class Xception(Backbone):
         return nnx.relu(self.conv4.normalised(self.bn4, nnx.relu(x)))
 
     def body_groups(self) -> Groups:
-        """Stem, entry, middle and exit flow."""
+        """Return the stem, entry, middle and exit flow."""
         entry, middle = list(self.names[:3]), list(self.names[3:-1])
         stem = ["conv1", "bn1", "conv2", "bn2"]
         return [stem, entry, middle, [self.names[-1], "conv3", "bn3", "conv4", "bn4"]]
 
     def fine_groups(self) -> Groups:
-        """One More Layer's cut: each of the original's 20 children (one is the stem's ReLU)."""
+        """Return One More Layer's groups: the original's 20 children (one is the stem's ReLU)."""
         stem = [["conv1"], ["bn1"], [], ["conv2"], ["bn2"]]
         return [*stem, *([name] for name in self.names), ["conv3"], ["bn3"], ["conv4", "bn4"]]

@@ -269,7 +269,7 @@ def test_a_value_may_follow_as_the_next_argument(recipe):
         ("x = 1\n", ["no function get_config"]),
         ("def get_config(:\n", ["r.py:1:"]),
         ("def get_config():\n    return 1 / 0\n", ["r.py:2: ZeroDivisionError"]),
-        ("def get_config():\n    return 5\n", ["no ConfigDict"]),
+        ("def get_config():\n    return 5\n", ["must return a ConfigDict"]),
         (RECIPE.replace("config.models =", "config.lock().modles ="), ["r.py:5", "models"]),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_file_of_another_model_is_refused(weights, tmp_path, monkeypatch, how,
 def test_a_truncated_and_a_damaged_file_are_refused(weights, tmp_path):
     whole = weights.read_bytes()
     weights.write_bytes(whole[:-100])
-    with pytest.raises(InputError, match="cut short or another"):
+    with pytest.raises(InputError, match="truncated or another"):
         fetch.fetch(NAME, source=str(weights))
     weights.write_bytes(whole[:-1] + b"x")
     with pytest.raises(InputError, match="SHA-256 begins with"):
@@ -191,7 +191,7 @@ def test_a_licence_that_must_be_accepted(weights, tmp_path, monkeypatch, capsys)
     enter(monkeypatch, dataclasses.replace(published.find(NAME), licence=licence))
     call = ["models", "fetch", NAME]
     for more, words in (
-        ([], "ask for it at https://ai.meta.com"),
+        ([], "request the files at https://ai.meta.com"),
         ([f"--from={weights}"], f"add --accept-licence={NAME}"),
         ([f"--from={weights}", "--accept-licence=cell_dino_cp"], "give the name of the model"),
     ):
@@ -207,7 +207,7 @@ def test_a_licence_that_must_be_accepted(weights, tmp_path, monkeypatch, capsys)
 def test_another_folder_with_files_is_left_alone(weights, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
-    with pytest.raises(InputError, match="holds other files"):
+    with pytest.raises(InputError, match="contains other files"):
         fetch.fetch(NAME, out=tmp_path / "mine", source=str(weights))
     assert content(tmp_path / "mine") == ["thesis.tex"]
 

@@ -100,7 +100,7 @@ def test_too_small_images_are_refused_with_the_smallest_side(name, large_stem):
     model = pinned.small(name, in_channels=4, depth=0.1, large_stem=large_stem)
     smallest = SMALLEST[name, large_stem]
     assert min(pinned.feature_shape(model, smallest, smallest, 4)) > 0
-    with pytest.raises(InputError, match=f"sides from {smallest} pixels on"):
+    with pytest.raises(InputError, match=f"sides of at least {smallest} pixels"):
         pinned.feature_shape(model, smallest + 9, smallest - 1, 4)
 
 

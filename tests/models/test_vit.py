@@ -207,7 +207,7 @@ def test_attention_by_the_explicit_path_is_the_same(tmp_path):
         implicit = block(y)
         y, _ = block.explicit(y)
         assert np.abs(implicit - y).max() <= 1e-5 * np.abs(y).max()
-    with pytest.raises(InputError, match="layer 2: from 0 to 1"):
+    with pytest.raises(InputError, match="layer 2: must be 0 to 1"):
         model.attention(x, (2,))
 
 

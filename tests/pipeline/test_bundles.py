@@ -109,7 +109,7 @@ def test_a_run_whose_thresholds_are_empty_is_refused(workdir):
 
 
 def test_no_model_and_one_named_twice_are_refused(workdir):
-    with pytest.raises(InputError, match="no trained model"):
+    with pytest.raises(InputError, match="nor a trained model"):
         bundles.of_folders(f"{workdir}/models/none")
     with pytest.raises(InputError, match="twice"):
         bundles.of_folders(f"{workdir}/models/tiny,{workdir}/models/tiny")

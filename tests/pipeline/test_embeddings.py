@@ -155,7 +155,7 @@ def validated(**differences):
 @pytest.mark.parametrize(
     ("differences", "message"),
     [
-        (dict(init_from="model:a"), r"models\.b\.init_from.*run of its own"),
+        (dict(init_from="model:a"), r"models\.b\.init_from.*in another run"),
         (dict(augment="d4"), r"models\.b\.augment='d4'.*stored"),
         (dict(phases=(configs.phase(augment="d4"),)), r"models\.b\.phases\[0\]\.augment"),
         (dict(frozen={**configs.model().frozen, "head": "lineer"}), "did you mean 'linear'"),

@@ -122,7 +122,7 @@ def test_a_fetched_folder_elsewhere_is_a_model_too(model, tmp_path):
         (["models", "shwo", "x"], "did you mean 'show'?"),
         (["models", "show"], "should read models show NAME"),
         (["models", "list", "x"], "should read models list"),
-        (["models", "show", "subcell"], "no published model is called 'subcell', did you mean"),
+        (["models", "show", "subcell"], "unknown published model 'subcell', did you mean"),
         (
             ["predict", "--model=hpa_densenet", "--config.data.root=x"],
             "did you mean 'hpa_densenet121'",

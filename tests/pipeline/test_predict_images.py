@@ -245,7 +245,7 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
         ([f"--model={packed}", f"{here}/cut"], "b_green.tif"),
         ([f"--bundle={packed}", f"{here}/cut"], "--bundle is now called --model"),
         ([f"--checkpoint={packed}", f"{here}/cut"], "--checkpoint is now called --model"),
-        ([f"--model={workdir}/models/none", f"{here}/cut"], "no trained model"),
+        ([f"--model={workdir}/models/none", f"{here}/cut"], "nor a trained model"),
     ]
     for arguments, words in cases:
         assert main(["predict", *arguments, f"--workdir={tmp_path}/out"]) == 2, words

@@ -220,12 +220,12 @@ def test_clean_names_what_it_frees_and_asks(trained, capsys, monkeypatch):
     assert "removed 1 results" in capsys.readouterr().out
     assert weights(trained.workdir) == ["trained by 0.1"] and trained(NEW)[0]
     assert main(["clean", workdir, "--yes"]) == 0
-    assert "nothing there" in capsys.readouterr().out
+    assert "nothing to remove" in capsys.readouterr().out
 
 
 def test_clean_leaves_what_is_on_its_way(trained):
     trained(NEW)
     stamp = cache.path(trained.workdir, "train-tiny")
     artifacts.write_json(stamp, artifacts.read_json(stamp) | {"moving": "train-tiny-1"})
-    assert "nothing there" in replaced.clean(trained.workdir, lambda question: True)
+    assert "nothing to remove" in replaced.clean(trained.workdir, lambda question: True)
     assert contents.ABSENT not in weights(trained.workdir) and len(weights(trained.workdir)) == 2

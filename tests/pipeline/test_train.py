@@ -93,7 +93,7 @@ def test_weight_files_are_tried_before_any_work(tmp_path, monkeypatch):
     save_file(pinned.tensors("densenet121"), tmp_path / "other.safetensors")
     told(tmp_path / "other.safetensors", "is for another network")
     (tmp_path / "cut.safetensors").write_bytes(b"<html>")
-    told(tmp_path / "cut.safetensors", "no whole safetensors")
+    told(tmp_path / "cut.safetensors", "damaged safetensors")
     (tmp_path / "w.pth").touch()
     told(tmp_path / "w.pth", "damaged")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
