@@ -57,3 +57,10 @@ def test_links_of_the_docs_lead_somewhere():
         if not (path.parent / target).exists()
     ]
     assert not lost
+
+
+def test_tests_that_coverage_names_are_there():
+    text = (ROOT / "docs/coverage.md").read_text("utf-8")
+    named = set(re.findall(r"(?<![\w/])((?:\w+/)*test_\w+\.py)", text))
+    assert named
+    assert not [name for name in sorted(named) if not (ROOT / "tests" / name).is_file()]

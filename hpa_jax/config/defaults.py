@@ -78,12 +78,12 @@ def embedding_model(**differences: Any) -> ConfigDict:
 
 
 def frozen_model(trained: str = "linear", hidden: int = 512, **differences: Any) -> ConfigDict:
-    """Return a head (`trained`: linear, mlp) on the stored embeddings of a frozen network.
+    """Return a head (`trained`: linear, mlp, gated_attention) on stored embeddings.
 
     `differences` define the network, which is run once over the images:
     `**published.options("NAME")`, or backbone, head, channels, image_size, normalize, init_from.
     Adam with decoupled weight decay, one-cycle, 20 epochs of batches of 256; each update uses one
-    of the stored views of each image.
+    of the stored views of each image, gated_attention all of them.
     """
     chosen = dict(
         frozen={**model().frozen, "head": trained, "hidden": hidden},
@@ -322,9 +322,9 @@ MODEL: Statement = dict(
             "",
             "head to train on the stored embeddings of this network, which keeps the weights of "
             'init_from and is run once over the images; "": the network itself is trained',
-            choices=("", "linear", "mlp"),
+            choices=("", "linear", "mlp", "gated_attention"),
         ),
-        hidden=option(512, "units of mlp", low=1),
+        hidden=option(512, "units of mlp, or of the attention", low=1),
     ),
     extra_channels=option(
         "zeros", "of a weight file's stem", choices="hpa_jax.models.pretrained:EXTRA_CHANNELS"

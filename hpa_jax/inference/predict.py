@@ -24,6 +24,7 @@ from hpa_jax.inference.tables import (
     write_embeddings,
     write_table,
 )
+from hpa_jax.models.frozen import attention_over_views
 from hpa_jax.models.normalization import normalizer
 from hpa_jax.training.augment import warp
 from hpa_jax.training.distributed import in_mesh
@@ -52,6 +53,7 @@ class Outputs(NamedTuple):
     plain: Any
 
 
+ATTENTION = "attention"  # joins views by the weights that a network's head gives them
 Forward = Callable[[np.ndarray, np.ndarray], Outputs]  # (images uint8[B, H, W, K], rows int[B])
 
 
@@ -180,6 +182,8 @@ def program(
     view_set = views_module.make(views)
     aggregate = aggregate or view_set.aggregate
     views_module.check_aggregate(aggregate)
+    if attention_over_views(model):  # its weights take the place of the views' own
+        aggregate = ATTENTION
     normalise = normalizer(model_config.normalize, tuple(model_config.channels))
     graph, state = nnx.split(model)
 
@@ -194,7 +198,11 @@ def program(
             logits, embedding = network.embed(normalise(group.show(keys, view, scaled)))
             logits, weight = logits.astype(jnp.float32), jnp.asarray(group.weights)[view]
             plain = jnp.where(view == group.plain, jax.nn.sigmoid(logits), 0.0)
-            return Outputs(_contribution(logits, weight, aggregate), weight * embedding, plain)
+            share = weight
+            if aggregate == ATTENTION:
+                scores = attention_over_views(network).scores(embedding[:, None, None])
+                share = jnp.exp(scores[:, :, 0])
+            return Outputs(_contribution(logits, share, aggregate), weight * embedding, plain)
 
         total, groups = None, view_set.groups(*images.shape[1:3])
         for group in groups:
@@ -239,7 +247,10 @@ def _scan(
 
 
 def _contribution(logits: jax.Array, weight: jax.Array, aggregate: str) -> jax.Array:
-    """The contribution of one view to the running total."""
+    """The contribution of one view to the running total; the last column of ATTENTION's is the sum
+    of the weights [N, 1]."""
+    if aggregate == ATTENTION:
+        return jnp.concatenate([weight * logits, weight], axis=1)
     if aggregate == "max":
         return logits  # the sigmoid is monotone: applied at the end
     if aggregate == "mean":
@@ -251,6 +262,8 @@ def _contribution(logits: jax.Array, weight: jax.Array, aggregate: str) -> jax.A
 
 def _probabilities(total: jax.Array, aggregate: str) -> jax.Array:
     """The probabilities of the finished total."""
+    if aggregate == ATTENTION:
+        return jax.nn.sigmoid(total[:, :-1] / total[:, -1:])
     if aggregate == "mean":
         return total
     return jnp.exp(total) if aggregate == "geometric" else jax.nn.sigmoid(total)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from hpa_jax.models.backbone import Backbone, Groups
+from hpa_jax.models.heads import GatedAttention
 
 
 class OnEmbedding(nnx.Module):
@@ -60,6 +61,16 @@ class Stored(Backbone):
     def body_groups(self) -> Groups:
         """Return no groups: only the head has parameters."""
         return []
+
+
+def attention_over_views(model: nnx.Module) -> GatedAttention | None:
+    """The head that weighs the views of an image, of a network of this module; None elsewhere."""
+    head: Any = getattr(model, "head", None)
+    if isinstance(head, OnEmbedding):
+        head = head.top
+    elif not isinstance(model, Stored):
+        return None
+    return head if isinstance(head, GatedAttention) else None
 
 
 def joined(frozen: Mapping[str, Any], head: Mapping[str, Any]) -> dict[str, Any]:

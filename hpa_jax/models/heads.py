@@ -7,6 +7,8 @@
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
 - linear: global average -> BN -> dropout -> dense; mlp: BN -> dropout/2 -> dense -> ReLU -> BN ->
   dropout -> dense.  For the embeddings of a frozen network.
+- gated_attention: BN -> mean over positions weighted by gated attention -> dropout -> dense (Ilse et
+  al. 2018, arXiv 1802.04712); on stored embeddings the positions are views, for example cells.
 - gap_norm: global average -> LayerNorm -> dropout -> dense (ConvNeXt's published classifier).
 - attention: pudae's class-wise spatial attention.
 - embedding: global average -> dropout -> dense -> BN = embedding; logits are cosines (ArcFace).
@@ -167,6 +169,57 @@ class Perceptron(nnx.Module):
         """Pool, [BN, dropout, dense, ReLU,] BN, dropout, dense."""
         first = ["bn1", None, "fc1", None] if self.hidden else []
         return [None, *first, "bn", None, "fc"]
+
+
+class GatedAttention(nnx.Module):
+    """BN -> mean over all places by gated attention (Ilse et al. 2018) -> dropout -> dense.
+
+    score = dense(tanh(dense(y)) sigmoid(dense(y))) of the normalised vector y of each place; the
+    weights are the scores' softmax over places.  As the classifier is linear, the logits are the
+    same weighted mean of the places' own logits.  Embedding: the plain average, [N, F].
+
+    hidden: units of the attention.
+    """
+
+    published: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(
+        self,
+        features: int,
+        num_classes: int,
+        *,
+        hidden: int = 128,
+        dropout: float = 0.0,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.bn = BatchNorm(features)
+        self.attention_v = Linear(features, hidden, rngs=rngs)
+        self.attention_u = Linear(features, hidden, rngs=rngs)
+        self.attention = Linear(hidden, 1, rngs=rngs)
+        self.drop = nnx.Dropout(dropout, rngs=rngs)
+        self.fc = Linear(features, num_classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.embed(x)[0]
+
+    def embed(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """(logits [N, C], average [N, F])."""
+        y = self.bn(x.astype(jnp.float32))
+        weights = jax.nn.softmax(self._scores(y), axis=(1, 2))
+        pooled = jnp.einsum("nhw,nhwf->nf", weights, y)
+        return self.fc(self.drop(pooled)), global_avg_pool(x)
+
+    def scores(self, x: jax.Array) -> jax.Array:
+        """The logarithm of each place's weight, up to a constant: [N, h, w]."""
+        return self._scores(self.bn(x.astype(jnp.float32)))
+
+    def _scores(self, y: jax.Array) -> jax.Array:
+        gate = jnp.tanh(self.attention_v(y)) * jax.nn.sigmoid(self.attention_u(y))
+        return self.attention(gate)[..., 0]
+
+    def modules(self) -> list[str | None]:
+        """BN, the attention's layers, dropout, dense."""
+        return ["bn", "attention_v", "attention_u", "attention", None, "fc"]
 
 
 class NormedAverage(GlobalAverage):
@@ -369,6 +422,7 @@ HEADS: dict[str, tuple[str, ...]] = {  # name -> its options
     "gap": (),
     "linear": (),
     "mlp": ("hidden",),
+    "gated_attention": ("hidden",),
     "gap_norm": (),
     "attention": (),
     "embedding": ("size",),
@@ -392,7 +446,7 @@ def create_head(
 
     options: adaptive_concat takes `hidden` (0), `pool_order` ("max_avg") and `embedding` ("pools"),
     bestfitting `pool_order` ("avg_max") and `embedding`, embedding `size` (512), mlp `hidden`
-    (512).
+    (512), gated_attention `hidden` (128).
 
     Raises:
         InputError: unknown name or option.
@@ -417,7 +471,7 @@ def create_head(
     if name == "mlp":
         options = {"hidden": 512, **options}
     kind: Any = {
-        "linear": Perceptron, "mlp": Perceptron,
+        "linear": Perceptron, "mlp": Perceptron, "gated_attention": GatedAttention,
         "gap": GlobalAverage, "gap_norm": NormedAverage,
         "attention": Attention, "embedding": Embedding,
         "token": Token, "features": Features, "subcell": SubCell,

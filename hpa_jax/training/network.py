@@ -177,7 +177,7 @@ def _on_embedding(
     from hpa_jax.models.heads import create_head
 
     size, settings = embedding_size(config), config.frozen
-    options = {"hidden": settings.hidden} if settings.head == "mlp" else {}
+    options = {} if settings.head == "linear" else {"hidden": settings.hidden}
 
     def make() -> nnx.Module:
         rngs = nnx.Rngs(seed)

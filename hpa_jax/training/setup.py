@@ -17,6 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.models.frozen import attention_over_views
 from hpa_jax.training import augment, checkpoint, distributed, losses, network, optimizer
 from hpa_jax.training import examples as rows
 from hpa_jax.training import phases as planning
@@ -116,9 +117,7 @@ class Setup:
             self.transformation(phase),
             losses.from_config(phase.loss),
             normalize=self.normalize,
-            augment=augment.random_view
-            if self.config.frozen.head
-            else planning.augmentation(phase.augment, self.config.channels),
+            augment=self._augmentation(phase),
             accumulate=self.config.accumulate,
             accumulate_sum=self.config.accumulate_sum,
             on_nonfinite=self.settings.on_nonfinite,
@@ -172,6 +171,12 @@ class Setup:
     def output_size(self) -> int:
         """Side of the network's input by the model's augmentation; 0: that of the images."""
         return augment.output_size(planning.plain(self.config.augment))
+
+    def _augmentation(self, phase: planning.Phase) -> steps.Augmentation | None:
+        """Return the augmentation of a phase: of stored views a random one, or all of them."""
+        if not self.config.frozen.head:
+            return planning.augmentation(phase.augment, self.config.channels)
+        return None if attention_over_views(self.outline.model) else augment.random_view
 
     @property
     def eval_batch_size(self) -> int:

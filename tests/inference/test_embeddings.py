@@ -1,5 +1,6 @@
 """A frozen network is run once: every view stored, nothing computed twice, the same answers."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -42,6 +43,8 @@ def write(packed, folder, model, batch_size=2):
         ("mlp", "identity"),
         ("mlp", {"name": "d4", "weights": tuple(range(8)), "aggregate": "max"}),
         ("linear", {"name": "cells", "count": 3, "side": 16, "output_size": 32}),
+        ("gated_attention", {"name": "cells", "count": 3, "side": 16, "output_size": 32}),
+        ("gated_attention", "d4"),
         ("linear", {"name": "crops", "count": 1, "d4": False, "aggregate": "mean_logit"}),
     ],
 )
@@ -64,6 +67,9 @@ def test_the_head_on_stored_views_says_what_the_whole_network_says(
     np.testing.assert_allclose(found.plain[::-1], of_images.plain, atol=1e-5)
     np.testing.assert_allclose(found.embeddings[::-1], of_images.embeddings, atol=1e-4)
     assert np.ptp(found.probs, axis=0).min() > 1e-4  # else equality would mean nothing
+    if trained == "gated_attention":  # as it was trained: all views of an image at once
+        together = jax.nn.sigmoid(head(stored.read(stored.rows(ids))))
+        np.testing.assert_allclose(found.probs, together, atol=1e-5)
 
 
 def test_a_killed_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ def make(name, **options):
 
 
 WIDTHS = dict(adaptive_concat=12, bestfitting=12, gap=6, gap_norm=6, attention=6, embedding=512)
-WIDTHS |= dict(linear=6, mlp=6, token=6, features=6, subcell=12)
+WIDTHS |= dict(linear=6, mlp=6, gated_attention=6, token=6, features=6, subcell=12)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -57,6 +57,21 @@ def test_attention_weighs_each_class_over_space():
     scores, attention = np.asarray(head.logits(x)), np.asarray(head.attention(x))
     weights = np.exp(attention) / np.exp(attention).sum((1, 2), keepdims=True)
     np.testing.assert_allclose(head(x), (weights * scores).sum((1, 2)), rtol=1e-4, atol=1e-5)
+
+
+def test_gated_attention_is_the_papers():
+    head, x = make("gated_attention", hidden=5), feature_map()
+    head.bn.mean[...], head.bn.var[...] = np.full(6, 0.3), np.full(6, 2.0)
+    y = (x.reshape(3, 20, 6) - 0.3) / np.sqrt(2.0 + 1e-5)
+    v, u, a, fc = (
+        (np.asarray(layer.kernel), np.asarray(layer.bias))
+        for layer in (head.attention_v, head.attention_u, head.attention, head.fc)
+    )
+    gate = np.tanh(y @ v[0] + v[1]) / (1 + np.exp(-(y @ u[0] + u[1])))
+    weights = np.exp(gate @ a[0] + a[1])
+    pooled = (weights * y).sum(1) / weights.sum(1)
+    assert np.ptp(weights) > 0.1
+    np.testing.assert_allclose(head(x), pooled @ fc[0] + fc[1], rtol=1e-4, atol=1e-5)
 
 
 def test_embedding_logits_are_cosines_to_the_class_vectors():

@@ -115,13 +115,17 @@ def test_only_the_pass_of_one_model(run, capsys):
 
 
 def test_the_trained_network_predicts_images_as_the_run_did(run):
+    predicts_as_the_run(run, "mlp")
+
+
+def predicts_as_the_run(run, name, **changes):
     """`predict --model=WORKDIR/models/NAME` and `export` take the whole network."""
     from hpa_jax.data.batches import Records
     from hpa_jax.inference import sweep
 
-    context = run.context()
-    (member,) = bundles.named(str(run.workdir / "models/mlp")).members
-    stored = artifacts.read_table(run.workdir / "models/mlp/predictions/test.parquet")
+    context = run.context(**changes)
+    (member,) = bundles.named(str(run.workdir / "models" / name)).members
+    stored = artifacts.read_table(run.workdir / f"models/{name}/predictions/test.parquet")
     found = sweep.predict_records(
         member.network,
         member.config,
@@ -131,6 +135,19 @@ def test_the_trained_network_predicts_images_as_the_run_did(run):
         views=member.views,
     )
     np.testing.assert_allclose(found.probs, stored.drop(columns="id").to_numpy(), atol=1e-5)
+
+
+def test_attention_is_trained_on_all_views_and_predicts_images(run, capsys, monkeypatch):
+    from hpa_jax.training import augment
+
+    def refused(*_):
+        raise AssertionError("one view of an image")
+
+    monkeypatch.setattr(augment, "random_view", refused)
+    head = {**configs.model().frozen, "head": "gated_attention", "hidden": 8}
+    done = run(capsys, views="d4", frozen=head)
+    assert done == {"embeddings", "train-linear", "predict-linear"}
+    predicts_as_the_run(run, "linear", views="d4", frozen=head)
 
 
 def test_the_head_learns_from_embeddings_alone(run, monkeypatch):
