@@ -7,7 +7,7 @@
 - gap: global average -> dropout -> dense (the published classifiers; pudae's ResNet34).
 - linear: global average -> BN -> dropout -> dense; mlp: BN -> dropout/2 -> dense -> ReLU -> BN ->
   dropout -> dense.  For the embeddings of a frozen network.
-- gated_attention: BN -> mean over positions weighted by gated attention -> dropout -> dense (Ilse et
+- gated_attention: BN -> mean over positions by gated attention -> dropout -> dense (Ilse et
   al. 2018, arXiv 1802.04712); on stored embeddings the positions are views, for example cells.
 - gap_norm: global average -> LayerNorm -> dropout -> dense (ConvNeXt's published classifier).
 - attention: pudae's class-wise spatial attention.
