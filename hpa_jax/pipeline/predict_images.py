@@ -66,7 +66,7 @@ def predict(context: Context, packed: "Bundle", model: str = "") -> str:
     for name, values in predictions.embeddings.items():
         write_embeddings(context.path("embeddings", f"{name}.parquet"), predictions.ids, values)
     lines = [summary(context, packed, labelled), *notes(context, packed)]
-    page = predictions_page.write(*(context, packed, predictions, labelled.catalog, model, lines))
+    page = predictions_page.write(context, packed, predictions, labelled.catalog, model, lines)
     artifacts.remove(context.path("predict_parts"))
     in_table = packed.class_names and "csv" in requested
     answers = context.path("predictions.csv" if in_table else "embeddings")
@@ -85,14 +85,12 @@ def _write_by_class(path: Path, predictions: Predictions | None) -> None:
         artifacts.remove(path)
         return
     table = validated.by_class(
-        *(
-            predictions.validated,
-            predictions.ids,
-            predictions.classes,
-            predictions.scores,
-            predictions.labels,
-            predictions.thresholds,
-        )
+        predictions.validated,
+        predictions.ids,
+        predictions.classes,
+        predictions.scores,
+        predictions.labels,
+        predictions.thresholds,
     )
     for name in ("id", "class"):
         table[name] = table[name].map(cell)

@@ -40,7 +40,7 @@ def holds_or_begins(
     if reusable and take_back(workdir, task, key, verdict.why, say):
         verdict = cache.judge(workdir, task, key, contents)
     if verdict.holds and not force:
-        message = f"{verdict.why}, kept; --force={task.step} computes anew"
+        message = f"{verdict.why}, kept; --force={task.step} repeats it"
         say("done before, unchanged" if verdict.state is State.DONE else message)
         return True
     resumable = verdict.state is State.UNFINISHED

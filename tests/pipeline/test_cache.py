@@ -70,7 +70,7 @@ def test_a_library_that_was_upgraded_is_said_in_one_line_and_nothing_is_done(ste
     monkeypatch.setattr(provenance, "version", lambda module: "99.1")
     said = step()
     assert said.count("\n") == 1 and "99.1" in said
-    assert said.endswith(", kept; --force=train computes anew\n")
+    assert said.endswith(", kept; --force=train repeats it\n")
     assert not step.replaced()
 
 
@@ -80,7 +80,7 @@ def test_an_edited_source_is_said_in_one_line_and_nothing_is_done(step, monkeypa
     monkeypatch.setattr(
         provenance, "_hash", lambda name: "edited" if "losses" in name else whole(name)
     )
-    line = "[train-tiny] made by an older losses.py, kept; --force=train computes anew\n"
+    line = "[train-tiny] made by an older losses.py, kept; --force=train repeats it\n"
     assert step() == line == step()
     assert "copied" in step(force=True) and "done before" in step()
 
@@ -89,7 +89,7 @@ def test_an_older_version_is_kept_with_a_warning_until_it_is_forced(step):
     step()
     said = step(version=2)
     assert said == (
-        "[train-tiny] made by version 1 of this step (now 2), kept; --force=train computes anew\n"
+        "[train-tiny] made by version 1 of this step (now 2), kept; --force=train repeats it\n"
     )
     step.salt = "anew"
     assert "copied" in step(version=2, force=True) and step.result() == "a by 0.5 anew"
