@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.inference import sweep
-from hpa_jax.inference.predict import Seen
+from hpa_jax.inference.predict import Outputs
 from hpa_jax.pipeline import checks, predict, train
 from hpa_jax.pipeline.context import Context
 from hpa_jax.pipeline.tables import Rows
@@ -29,7 +29,7 @@ def test_snapshots_predict_their_mean(tmp_path, monkeypatch, which, mean):
 
     def seen(step, *rest, **options):
         table = np.full((2, 3), probabilities[step], np.float32)
-        return Seen(table, np.full((2, 4), step), table / 3)
+        return Outputs(table, np.full((2, 4), step), table / 3)
 
     monkeypatch.setattr(sweep, "predict_records", seen)
     config = configs.default().unlock()
