@@ -87,7 +87,17 @@ def seen():
     return {}
 
 
-@pytest.mark.parametrize(("name", "network"), NETWORKS.values())
+def of_each_backbone():
+    """All networks; those whose backbone an earlier one has are slow."""
+    backbones = set()
+    for name, network in NETWORKS.values():
+        backbone = recipe(name).models[network].backbone
+        marks = [pytest.mark.slow] if backbone in backbones else []
+        backbones.add(backbone)
+        yield pytest.param(name, network, marks=marks)
+
+
+@pytest.mark.parametrize(("name", "network"), of_each_backbone())
 def test_every_phase_of_the_full_networks_can_be_traced(name, network, seen):
     setup = setup_of(recipe(name), network)
     for phase in setup.phases:
