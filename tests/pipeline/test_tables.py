@@ -251,7 +251,7 @@ def test_sizes_are_of_the_catalog_and_of_the_files(tmp_path):
     catalog = pd.DataFrame(
         {"red": [a, a], "green": [b, a], "blue": [b, a], "yellow": [None, a]}
     ).assign(original_size=pd.array([2048, None], "Int32"))
-    sides, weights = tables.sizes(catalog, weigh=True)
+    sides, weights = tables.sizes(catalog, with_bytes=True)
     np.testing.assert_array_equal(sides, [2048, np.nan])
     np.testing.assert_array_equal(weights, [7, 3])  # one file of several channels counts once
-    assert tables.sizes(catalog.assign(red=gone), weigh=False)[1] is None
+    assert tables.sizes(catalog.assign(red=gone), with_bytes=False)[1] is None
