@@ -19,7 +19,7 @@ import numpy as np
 
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.data import reader
+from hpa_jax.data import hashes, reader
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, NeedsScaling
 from hpa_jax.data.sources import atlas, competition, folder
@@ -258,7 +258,8 @@ def _look_at_images(
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
     drops rows whose images can't be used.  Files of more than 8 bits are converted first.
 
-    fingerprint: the step duplicates compares it, so that no image is decoded for it again.
+    fingerprint: the step duplicates compares it, so that no image is decoded for it again; ""
+      (hashed there) for images of folders, which a prediction reads without looking for duplicates.
     files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the steps
     below see that an image was replaced by another under the same name.
     """
@@ -346,9 +347,11 @@ def _decoded(row: Mapping[str, Any]) -> Finding:
             if plane.shape != first.shape:
                 raise reader.BadImage(files[channel], reader.sizes_differ(plane.shape, first.shape))
         seen = conversion.seen(planes, next(iter(files.values())))
+        prints = hashes.fingerprint([planes.get(c) for c in hashes.CHANNELS], oriented=True)
     except reader.BadImage as bad:
         return Finding(bad=bad)
-    return Finding(**seen, decided=tuple(dict.fromkeys(read.notes)))
+    decided = tuple(dict.fromkeys(read.notes))
+    return Finding(**seen, fingerprint=hashes.to_text(prints), decided=decided)
 
 
 def _refuse_series(files: Iterable[str]) -> None:

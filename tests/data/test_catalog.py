@@ -116,7 +116,7 @@ def test_unknown_source(tmp_path):
 
 
 def test_fingerprints_are_those_of_the_files(tmp_path):
-    """Of a competition's files, of a folder's that are kept, and of copies (12 bits)."""
+    """Of a competition's files; those of a folder are hashed by the step duplicates."""
     deep = tmp_path / "deep"
     for number in range(3):
         planes = picture(number + 20, 32).astype(np.uint16) * 16
@@ -126,7 +126,8 @@ def test_fingerprints_are_those_of_the_files(tmp_path):
         dict(source="folder", root=deep, missing=dict(yellow="zeros"), bits=12),
     ]
     table = catalog.build(sources, classes.NAMES, imported=tmp_path / "imported", largest=16)
-    assert (table["fingerprint"] != "").all() and "imported" in table["red"].iloc[-1]
+    assert (table["fingerprint"] == "").tolist() == [False] * 9 + [True] * 3
+    table = table.iloc[:9]
     channels = hashes.CHANNELS
     expected, bad = hashes.of_files(table[list(channels)].to_numpy(), channels, oriented=True)
     found = hashes.of_texts(table["fingerprint"], len(channels), oriented=True)

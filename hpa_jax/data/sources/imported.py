@@ -27,7 +27,7 @@ from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.progress import Progress
-from hpa_jax.data import hashes, reader
+from hpa_jax.data import reader
 from hpa_jax.data.planes import BadImage, Planes, Reading, projected
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, Scaling
@@ -256,7 +256,7 @@ def convert(
 
 def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
     """What the catalog notes of an image's pixels, uint8[H, W] by channel: size [H, W], `files` (16
-    hex digits of them), their fingerprint (hashes.to_text) and what looks odd.
+    hex digits of them) and what looks odd.
 
     Raises:
         BadImage: all channels are black.
@@ -267,13 +267,7 @@ def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
     zeros = np.zeros_like(next(iter(present.values())))
     image = np.stack([present.get(channel, zeros) for channel in CHANNELS], axis=-1)
     mark = hashlib.blake2b(image, digest_size=8).hexdigest()
-    prints = hashes.fingerprint([present.get(c) for c in hashes.CHANNELS], oriented=True)
-    return {
-        "size": list(zeros.shape),
-        "files": mark,
-        "fingerprint": hashes.to_text(prints),
-        "notes": reader.looks(present),
-    }
+    return {"size": list(zeros.shape), "files": mark, "notes": reader.looks(present)}
 
 
 def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray], Planes]:
