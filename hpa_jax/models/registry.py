@@ -311,7 +311,7 @@ def create(
             available = f"has {', '.join(VIT_OPTIONS)}" if kind is ViT else "has none"
             raise InputError(f"backbone_options: {name} has no {option!r}; it {available}")
     if head in TOKEN_HEADS and kind is not ViT:
-        raise InputError(f"head={head!r}: needs a transformer; {name} is none")
+        raise InputError(f"head={head!r}: needs a transformer's tokens; {name} has none")
     options = dict(remat=remat == "blocks", dtype=dtype, rngs=rngs)
     if large_stem:
         options["large_stem"] = True

@@ -56,6 +56,6 @@ def test_nothing_that_a_file_names_is_imported_or_called(tmp_path):
     magic, protocol = torch_files.MAGIC, torch_files.PROTOCOL
     parts = [magic, protocol, {"little_endian": True}, content, []]
     (tmp_path / "t.pth").write_bytes(b"".join(pickle.dumps(part, 2) for part in parts))
-    with pytest.raises(InputError, match=r"t\.pth.*\ba\b"):
+    with pytest.raises(InputError, match=r"t\.pth.*state dict"):
         torch_files.read(tmp_path / "t.pth")
     assert not (tmp_path / "caught").exists() and "torch" not in sys.modules
