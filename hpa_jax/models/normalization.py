@@ -64,8 +64,8 @@ def normalizer(name: str, channels: Sequence[str]) -> Normalizer:
         for channel in channels:
             if channel not in _HPA:
                 raise InputError(
-                    f"normalize='hpa' has no statistics of channel {channel!r}{near(channel, _HPA)}; "
-                    "use per_image or inception"
+                    f"normalize='hpa' has no statistics of channel {channel!r}"
+                    f"{near(channel, _HPA)}; use per_image or inception"
                 )
         mean, deviation = zip(*(_HPA[channel] for channel in channels))
         return _affine(mean, deviation)

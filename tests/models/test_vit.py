@@ -259,7 +259,7 @@ def test_wrong_options_are_named(options, words):
 
 def test_other_backbones_have_no_tokens_and_no_options():
     for options in (dict(head="subcell"), dict(backbone_options=dict(grid=3))):
-        with pytest.raises(InputError, match="resnet18 has none"):
+        with pytest.raises(InputError, match="resnet18 has"):
             create("resnet18", num_classes=2, rngs=nnx.Rngs(0), **options)
 
 
