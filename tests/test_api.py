@@ -91,8 +91,8 @@ def test_channels_are_put_in_their_places():
 @pytest.mark.parametrize(
     ("images", "options", "words"),
     [
-        (np.zeros((2, 4, 4, 3), np.uint8), {}, "is needed"),
-        (np.zeros((0, 4, 4, 4), np.uint8), {}, "is needed"),
+        (np.zeros((2, 4, 4, 3), np.uint8), {}, "must be"),
+        (np.zeros((0, 4, 4, 4), np.uint8), {}, "not empty"),
         (np.zeros((1, 4, 4, 4), np.uint16), {}, "value_range"),
         (np.full((1, 4, 4, 4), np.nan), {"value_range": (0, 1)}, "outside"),
         (np.full((1, 4, 4, 4), 2.0), {"value_range": (0, 1)}, "from 2 to 2"),

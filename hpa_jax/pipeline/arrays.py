@@ -44,8 +44,8 @@ def eight_bits(
         images = images[None]
     if images.ndim != 4 or images.shape[-1] != len(channels) or not images.size:
         raise InputError(
-            f"images of shape {images.shape}: must be [N, H, W, {len(channels)}], with the "
-            f"channels {', '.join(channels)} (channels=... names others)"
+            f"images of shape {images.shape}: must be [N, H, W, {len(channels)}], not empty, "
+            f"with the channels {', '.join(channels)} (channels=... names others)"
         )
     for name in channels:
         if name not in CHANNELS:
