@@ -148,7 +148,7 @@ def test_points_over_a_plate_are_shared_by_its_images(tmp_path):
 
 def test_the_docs_table_lists_the_formats():
     text = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
-    table = text[text.index("### Formats") : text.index("What a file says is believed")]
+    table = text[text.index("### Formats") : text.index("Metadata count more")]
     rows = [line.split("|")[1:] for line in table.splitlines() if line.startswith("| `.")]
     suffixes = {row[0]: set(re.findall(r"`(\.\w+)`", row[0])) for row in rows}
     assert set.union(*suffixes.values()) == set(reader.SUFFIXES)
