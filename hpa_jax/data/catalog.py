@@ -284,7 +284,7 @@ def _look_at_images(
         for note in finding.notes:
             problems.warn(note, id)
         for note in finding.decided:
-            (problems.warn if note.startswith("ambiguous") else problems.note)(note, id)
+            problems.decided(note, id)
     table = table[np.array([findings[at].bad is None for at in table.index], bool)]
     sizes = np.array([findings[at].size for at in table.index], np.int64).reshape(-1, 2)
     originals = table["original_size"].isna() & table["full_size"].astype(bool)

@@ -122,8 +122,8 @@ def hash_catalog(
         InputError: names the images that can't be used (without `problems`).
     """
     channels = ALL_CHANNELS if look_at_all else CHANNELS
-    texts = catalog.get("fingerprint", catalog["id"].map(lambda id: "")).to_numpy(object)
-    is_known = np.array([isinstance(text, str) and text != "" for text in texts], bool)
+    texts = catalog.assign(fingerprint=catalog.get("fingerprint", ""))["fingerprint"].to_numpy()
+    is_known = texts != ""
     known, unknown = np.flatnonzero(is_known), np.flatnonzero(~is_known)
     files = [
         tuple(path if isinstance(path, str) and path else None for path in row)

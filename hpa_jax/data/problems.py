@@ -48,6 +48,10 @@ class Problems:
         """Notes what was decided about an image (or file), by its name; nothing needs doing."""
         self.notes.setdefault(what, []).append(shown(name))
 
+    def decided(self, what: str, name: str) -> None:
+        """What was decided in reading an image: a warning where it was ambiguous, else a note."""
+        (self.warn if what.startswith("ambiguous") else self.note)(what, name)
+
     def warn(self, what: str, name: str) -> None:
         """Notes what looks odd about an image (or file) and may make its answer wrong."""
         self.warnings.setdefault(what, []).append(shown(name))

@@ -84,9 +84,9 @@ def scenes(path: str | Path) -> list[str]:
     Raises:
         BadImage: it can't be read.
     """
-    formats = (tiff, ome_zarr, microscopes)
-    for module in formats:
-        if _suffix(path) in module.SUFFIXES:
+    suffix = _suffix(path)
+    for module in (tiff, ome_zarr, microscopes):
+        if suffix in module.SUFFIXES:
             return module.scenes(Path(path))
     return [""]
 

@@ -184,7 +184,7 @@ def rows(
     found = {id: row for id, row in done.items() if row is not None}
     for id, row in found.items():
         for note in row.pop("notes", ()):
-            (problems.warn if note.startswith("ambiguous") else problems.note)(note, id)
+            problems.decided(note, id)
     clean(into, ({c: row[c] for c in CHANNELS} for row in found.values()))
     return found
 
