@@ -7,7 +7,8 @@ Parts: `views` (test-time views against as many plain passes), `thresholds` (28 
 protocol: 375 models a class, votes for 11,702 test rows), `protocols` (one repeat of every class
 by `quick`, `main` and `by_frequency`, and what all repeats would take), `votes` (macro-F1 of our
 votes and of LightGBM's with the original settings, same rows, same splits, paired bootstrap),
-`real_votes` (the same on halves of real networks' labelled rows, --scores, --draws).
+`real_votes` (the same on halves of real networks' labelled rows, --scores, --draws; LightGBM
+takes two minutes of processor time a half).
 LightGBM is needed by the two parts of votes alone: scripts/requirements-bench.txt.
 Data: hpa_jax.decision.simulation, which draws the competition's label sets and models of the F1
 that the team's single models had.  Finished fits are kept in --work, so a killed bench goes on.

@@ -210,6 +210,12 @@ def _check_frozen(model: ConfigDict, where: str) -> None:
                 f"config.{where}.{key}={_plain(augment)!r}: a head on stored embeddings is trained "
                 "on the views they are stored in; augment='none', and more views"
             )
+    if model.frozen.head == "gated_attention" and not isinstance(model.views, str):
+        for key in ("aggregate", "weights"):
+            if key in model.views:
+                raise InputError(
+                    f"config.{where}.views.{key}: frozen.head='gated_attention' weighs the views"
+                )
 
 
 def _at(config: ConfigDict, where: str) -> Any:

@@ -176,6 +176,10 @@ def validated(**differences):
         (dict(augment="d4"), r"models\.b\.augment='d4'.*stored"),
         (dict(phases=(configs.phase(augment="d4"),)), r"models\.b\.phases\[0\]\.augment"),
         (dict(frozen={**configs.model().frozen, "head": "lineer"}), "did you mean 'linear'"),
+        (
+            dict(trained="gated_attention", views=dict(name="d4", aggregate="max")),
+            r"models\.b\.views\.aggregate: .*weighs",
+        ),
     ],
 )
 def test_what_a_frozen_network_can_not_have_is_refused(differences, message):
