@@ -279,13 +279,14 @@ def cover(side: int, tile: int, overlap: float) -> list[int]:
 
 
 def _cells(
-    height: int, width: int, count: int, side: int, output_size: int, nucleus: int
+    height: int, width: int, count: int, side: int, output_size: int, nucleus: int, mask: bool
 ) -> list[Group]:
     """Square crops of `side` pixels around the `count` brightest nuclei, brightest first.
 
     output_size: side to which a crop is resized, 0: unchanged.  nucleus: index of the nuclei among
     the network's channels (2 of red, green, blue, yellow).  With fewer nuclei, the next brightest
-    places are used; a crop at the border is moved inside.
+    places are used; a crop at the border is moved inside.  mask: pixels nearer to another nucleus
+    (a place at least half as bright) are 0.
 
     Raises:
         InputError: images smaller than a crop.
@@ -294,41 +295,68 @@ def _cells(
         raise InputError(
             f"views.side is {side}; must be 8 to {min(height, width)} for these images"
         )
+    # neighbours may be darker than all that are shown
+    spots = count + 16 if mask else count
+
+    def cell(image: jax.Array, view: jax.Array) -> jax.Array:
+        corners, centres, brightness = nuclei(image[..., nucleus], spots, side)
+        corner = corners[view]
+        size = (side, side, image.shape[-1])
+        crop = jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), size)
+        if not mask:
+            return crop
+        others = (brightness >= brightness[view] / 2) & (jnp.arange(spots) != view)
+        return jnp.where(_nearest(centres, view, others, corner, side)[..., None], crop, 0)
 
     def show(keys: jax.Array, view: jax.Array, images: jax.Array) -> jax.Array:
         if not 0 <= nucleus < images.shape[-1]:
             raise InputError(f"views.nucleus is {nucleus}; there are {images.shape[-1]} channels")
-        corners = jax.vmap(lambda plane: cell_corners(plane, count, side))(images[..., nucleus])
-        size = (side, side, images.shape[-1])
-        crop = jax.vmap(lambda image, at: jax.lax.dynamic_slice(image, (at[0], at[1], 0), size))
-        return warp.resized(crop(images, corners[:, view]), output_size)
+        return warp.resized(jax.vmap(cell, (0, None))(images, view), output_size)
 
     return [Group(show, np.ones(count))]
 
 
-def cell_corners(plane: jax.Array, count: int, side: int) -> jax.Array:
-    """int32[count, 2], (row, column) of crops of `side` around the brightest spots of [H, W].
+def nuclei(plane: jax.Array, count: int, side: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Return corners of crops of `side` around the brightest spots of [H, W], the spots' centres
+    (both int32[count, 2]: row, column), and their brightness, float[count]; brightest first.
 
-    A spot is a quarter of the crop wide, like a nucleus in the crops of single-cell networks; spots
-    are at least three eighths of the crop apart, in rows or columns.
+    A spot is a quarter of the crop wide, like a nucleus in the crops of single-cell networks; crops
+    are at least three eighths of their side apart, in rows or columns.
     """
     step = max(1, side // 16)
     coarse = jax.lax.reduce_window(plane, 0.0, jax.lax.add, (step, step), (step, step), "VALID")
     spot = jax.lax.reduce_window(coarse, 0.0, jax.lax.add, (4, 4), (1, 1), "SAME")
-    # Corner of the crop around each place; a window of four starts one before its place.
+    # A window of four starts one before its place.
+    centres = [jnp.arange(places) * step + step for places in spot.shape]
     rows, columns = (
-        jnp.clip(jnp.arange(places) * step + step - side // 2, 0, pixels - side)
-        for places, pixels in zip(spot.shape, plane.shape, strict=True)
+        jnp.clip(centre - side // 2, 0, pixels - side)
+        for centre, pixels in zip(centres, plane.shape, strict=True)
     )
     apart = 3 * side / 8
 
-    def brightest(left: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+    def brightest(left: jax.Array, _: None) -> tuple[jax.Array, tuple[jax.Array, ...]]:
         row, column = jnp.unravel_index(left.argmax(), left.shape)
         at = jnp.stack([rows[row], columns[column]])
         near = (abs(rows - at[0]) < apart)[:, None] & (abs(columns - at[1]) < apart)[None]
-        return jnp.where(near, -jnp.inf, left), at
+        centre = jnp.stack([centres[0][row], centres[1][column]])
+        return jnp.where(near, -jnp.inf, left), (at, centre, left.max())
 
-    return jax.lax.scan(brightest, spot, None, length=count)[1].astype(jnp.int32)
+    corners, middles, brightness = jax.lax.scan(brightest, spot, None, length=count)[1]
+    return corners.astype(jnp.int32), middles.astype(jnp.int32), brightness
+
+
+def _nearest(
+    centres: jax.Array, own: jax.Array, others: jax.Array, corner: jax.Array, side: int
+) -> jax.Array:
+    """bool[side, side]: pixels of the crop at `corner` that no other centre is nearer to."""
+    pixels = jnp.stack(jnp.mgrid[:side, :side], -1) + corner
+    distance = jnp.square(pixels - centres[own]).sum(-1)
+
+    def with_one(kept: jax.Array, one: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        centre, counts = one
+        return kept & ~(counts & (jnp.square(pixels - centre).sum(-1) < distance)), None
+
+    return jax.lax.scan(with_one, jnp.ones((side, side), bool), (centres, others))[0]
 
 
 _OML_TRANSFORMS = {
@@ -351,6 +379,6 @@ VIEWS: dict[str, tuple[Callable[..., list[Group]], dict[str, Any]]] = dict(
     ),
     scales=(_scales, dict(factors=(0.75, 1.0, 1.25), d4=False)),
     # Single cells of a field of view, for networks trained on those.
-    cells=(_cells, dict(count=8, side=224, output_size=0, nucleus=2)),
+    cells=(_cells, dict(count=8, side=224, output_size=0, nucleus=2, mask=False)),
     tiles=(_tiles, dict(tile=512, overlap=0.25, d4=False)),
 )

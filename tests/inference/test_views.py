@@ -181,11 +181,33 @@ def test_cells_are_crops_around_nuclei_brightest_first(output_size):
 
 
 def test_a_cell_at_the_border_is_shown_whole_and_no_cell_is_no_error():
-    corners = np.asarray(views.cell_corners(jnp.asarray(spots((2, 93))[..., 2]), 4, 32))
+    corners = np.asarray(views.nuclei(jnp.asarray(spots((2, 93))[..., 2]), 4, 32)[0])
     assert corners[0].tolist() == [0, 64]
     assert len(np.unique(corners, axis=0)) == 4 and corners.min() >= 0 and corners.max() <= 64
-    empty = np.asarray(views.cell_corners(jnp.zeros((96, 96)), 3, 32))
+    empty = np.asarray(views.nuclei(jnp.zeros((96, 96)), 3, 32)[0])
     assert empty.min() >= 0 and empty.max() <= 64
+
+
+def test_what_is_nearer_to_another_nucleus_is_masked():
+    """By a search over the true centres; a spot of a tenth of the light is no nucleus."""
+    places = [(40, 40), (40, 60), (60, 44)]
+    image = spots(*places)
+    image[..., 2] += 0.1 * spots((24, 36))[..., 2]
+    image[..., 1] = 1.0
+    (group,) = views.make("cells", count=3, side=32, mask=True).groups(96, 96)
+    corners = np.asarray(views.nuclei(jnp.asarray(image[..., 2]), 3, 32)[0])
+    y, x = np.mgrid[:96, :96]
+    distances = np.stack([(y - row) ** 2 + (x - column) ** 2 for row, column in places])
+    for view in range(3):
+        shown = np.asarray(group.show(None, jnp.int32(view), jnp.asarray(image)[None]))[0]
+        row, column = corners[view]
+        kept = (distances.argmin(0) == view)[row : row + 32, column : column + 32]
+        assert 0.3 < kept.mean() < 0.9
+        # the centres are known to a sixteenth of the crop
+        assert (shown[..., 1] > 0).astype(int).mean() == pytest.approx(kept.mean(), abs=0.1)
+        assert ((shown[..., 1] > 0) == kept).mean() > 0.85
+        assert shown[..., 0].max() == view + 1  # its own centre
+        assert len(np.unique(shown[..., 0])) == 2  # and no other's
 
 
 def test_crops_that_do_not_fit_are_refused():
