@@ -1,6 +1,6 @@
 """`export --to=onnx` and `--to=bioimageio`: the submission's scores for programs without JAX.
 
-onnx: one graph from uint8[1, side, side, 4] to scores float32[1, C], over all networks and views.
+onnx: one graph from uint8[N, side, side, 4] to scores float32[N, C], over all networks and views.
 bioimageio: the same graph as a package of the BioImage Model Zoo (bioimage.io).
 """
 
@@ -32,8 +32,8 @@ USE = """
 
     program = onnxruntime.InferenceSession("model.onnx")
     about = json.load(open("thresholds.json"))
-    image = np.zeros((1, about["image_size"], about["image_size"], 4), np.uint8)  # yours
-    (scores,) = program.run(None, {"image": image})
+    images = np.zeros((1, about["image_size"], about["image_size"], 4), np.uint8)  # yours
+    (scores,) = program.run(None, {"image": images})
     thresholds = [float("inf") if t is None else t for t in about["thresholds"]]
     labels = scores >= np.array(thresholds)
 """
@@ -100,7 +100,7 @@ def _write_thresholds(folder: Path, packed: "Bundle") -> None:
 
 
 def _graph(packed: "Bundle") -> tuple[bytes, np.ndarray, np.ndarray]:
-    """Return (ONNX model, test image uint8[1, S, S, 4], its scores float32[1, C])."""
+    """Return (ONNX model of any N, test image uint8[1, S, S, 4], its scores float32[1, C])."""
     try:
         import jax2onnx
         import onnxruntime
@@ -115,19 +115,52 @@ def _graph(packed: "Bundle") -> tuple[bytes, np.ndarray, np.ndarray]:
         model = jax2onnx.to_onnx(
             program,
             [jax.ShapeDtypeStruct((1, side, side, 4), jnp.uint8)],
-            **dict(opset=OPSET, input_names=["image"], output_names=["scores"]),
+            **dict(opset=OPSET, input_names=["first"], output_names=["its_scores"]),
         )
-    graph = model.SerializeToString()
-    image = np.random.default_rng(0).integers(0, 256, (1, side, side, 4), np.uint8)
+    graph = _for_each_image(model).SerializeToString()
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 4), np.uint8)
     onnxruntime.set_default_logger_severity(3)  # silences warnings about shapes
     session = onnxruntime.InferenceSession(graph)
-    (scores,) = session.run(None, {"image": image})
-    difference = float(np.abs(scores - np.asarray(jax.jit(program)(image))).max())
+    (scores,) = session.run(None, {"image": images})
+    difference = float(np.abs(scores - np.asarray(jax.jit(program)(images))).max())
     if not difference <= TOLERANCE:
         raise InputError(
             f"export --to=onnx: converted scores differ by {difference:.2g}, more than {TOLERANCE}"
         )
-    return graph, image, scores
+    return graph, images[:1], scores[:1]
+
+
+def _for_each_image(model: Any) -> Any:
+    """Return a model image uint8[N, ...] -> scores [N, ...] that repeats one of N = 1.
+
+    The converter takes no symbolic N: `jnp.full` of one, among others, ends in an error there.
+    """
+    from onnx import helper
+
+    graph = model.graph
+    types = [value.type.tensor_type for value in (*graph.input, *graph.output)]
+    shapes = [[size.dim_value for size in kind.shape.dim[1:]] for kind in types]
+
+    def values(names: tuple[str, str], first: list[str]) -> list[Any]:
+        parts = zip(names, types, shapes, strict=True)
+        return [
+            helper.make_tensor_value_info(name, kind.elem_type, [*first, *shape])
+            for name, kind, shape in parts
+        ]
+
+    # Scan takes the first axis off; the repeated graph has it, with length 1.
+    axis = helper.make_node("Constant", [], ["axis"], value_ints=[0])
+    before = helper.make_node("Unsqueeze", ["row", "axis"], [graph.input[0].name])
+    after = helper.make_node("Squeeze", [graph.output[0].name, "axis"], ["row_scores"])
+    row, row_scores = values(("row", "row_scores"), [])
+    nodes = [axis, before, *graph.node, after]
+    body = helper.make_graph(nodes, "image", [row], [row_scores], graph.initializer)
+    scan = helper.make_node("Scan", ["image"], ["scores"], num_scan_inputs=1, body=body)
+    images, scores = values(("image", "scores"), ["N"])
+    repeated = type(model)()
+    repeated.CopyFrom(model)
+    repeated.graph.CopyFrom(helper.make_graph([scan], "images", [images], [scores]))
+    return repeated
 
 
 @contextlib.contextmanager
@@ -152,7 +185,7 @@ def _described(packed: "Bundle", parts: Path, side: int) -> Any:
     inputs = zoo.InputTensorDescr(
         id=zoo.TensorId("image"),
         axes=[
-            zoo.BatchAxis(size=1),
+            zoo.BatchAxis(),
             *axes,
             zoo.ChannelAxis(channel_names=stains),
         ],
@@ -163,7 +196,7 @@ def _described(packed: "Bundle", parts: Path, side: int) -> Any:
     outputs = zoo.OutputTensorDescr(
         id=zoo.TensorId("scores"),
         description="one score per class; see thresholds.json for classes and thresholds",
-        axes=[zoo.BatchAxis(size=1), zoo.ChannelAxis(channel_names=classes)],
+        axes=[zoo.BatchAxis(), zoo.ChannelAxis(channel_names=classes)],
         test_tensor=zoo.FileDescr(source=parts / "scores.npy"),
         data=zoo.IntervalOrRatioDataDescr(type="float32", range=(0, 1)),
     )

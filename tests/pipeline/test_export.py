@@ -41,18 +41,18 @@ def exported(done, tmp_path_factory):
     return workdir, workdir / "export"
 
 
+def _images(workdir, ids):
+    """The test images of the ids as they are stored, uint8[N, H, W, 4]."""
+    planes = [[Image.open(workdir / f"data/test/{id}_{c}.png") for c in CHANNELS] for id in ids]
+    return np.stack([np.stack([np.asarray(one) for one in of_id], -1) for of_id in planes])
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_jax_alone_gives_the_runs_scores(exported, tmp_path, count):
     workdir, folder = exported
     known = pd.read_parquet(workdir / "ensemble/weighted_mean/test.parquet").set_index("id")
     ids = known.index[:count]
-    images = [
-        np.stack(
-            [np.asarray(Image.open(workdir / f"data/test/{id}_{c}.png")) for c in CHANNELS], -1
-        )
-        for id in ids
-    ]
-    np.save(tmp_path / "images.npy", np.stack(images))
+    np.save(tmp_path / "images.npy", _images(workdir, ids))
     command = [sys.executable, "-c", ALONE, tmp_path / "images.npy", tmp_path / "scores.npy"]
     subprocess.run(command, cwd=folder / "stablehlo", check=True)
     scores = np.load(tmp_path / "scores.npy")
@@ -73,11 +73,9 @@ def test_onnx_gives_the_runs_scores_and_the_zoo_takes_the_package(exported):
     assert main(["export", *arguments]) == 0
     known = pd.read_parquet(workdir / "ensemble/weighted_mean/test.parquet").set_index("id")
     program = ort.InferenceSession(folder / "onnx" / "model.onnx")
-    for id in known.index[:3]:
-        planes = [Image.open(workdir / f"data/test/{id}_{c}.png") for c in CHANNELS]
-        image = np.stack([np.asarray(plane) for plane in planes], -1)[None]
-        (scores,) = program.run(None, {"image": image})
-        np.testing.assert_allclose(scores[0], known.loc[id].to_numpy(), atol=1e-4)
+    for ids in (known.index[:1], known.index[:3]):
+        (scores,) = program.run(None, {"image": _images(workdir, ids)})
+        np.testing.assert_allclose(scores, known.loc[ids].to_numpy(), atol=1e-4)
     assert "onnxruntime.InferenceSession" in (folder / "onnx" / "README.md").read_text()
     assert core.test_model(folder / "bioimageio" / "model.zip").status == "passed"
 
