@@ -462,6 +462,12 @@ OPTIONS: Statement = dict(
     duplicates=dict(
         radius=option(12, "Hamming distance of 64-bit pHashes, on each of R, G, B", low=0, high=64),
         rotations=option(False, "whether rotated and mirrored copies are duplicates"),
+        trained_on=option(
+            {},
+            "model -> CSV of ids or antibodies that its starting weights were trained on: these "
+            "images and near-duplicates of them are in sample; instead of what `models show` says",
+            items=(str,),
+        ),
     ),
     split=dict(
         scheme=option(

@@ -29,7 +29,17 @@ WITHOUT_RESULT = (
     *("tensorboard", "profile"),
 )
 # Of free form: names of models, or options that another package defines and checks.
-FREE = ("models", "weights", "head_options", "loss", "augment", "views", "of_class", "pca")
+FREE = (
+    "models",
+    "weights",
+    "head_options",
+    "loss",
+    "augment",
+    "views",
+    "of_class",
+    "pca",
+    "trained_on",
+)
 _UNKNOWN = object()
 
 

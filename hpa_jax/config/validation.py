@@ -253,6 +253,12 @@ def _check_decision(config: ConfigDict) -> None:
         )
     if method == "ensemble" and not configs.has_ensemble(config):
         raise InputError('config.submission.method="ensemble": config.ensemble defines none')
+    for name in config.duplicates.trained_on:
+        path = options.joined("duplicates.trained_on", name)
+        if name not in config.models:
+            raise InputError(f"config.{path}: unknown model{near(name, config.models)}")
+        if not config.models[name].init_from or configs.started_from(config.models[name]):
+            raise InputError(f"config.{path}: {name} starts from no weights of its own (init_from)")
     for name in config.embeddings.pca:
         _check_stored(config, name, f"embeddings.pca.{name}")
     if name := config.retrieval.embeddings_of:

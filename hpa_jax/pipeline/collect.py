@@ -28,7 +28,10 @@ def present(context: Context) -> tuple[ConfigDict, dict[str, str]]:
     missing = dict(_missing(context))
     config = context.config.copy_and_resolve_references().unlock()
     origins = {name: seen.origin(config, name) for name in config.models}
+    config.duplicates.trained_on = seen.lists(config)
     for name in missing:
+        if name in config.duplicates.trained_on:
+            del config.duplicates.trained_on[name]
         del config.models[name]
         if name in config.embeddings.pca:
             del config.embeddings.pca[name]

@@ -13,7 +13,7 @@ from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.problems import LEAVE_OUT, Problems
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import seen, tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context, local, opened
 
@@ -153,14 +153,16 @@ def _linked_folders(root: Path, entered: set[str]) -> Iterator[Path]:
 
 
 def duplicates(context: Context) -> list[Task]:
-    """Return the tasks -> duplicates.parquet, groups.parquet of near-duplicates, and leak.parquet
-    of labelled duplicates of test images."""
-    return [_duplicates(context), _leak(context)]
+    """Return the tasks -> duplicates.parquet, groups.parquet of near-duplicates, leak.parquet of
+    labelled duplicates of test images, and trained_on.parquet (seen.py)."""
+    return [_duplicates(context), _leak(context), *seen.tasks(context)]
 
 
 def _duplicates(context: Context) -> Task:
     outputs = context.paths("duplicates.parquet", "groups.parquet")
     config = context.config
+    hashing = config.duplicates.to_dict()
+    hashing.pop("trained_on")  # does not change the groups
 
     def work() -> str:
         from hpa_jax.data import duplicates
@@ -172,7 +174,7 @@ def _duplicates(context: Context) -> Task:
             look_at_all=undecoded,
             problems=problems,
             workers=config.train.workers or None,
-            **config.duplicates,
+            **hashing,
         )
         problems.write(context.path("bad_duplicates.csv"))
         if problems.found and config.data.on_bad_image == "error":
@@ -184,7 +186,7 @@ def _duplicates(context: Context) -> Task:
         return f"{len(pairs):,} pairs, largest group {largest}{left_out}"
 
     settings = {
-        "duplicates": config.duplicates,
+        "duplicates": hashing,
         "data.check": config.data.check,
         "data.on_bad_image": config.data.on_bad_image,
     }

@@ -2,21 +2,29 @@
 
 A model that starts from published weights (init_from="published:NAME", or another model of the
 recipe that does) was trained on their images.  Scores on such labelled images are in sample; if the
-test images were possibly among them, scores are transductive.  Frozen networks with random weights
-(no init_from) are marked, too.
+test images were possibly among them, scores are transductive.  Which images those are is stated by
+the catalogue of published models, or by a list of ids or antibodies (config.duplicates.trained_on),
+which may be of any weights.  Frozen networks with random weights (no init_from) are marked, too.
 """
 
+import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import published, weight_files
-from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.cache import Part, Task
+from hpa_jax.pipeline.context import Context, local
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 IN_SAMPLE, TRANSDUCTIVE = "in sample", "transductive"
+LISTED = "trained_on.parquet"
 RANDOM = "random weights"
 # Sources of rows by kind of data source; images of a folder cannot have been published.
 _COMPETITION = {"train", "external", "test"}
@@ -30,12 +38,73 @@ def parts(context: Context) -> dict[str, set[str]]:
     present: set[str] = set()
     if not context.draws:
         present = present.union(*(_PARTS.get(kind, set()) for kind in kinds))
-    result = {}
+    result, listed = {}, lists(context.config)
     for name in context.config.models:
-        begun_with = origin(context.config, name).removeprefix(weight_files.PUBLISHED)
-        if begun_with and (seen := published.find(begun_with).seen & present):
-            result[name] = set(seen)
+        if name in listed:
+            path = context.path(LISTED)
+            table = artifacts.read_table(path) if path.is_file() else None
+            seen = set() if table is None else set(table.loc[table["model"] == name, "source"])
+        else:
+            begun_with = origin(context.config, name).removeprefix(weight_files.PUBLISHED)
+            seen = set(published.find(begun_with).seen & present) if begun_with else set()
+        if seen:
+            result[name] = seen
     return result
+
+
+def lists(config: ConfigDict) -> dict[str, str]:
+    """Return {model: file of config.duplicates.trained_on}, also of the model it continues from."""
+    by_first = config.duplicates.trained_on
+    firsts = {name: _first(config, name)[0] for name in config.models}
+    return {name: by_first[first] for name, first in firsts.items() if first in by_first}
+
+
+def tasks(context: Context) -> list[Task]:
+    """Return the task -> trained_on.parquet, if config.duplicates.trained_on has lists."""
+    files = {
+        name: local(path, f"config.duplicates.trained_on.{name}")
+        for name, path in lists(context.config).items()
+    }
+    output = context.path(LISTED)
+
+    def work() -> str:
+        import pandas as pd
+
+        from hpa_jax.data.sources import csv_tables
+
+        catalog, groups = (artifacts.read_table(path) for path in inputs)
+        tables = [
+            listed_images(catalog, groups, csv_tables.cells(path)).assign(model=name)
+            for name, path in files.items()
+        ]
+        artifacts.write_table(output, pd.concat(tables, ignore_index=True))
+        counts = (f"{len(table):,} of {name}" for name, table in zip(files, tables, strict=True))
+        return f"images that weights were trained on: {', '.join(counts)}"
+
+    inputs = context.paths("catalog.parquet", "groups.parquet")
+    contents = [
+        Part(f"duplicates.trained_on.{name}", (path,), functools.partial(context.contents.of, path))
+        for name, path in files.items()
+    ]
+    task = Task("duplicates", "trained-on", work, {}, (*inputs, *contents), (output,))
+    return [task] if files else []
+
+
+def listed_images(
+    catalog: "pd.DataFrame", groups: "pd.DataFrame", names: set[str]
+) -> "pd.DataFrame":
+    """Return the images that a list names: id, source, by (id, antibody, near-duplicate).
+
+    catalog: columns id, source, antibody.  groups: of near-duplicates, columns id, group.  names:
+    ids or antibodies; an image of a group with a listed one is its near-duplicate.
+    """
+    table = catalog[["id", "source"]].assign(by="")
+    near = catalog["id"].map(groups.set_index("id")["group"])
+    by_id, by_antibody = catalog["id"].isin(names), catalog["antibody"].isin(names)
+    table.loc[near.isin(near[by_id | by_antibody]), "by"] = "near-duplicate"
+    table.loc[by_antibody, "by"] = "antibody"
+    table.loc[by_id, "by"] = "id"
+    return table[table["by"] != ""]
 
 
 def notes(context: Context, test: bool = False) -> dict[str, str]:
@@ -92,7 +161,7 @@ def check(context: Context) -> None:
         labelled = sorted(seen - {"test"})
         if labelled and not context.flags.get("allow-seen"):
             raise InputError(
-                f"config.models.{name}: starts from {origin(context.config, name)}, "
+                f"config.models.{name}: starts from {_first(context.config, name)[1]}, "
                 f"trained on images of this run ({', '.join(labelled)}): its scores there "
                 "would be in sample, and thresholds and stack fitted on them; remove it, or add "
                 "--allow-seen (its scores are then marked)"
@@ -101,11 +170,16 @@ def check(context: Context) -> None:
 
 def origin(config: ConfigDict, name: str) -> str:
     """Return "published:NAME" if a model, or the one it continues from, starts from it, else ""."""
+    begun_with = _first(config, name)[1]
+    return begun_with if begun_with.startswith(weight_files.PUBLISHED) else ""
+
+
+def _first(config: ConfigDict, name: str) -> tuple[str, str]:
+    """Return the model that one continues from (itself if none), and what that starts from."""
     visited: set[str] = set()
-    while name in config.models and name not in visited:
+    while name not in visited and (earlier := configs.started_from(config.models[name])):
+        if earlier not in config.models:  # not collected
+            return earlier, ""
         visited.add(name)
-        init_from = str(config.models[name].init_from)
-        if init_from.startswith(weight_files.PUBLISHED):
-            return init_from
-        name = configs.started_from(config.models[name]) or ""
-    return ""
+        name = earlier
+    return name, str(config.models[name].init_from)

@@ -1,7 +1,7 @@
 """The step `stack`: boosted models per class on probabilities and metafeatures."""
 
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import tables
+from hpa_jax.pipeline import seen, tables
 from hpa_jax.pipeline.cache import Task
 from hpa_jax.pipeline.context import Context
 
@@ -14,6 +14,7 @@ def stack(context: Context) -> list[Task]:
     def work() -> str:
         from hpa_jax.decision.stack import protocols, stacking
 
+        seen.check(context)  # by trained_on.parquet, which was not there before all work
         rows, test = tables.split_rows(context, "valid"), tables.split_rows(context, "test")
         fitted = stacking.fit(
             tables.stack_inputs(context, "valid", rows.ids),

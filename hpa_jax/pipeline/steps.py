@@ -80,7 +80,8 @@ STEPS: dict[str, Step] = {
         "hpa_jax.pipeline.prepare:duplicates",
         "perceptual hashes, pairs and groups of near-duplicates, the leak table",
         "catalog.parquet, the images",
-        "duplicates.parquet, groups.parquet, leak.parquet, bad_duplicates.csv",
+        "duplicates.parquet, groups.parquet, leak.parquet, bad_duplicates.csv; with "
+        "config.duplicates.trained_on: trained_on.parquet",
         ("duplicates", "data.check", "data.on_bad_image"),
         ("data",),
     ),

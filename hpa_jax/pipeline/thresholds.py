@@ -36,6 +36,7 @@ def _ensemble(context: Context) -> Task:
     def work() -> str:
         from hpa_jax.decision import blends
 
+        seen.check(context)  # by trained_on.parquet, which was not there before all work
         rows, test = tables.split_rows(context, "valid"), tables.split_rows(context, "test")
         models = list(context.config.models)
         probs = tables.of_models(context, "valid", rows.ids)

@@ -1,10 +1,13 @@
 """Published weights that have seen this run's images: refused, or every score says so."""
 
+import pandas as pd
 import pytest
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.config import validation
+from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import checks, collect, scores, seen
+from hpa_jax.pipeline import cache, checks, collect, scores, seen
 from hpa_jax.pipeline.context import Context
 
 
@@ -56,6 +59,76 @@ def test_nothing_is_said_where_nothing_was_seen(tmp_path, source, root, weights)
 def test_an_atlas_source_is_covered_by_models_of_the_atlas(tmp_path):
     here = context(tmp_path, "atlas", "x", one="published:cell_dino_hpa_sc")
     assert seen.parts(here) == {"one": {"external"}}
+
+
+LIST = ("Id,Target", "a1,0", "HPA001,3")  # an image's id, and an antibody
+
+
+@pytest.fixture
+def listed(tmp_path):
+    """A run with a model of weights that were trained on the images of a list, and one after it."""
+    here = context(tmp_path, own="/some/weights.pth", next="model:own", fresh="")
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(LIST))
+    with here.config.unlocked():
+        here.config.duplicates.trained_on = {"own": str(path)}
+    catalog = pd.DataFrame(
+        {
+            "id": ["a1", "a2", "a3", "e1", "e2", "t1", "t2"],
+            "source": ["train"] * 3 + ["external"] * 2 + ["test"] * 2,
+            "antibody": [None, None, None, "HPA001", "HPA002", None, None],
+        }
+    )
+    groups = pd.DataFrame({"id": catalog["id"], "group": [0, 1, 0, 2, 3, 2, 4]})
+    artifacts.write_table(tmp_path / "catalog.parquet", catalog)
+    artifacts.write_table(tmp_path / "groups.parquet", groups)
+    return here
+
+
+def test_a_list_of_ids_and_antibodies_is_compared_with_the_images(listed, tmp_path):
+    checks.before(listed, ["thresholds"])  # nothing is known before the images are compared
+    (task,) = seen.tasks(listed)
+    assert "4 of own" in task.work()
+    table = artifacts.read_table(tmp_path / "trained_on.parquet")
+    of_own = table[table["model"] == "own"].set_index("id")["by"].to_dict()
+    expected = {"a1": "id", "a3": "near-duplicate", "e1": "antibody", "t1": "near-duplicate"}
+    assert of_own == expected
+    everything = {"train", "external", "test"}
+    assert seen.parts(listed) == {"own": everything, "next": everything}
+    assert seen.notes(listed)["next"] == "in sample" and seen.notes(listed)["fresh"] == ""
+    assert seen.notes(listed, test=True)["own"] == "transductive"
+    with pytest.raises(
+        InputError, match=r"(own|next): starts from /some/weights\.pth.*--allow-seen"
+    ):
+        seen.check(listed)
+
+
+def test_a_list_stands_in_place_of_the_catalogue(listed, tmp_path):
+    """Published weights that were fitted anew without the images of this run, say."""
+    with listed.config.unlocked():
+        listed.config.models.own.init_from = "published:hpa_densenet121"
+    (tmp_path / "list.csv").write_text("id\nelsewhere\n")
+    (task,) = seen.tasks(listed)
+    task.work()
+    assert seen.parts(listed) == {}
+
+
+def test_another_list_is_compared_anew(listed, tmp_path):
+    def key():
+        (task,) = seen.tasks(listed)
+        return [part.content() for part in task.inputs if isinstance(part, cache.Part)]
+
+    before = key()
+    (tmp_path / "list.csv").write_text("id\na2\n")
+    assert key() != before
+
+
+def test_a_list_of_a_model_without_weights_is_refused(listed):
+    for name, words in (("fresh", "starts from no weights"), ("nobody", "unknown model")):
+        with listed.config.unlocked():
+            listed.config.duplicates.trained_on = {name: "list.csv"}
+        with pytest.raises(InputError, match=rf"duplicates\.trained_on\.{name}.*{words}"):
+            validation.validate(listed.config)
 
 
 def test_a_model_whose_origin_is_not_collected_still_has_it(tmp_path):
