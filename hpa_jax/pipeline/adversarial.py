@@ -21,7 +21,6 @@ from hpa_jax.core.errors import InputError
 from hpa_jax.decision import adversarial as validation
 from hpa_jax.pipeline import predict, tables
 from hpa_jax.pipeline.context import Context, opened
-from hpa_jax.pipeline.prepare import roots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -66,7 +65,7 @@ def _by_features(context: Context, rows: tables.Rows, is_test: np.ndarray) -> va
     from hpa_jax.decision.features import metafeature_table
 
     config = context.config
-    catalog = tables.catalog(context, roots(context)).set_index("id")
+    catalog = tables.catalog(context).set_index("id")
     sizes = tables.sizes(catalog.loc[rows.ids], config.features.extra)
     images = tables.images(context, rows.ids)
     features = metafeature_table(images, rows.ids, *sizes, **config.features)

@@ -17,8 +17,9 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts, own_code
 from hpa_jax.core.errors import InputError
-from hpa_jax.pipeline import prepare, refit, scores, tables
+from hpa_jax.pipeline import refit, scores, tables
 from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.sources import sources
 
 if TYPE_CHECKING:
     from hpa_jax.decision.bundle import Bundle, Member
@@ -335,7 +336,7 @@ def _class_thresholds(models: list[_Trained], count: int) -> tuple[np.ndarray, s
 
 def _field(context: Context) -> float | None:
     """Return the side of a training image in µm, None if unknown."""
-    kinds = {source["source"] for source in prepare.sources(context)}
+    kinds = {source["source"] for source in sources(context)}
     if not context.draws and kinds & {"kaggle", "atlas"}:
         return COMPETITION_FIELD
     return context.config.data.folder.field_um or None

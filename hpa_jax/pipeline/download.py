@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline.context import Context
-from hpa_jax.pipeline.prepare import sources
+from hpa_jax.pipeline.sources import sources
 
 OPTIONS = ("table", "url", "not_only")
 

@@ -8,7 +8,7 @@ import numpy as np
 from hpa_jax.core import artifacts
 from hpa_jax.core.contents import digest
 from hpa_jax.pipeline import inputs as inputs_of
-from hpa_jax.pipeline import prepare, tables
+from hpa_jax.pipeline import tables
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context
 
@@ -21,7 +21,7 @@ def features(context: Context) -> list[Task]:
     def work() -> str:
         from hpa_jax.decision.features import metafeature_table
 
-        catalog = tables.catalog(context, prepare.roots(context)).set_index("id")
+        catalog = tables.catalog(context).set_index("id")
         counts = []
         for part, output in zip(parts, outputs):
             ids = tables.split_rows(context, part).ids

@@ -18,9 +18,10 @@ from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
-from hpa_jax.pipeline import arrays, bundles, formats, prepare, tables
+from hpa_jax.pipeline import arrays, bundles, formats, tables
 from hpa_jax.pipeline.answers import Answers, write_csv
 from hpa_jax.pipeline.context import Context, opened
+from hpa_jax.pipeline.sources import sources
 from hpa_jax.report.predictions import Predictions
 
 if TYPE_CHECKING:
@@ -152,10 +153,10 @@ def _catalog(
     config = context.config.data
     if not config.sources and not config.root:
         raise InputError("config.data.root: the folder of images to label is missing")
-    sources = prepare.sources(context)
+    entries = sources(context)
     if config.source == "synthetic" and not config.sources:  # no source was named
-        sources = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
-    for source in sources:
+        entries = [{**config.folder.to_dict(), "source": "folder", "root": config.root}]
+    for source in entries:
         if source["source"] != "folder":
             continue
         rules = source.get("missing", {})
@@ -165,7 +166,7 @@ def _catalog(
         source["field_um"] = source.get("field_um") or packed.training_images.get("field_um") or 0.0
     try:
         return catalog.build(
-            sources,
+            entries,
             packed.class_names,
             on_bad_image=config.on_bad_image,
             bad_images=context.path("bad_images.csv"),

@@ -60,7 +60,7 @@ class Step:
 
 STEPS: dict[str, Step] = {
     "data": Step(
-        "hpa_jax.pipeline.prepare:data",
+        "hpa_jax.pipeline.data:data",
         "generates the synthetic competition, if that is the source",
         "nothing",
         "data/, data_truth.csv",
@@ -68,7 +68,7 @@ STEPS: dict[str, Step] = {
         ("data",),
     ),
     "catalog": Step(
-        "hpa_jax.pipeline.prepare:catalog",
+        "hpa_jax.pipeline.catalog:catalog",
         "writes one table of all images",
         "config.data.root: train.csv, sample_submission.csv, image headers",
         "catalog.parquet, bad_images.csv",
@@ -77,7 +77,7 @@ STEPS: dict[str, Step] = {
         version=2,  # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read correctly
     ),
     "duplicates": Step(
-        "hpa_jax.pipeline.prepare:duplicates",
+        "hpa_jax.pipeline.duplicates:duplicates",
         "perceptual hashes, pairs and groups of near-duplicates, the leak table",
         "catalog.parquet, the images",
         "duplicates.parquet, groups.parquet, leak.parquet, bad_duplicates.csv; with "
@@ -86,7 +86,7 @@ STEPS: dict[str, Step] = {
         ("data",),
     ),
     "split": Step(
-        "hpa_jax.pipeline.prepare:split",
+        "hpa_jax.pipeline.split:split",
         "multilabel-stratified hold-out or folds; duplicate groups stay on one side",
         "catalog.parquet, duplicates.parquet, groups.parquet",
         "splits.parquet",
@@ -95,7 +95,7 @@ STEPS: dict[str, Step] = {
         version=2,  # 2: with folds, what matches test images trains in none
     ),
     "records": Step(
-        "hpa_jax.pipeline.prepare:records",
+        "hpa_jax.pipeline.records:records",
         "packs the images, all channels in one record",
         "catalog.parquet, the images",
         "records/ (a TFDS dataset)",
@@ -106,7 +106,7 @@ STEPS: dict[str, Step] = {
             "beam": (False, "with Apache Beam: config.records.beam, or its DirectRunner"),
             "verify": (False, "compare every byte of the shards with their checksums afterwards"),
         },
-        verb="hpa_jax.pipeline.prepare:pack",
+        verb="hpa_jax.pipeline.records:pack",
     ),
     "embeddings": Step(
         "hpa_jax.pipeline.embeddings:embeddings",

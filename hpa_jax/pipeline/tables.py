@@ -1,6 +1,6 @@
 """Access to the workdir's tables: labels, groups and probabilities of the rows of a split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from hpa_jax.core.tables import by_id
 from hpa_jax.data import reader
 from hpa_jax.data.sources import csv_tables
 from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline.sources import roots
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,12 +45,12 @@ class Rows:
         return Rows(self.ids[kept], self.labels[kept], self.groups[kept], self.weights[kept])
 
 
-def catalog(context: Context, roots: Sequence[str | Path]) -> "pd.DataFrame":
-    """Read catalog.parquet with absolute paths. roots: folders of the config's sources."""
+def catalog(context: Context) -> "pd.DataFrame":
+    """Read catalog.parquet with absolute paths."""
     from hpa_jax.data import catalog as catalogs
 
     table = artifacts.read_table(context.path("catalog.parquet"))
-    return catalogs.absolute(table, roots, context.path("imported"))
+    return catalogs.absolute(table, roots(context), context.path("imported"))
 
 
 def unseen_parts(context: Context) -> tuple[str, ...]:

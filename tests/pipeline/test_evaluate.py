@@ -8,8 +8,9 @@ import pytest
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts, metrics
+from hpa_jax.core.errors import InputError
 from hpa_jax.decision import thresholds
-from hpa_jax.pipeline import evaluate, prepare, scores, tables
+from hpa_jax.pipeline import evaluate, scores, split, tables
 from hpa_jax.pipeline.context import Context
 from tests.small_run import call
 
@@ -105,6 +106,6 @@ def test_too_few_images_for_an_audit_part_are_said_at_once(context):
     labelled["labels"] = [[number % 28] for number in range(3 * 28)]  # three images a class
     table = pd.concat([labelled, table[table["source"] == "test"]], ignore_index=True)
     table.to_parquet(context.path("catalog.parquet"))
-    (task,) = prepare.split(context)
-    with pytest.raises(prepare.InputError, match="no image in audit"):
+    (task,) = split.split(context)
+    with pytest.raises(InputError, match="no image in audit"):
         task.work()

@@ -1,4 +1,4 @@
-"""The phases from images to records: what a changed image makes them do again."""
+"""The steps from images to records: what a changed image makes them do again."""
 
 import os
 import threading
@@ -6,13 +6,10 @@ import threading
 import numpy as np
 import pytest
 
-from configs import bestfitting
 from hpa_jax.config import defaults as configs
 from hpa_jax.core import artifacts
-from hpa_jax.core.errors import InputError
 from hpa_jax.data.batches import Records
-from hpa_jax.pipeline import prepare, runner
-from hpa_jax.pipeline.context import Context
+from hpa_jax.pipeline import runner
 from tests.data.layouts import competition, picture, save
 
 STEPS = ["catalog", "duplicates", "records"]
@@ -20,7 +17,7 @@ STEPS = ["catalog", "duplicates", "records"]
 
 @pytest.fixture(params=["decode", "header"])
 def work(request, tmp_path, capsys):
-    """Runs the phases over a folder of nine images; returns what they said."""
+    """Runs the steps over a folder of nine images; returns what they said."""
     root = competition(tmp_path / "data")
 
     def run() -> str:
@@ -59,26 +56,6 @@ def test_nothing_is_done_again_for_equal_bytes_under_a_new_time(work):
 def test_a_table_without_any_model_can_be_packed(work):
     assert "[records] 9 images of 16 px" in work()
     assert not np.any([name.startswith("models") for name in os.listdir(work.workdir)])
-
-
-def test_a_source_without_a_root_is_that_of_the_short_form(tmp_path):
-    config = configs.default().unlock()
-    config.data.sources = (dict(source="kaggle", full_size=True), dict(source="atlas", root="b"))
-    with pytest.raises(InputError, match=r"data\.root"):
-        prepare.sources(Context(config, tmp_path))
-    config.data.root = "a"
-    context = Context(config, tmp_path)
-    assert [source["root"] for source in prepare.sources(context)] == ["a", "b"]
-    assert str(context.data_root) == "a" and not context.draws
-
-
-@pytest.mark.parametrize(("variant", "full_size"), [("", True), ("no_full_size", False)])
-def test_bestfitting_reads_full_size_images_of_the_root_it_is_given(tmp_path, variant, full_size):
-    config = bestfitting.get_config(variant)
-    with config.unlocked():
-        config.data.root = str(tmp_path)
-    (source,) = prepare.sources(Context(config, tmp_path))
-    assert source == dict(source="kaggle", root=str(tmp_path), full_size=full_size)
 
 
 @pytest.fixture
