@@ -29,7 +29,7 @@ Batch = dict[str, np.ndarray]
 
 
 class Labels(Protocol):
-    """[N, C] in {0, 1}: an array, or what makes its rows when they are asked for."""
+    """[N, C] in {0, 1}: an array, or an object that computes rows on access."""
 
     def __len__(self) -> int: ...
 
@@ -58,7 +58,7 @@ class Records:
             self._open(manifest, table)
 
     def _open(self, manifest: dict[str, Any], table: "pd.DataFrame") -> None:
-        """Takes what the manifest says, and looks at the shards' sizes."""
+        """Reads the manifest and checks the shards' sizes."""
         self.ids = table["id"].to_numpy(dtype=str)
         self.sources = table["source"].to_numpy(dtype=str)
         if manifest.get("layout") != LAYOUT:
@@ -87,14 +87,14 @@ class Records:
         Raises:
             InputError: an id is not packed.
         """
-        found = [self._rows.get(str(id), -1) for id in ids]
-        if -1 in found:
-            missing = [str(id) for id, row in zip(ids, found, strict=True) if row < 0]
+        rows = [self._rows.get(str(id), -1) for id in ids]
+        if -1 in rows:
+            missing = [str(id) for id, row in zip(ids, rows, strict=True) if row < 0]
             raise InputError(
                 f"{self.directory}: {len(missing)} ids are not packed, e.g. {missing[0]!r}; "
                 "run the verb records"
             )
-        return np.array(found, np.int64)
+        return np.array(rows, np.int64)
 
     def image(self, row: int, channels: Sequence[str] | None = None) -> np.ndarray:
         """One image uint8[S, S, K] by record number; `channels` by name, default all.
@@ -128,7 +128,7 @@ class Records:
             raise self._damaged(row, error) from None
 
     def _damaged(self, row: int, error: Exception) -> InputError:
-        """Of a shard whose size is right: opening looks at no more than that."""
+        """Of a shard whose size is right: opening checks no more than that."""
         why = " ".join(str(error).split())[:200]
         return InputError(
             f"{self._paths[self._shard(row)]}: damaged inside, at {str(self.ids[row])!r} ({why}); "
@@ -146,7 +146,7 @@ class Records:
         """
         shard = self._shard(row)
         first = int(self._ends[shard - 1]) if shard else 0
-        # One record a call: a list of them makes ArrayRecord's own threads spin (6.5 instead of
+        # One record a call: a list of them makes ArrayRecord's threads spin (6.5 instead of
         # 2.8 ms of processor time for 1 MB).
         try:
             return self._reader(shard).read([row - first])[0]
@@ -201,10 +201,10 @@ def train_batches(
     """
     size = _check(ids, labels, batch_size, process_count)
     where = records.rows(ids)
-    own = slice(process_index * size, (process_index + 1) * size)
+    local = slice(process_index * size, (process_index + 1) * size)
 
     def orders() -> Iterator[np.ndarray]:
-        return (rows[own] for rows in positions(sampler, batch_size, start))
+        return (rows[local] for rows in positions(sampler, batch_size, start))
 
     images = _images(
         records,
@@ -304,14 +304,14 @@ def _images(
     if isinstance(records, Embeddings):
         shape, dtype = [batch_size, *records.shape], tf.float32
     else:
-        records.planes(channels)  # said here, not inside tf.data
+        records.planes(channels)  # an error here, not inside tf.data
         shape, dtype = [batch_size, image_size, image_size, len(channels)], tf.uint8
     block = max(n for n in range(1, BLOCK + 1) if batch_size % n == 0)
 
     def next_rows() -> np.ndarray:
         return next(orders)
 
-    failed: list[InputError] = []  # tf.data would wrap it in its own error, with a traceback
+    failed: list[InputError] = []  # tf.data would wrap it in another error, with a traceback
 
     def read(rows: np.ndarray) -> np.ndarray:
         try:

@@ -1,6 +1,6 @@
 """Packing with Apache Beam: a shard is one element, and a cluster packs them side by side.
 
-In: the shards that `records.write` planned.  Out: the same files as its own threads write.  Needs
+In: the shards that `records.write` planned.  Out: the same files as its threads write.  Needs
 scripts/requirements-beam.txt, and images and records on a file system that all workers see.
 """
 

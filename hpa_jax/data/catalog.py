@@ -362,7 +362,7 @@ def _refuse_series(files: Iterable[str]) -> None:
     """
     for path in files:
         if (count := len(reader.scenes(path))) > 1:
-            raise reader.BadImage(path, f"holds {count} images; save each as a file")
+            raise reader.BadImage(path, f"contains {count} images; save each as a file")
 
 
 def _mark(data: bytes) -> str:

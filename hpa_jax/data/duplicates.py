@@ -64,9 +64,9 @@ def match_oriented(
     A pair is reported once, with the distances of the closest orientation.
     """
     hashes = _checked(hashes, radius)
-    found = [_match(hashes, oriented[:, v], radius) for v in range(oriented.shape[1])]
-    pairs = np.concatenate([pairs for pairs, _ in found])
-    distances = np.concatenate([distances for _, distances in found])
+    matches = [_match(hashes, oriented[:, v], radius) for v in range(oriented.shape[1])]
+    pairs = np.concatenate([pairs for pairs, _ in matches])
+    distances = np.concatenate([distances for _, distances in matches])
     order = np.lexsort((distances.sum(axis=1), pairs[:, 1], pairs[:, 0]))
     pairs, distances = pairs[order], distances[order]
     first = np.ones(len(pairs), bool)
@@ -115,7 +115,7 @@ def hash_catalog(
 
     Returns:
         pairs: id_a, id_b, distance_r, distance_g, distance_b (null where both are flat), exact;
-        groups: id, group (0, 1, …; an image without copies is a group of its own), bad (it can't
+        groups: id, group (0, 1, …; an image without copies is alone in its group), bad (it can't
             be used, and is no copy of anything).
 
     Raises:
@@ -143,11 +143,11 @@ def hash_catalog(
     both = fingerprints.joined([stored, hashed], len(CHANNELS), rotations)
     prints = both.rows(np.argsort(np.concatenate([known, unknown])))
     ids = catalog["id"].to_numpy()
-    found = Problems() if problems is None else problems
+    bad_images = Problems() if problems is None else problems
     for row, image in bad.items():
-        found.add(image.path, ids[row], image.what)
-    if found.found and problems is None:
-        raise found.error(LEAVE_OUT)
+        bad_images.add(image.path, ids[row], image.what)
+    if bad_images.found and problems is None:
+        raise bad_images.error(LEAVE_OUT)
     pairs, distances, exact = match_fingerprints(prints, radius)
     groups = _group_table(ids, pairs).assign(bad=np.isin(np.arange(len(ids)), list(bad)))
     return _pair_table(ids, pairs, distances, exact, prints.informative), groups
@@ -223,14 +223,14 @@ def _match(
     """Pairs i < j with hashes[i] close to others[j] (others: the hashes themselves by default)."""
     others = hashes if others is None else others
     pairs: list[np.ndarray] = []
-    found = 0
+    count = 0
     blocks = (
         _small(hashes, others, radius) if len(hashes) <= _SMALL else _large(hashes, others, radius)
     )
     for block in blocks:
         pairs.append(block)
-        found += len(block)
-        if found > MAX_PAIRS:
+        count += len(block)
+        if count > MAX_PAIRS:
             raise InputError(
                 f"over {MAX_PAIRS} pairs of {len(hashes)} images are within {radius} bits: "
                 "most are the same image, or damaged; lower duplicates.radius or look at them"
@@ -248,7 +248,7 @@ def _small(hashes: np.ndarray, others: np.ndarray, radius: int) -> Iterator[np.n
 
 
 def _large(hashes: np.ndarray, others: np.ndarray, radius: int) -> Iterator[np.ndarray]:
-    """Blocks of rows against blocks of columns on the device; it says which tiles hold a match."""
+    """Blocks of rows against blocks of columns on the device; returns the tiles with a match."""
     import jax
 
     hits = _compiled()

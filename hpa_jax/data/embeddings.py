@@ -5,7 +5,7 @@
     part-00000.npy ...  ROWS rows each, memory-mapped when read
 
 Whoever computes them writes `part` by `part`, each whole or not at all, and `finish`es with the
-manifest; `missing` says what a killed run has left to do.
+manifest; `missing` lists the parts that a killed run has not written.
 """
 
 import threading
@@ -57,11 +57,11 @@ class Embeddings:
         Raises:
             InputError: an id has no embedding.
         """
-        found = [self._rows.get(str(id), -1) for id in ids]
-        if -1 in found:
-            absent = str(ids[found.index(-1)])
+        rows = [self._rows.get(str(id), -1) for id in ids]
+        if -1 in rows:
+            absent = str(ids[rows.index(-1)])
             raise InputError(f"{self.directory}: no embedding of {absent!r}; run embeddings")
-        return np.array(found, np.int64)
+        return np.array(rows, np.int64)
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """float32[N, V, M, E] of row numbers int[N].
@@ -101,7 +101,7 @@ class Embeddings:
 
 
 def part_path(directory: Path, number: int) -> Path:
-    """Where a part lies."""
+    """Path of a part."""
     return directory / f"part-{number:05d}.npy"
 
 

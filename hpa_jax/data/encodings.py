@@ -62,7 +62,7 @@ def check(encoding: str) -> None:
 def prepare(encoding: str, image_size: int) -> None:
     """Imports what one record needs; called before threads write records.
 
-    tensorflow_datasets imports its parts when they are first used, under a lock of its own: two
+    tensorflow_datasets imports its parts when they are first used, under its own lock: two
     threads that do so at once can wait for each other for ever.
     """
     black = np.zeros((image_size, image_size, K), np.uint8)

@@ -2,10 +2,10 @@
 
 In: grey uint8 [H, W] channels, or the channel files of a catalog.  Out: `phash` bits equal to
 imagehash.phash (Zauner 2010; 32x32 Lanczos thumbnail, 8x8 lowest DCT coefficients over their
-median), uint64, first coefficient in the highest bit, so f"{h:016x}" is imagehash's own text.
+median), uint64, first coefficient in the highest bit, so f"{h:016x}" is imagehash's text.
 
-A channel whose thumbnail is (nearly) one grey says nothing: its hash is rounding noise.  Such
-channels are marked not informative, hashed as 0, and never make a match by themselves.
+The hash of a channel whose thumbnail is (nearly) one grey is rounding noise.  Such channels are
+marked not informative, hashed as 0, and never make a match by themselves.
 """
 
 import hashlib

@@ -44,7 +44,7 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
     root = _opened(path)
     images = list(_images(path, root).values())
     if scene >= len(images):
-        raise BadImage(path, f"has no image {scene}: it holds {len(images)}")
+        raise BadImage(path, f"has no image {scene}: it contains {len(images)}")
     try:
         group = root[images[scene]] if images[scene] else root
         about = _metadata(group)

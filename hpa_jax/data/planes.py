@@ -1,8 +1,8 @@
 """The planes of an image file as every format gives them, and the rules that all formats share.
 
-In: an array with a letter an axis (T, C, Z, Y, X, S) and what the file says of it.  Out: `Planes`,
+In: an array with a letter an axis (T, C, Z, Y, X, S) and the metadata of the file.  Out: `Planes`,
 [P, H, W] in true values.  A Z stack becomes one plane, a time series is refused unless a frame is
-asked for: which moment would be the image?
+given: which time point would be the image?
 """
 
 import math
@@ -55,7 +55,7 @@ class Planes:
     """The planes of one image in a file, upright, in their true values.
 
     pixels: [P, H, W] uint8 or uint16.  names: of the planes, "" where unknown.
-    pixel_size: µm a pixel, None where the file doesn't say or says what can't be.
+    pixel_size: µm a pixel, None where the file states none or an impossible one.
     bits: significant bits, where the file states them.  colour: the planes are the red, green and
     blue (and alpha, if `alpha`) samples of one image.  notes: decisions a person should know.
     """

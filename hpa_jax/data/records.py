@@ -315,7 +315,7 @@ def _close_gaps(folder: Path) -> None:
 
 
 def _write_metadata(folder: Path, settings: dict[str, Any]) -> None:
-    """features.json and dataset_info.json for stock readers, then our own manifest."""
+    """features.json and dataset_info.json for stock readers, then our manifest."""
     import pandas as pd
     import tensorflow_datasets as tfds
 

@@ -72,7 +72,7 @@ def assign(
             separately), "train" keeps all but matches of test in training and `fraction` is of
             the others; they then have no fold; "excluded" leaves them out.
         audit: share of the labelled rows set apart first, on which nothing is ever fitted.
-        exclude, force_valid, force_train: ids, or a file that holds them (any column, any header).
+        exclude, force_valid, force_train: ids, or a file of them (any column, any header).
 
     Returns:
         id, split (train, valid, valid_only, test, audit, excluded), fold (0..k-1 or null), reason
@@ -159,7 +159,7 @@ class _Rows:
         self.reason = np.full(len(self.ids), None, object)
         self.fold = np.full(len(self.ids), -1)
         self.forced = np.zeros(len(self.ids), np.int8)
-        # One's own images without labels are there to be predicted.
+        # Images of a folder without labels are to be predicted.
         self.split[is_test | ((source == "own") & ~self.labelled)] = "test"
         if "bad" in groups:
             bad = groups["bad"].reindex(self.ids).to_numpy(bool)
@@ -223,7 +223,7 @@ class _Rows:
 
     def keep_external_in_training(self) -> None:
         """External images train, but for those that a rule put into validation; so does, whole,
-        a group that holds one of them. `fraction` is then of the rows that are left."""
+        a group that contains one of them. `fraction` is then of the rows that are left."""
         free = self.free() & (self.forced != 1)
         groups = np.isin(self.groups, self.groups[self.external & free])
         self.split[groups & free] = "train"
@@ -306,10 +306,10 @@ def read_ids(path: str | Path, known: np.ndarray) -> set[str]:
     Raises:
         InputError: no such file, or it names no image of the catalog.
     """
-    found = csv_tables.cells(path) & set(known)
-    if not found:
+    listed = csv_tables.cells(path) & set(known)
+    if not listed:
         raise InputError(f"{path}: names none of the catalog's {len(known)} images")
-    return found
+    return listed
 
 
 def _ids(given: str | Path | Sequence[str], known: np.ndarray) -> np.ndarray:

@@ -28,7 +28,7 @@ _FAR = 1.0  # distance of classes without a path, in units of the longest path t
 
 
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
-    """int [C, C]: images that carry both classes; the diagonal holds the classes' counts.
+    """int [C, C]: images that have both classes; the diagonal has the classes' counts.
 
     labels: [N, C] in {0, 1}.
 
@@ -164,9 +164,9 @@ def _scaled(distances: np.ndarray) -> np.ndarray:
     from where its descent does not find classes that belong together on opposite sides."""
     centre = np.eye(len(distances)) - 1 / len(distances)
     values, vectors = np.linalg.eigh(-0.5 * centre @ distances**2 @ centre)
-    found = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
+    places = vectors[:, -2:] * np.sqrt(np.maximum(values[-2:], 0))
     # No two nodes on one spot, where the descent's gradient is not defined.
-    return found + np.random.default_rng(0).normal(0, 1e-3, found.shape)
+    return places + np.random.default_rng(0).normal(0, 1e-3, places.shape)
 
 
 def draw(graph: "networkx.Graph", axes: "Axes", name: str = "kamada_kawai") -> None:

@@ -54,7 +54,7 @@ def _opened_tiff(path: Path) -> Iterator["TiffFile"]:
             if about is None or not _names_others(path, about):
                 yield file
                 return
-        # Which of the set's channels lie in this file is not asked: its pages as they are.
+        # Which of the set's channels are in this file is not decided: its pages as they are.
         with tifffile.TiffFile(path, is_ome=False, **ALONE) as file:
             yield file
     except BadImage:
@@ -102,7 +102,7 @@ def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...
         about = file.ome_metadata if file.is_ome else None
         candidates = _scenes(file)
         if scene >= len(candidates):
-            raise BadImage(path, f"has no image {scene}: it holds {len(candidates)}")
+            raise BadImage(path, f"has no image {scene}: it contains {len(candidates)}")
         series = candidates[scene]
         page = series.keyframe
         check_claim(path, series.shape, series.axes, series.dtype)

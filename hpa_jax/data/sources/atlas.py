@@ -176,8 +176,10 @@ def read_table(path: Path, class_names: Sequence[str], problems: Problems) -> "p
     table = csv_tables.read(path, "the atlas' table belongs into the source's root")
     column = next((name for name in LABEL_COLUMNS if name in table), None)
     if "id" not in table or column is None:
-        found = ", ".join(table.columns)
-        raise InputError(f"{path}: needs the columns Id and Target (or Locations); it has {found}")
+        columns = ", ".join(table.columns)
+        raise InputError(
+            f"{path}: needs the columns Id and Target (or Locations); it has {columns}"
+        )
     rows, seen, unmapped = [], set(), Counter()
     for number, (id, text) in enumerate(zip(table["id"], table[column], strict=True), start=2):
         place, match = f"{path} row {number}", _ID.fullmatch(id)
@@ -210,7 +212,7 @@ def read_sums(
     """(id, channel) -> (bytes, SHA-256) of the table's optional columns size_CHANNEL and
     sha256_CHANNEL; channel "" and the columns size and sha256 are of one file of all channels."""
     table = csv_tables.read(path)
-    found = {}
+    listed = {}
     for channel in ("", *CHANNELS):
         ending = f"_{channel}" if channel else ""
         nothing = [""] * len(table)
@@ -221,8 +223,8 @@ def read_sums(
             elif checksum and not re.fullmatch("[0-9a-fA-F]{64}", checksum):
                 problems.add(f"{path} row {row}", id, f"sha256{ending} {checksum!r} is no SHA-256")
             elif size or checksum:
-                found[id, channel] = (int(size) if size else None, checksum.lower() or None)
-    return found
+                listed[id, channel] = (int(size) if size else None, checksum.lower() or None)
+    return listed
 
 
 def locations(text: str, class_names: Sequence[str]) -> tuple[list[int], list[str]]:

@@ -124,7 +124,7 @@ def find_files(root: Path, folder: Path, links: bool = False) -> dict[str, list[
         return {}
     if not links and not inside(root, folder):
         raise InputError(f"{folder}: {LEAVES}")
-    found: dict[str, list[File]] = {}
+    by_stem: dict[str, list[File]] = {}
     with os.scandir(folder) as entries:
         for entry in entries:
             if IGNORED.fullmatch(entry.name) or not (entry.is_symlink() or entry.is_file()):
@@ -133,8 +133,8 @@ def find_files(root: Path, folder: Path, links: bool = False) -> dict[str, list[
             file = File(entry.name, entry.path, outside)
             stem, suffix = parts_of_name(entry.name)
             stem = csv_tables.composed(stem) if suffix else entry.name
-            found.setdefault(stem, []).append(file)
-    return found
+            by_stem.setdefault(stem, []).append(file)
+    return by_stem
 
 
 def original_side(file_size: int) -> int | None:

@@ -122,12 +122,12 @@ def read_labels(
 ) -> dict[str, list[int]]:
     """id -> class numbers of a label table; {} without the file, empty labels left out.
 
-    The columns are found by their header (LABELS, IDS).  A table of two columns may have another
+    Columns are recognised by their header (LABELS, IDS).  A table of two columns may have another
     header (where the labels are names, as numbers may be plates) or none: a first row that names
     one of `known_ids`, or whose labels are classes, counts.
 
     Raises:
-        InputError: no readable CSV, or which column holds the labels can't be told.
+        InputError: no readable CSV, or the column of labels is ambiguous.
     """
     if not path.is_file():
         return {}
@@ -167,7 +167,7 @@ def _columns(
     labelled = [at for at, name in enumerate(names) if name in LABELS]
     if len(labelled) > 1:
         raise InputError(
-            f"{path}: columns {', '.join(names[at] for at in labelled)}: which holds the labels? "
+            f"{path}: columns {', '.join(names[at] for at in labelled)}: which are the labels? "
             "Leave one"
         )
     if labelled:
@@ -179,7 +179,7 @@ def _columns(
         return named[0], labelled[0], True
     if len(names) > 2:
         raise InputError(
-            f"{path}: which column holds the labels? Name it labels (or {', '.join(LABELS[1:])}); "
+            f"{path}: which column has the labels? Name it labels (or {', '.join(LABELS[1:])}); "
             f"its first row is {', '.join(names)}"
         )
     first, wrong = class_numbers(cells[0][1], class_names)

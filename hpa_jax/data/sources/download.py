@@ -1,10 +1,10 @@
 """A well-kept HTTP client for many files: each whole under its name, or a reason why not.
 
-Several files at once, but no more requests a second than allowed; what fails in passing (a stall, a
-cut, 429, 5xx) is tried again with growing pauses or when the server says (all wait then, as the
-server is one); what won't change (404, 403) is not.  A file that was cut goes on where it stopped
+Several files at once, but no more requests a second than allowed; a passing failure (a stall, 429,
+5xx) is retried with growing pauses or when the server asks for it (all downloads then wait, as they
+share it); a lasting one (404, 403) is not.  An incomplete file goes on where it stopped
 if the server can prove that it is still the same (If-Range).  It is renamed to its name only when
-size, checksum and content fit; one that lies there damaged is fetched again.
+size, checksum and content fit; a damaged one is fetched again.
 """
 
 import hashlib
@@ -73,7 +73,7 @@ class Pace:
                 turn = max(now, self._next, self._held)
                 self._next = turn + self._gap
             time.sleep(max(0.0, turn - now))
-            if self._held <= turn:  # else all were told to wait meanwhile
+            if self._held <= turn:  # else all had to wait meanwhile
                 return
 
     def hold(self, seconds: float) -> None:
@@ -100,7 +100,7 @@ def download(
     timeout: seconds without a byte after which a connection counts as stalled.
     deadline: seconds for the body of one file; what came by then is kept for the next try.
     first_pause: seconds before the second try; doubles from try to try.
-    check: looks at a complete file and raises InputError if it is not what it should be; the file
+    check: inspects a complete file and raises InputError if it is not what it should be; the file
       is then fetched anew.
     on_bytes: called with (bytes that are there, size of the file or None) as they come, in place of
       the bar that counts files.
@@ -139,7 +139,7 @@ def download(
 
 
 def _is_whole(wanted: Wanted, check: Callable[[Path], None] | None) -> bool:
-    """Whether the file lies there as it should be."""
+    """Whether the file is there, complete and undamaged."""
     return wanted.path.is_file() and _fault(wanted, wanted.path, wanted.size, check) is None
 
 
@@ -168,7 +168,7 @@ def _with_retries(
         except Passing as error:
             reason, pause = str(error), error.pause
             if pause:
-                pace.hold(pause)  # asks all for patience, not only this file
+                pace.hold(pause)  # all downloads wait, not only this file
         except httpx.TimeoutException:
             reason = f"stalled: no byte for {client.timeout.read:g} s"
         except httpx.HTTPError as error:
@@ -268,14 +268,14 @@ def _length(headers: "httpx.Headers") -> int | None:
 
 def _range_start(headers: "httpx.Headers") -> int | None:
     """First byte of "bytes 10-99/100"."""
-    found = _RANGE.fullmatch(headers.get("Content-Range", ""))
-    return int(found["start"]) if found and found["start"] else None
+    match = _RANGE.fullmatch(headers.get("Content-Range", ""))
+    return int(match["start"]) if match and match["start"] else None
 
 
 def _range_total(headers: "httpx.Headers") -> int | None:
     """The file's size from "bytes 10-99/100" or "bytes */100"."""
-    found = _RANGE.fullmatch(headers.get("Content-Range", ""))
-    return int(found["total"]) if found and found["total"] != "*" else None
+    match = _RANGE.fullmatch(headers.get("Content-Range", ""))
+    return int(match["total"]) if match and match["total"] != "*" else None
 
 
 def _accept(

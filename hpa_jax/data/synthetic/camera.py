@@ -2,7 +2,7 @@
 
 In: labels and a seed.  Out: uint8 [H, W, 4] in the order red, green, blue, yellow.  Brightness of
 every channel is drawn independently of the labels: as in the atlas, where the laser's power is set
-for each antibody, it tells nothing about the compartment.
+for each antibody, it carries no information about the compartment.
 """
 
 import io

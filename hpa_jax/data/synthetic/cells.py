@@ -22,11 +22,11 @@ class Field:
     """Cells of one image: maps [H, W] and columns [n], one entry a cell (also those cut off).
 
     scale: pixels a micrometre.  owner: cell number, -1 is glass.  nucleus, nucleolus: soft masks.
-    edge: distance to the own cell's border (um, 0 on glass).  envelope: signed distance to the
+    edge: distance to the border of its cell (um, 0 on glass).  envelope: signed distance to the
     nuclear envelope (um, negative inside).  contact: True where another cell is within 1 um.
     center, nucleus_center, organizer (MTOC): [n, 2] pixels.  axis: angle of the long axis; in a
     metaphase cell that of the plate, in a daughter that of the bridge.  bridge: [n, 2] middle of
-    the bridge (a daughter's) or the own centre.  tubules, tubule_ink: microtubules [steps, N, 2]
+    the bridge (a daughter's) or its own centre.  tubules, tubule_ink: microtubules [steps, N, 2]
     and their weights [steps, N]; tubule_cell: int[N].  reticulum: ER texture, about 0..1.
     """
 
@@ -91,8 +91,8 @@ def draw_field(
         rng: all randomness of the image's geometry.
         side: pixels of the square image.
         width: least and greatest micrometres that the image shows.
-        mitosis: at least one cell in metaphase lies in the middle region.
-        bridge: at least one pair of daughters with a cytokinetic bridge lies there.
+        mitosis: at least one cell in metaphase is in the middle region.
+        bridge: at least one pair of daughters with a cytokinetic bridge is there.
         contact: cells stand so close that neighbours touch.
     """
     view = float(np.exp(rng.uniform(*np.log(width))))
@@ -102,7 +102,7 @@ def draw_field(
     nucleus, envelope = _nuclei(shapes, owner, side, scale)
     nucleolus = _nucleoli(rng, shapes, envelope, owner, side, scale)
     toward = rng.uniform(0, 2 * np.pi, len(shapes.center))
-    # The centre lies beside the nucleus, or seen from above in front of it.
+    # The centre is beside the nucleus, or seen from above in front of it.
     beside = np.where(rng.random(len(toward)) < 0.7, rng.uniform(1.0, 1.35, len(toward)), 0.6)
     offset = shapes.nucleus.mean(1) * beside
     organizer = shapes.nucleus_center + unit(toward) * offset[:, None]
@@ -284,7 +284,7 @@ def _territories(
 def _nuclei(
     shapes: _Shapes, owner: np.ndarray, side: int, scale: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Soft nucleus mask and signed distance to the own envelope (um); far away on glass."""
+    """Soft nucleus mask and signed distance to its own envelope (um); far away on glass."""
     grid = _grid(side, scale)
     envelope = np.full((side, side), 50.0, np.float32)
     for number in np.unique(owner[owner >= 0]):

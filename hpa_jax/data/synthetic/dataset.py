@@ -82,7 +82,7 @@ def write(
         workers: processes that draw.
 
     Raises:
-        InputError: an argument out of range, `root` holds something else, or the disk is too small.
+        InputError: an argument out of range, `root` contains other files, or the disk is too small.
     """
     settings = {
         key: value
@@ -305,7 +305,7 @@ def _check(root: Path, truth_path: Path, settings: dict) -> None:
         raise InputError(f"{truth_path}: the truth must lie outside of the data folder {root}")
     if root.exists() and not (root.is_dir() and (_empty(root) or (root / MARKER).is_file())):
         raise InputError(
-            f"{root}: holds something that was not drawn here ({MARKER} is missing); "
+            f"{root}: contains files that were not generated here ({MARKER} is missing); "
             "choose another data.root or remove it"
         )
     images = settings["train"] + settings["test"] + settings["external"]

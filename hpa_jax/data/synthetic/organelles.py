@@ -19,7 +19,7 @@ def _near_nucleus(field: cells.Field, reach: float) -> np.ndarray:
 
 
 def _near_organizer(field: cells.Field, reach: float) -> np.ndarray:
-    """Cytoplasm weighted by nearness to the own cell's organizing centre (Gaussian, `reach` um)."""
+    """Cytoplasm weighted by nearness to its cell's organizing centre (Gaussian, `reach` um)."""
     organizer = np.append(field.organizer, [[-1e4, -1e4]], axis=0)[field.owner]
     y, x = np.mgrid[: field.side, : field.side]
     square = (organizer[..., 0] - y) ** 2 + (organizer[..., 1] - x) ** 2

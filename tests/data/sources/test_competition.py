@@ -272,5 +272,5 @@ def test_a_file_of_several_images_is_refused(tmp_path):
     root = competition(tmp_path / "in")
     (root / "train" / "t1_red.png").unlink()
     series(root / "train" / "t1_red.ome.tif", picture(1)[..., 0])
-    with pytest.raises(InputError, match=r"t1_red.ome.tif.*holds 2 images"):
+    with pytest.raises(InputError, match=r"t1_red.ome.tif.*contains 2 images"):
         users.taken(root, tmp_path, source="kaggle")
