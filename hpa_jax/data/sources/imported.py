@@ -132,6 +132,7 @@ def rows(
     """
     into.mkdir(parents=True, exist_ok=True)
     bad: dict[str, BadImage] = {}
+    options = _json(conversion)
 
     def guarded(work: Callable[[str], Any], id: str) -> Any:
         try:
@@ -145,8 +146,7 @@ def rows(
         for path in files.every():
             if not os.path.exists(path):
                 raise BadImage(path, "no such file")
-        options = (LAYOUT, _json(conversion), files.scene)
-        return signature(files.every(), options, content)
+        return signature(files.every(), (LAYOUT, options, files.scene), content)
 
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
         marks = dict(zip(images, pool.map(functools.partial(guarded, sign), images)))
@@ -159,7 +159,8 @@ def rows(
                 over = conversion.scaling.over
                 problems.note(f"all images were read once more for points over the {over}", id)
                 marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
-        todo = [id for id, mark in marks.items() if mark and known(into, id, mark) is None]
+        before = {id: known(into, id, mark) for id, mark in marks.items() if mark}
+        todo = [id for id, row in before.items() if row is None]
         kept = _kept(images, todo, conversion)
         todo = [id for id in todo if id not in kept]
         if todo and conversion.largest:
@@ -167,6 +168,8 @@ def rows(
             check_disk(into, len(todo), conversion.largest, example)
 
         def work(id: str) -> dict[str, Any]:
+            if (row := before[id]) is not None:
+                return row
             given = levels.get(shared[id], {}) if id in shared else None
             return convert(id, images[id], into, conversion, marks[id], given)
 
@@ -211,16 +214,13 @@ def convert(
     mark: str,
     levels: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """One image by the whole chain, unless that is done.
+    """One image by the whole chain.
 
     levels: channel -> black and white point, where images share them.
 
     Raises:
         BadImage: it can't be read with certainty, or a channel is missing without a rule.
     """
-    done = known(into, id, mark)
-    if done is not None:
-        return done
     planes, read = select(files, conversion)
     path = next(iter(files.paths.values()))
     first = next(iter(planes.values()))
@@ -326,9 +326,10 @@ def channel_named(name: str, names: Mapping[str, str]) -> str | None:
     """The channel that a microscope's name of it means; None if that is unknown."""
     text = plain(name)
     given = {plain(key): channel for key, channel in names.items()}
-    if text in given:
-        return given[text]
-    return next((c for c, stains in STAINS.items() if text in map(plain, stains)), None)
+    return given[text] if text in given else _CHANNEL_OF.get(text)
+
+
+_CHANNEL_OF = {plain(stain): channel for channel, stains in STAINS.items() for stain in stains}
 
 
 def _named(
@@ -498,8 +499,11 @@ def signature(
     """
     whole = []
     for file in map(Path, files):
-        parts = reader.files_of(file) if file.is_dir() else [str(file)]
-        whole += [(os.path.relpath(part, file.parent), content(part)) for part in parts]
+        if file.is_dir():
+            parts = reader.files_of(file)
+            whole += [(os.path.relpath(part, file.parent), content(part)) for part in parts]
+        else:
+            whole.append((file.name, content(str(file))))
     return digest(whole, options)[:8]
 
 
