@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpa_jax.core.errors import InputError
-from hpa_jax.data import microscopes, ome_zarr, tiff
+from hpa_jax.data import czi, microscopes, ome_zarr, tiff
 from hpa_jax.data.planes import (
     MAX_PIXELS,
     PROJECTIONS,
@@ -39,7 +39,7 @@ __all__ = ["PROJECTIONS", "BadImage", "Planes", "Reading", "without_alpha"]
 CHANNELS: tuple[str, ...] = ("red", "green", "blue", "yellow")
 PLAIN = (".png", ".jpg", ".jpeg")  # by Pillow
 # A suffix that is the end of another comes after it.
-SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *microscopes.SUFFIXES)
+SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *czi.SUFFIXES, *microscopes.SUFFIXES)
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr", *SUFFIXES)  # as files are named
 _MARKS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # the first bytes of a file
 _MARKS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif")
@@ -69,6 +69,8 @@ def planes(path: str | Path, how: Reading = Reading(), scene: int = 0) -> Planes
         limits = limits or stated
     elif suffix in ome_zarr.SUFFIXES:
         image = ome_zarr.read(Path(path), scene, how)
+    elif suffix in czi.SUFFIXES:
+        image = czi.read(Path(path), scene, how)
     elif suffix in microscopes.SUFFIXES:
         image = microscopes.read(Path(path), scene, how)
     else:
@@ -85,7 +87,7 @@ def scenes(path: str | Path) -> list[str]:
         BadImage: it can't be read.
     """
     suffix = _suffix(path)
-    for module in (tiff, ome_zarr, microscopes):
+    for module in (tiff, ome_zarr, czi, microscopes):
         if suffix in module.SUFFIXES:
             return module.scenes(Path(path))
     return [""]
