@@ -49,6 +49,8 @@ NUMBERED = (  # whose channels are numbers: data.folder.channels says which is w
     ("Harmony (Operetta, Opera Phenix)", "{id}p{z}-ch{channel}sk*fk*fl*"),
     ("ImageXpress, Z steps", "**/ZStep_{z}/{id}_w{channel}*"),
     ("ImageXpress", "{id}_w{channel}*"),
+    ("CellVoyager", "{id}L*A*Z{z}C{channel}"),
+    ("ZEN", "{id}_c{channel}_ORG"),
     ("numbered channels and Z planes", "{id}_z{z}_ch{channel}"),
     ("numbered channels", "{id}_C{channel}"),
     ("numbered channels", "{id}_ch{channel}"),

@@ -38,7 +38,7 @@ COLUMNS = (
     *("id", "source", "labels", *CHANNELS, "original_size", "antibody", "plate", "sample"),
     *("pixel_size", "black", "white", "seen"),
 )
-LAYOUT = 4  # of what `convert` makes; another one is imported anew
+LAYOUT = 5  # of what `convert` makes; another one is imported anew
 MISSING = ("error", "zeros", "mean")
 Tell = Callable[[str, "dict[str, Any] | None"], None]
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
