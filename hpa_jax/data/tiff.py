@@ -213,20 +213,23 @@ def _by_pillow(path: Path, series: "TiffPageSeries") -> np.ndarray:
     Raises:
         BadImage: Pillow would lose bits or planes.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     parts = []
-    with Image.open(path) as image:
-        for page in series.pages:
-            if not isinstance(page.index, int):
-                break
-            image.seek(page.index)
-            pixels = np.asarray(image)
-            if pixels.shape != page.keyframe.shape or pixels.dtype != page.keyframe.dtype:
-                break
-            if image.mode == "L" and page.keyframe.photometric == 0:
-                pixels = 255 - pixels  # Pillow has turned it already, `_photometric` does it again
-            parts.append(pixels)
+    try:
+        with Image.open(path) as image:
+            for page in series.pages:
+                if not isinstance(page.index, int):
+                    break
+                image.seek(page.index)
+                pixels = np.asarray(image)
+                if pixels.shape != page.keyframe.shape or pixels.dtype != page.keyframe.dtype:
+                    break
+                if image.mode == "L" and page.keyframe.photometric == 0:
+                    pixels = 255 - pixels  # Pillow has turned it already; `_photometric` does too
+                parts.append(pixels)
+    except UnidentifiedImageError:  # a codec that Pillow does not know
+        pass
     if len(parts) != len(series.pages):
         name = series.keyframe.compression.name
         raise BadImage(path, f"{name} of these pixels needs the package imagecodecs: install it")

@@ -1,5 +1,6 @@
 """One microscope file: pixel sizes of all who write them, sets of files, and what only claims."""
 
+import sys
 import tracemalloc
 
 import numpy as np
@@ -91,6 +92,15 @@ def test_a_file_that_lacks_an_image_of_its_metadata_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, description=xml, metadata=None)
     with pytest.raises(BadImage, match="its OME-XML describes 2 images, 1 are there"):
         reader.planes(tmp_path / "a.ome.tif")
+
+
+def test_a_codec_that_needs_imagecodecs_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    tifffile.imwrite(tmp_path / "a.tif", PLANE)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags["Compression"].overwrite(34712)
+    with pytest.raises(BadImage, match="JPEG2000 of these pixels needs the package imagecodecs"):
+        reader.planes(tmp_path / "a.tif")
 
 
 def set_of_two(path, other, uuid="urn:uuid:2"):
