@@ -112,7 +112,7 @@ def test_every_form_gives_the_reference(
         saved(path, levels[..., k], kind, layout, bits)
     scaling = reader.Scaling(percentiles, floor, depth if stated else 0)
     how = imported.Conversion(scaling=scaling, reading=Reading())
-    row = imported.convert("x", imported.Files(paths), folder, how, "mark")
+    row = imported.convert("x", imported.Files(paths), folder, how, lambda: "mark")
     image = reader.read(row)
     for k in range(4):
         values = levels[..., k]

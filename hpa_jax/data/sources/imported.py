@@ -148,8 +148,10 @@ def rows(
                 raise BadImage(path, "no such file")
         return signature(files.every(), (LAYOUT, options, files.scene), content)
 
+    kept = _kept(images, conversion)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        marks = dict(zip(images, pool.map(functools.partial(guarded, sign), images)))
+        signed = [id for id in images if id not in kept]
+        marks = dict(zip(signed, pool.map(functools.partial(guarded, sign), signed)))
         shared: dict[str, str] = {}
         levels: dict[str, dict[str, tuple[float, float]]] = {}
         if conversion.scaling.over != "image":
@@ -161,19 +163,18 @@ def rows(
                 marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
         before = {id: known(into, id, mark) for id, mark in marks.items() if mark}
         todo = [id for id, row in before.items() if row is None]
-        kept = _kept(images, todo, conversion)
-        todo = [id for id in todo if id not in kept]
         if todo and conversion.largest:
             example = next(iter(images[todo[0]].paths.values()))
             check_disk(into, len(todo), conversion.largest, example)
 
         def work(id: str) -> dict[str, Any]:
-            if (row := before[id]) is not None:
+            if (row := before.get(id)) is not None:
                 return row
             given = levels.get(shared[id], {}) if id in shared else None
-            return convert(id, images[id], into, conversion, marks[id], given)
+            mark = functools.partial(sign, id) if id in kept else lambda: marks[id]
+            return convert(id, images[id], into, conversion, mark, given)
 
-        ready = [id for id in images if marks[id] and id not in bad]
+        ready = [id for id in images if id not in bad]
         results = pool.map(functools.partial(guarded, work), ready)
         done = {}
         with Progress(title, len(ready)) as progress:
@@ -192,12 +193,12 @@ def rows(
     return found
 
 
-def _kept(images: Mapping[str, Files], ids: Sequence[str], conversion: Conversion) -> set[str]:
-    """Images whose files are probably used where they lie, judged by one of them: no disk is
-    needed for them."""
-    if not conversion.keep or conversion.field_um:
+def _kept(images: Mapping[str, Files], conversion: Conversion) -> set[str]:
+    """Images whose files are probably used where they lie, judged by one of them: they need no
+    disk, and no signature unless they must be converted after all."""  # fmt: skip
+    if not conversion.keep or conversion.field_um or conversion.scaling.over != "image":
         return set()
-    plain = [id for id in ids if images[id].kept()]
+    plain = [id for id, files in images.items() if files.kept()]
     try:
         if plain:
             reader.size(next(iter(images[plain[0]].paths.values())))
@@ -211,12 +212,13 @@ def convert(
     files: Files,
     into: Path,
     conversion: Conversion,
-    mark: str,
+    mark: Callable[[], str],
     levels: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """One image by the whole chain.
 
-    levels: channel -> black and white point, where images share them.
+    mark: gives the signature of its files, for which all their bytes are read: asked for only if
+    a copy is stored.  levels: channel -> black and white point, where images share them.
 
     Raises:
         BadImage: it can't be read with certainty, or a channel is missing without a rule.
@@ -251,7 +253,8 @@ def convert(
         eight = {c: to_field(plane, side) for c, plane in eight.items()}
     eight = {c: reduced(plane, conversion.largest) for c, plane in eight.items()}
     about["seen"] = seen(eight, path)
-    return store(into, id, mark, eight, about)
+    signed = mark()
+    return known(into, id, signed) or store(into, id, signed, eight, about)
 
 
 def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
