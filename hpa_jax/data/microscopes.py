@@ -1,4 +1,4 @@
-"""Makers' own formats (CZI, ND2, LIF) -> `Planes`, by bioio's readers (the extra `formats`).
+"""Makers' own formats (ND2, LIF) -> `Planes`, by bioio's readers (the extra `formats`).
 
 No file of a microscope was at hand when this was written: it is tried on bioio's interface alone,
 and each image says so.
@@ -11,7 +11,7 @@ import numpy as np
 
 from hpa_jax.data.planes import BadImage, Planes, Reading, check_claim, ordered, plausible
 
-SUFFIXES = (".czi", ".nd2", ".lif")
+SUFFIXES = (".nd2", ".lif")
 
 
 def scenes(path: Path) -> list[str]:
@@ -20,7 +20,7 @@ def scenes(path: Path) -> list[str]:
     Raises:
         BadImage: unreadable, or bioio's reader is missing.
     """
-    count = len(_opened(path).scenes)
+    _, count = _opened(path)
     return [f"s{number}" for number in range(count)] if count > 1 else [""]
 
 
@@ -30,7 +30,7 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
     Raises:
         BadImage: unreadable, too large, or a time series.
     """
-    file = _opened(path)
+    file, _ = _opened(path)
     try:
         file.set_scene(scene)
         axes = str(file.dims.order)
@@ -54,7 +54,8 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
     return Planes(planes.pixels, names, plausible(size), colour=planes.colour, notes=notes)
 
 
-def _opened(path: Path) -> Any:
+def _opened(path: Path) -> tuple[Any, int]:
+    """A file and how many images it holds."""
     try:
         from bioio import BioImage
     except ImportError:
@@ -62,6 +63,7 @@ def _opened(path: Path) -> Any:
     if not path.is_file():
         raise BadImage(path, "no such file")
     try:
-        return BioImage(path)
+        file = BioImage(path)
+        return file, len(file.scenes)
     except Exception as error:  # what its readers raise, or that there is none for this suffix
         raise BadImage(path, f"can't be read ({' '.join(str(error).split())})") from None

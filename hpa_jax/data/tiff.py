@@ -124,7 +124,8 @@ def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...
         image = ordered(path, pixels, axes, how, colour=colour, alpha=alpha)
         names, size, bits = ((), None, None)
         if about:
-            names, size, bits = _ome(path, about, series, len(image.pixels))
+            number = next(k for k, other in enumerate(file.series) if other is series)
+            names, size, bits = _ome(path, about, number, len(file.series), len(image.pixels))
         size = size or _resolution(page, file.imagej_metadata or {})
         declared = _declared_bits(page) or bits
         limits = _declared_range(page) if page.dtype.kind == "f" else ()
@@ -212,20 +213,23 @@ def _by_pillow(path: Path, series: "TiffPageSeries") -> np.ndarray:
     Raises:
         BadImage: Pillow would lose bits or planes.
     """
-    from PIL import Image
+    from PIL import Image, UnidentifiedImageError
 
     parts = []
-    with Image.open(path) as image:
-        for page in series.pages:
-            if not isinstance(page.index, int):
-                break
-            image.seek(page.index)
-            pixels = np.asarray(image)
-            if pixels.shape != page.keyframe.shape or pixels.dtype != page.keyframe.dtype:
-                break
-            if image.mode == "L" and page.keyframe.photometric == 0:
-                pixels = 255 - pixels  # Pillow has turned it already, `_photometric` does it again
-            parts.append(pixels)
+    try:
+        with Image.open(path) as image:
+            for page in series.pages:
+                if not isinstance(page.index, int):
+                    break
+                image.seek(page.index)
+                pixels = np.asarray(image)
+                if pixels.shape != page.keyframe.shape or pixels.dtype != page.keyframe.dtype:
+                    break
+                if image.mode == "L" and page.keyframe.photometric == 0:
+                    pixels = 255 - pixels  # Pillow has turned it already; `_photometric` does too
+                parts.append(pixels)
+    except UnidentifiedImageError:  # a codec that Pillow does not know
+        pass
     if len(parts) != len(series.pages):
         name = series.keyframe.compression.name
         raise BadImage(path, f"{name} of these pixels needs the package imagecodecs: install it")
@@ -298,22 +302,25 @@ def _declared_range(page: "TiffPage") -> tuple[float, ...]:
 
 
 def _ome(
-    path: Path, about: str, series: "TiffPageSeries", count: int
+    path: Path, about: str, number: int, images: int, count: int
 ) -> tuple[tuple[str, ...], float | None, int | None]:
     """Channel names, µm a pixel and significant bits by OME-XML.
 
+    number: of the image among those of the file, `images`.  count: of its channels as read.
+
     Raises:
-        BadImage: it promises other channels than were read.
+        BadImage: it promises other images or channels than are there.
     """
     try:
         root = xml.fromstring(about)
     except xml.ParseError:
         return (), None, None
     every = [node for node in root.iter() if node.tag.endswith("}Pixels")]
-    number = series.index if isinstance(getattr(series, "index", None), int) else 0
     if not every:
         return (), None, None
-    pixels = every[number] if number < len(every) else every[0]
+    if len(every) != images:  # tifffile skips those without pixels: which is which is unknown
+        raise BadImage(path, f"its OME-XML describes {len(every)} images, {images} are there")
+    pixels = every[number]
     nodes = [node for node in pixels if node.tag.endswith("}Channel")]
     names: list[str] = []
     for node in nodes:

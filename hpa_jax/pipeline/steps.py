@@ -74,7 +74,8 @@ STEPS: dict[str, Step] = {
         "catalog.parquet, bad_images.csv",
         ("data", "classes", "largest"),
         ("data",),
-        version=2,  # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read correctly
+        # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read correctly
+        version=3,  # 3: each image of an OME-TIFF or CZI of several read by its own metadata
     ),
     "duplicates": Step(
         "hpa_jax.pipeline.duplicates:duplicates",

@@ -1,5 +1,6 @@
 """One microscope file: pixel sizes of all who write them, sets of files, and what only claims."""
 
+import sys
 import tracemalloc
 
 import numpy as np
@@ -59,6 +60,47 @@ def test_a_size_of_ome_that_cannot_be_is_unknown(tmp_path, size, expected):
     about = {"axes": "YX", "PhysicalSizeX": size, "PhysicalSizeXUnit": "µm"}
     tifffile.imwrite(path, PLANE, metadata=about, ome=True)
     assert reader.planes(path).pixel_size == expected
+
+
+def test_each_image_of_a_file_has_its_own_metadata(tmp_path):
+    """Positions of one OME-TIFF with other channels, pixel sizes and depths."""
+    stated = [(["DAPI", "GFP"], 0.08, 12), (["GFP", "DAPI"], 0.16, 14)]
+    with tifffile.TiffWriter(tmp_path / "a.ome.tif", ome=True) as file:
+        for names, size, bits in stated:
+            about = dict(PhysicalSizeX=size, PhysicalSizeXUnit="µm", SignificantBits=bits)
+            values = np.stack([PLANE, PLANE]).astype(np.uint16)
+            file.write(values, metadata=dict(axes="CYX", Channel={"Name": names}, **about))
+    for number, (names, size, bits) in enumerate(stated):
+        read = reader.planes(tmp_path / "a.ome.tif", scene=number)
+        assert (list(read.names), read.pixel_size, read.bits) == (names, size, bits)
+
+
+def test_a_file_that_lacks_an_image_of_its_metadata_is_refused(tmp_path):
+    """Which of the two described is the one that is there can't be told."""
+    pixels = (
+        '<Image ID="Image:{n}"><Pixels ID="Pixels:{n}" DimensionOrder="XYZCT" Type="uint8" '
+        'SizeX="32" SizeY="32" SizeC="1" SizeZ="1" SizeT="1"><Channel ID="Channel:{n}:0" '
+        'Name="{name}"/>{data}</Pixels></Image>'
+    )
+    xml = (
+        '<?xml version="1.0" encoding="UTF-8"?>'
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06">'
+        + pixels.format(n=0, name="red", data='<TiffData IFD="7" PlaneCount="1"/>')
+        + pixels.format(n=1, name="green", data='<TiffData IFD="0" PlaneCount="1"/>')
+        + "</OME>"
+    )
+    tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, description=xml, metadata=None)
+    with pytest.raises(BadImage, match="its OME-XML describes 2 images, 1 are there"):
+        reader.planes(tmp_path / "a.ome.tif")
+
+
+def test_a_codec_that_needs_imagecodecs_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imagecodecs", None)
+    tifffile.imwrite(tmp_path / "a.tif", PLANE)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags["Compression"].overwrite(34712)
+    with pytest.raises(BadImage, match="JPEG2000 of these pixels needs the package imagecodecs"):
+        reader.planes(tmp_path / "a.tif")
 
 
 def set_of_two(path, other, uuid="urn:uuid:2"):

@@ -112,7 +112,7 @@ def test_every_form_gives_the_reference(
         saved(path, levels[..., k], kind, layout, bits)
     scaling = reader.Scaling(percentiles, floor, depth if stated else 0)
     how = imported.Conversion(scaling=scaling, reading=Reading())
-    row = imported.convert("x", imported.Files(paths), folder, how, "mark")
+    row = imported.convert("x", imported.Files(paths), folder, how, lambda: "mark")
     image = reader.read(row)
     for k in range(4):
         values = levels[..., k]
@@ -156,3 +156,20 @@ def test_the_docs_table_lists_the_formats():
     assert untried == [set(microscopes.SUFFIXES)]  # which say so (test_microscopes)
     for project in PROJECTIONS:
         assert f'"{project}"' in text or project == "max"
+
+
+def test_a_plane_of_several_blocks_is_counted_and_scaled_whole():
+    """Histograms and scaling go block by block; the last block is a part of one."""
+    plane = np.random.default_rng(3).integers(0, 65536, (3, 70_001)).astype(np.uint16)
+    assert np.array_equal(reader.histogram(plane), np.bincount(plane.ravel(), minlength=65536))
+    (table,) = reader.scale(np.arange(65536, dtype=np.uint16)[None], 400, 30_400)
+    assert np.array_equal(reader.scale(plane, 400, 30_400), table[plane])
+    assert np.array_equal(reader.scale(plane.T, 400, 30_400), table[plane.T])
+
+
+def test_one_pixel_that_is_no_multiple_makes_a_plane_deep():
+    """It may lie between the pixels that are tested first."""
+    spread = np.full((64, 64), 257 * 9, np.uint16)
+    assert reader.as_eight_bits([spread])[0].max() == 9
+    spread[5, 7] += 1
+    assert reader.as_eight_bits([spread]) is None

@@ -11,6 +11,7 @@ twice.  Without a slash it is the file's name, in any sub-folder.  Without {id} 
 {z}, joined by _, are the id.
 """
 
+import functools
 import os
 import re
 import warnings
@@ -48,6 +49,8 @@ NUMBERED = (  # whose channels are numbers: data.folder.channels says which is w
     ("Harmony (Operetta, Opera Phenix)", "{id}p{z}-ch{channel}sk*fk*fl*"),
     ("ImageXpress, Z steps", "**/ZStep_{z}/{id}_w{channel}*"),
     ("ImageXpress", "{id}_w{channel}*"),
+    ("CellVoyager", "{id}L*A*Z{z}C{channel}"),
+    ("ZEN", "{id}_c{channel}_ORG"),
     ("numbered channels and Z planes", "{id}_z{z}_ch{channel}"),
     ("numbered channels", "{id}_C{channel}"),
     ("numbered channels", "{id}_ch{channel}"),
@@ -343,8 +346,15 @@ def _gathered(
     """id -> files of those that fit, and the names of the others."""
     matches: dict[str, Match] = {}
     aside, spelt = [], {}
+    folder_inside = functools.cache(functools.partial(inside, root))
+
+    def leaves(path: Path) -> bool:
+        if os.path.islink(path) or os.path.isdir(path):
+            return not all_inside(root, path)
+        return not folder_inside(os.path.dirname(path))
+
     for name in images:
-        fields = fits(name)
+        fields = fits(_stem(name))
         if fields is None:
             aside.append(name)
             continue
@@ -353,7 +363,7 @@ def _gathered(
         id = csv_tables.composed(fields.get("id") or "_".join(f for f in fields.values() if f))
         if shown(name) != name:
             problems.add(path, id, "its name is not UTF-8; rename it")
-        elif not links and not all_inside(root, path):
+        elif not links and leaves(path):
             problems.add(
                 path, id, "a link that leaves data.root; copy it, or data.folder.links=True"
             )
@@ -388,6 +398,8 @@ def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path])
                 left_out.add(os.path.realpath(parent))
     entered = set()
     for folder, folders, names in os.walk(root, followlinks=True):
+        below = os.path.relpath(folder, root).replace(os.sep, "/")
+        start = "" if below == "." else f"{below}/"
         if (place := os.path.realpath(folder)) in entered and os.path.islink(folder):
             folders[:] = []
             continue
@@ -398,7 +410,7 @@ def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path])
             if os.path.realpath(path) in left_out or name == "__MACOSX":
                 continue
             if name.lower().endswith(ome_zarr.SUFFIXES):  # a folder that is one image
-                yield os.path.relpath(path, root).replace(os.sep, "/")
+                yield start + name
                 continue
             if os.path.islink(path) and not inside(root, path) and not links:
                 problems.add(
@@ -409,8 +421,9 @@ def _files(root: Path, problems: Problems, links: bool, besides: Sequence[Path])
         folders[:] = sorted(kept)
         for name in names:
             path = os.path.join(folder, name)
-            if not competition.IGNORED.fullmatch(name) and os.path.realpath(path) not in left_out:
-                yield os.path.relpath(path, root).replace(os.sep, "/")
+            real = os.path.realpath(path) if os.path.islink(path) else os.path.join(place, name)
+            if not competition.IGNORED.fullmatch(name) and real not in left_out:
+                yield start + name
 
 
 def _stem(name: str) -> str:
@@ -418,7 +431,7 @@ def _stem(name: str) -> str:
 
 
 class _Pattern:
-    """A pattern as a function: name of a file -> its fields, or None if it doesn't fit."""
+    """A pattern as a function: path without suffix -> its fields, or None if it doesn't fit."""
 
     def __init__(self, pattern: str, names: Mapping[str, str]) -> None:
         self._names, self._numbered = names, pattern in {p for _, p in NUMBERED}
@@ -451,8 +464,7 @@ class _Pattern:
         self._expression = re.compile(anywhere + "".join(parts), re.IGNORECASE)
         self._separate = "{channel}" in pattern
 
-    def __call__(self, name: str) -> dict[str, str] | None:
-        stem = _stem(name)
+    def __call__(self, stem: str) -> dict[str, str] | None:
         match = self._expression.fullmatch(stem)
         if match is None or (self._separate and _COMPOSITE.fullmatch(stem)):
             return None
@@ -481,17 +493,18 @@ def _recognised(root: Path, images: Sequence[str], names: Mapping[str, str]) -> 
         InputError: its channels are numbers, and which is which is not given.
     """
     best, most, numbers = None, 0, set()
+    stems = [_stem(name) for name in images]
     for layout in (*LAYOUTS, *SEPARATED, *NUMBERED):
         fits = _Pattern(layout[1], names)
-        fields = [f for f in map(fits, images) if f is not None]
+        fields = [f for f in map(fits, stems) if f is not None]
         channels = {f["channel"] for f in fields}
         if layout not in LAYOUTS and len(channels) < 2:
             continue
         if len(fields) > most:
             best, most, numbers = layout, len(fields), channels - set(CHANNELS)
     if best is None:
-        composites = all(_Pattern(COMPOSITE, {})(name) for name in images)
-        whole = COMPOSITE if images and composites else WHOLE
+        composites = all(map(_Pattern(COMPOSITE, {}), stems))
+        whole = COMPOSITE if stems and composites else WHOLE
         return "one file an image", whole
     if numbers:
         example = ",".join(f"{n}:{c}" for n, c in zip(sorted(numbers), ("blue", "green", "red")))

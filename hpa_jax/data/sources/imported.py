@@ -38,7 +38,7 @@ COLUMNS = (
     *("id", "source", "labels", *CHANNELS, "original_size", "antibody", "plate", "sample"),
     *("pixel_size", "black", "white", "seen"),
 )
-LAYOUT = 4  # of what `convert` makes; another one is imported anew
+LAYOUT = 5  # of what `convert` makes; another one is imported anew
 MISSING = ("error", "zeros", "mean")
 Tell = Callable[[str, "dict[str, Any] | None"], None]
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
@@ -132,6 +132,7 @@ def rows(
     """
     into.mkdir(parents=True, exist_ok=True)
     bad: dict[str, BadImage] = {}
+    options = _json(conversion)
 
     def guarded(work: Callable[[str], Any], id: str) -> Any:
         try:
@@ -145,11 +146,12 @@ def rows(
         for path in files.every():
             if not os.path.exists(path):
                 raise BadImage(path, "no such file")
-        options = (LAYOUT, _json(conversion), files.scene)
-        return signature(files.every(), options, content)
+        return signature(files.every(), (LAYOUT, options, files.scene), content)
 
+    kept = _kept(images, conversion)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        marks = dict(zip(images, pool.map(functools.partial(guarded, sign), images)))
+        signed = [id for id in images if id not in kept]
+        marks = dict(zip(signed, pool.map(functools.partial(guarded, sign), signed)))
         shared: dict[str, str] = {}
         levels: dict[str, dict[str, tuple[float, float]]] = {}
         if conversion.scaling.over != "image":
@@ -159,18 +161,20 @@ def rows(
                 over = conversion.scaling.over
                 problems.note(f"all images were read once more for points over the {over}", id)
                 marks[id] = digest(marks[id], sorted(levels.get(group, {}).items()))[:8]
-        todo = [id for id, mark in marks.items() if mark and known(into, id, mark) is None]
-        kept = _kept(images, todo, conversion)
-        todo = [id for id in todo if id not in kept]
+        before = {id: known(into, id, mark) for id, mark in marks.items() if mark}
+        todo = [id for id, row in before.items() if row is None]
         if todo and conversion.largest:
             example = next(iter(images[todo[0]].paths.values()))
             check_disk(into, len(todo), conversion.largest, example)
 
         def work(id: str) -> dict[str, Any]:
+            if (row := before.get(id)) is not None:
+                return row
             given = levels.get(shared[id], {}) if id in shared else None
-            return convert(id, images[id], into, conversion, marks[id], given)
+            mark = functools.partial(sign, id) if id in kept else lambda: marks[id]
+            return convert(id, images[id], into, conversion, mark, given)
 
-        ready = [id for id in images if marks[id] and id not in bad]
+        ready = [id for id in images if id not in bad]
         results = pool.map(functools.partial(guarded, work), ready)
         done = {}
         with Progress(title, len(ready)) as progress:
@@ -189,12 +193,12 @@ def rows(
     return found
 
 
-def _kept(images: Mapping[str, Files], ids: Sequence[str], conversion: Conversion) -> set[str]:
-    """Images whose files are probably used where they lie, judged by one of them: no disk is
-    needed for them."""
-    if not conversion.keep or conversion.field_um:
+def _kept(images: Mapping[str, Files], conversion: Conversion) -> set[str]:
+    """Images whose files are probably used where they lie, judged by one of them: they need no
+    disk, and no signature unless they must be converted after all."""  # fmt: skip
+    if not conversion.keep or conversion.field_um or conversion.scaling.over != "image":
         return set()
-    plain = [id for id in ids if images[id].kept()]
+    plain = [id for id, files in images.items() if files.kept()]
     try:
         if plain:
             reader.size(next(iter(images[plain[0]].paths.values())))
@@ -208,19 +212,17 @@ def convert(
     files: Files,
     into: Path,
     conversion: Conversion,
-    mark: str,
+    mark: Callable[[], str],
     levels: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
-    """One image by the whole chain, unless that is done.
+    """One image by the whole chain.
 
-    levels: channel -> black and white point, where images share them.
+    mark: gives the signature of its files, for which all their bytes are read: asked for only if
+    a copy is stored.  levels: channel -> black and white point, where images share them.
 
     Raises:
         BadImage: it can't be read with certainty, or a channel is missing without a rule.
     """
-    done = known(into, id, mark)
-    if done is not None:
-        return done
     planes, read = select(files, conversion)
     path = next(iter(files.paths.values()))
     first = next(iter(planes.values()))
@@ -251,7 +253,8 @@ def convert(
         eight = {c: to_field(plane, side) for c, plane in eight.items()}
     eight = {c: reduced(plane, conversion.largest) for c, plane in eight.items()}
     about["seen"] = seen(eight, path)
-    return store(into, id, mark, eight, about)
+    signed = mark()
+    return known(into, id, signed) or store(into, id, signed, eight, about)
 
 
 def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
@@ -326,9 +329,10 @@ def channel_named(name: str, names: Mapping[str, str]) -> str | None:
     """The channel that a microscope's name of it means; None if that is unknown."""
     text = plain(name)
     given = {plain(key): channel for key, channel in names.items()}
-    if text in given:
-        return given[text]
-    return next((c for c, stains in STAINS.items() if text in map(plain, stains)), None)
+    return given[text] if text in given else _CHANNEL_OF.get(text)
+
+
+_CHANNEL_OF = {plain(stain): channel for channel, stains in STAINS.items() for stain in stains}
 
 
 def _named(
@@ -498,8 +502,11 @@ def signature(
     """
     whole = []
     for file in map(Path, files):
-        parts = reader.files_of(file) if file.is_dir() else [str(file)]
-        whole += [(os.path.relpath(part, file.parent), content(part)) for part in parts]
+        if file.is_dir():
+            parts = reader.files_of(file)
+            whole += [(os.path.relpath(part, file.parent), content(part)) for part in parts]
+        else:
+            whole.append((file.name, content(str(file))))
     return digest(whole, options)[:8]
 
 

@@ -1,16 +1,19 @@
 """Your own images: patterns, 16 bits, OME-TIFF, missing yellow, pixel sizes, labels by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
 from hpa_jax.core import classes
+from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.data import catalog, reader
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.sources import folder, imported
-from tests.data.layouts import picture, save
+from tests.data.layouts import picture, png16, save
 
 
 def scan(root, **options):
@@ -274,6 +277,24 @@ def test_conversion_happens_once_and_again_when_a_file_changes(tmp_path):
     changed, _ = scan(root)
     assert changed["red"][0] != first["red"][0]
     assert len(list((tmp_path / "imported").glob("*.png"))) == 4
+
+
+def test_only_images_that_are_converted_are_signed(tmp_path):
+    """The bytes of files that are used where they lie are not read for a signature."""
+    root, read = tmp_path / "own", []
+
+    def content(path):
+        read.append(Path(path).name)
+        return sha256(path)
+
+    save(root, "a", picture(1))
+    png16(root / "b_green.png", picture(2)[..., 1].astype(np.uint16) * 100)
+    missing = dict(red="zeros", blue="zeros", yellow="zeros")
+    first, _ = scan(root, content=content, missing=missing)
+    assert read == ["b_green.png"] and first["green"][1].startswith(str(tmp_path / "imported"))
+    stamp = Path(first["green"][1]).stat().st_mtime_ns
+    again, _ = scan(root, content=content, missing=missing)
+    assert Path(again["green"][1]).stat().st_mtime_ns == stamp
 
 
 @pytest.mark.parametrize(

@@ -475,10 +475,12 @@ def test_sub_folders_and_capitals_belong_to_the_images(tmp_path, images):
         ("plate_A0{n}_s1_w{k}.TIF", "1:red,2:green,3:blue,4:yellow"),
         ("A0{n}/C{k}.tif", "C1:red,C2:green,C3:blue,C4:yellow"),
         ("im{n}_C{k}.tif", "C1:red,C2:green,C3:blue,C4:yellow"),
+        ("P_B02_T0001F00{n}L01A0{k}Z01C0{k}.tif", "01:red,02:green,03:blue,04:yellow"),
+        ("im{n}_c{k}_ORG.tif", "1:red,2:green,3:blue,4:yellow"),
     ],
 )
 def test_numbered_channels_are_asked_for_and_read(tmp_path, images, name, channels):
-    """Harmony, ImageXpress, and numbered channels of others."""
+    """Harmony, ImageXpress, CellVoyager, ZEN, and numbered channels of others."""
     for n, image in enumerate(images.values()):
         for k in range(4):
             path = tmp_path / "in" / name.format(n=n + 1, k=k + 1)
@@ -527,10 +529,11 @@ def test_one_channel_without_a_name_is_asked_for(tmp_path, images):
         ("p{n}_Z{z:03d}_ch0{k}.tif", dict(channels="ch00:red,ch01:green,ch02:blue,ch03:yellow")),
         ("p{n}p{z:02d}-ch{k}sk1fk1fl1.tiff", dict(channels="0:red,1:green,2:blue,3:yellow")),
         ("ZStep_{z}/p{n}_w{k}8A3F.TIF", dict(channels="0:red,1:green,2:blue,3:yellow")),
+        ("p{n}L01A01Z{z:02d}C0{k}.tif", dict(channels="00:red,01:green,02:blue,03:yellow")),
     ],
 )
 def test_a_file_a_z_plane_is_one_image(tmp_path, images, name, options):
-    """Z planes that are files of their own: Leica, Harmony, MetaXpress."""
+    """Z planes that are files of their own: Leica, Harmony, MetaXpress, CellVoyager."""
     for n, image in enumerate(images.values()):
         for k, channel in enumerate(CHANNELS):
             for z, share in ((1, 0.5), (2, 1.0), (10, 0.3)):
