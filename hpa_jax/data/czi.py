@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from hpa_jax.data.planes import BadImage, Planes, Reading, check_claim, ordered, plausible
+from hpa_jax.data.planes import (
+    BadImage,
+    Planes,
+    Reading,
+    check_claim,
+    check_square,
+    ordered,
+    plausible,
+)
 
 SUFFIXES = (".czi",)
 _TYPES = {"Gray8": np.uint8, "Gray16": np.uint16, "Gray32Float": np.float32}
@@ -67,8 +75,10 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
         about = xml.fromstring(file.raw_metadata)
     planes = ordered(path, pixels, axes, how, colour=colour)
     names, bits = ((), None) if colour else _channels(path, about, held["C"])
-    metres = about.findtext("./Metadata/Scaling/Items/Distance[@Id='X']/Value")
-    size = plausible(float(metres) * 1e6) if metres else None
+    distance = "./Metadata/Scaling/Items/Distance[@Id='{}']/Value"
+    across, down = (float(about.findtext(distance.format(axis)) or 0) * 1e6 for axis in "XY")
+    check_square(path, across, down)
+    size = plausible(across)
     notes = (*planes.notes, _UNTRIED)
     return Planes(planes.pixels, names, size, bits, colour=planes.colour, notes=notes)
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from hpa_jax.data.planes import BadImage, Planes, Reading, check_claim, ordered, plausible
+from hpa_jax.data.planes import (
+    BadImage,
+    Planes,
+    Reading,
+    check_claim,
+    check_square,
+    ordered,
+    plausible,
+)
 
 SUFFIXES = (".nd2", ".lif")
 
@@ -37,7 +45,7 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
         check_claim(path, file.shape, axes, file.dtype)
         pixels = np.asarray(file.data)
         names = tuple(str(name) for name in file.channel_names or ())
-        size = file.physical_pixel_sizes.X
+        sizes = file.physical_pixel_sizes
     except BadImage:
         raise
     except Exception as error:  # readers raise what their makers' libraries raise
@@ -48,10 +56,11 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
     if names and len(names) != len(planes.pixels):
         count = len(planes.pixels)
         raise BadImage(path, f"its metadata name {len(names)} channels, {count} are there")
+    check_square(path, sizes.X, sizes.Y)
     kind = path.suffix[1:].upper()
     untried = f"ambiguous: {kind} is read by bioio, which was tried on no real file here; compare"
     notes = (*planes.notes, untried)
-    return Planes(planes.pixels, names, plausible(size), colour=planes.colour, notes=notes)
+    return Planes(planes.pixels, names, plausible(sizes.X), colour=planes.colour, notes=notes)
 
 
 def _opened(path: Path) -> tuple[Any, int]:

@@ -16,6 +16,7 @@ from hpa_jax.data.planes import (
     Planes,
     Reading,
     check_claim,
+    check_square,
     ordered,
     plausible,
 )
@@ -68,8 +69,10 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
     if labels and len(labels) != len(planes.pixels):
         count = len(planes.pixels)
         raise BadImage(path, f"its metadata name {len(labels)} channels, {count} are there")
-    x = letters.index("X")
+    y, x = letters.index("Y"), letters.index("X")
     unit = MICROMETRES.get(str(units[x]))
+    if units[y] == units[x]:
+        check_square(path, scale[x], scale[y])
     size = plausible(scale[x] * unit if unit else None)
     notes = planes.notes
     if absent:  # chunks of zeros alone need not be stored

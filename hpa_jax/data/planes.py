@@ -166,6 +166,16 @@ def plausible(size: float | None) -> float | None:
     return size if size is not None and SMALLEST <= size <= LARGEST else None
 
 
+def check_square(path: str | Path, across: float | None, down: float | None) -> None:
+    """Refuse pixels of another height than width, which no rescaling here would mend.
+
+    Raises:
+        BadImage: sizes that differ by more than 1 %; unknown or impossible ones don't count.
+    """
+    if across and down and min(across, down) > 0 and abs(across / down - 1) > 0.01:
+        raise BadImage(path, f"its pixels are not square ({across:g} x {down:g}); resample it")
+
+
 def is_ramp(colours: np.ndarray) -> bool:
     """Whether a palette uint8[N, 3] is a look-up table that shows intensity in colour: from black
     it gets brighter with the index, in small steps (a sorted palette jumps between hues).

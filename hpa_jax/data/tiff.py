@@ -20,6 +20,7 @@ from hpa_jax.data.planes import (
     Planes,
     Reading,
     check_claim,
+    check_square,
     is_ramp,
     ordered,
     plausible,
@@ -309,7 +310,7 @@ def _ome(
     number: of the image among those of the file, `images`.  count: of its channels as read.
 
     Raises:
-        BadImage: it promises other images or channels than are there.
+        BadImage: it promises other images or channels than are there; its pixels are not square.
     """
     try:
         root = xml.fromstring(about)
@@ -329,14 +330,20 @@ def _ome(
     if promised.isdecimal() and int(promised) != count:
         raise BadImage(path, f"its OME-XML promises {promised} channels, {count} are there")
     names = (names + [""] * count)[:count]
-    unit = MICROMETRES.get(pixels.get("PhysicalSizeXUnit", "µm"))
-    try:
-        size = float(pixels.get("PhysicalSizeX", "")) * unit if unit else None
-    except ValueError:
-        size = None
+    size, down = (_micrometres(pixels, axis) for axis in "XY")
+    check_square(path, size, down)
     significant = pixels.get("SignificantBits", "")
     bits = int(significant) if significant.isdecimal() and 8 < int(significant) < 16 else None
     return tuple(names), size if size and size > 0 else None, bits
+
+
+def _micrometres(pixels: xml.Element, axis: str) -> float | None:
+    """µm a pixel along an axis, by OME-XML."""
+    unit = MICROMETRES.get(pixels.get(f"PhysicalSize{axis}Unit", "µm"))
+    try:
+        return float(pixels.get(f"PhysicalSize{axis}", "")) * unit if unit else None
+    except ValueError:
+        return None
 
 
 def _resolution(page: Any, imagej: Mapping[str, object]) -> float | None:

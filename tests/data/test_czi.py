@@ -3,6 +3,7 @@
 No file of a microscope was at hand.
 """
 
+import re
 import sys
 
 import numpy as np
@@ -145,3 +146,11 @@ def test_without_its_library_the_extra_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.czi").write_bytes(b"any")
     with pytest.raises(BadImage, match=r"needs pylibCZIrw: pip install 'hpa-jax\[formats\]'"):
         reader.planes(tmp_path / "a.czi")
+
+
+def test_pixels_that_are_not_square_are_refused(czi, tmp_path):
+    path = write(czi, tmp_path / "a.czi", [of(picture(1, 64))])
+    number = r"(Id=\"Y\".*?<Value>)[^<]*"
+    edited(czi, path, lambda xml: re.sub(number, r"\g<1>1.6e-07", xml, flags=re.DOTALL))
+    with pytest.raises(BadImage, match="not square"):
+        reader.planes(path)

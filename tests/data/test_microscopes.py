@@ -21,7 +21,7 @@ def stand_in(pixels, names, scenes=1):
         def __init__(self, path):
             self.scenes = tuple(f"scene {n}" for n in range(scenes))
             self.dims = SimpleNamespace(order="TCZYX")
-            self.physical_pixel_sizes = SimpleNamespace(X=0.08)
+            self.physical_pixel_sizes = SimpleNamespace(X=0.08, Y=0.08)
             self.channel_names = names
 
         def set_scene(self, number):

@@ -4,6 +4,7 @@ Where the package ome-zarr is, the tests write stores anew; `golden/*.zip` are t
 python -m tests.data.test_ome_zarr
 """
 
+import json
 import shutil
 import zipfile
 from pathlib import Path
@@ -128,6 +129,18 @@ def test_stores_of_the_reference_writer(tmp_path, name):
     ids = ["plate_A1_0", "plate_B1_0"] if name == "plate" else [name]
     assert equal(got, {id: picture(n, 64) for n, id in enumerate(ids)})
     assert table["pixel_size"].tolist() == pytest.approx([0.08] * len(ids))
+
+
+def test_pixels_that_are_not_square_are_refused(tmp_path):
+    store = tmp_path / "a.ome.zarr"
+    with zipfile.ZipFile(GOLDEN / "v04.ome.zarr.zip") as file:
+        file.extractall(store)
+    about = json.loads((store / ".zattrs").read_text())
+    for level in about["multiscales"][0]["datasets"]:
+        level["coordinateTransformations"][0]["scale"][-2] *= 2
+    (store / ".zattrs").write_text(json.dumps(about))
+    with pytest.raises(BadImage, match=r"not square \(0\.08 x 0\.16\)"):
+        reader.planes(store)
 
 
 @pytest.mark.parametrize("part", ["", ".zattrs", "s0", "s0/0/0/0"])

@@ -62,6 +62,20 @@ def test_a_size_of_ome_that_cannot_be_is_unknown(tmp_path, size, expected):
     assert reader.planes(path).pixel_size == expected
 
 
+@pytest.mark.parametrize(("down", "unit"), [(0.08, "µm"), (80.0, "nm"), (0.0, "µm")])
+def test_square_pixels_have_a_size(tmp_path, down, unit):
+    about = {"PhysicalSizeX": 0.08, "PhysicalSizeY": down, "PhysicalSizeYUnit": unit}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, metadata={"axes": "YX", **about}, ome=True)
+    assert reader.planes(tmp_path / "a.ome.tif").pixel_size == 0.08
+
+
+def test_pixels_that_are_not_square_are_refused(tmp_path):
+    about = {"PhysicalSizeX": 0.08, "PhysicalSizeY": 0.16}
+    tifffile.imwrite(tmp_path / "a.ome.tif", PLANE, metadata={"axes": "YX", **about}, ome=True)
+    with pytest.raises(BadImage, match=r"not square \(0\.08 x 0\.16\)"):
+        reader.planes(tmp_path / "a.ome.tif")
+
+
 def test_each_image_of_a_file_has_its_own_metadata(tmp_path):
     """Positions of one OME-TIFF with other channels, pixel sizes and depths."""
     stated = [(["DAPI", "GFP"], 0.08, 12), (["GFP", "DAPI"], 0.16, 14)]
