@@ -114,7 +114,7 @@ def test_report_opens_in_a_browser(done, tmp_path):
 
     workdir, _ = done
     seen, console = browser.opened(workdir / "report" / "index.html", tmp_path)
-    assert seen["images"] > 40 and seen["links"] >= 15
+    assert seen["images"] + seen["cells"] > 40 and seen["links"] >= 15
     assert seen["broken"] == seen["lost"] == seen["hidden"] == seen["cut"] == []
     assert seen["wide"] == 0
     assert console == ""

@@ -46,8 +46,8 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
             if base:
                 _begin_from(base, folder)
             print(f"== {name}, seed {seed} ==", flush=True)
-            of_seed = varied(changed(config, seeded(seed)), variation)
-            runner.run(of_seed, {**flags, "workdir": str(folder), "only": None}, COMPARED)
+            of_seed, steps = _with_data(varied(changed(config, seeded(seed)), variation), config)
+            runner.run(of_seed, {**flags, "workdir": str(folder), "only": None}, steps)
             runs[name, seed] = outcome(folder, variation, config.ablate.method, base)
     rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
     artifacts.write_json(
@@ -159,6 +159,14 @@ def _make_synthetic_data(config: ConfigDict, flags: dict[str, Any]) -> None:
         runner.run(synthetic, {**flags, "only": None}, ("data",))
 
 
+def _with_data(config: ConfigDict, base: ConfigDict) -> tuple[ConfigDict, tuple[str, ...]]:
+    """Return a variation's config and its steps: with other synthetic images than the base's it
+    makes its own."""
+    if base.data.source != "synthetic" or config.data.synthetic == base.data.synthetic:
+        return config, COMPARED
+    return changed(config, {"data.root": "", "data.truth": ""}), ("data", *COMPARED)
+
+
 def _begin_from(finished: Path, folder: Path) -> None:
     """Start a new run with hard links to the base's files; their stamps decide what is reused.
 
@@ -190,8 +198,15 @@ def outcome(
     Steps reused from `base`, the folder of the base's run, do not count.
 
     Raises:
-        InputError: the run did not score the method.
+        InputError: the run did not score the method, or a change did nothing: all results are the
+            base's.
     """
+    seconds = cache.seconds(folder, beyond=base)
+    if base and variation.get("set") and not seconds:
+        raise InputError(
+            f"config.ablate.variations, {variation['name']!r}: no step depends on "
+            f"{', '.join(variation['set'])}, all its results would be the base's"
+        )
     method = variation.get("method", method)
     score = SCORES[variation.get("at", "thresholds")]
     figures = {}
@@ -206,7 +221,7 @@ def outcome(
         figures[rows] = scores[method][score]
         if rows == "test":
             figures["test_map"] = scores[method]["mean_average_precision"]
-    return {**figures, "minutes": sum(cache.seconds(folder, beyond=base).values()) / 60}
+    return {**figures, "minutes": sum(seconds.values()) / 60}
 
 
 def _row(

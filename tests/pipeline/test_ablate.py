@@ -64,6 +64,19 @@ def test_minutes_are_of_what_a_variation_did_anew(tmp_path):
     assert ablate.outcome(tmp_path / "x", {}, "a", tmp_path / "base") == {"minutes": 2.0}
 
 
+def test_a_change_that_did_nothing_is_refused(tmp_path):
+    """Its row would say "no evidence" of what was never tried."""
+    for run in ("base", "x"):
+        (tmp_path / run / ".stamps").mkdir(parents=True)
+        stamp = {"key": "t", "outputs": [], "seconds": 60}
+        (tmp_path / run / ".stamps" / "train-a.json").write_text(json.dumps(stamp))
+    variation = {"name": "x", "set": {"train.workers": 3}}
+    with pytest.raises(InputError, match=r"'x': no step depends on train\.workers"):
+        ablate.outcome(tmp_path / "x", variation, "a", tmp_path / "base")
+    scored_otherwise = {"name": "x", "at": "half"}
+    assert ablate.outcome(tmp_path / "x", scored_otherwise, "a", tmp_path / "base")
+
+
 @pytest.mark.parametrize(
     ("variation", "said"),
     [
@@ -117,7 +130,7 @@ def test_only_what_a_variation_changes_is_done_again(tmp_path):
     assert list(told) == [
         f"{name}, seed {seed}"
         for seed in (0, 1)
-        for name in ("base", "plain", "alone", "half", "rare")
+        for name in ("base", "plain", "alone", "half", "rare", "wrong")
     ]
     assert "[train-tiny] reads" in told["base, seed 1"]
     assert "[train-tiny] done before" in told["plain, seed 0"]
@@ -126,6 +139,8 @@ def test_only_what_a_variation_changes_is_done_again(tmp_path):
     assert "[predict-tiny] done before" in told["half, seed 1"]
     assert "[train-tiny] done before" in told["rare, seed 1"]
     assert "[train-second] reads" in told["rare, seed 1"]
+    assert "[train-tiny] reads" in told["wrong, seed 1"]  # other labels of equal images
+    assert "[records] done before" in told["wrong, seed 1"]
     rows = json.loads((tmp_path / "w" / "ablation.json").read_text())["variations"]
     base = json.loads(
         (tmp_path / "w" / "ablate" / "base" / "seed_1" / "evaluation.json").read_text()
@@ -134,6 +149,7 @@ def test_only_what_a_variation_changes_is_done_again(tmp_path):
     assert rows[3]["test"]["values"][1] == base["scores"]["mean of models"]["macro_f1_at_half"]
     assert 0 == rows[3]["minutes"]["mean"] < rows[1]["minutes"]["mean"] < rows[0]["minutes"]["mean"]
     assert rows[4]["test"]["values"] != rows[0]["test"]["values"]
+    assert rows[5]["test"]["values"] != rows[0]["test"]["values"]
     first = (tmp_path / "w" / "ablation.json").read_bytes()
     again = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout
     assert "reads" not in again
@@ -143,7 +159,7 @@ def test_only_what_a_variation_changes_is_done_again(tmp_path):
 RECIPE = """
 import runpy
 
-from hpa_jax import config as base
+from hpa_jax.config import defaults as base
 
 def get_config(arg=""):
     config = runpy.run_path("configs/demo.py")["get_config"]().unlock()
@@ -157,6 +173,7 @@ def get_config(arg=""):
         dict(name="alone", set={"split.external": "excluded"}),
         dict(name="half", at="half"),
         dict(name="rare", add={"second": second}),
+        dict(name="wrong", set={"data.synthetic.label_noise": 0.2}),
     )
     return config.lock()
 """
