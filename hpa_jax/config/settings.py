@@ -30,14 +30,7 @@ WITHOUT_RESULT = (
 )
 # Of free form: names of models, or options that another package defines and checks.
 FREE = (
-    "models",
-    "weights",
-    "head_options",
-    "loss",
-    "augment",
-    "views",
-    "of_class",
-    "pca",
+    *("models", "weights", "head_options", "loss", "augment", "views", "of_class", "pca"),
     "trained_on",
 )
 _UNKNOWN = object()

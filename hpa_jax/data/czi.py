@@ -52,7 +52,7 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
         places = file.scenes_bounding_rectangle_no_pyramid
         numbers = sorted(places) or [None]
         if scene >= len(numbers):
-            raise BadImage(path, f"has no image {scene}: it holds {len(numbers)}")
+            raise BadImage(path, f"has no image {scene}: it contains {len(numbers)}")
         number = numbers[scene]
         place = places[number] if places else file.total_bounding_rectangle_no_pyramid
         blocks = [block for block in _blocks(file) if block[0].get("S") == number]
@@ -61,26 +61,25 @@ def read(path: Path, scene: int, how: Reading) -> Planes:
             some = ", ".join(sorted(types)) or "no"
             raise BadImage(path, f"{some} pixels; one type of all channels, of {', '.join(_TYPES)}")
         kind = types.pop()
-        held = _held(path, [where for where, _ in blocks])
+        numbers_of = _numbers(path, [where for where, _ in blocks])
         colour = kind.startswith("Bgr")
-        axes, shape = "TCZYX", [*map(len, held.values()), place.h, place.w]
+        axes, shape = "TCZYX", [*map(len, numbers_of.values()), place.h, place.w]
         if colour:
             axes, shape = axes + "S", [*shape, 3]
         check_claim(path, shape, axes, np.dtype(_TYPES[kind]))
         pixels = np.empty(shape, _TYPES[kind])
         for at in np.ndindex(*shape[:3]):
-            plane = {axis: held[axis][k] for axis, k in zip(held, at)}
+            plane = {axis: numbers_of[axis][k] for axis, k in zip(numbers_of, at)}
             part = file.read(plane=plane, scene=number, roi=place)
             pixels[at] = part[..., ::-1] if colour else part[..., 0]
         about = xml.fromstring(file.raw_metadata)
-    planes = ordered(path, pixels, axes, how, colour=colour)
-    names, bits = ((), None) if colour else _channels(path, about, held["C"])
-    distance = "./Metadata/Scaling/Items/Distance[@Id='{}']/Value"
-    across, down = (float(about.findtext(distance.format(axis)) or 0) * 1e6 for axis in "XY")
+        names, bits = ((), None) if colour else _channels(path, about, numbers_of["C"])
+        distance = "./Metadata/Scaling/Items/Distance[@Id='{}']/Value"
+        across, down = (float(about.findtext(distance.format(axis)) or 0) * 1e6 for axis in "XY")
     check_square(path, across, down)
-    size = plausible(across)
+    planes = ordered(path, pixels, axes, how, colour=colour)
     notes = (*planes.notes, _UNTRIED)
-    return Planes(planes.pixels, names, size, bits, colour=planes.colour, notes=notes)
+    return Planes(planes.pixels, names, plausible(across), bits, colour=planes.colour, notes=notes)
 
 
 @contextmanager
@@ -107,35 +106,35 @@ def _opened(path: Path) -> Iterator[Any]:
 
 def _blocks(file: Any) -> list[tuple[dict[str, int], str]]:
     """(axis -> number, pixel type) of each block of pixels at full resolution."""
-    found = []
+    blocks = []
 
     def take(_: int, block: Any) -> bool:
-        found.append((block.coordinate.to_dict(), block.pixelType.name))
+        blocks.append((block.coordinate.to_dict(), block.pixelType.name))
         return True
 
     file.enumerate_subblocks_subset(take, only_layer0=True)
-    return found
+    return blocks
 
 
-def _held(path: Path, wheres: list[dict[str, int]]) -> dict[str, list[int]]:
+def _numbers(path: Path, places: list[dict[str, int]]) -> dict[str, list[int]]:
     """The numbers on each of the axes T, C and Z of an image.
 
     Raises:
         BadImage: more axes than an image has, or a plane is absent (it would be read as black).
     """
     numbers = {
-        axis: sorted({where.get(axis, 0) for where in wheres})
-        for axis in sorted({*"TCZ", *itertools.chain(*wheres)} - {"S"})
+        axis: sorted({where.get(axis, 0) for where in places})
+        for axis in sorted({*"TCZ", *itertools.chain(*places)} - {"S"})
     }
     for axis, values in numbers.items():
         if axis not in "TCZ" and len(values) > 1:
             raise BadImage(path, f"has {len(values)} of axis {axis}; one image a file")
-    held = {axis: numbers[axis] for axis in "TCZ"}
-    wanted = set(itertools.product(*held.values()))
-    absent = wanted - {tuple(where.get(axis, 0) for axis in held) for where in wheres}
+    kept = {axis: numbers[axis] for axis in "TCZ"}
+    wanted = set(itertools.product(*kept.values()))
+    absent = wanted - {tuple(where.get(axis, 0) for axis in kept) for where in places}
     if absent:
         raise BadImage(path, f"{len(absent)} of {len(wanted)} planes are not in the file")
-    return held
+    return kept
 
 
 def _channels(
@@ -152,7 +151,7 @@ def _channels(
     if max(numbers) >= len(nodes):
         count = max(numbers) + 1
         raise BadImage(path, f"its metadata name {len(nodes)} channels, {count} are there")
-    own = [nodes[number] for number in numbers]
-    depths = [int(node.findtext("ComponentBitCount") or 0) for node in own]
+    chosen = [nodes[number] for number in numbers]
+    depths = [int(node.findtext("ComponentBitCount") or 0) for node in chosen]
     bits = max(depths) if all(8 < depth < 16 for depth in depths) else None
-    return tuple(node.get("Name", "") for node in own), bits
+    return tuple(node.get("Name", "") for node in chosen), bits

@@ -35,8 +35,9 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
     """Run the base and all unfinished variations; write and print the table."""
     context = opened(config, flags)
     variations = checked(config)
+    if context.draws:
+        runner.run(config, {**flags, "only": None}, ("data",))
     config = _with_shared_folders(config, context)
-    _make_synthetic_data(config, flags)
     runs = {}
     for seed in config.ablate.seeds:
         for variation in variations:
@@ -46,7 +47,9 @@ def ablate(config: ConfigDict, flags: dict[str, Any]) -> int:
             if base:
                 _begin_from(base, folder)
             print(f"== {name}, seed {seed} ==", flush=True)
-            of_seed, steps = _with_data(varied(changed(config, seeded(seed)), variation), config)
+            of_seed, steps = _with_data(
+                varied(changed(config, seeded(seed)), variation), config, context.draws
+            )
             runner.run(of_seed, {**flags, "workdir": str(folder), "only": None}, steps)
             runs[name, seed] = outcome(folder, variation, config.ablate.method, base)
     rows = [_row(variation, runs, config.ablate.seeds) for variation in variations]
@@ -153,16 +156,12 @@ def _with_shared_folders(config: ConfigDict, context: Context) -> ConfigDict:
     return changed(config, changes)
 
 
-def _make_synthetic_data(config: ConfigDict, flags: dict[str, Any]) -> None:
-    if config.data.source == "synthetic" and config.data.root:
-        synthetic = changed(config, {"data.root": "", "data.truth": ""})
-        runner.run(synthetic, {**flags, "only": None}, ("data",))
-
-
-def _with_data(config: ConfigDict, base: ConfigDict) -> tuple[ConfigDict, tuple[str, ...]]:
+def _with_data(
+    config: ConfigDict, base: ConfigDict, draws: bool
+) -> tuple[ConfigDict, tuple[str, ...]]:
     """Return a variation's config and its steps: with other synthetic images than the base's it
-    makes its own."""
-    if base.data.source != "synthetic" or config.data.synthetic == base.data.synthetic:
+    makes its own.  draws: whether the base's images are synthetic."""
+    if not draws or config.data.synthetic == base.data.synthetic:
         return config, COMPARED
     return changed(config, {"data.root": "", "data.truth": ""}), ("data", *COMPARED)
 

@@ -38,24 +38,31 @@ def parts(context: Context) -> dict[str, set[str]]:
     present: set[str] = set()
     if not context.draws:
         present = present.union(*(_PARTS.get(kind, set()) for kind in kinds))
-    result, listed = {}, lists(context.config)
+    listed = _listed(context)
+    result = {}
     for name in context.config.models:
+        begun_with = origin(context.config, name)
         if name in listed:
-            path = context.path(LISTED)
-            table = artifacts.read_table(path) if path.is_file() else None
-            seen = set() if table is None else set(table.loc[table["model"] == name, "source"])
-        else:
-            begun_with = origin(context.config, name).removeprefix(weight_files.PUBLISHED)
-            seen = set(published.find(begun_with).seen & present) if begun_with else set()
-        if seen:
-            result[name] = seen
-    return result
+            result[name] = listed[name]
+        elif begun_with.startswith(weight_files.PUBLISHED):
+            entry = published.find(begun_with.removeprefix(weight_files.PUBLISHED))
+            result[name] = set(entry.seen & present)
+    return {name: sources for name, sources in result.items() if sources}
+
+
+def _listed(context: Context) -> dict[str, set[str]]:
+    """Return {model with a list: sources of the images in it}; none before `duplicates` has run."""
+    names, path = lists(context.config), context.path(LISTED)
+    if not names or not path.is_file():
+        return {name: set() for name in names}
+    table = artifacts.read_table(path)
+    return {name: set(table.loc[table["model"] == name, "source"]) for name in names}
 
 
 def lists(config: ConfigDict) -> dict[str, str]:
     """Return {model: file of config.duplicates.trained_on}, also of the model it continues from."""
     by_first = config.duplicates.trained_on
-    firsts = {name: _first(config, name)[0] for name in config.models}
+    firsts = {name: _first(config, name) for name in config.models}
     return {name: by_first[first] for name, first in firsts.items() if first in by_first}
 
 
@@ -79,7 +86,9 @@ def tasks(context: Context) -> list[Task]:
         ]
         artifacts.write_table(output, pd.concat(tables, ignore_index=True))
         counts = (f"{len(table):,} of {name}" for name, table in zip(files, tables, strict=True))
-        return f"images that weights were trained on: {', '.join(counts)}"
+        labelled = any((table["source"] != "test").any() for table in tables)
+        needed = "; thresholds and stack will need --allow-seen" if labelled else ""
+        return f"images that weights were trained on: {', '.join(counts)}{needed}"
 
     inputs = context.paths("catalog.parquet", "groups.parquet")
     contents = [
@@ -161,7 +170,7 @@ def check(context: Context) -> None:
         labelled = sorted(seen - {"test"})
         if labelled and not context.flags.get("allow-seen"):
             raise InputError(
-                f"config.models.{name}: starts from {_first(context.config, name)[1]}, "
+                f"config.models.{name}: starts from {origin(context.config, name)}, "
                 f"trained on images of this run ({', '.join(labelled)}): its scores there "
                 "would be in sample, and thresholds and stack fitted on them; remove it, or add "
                 "--allow-seen (its scores are then marked)"
@@ -169,17 +178,16 @@ def check(context: Context) -> None:
 
 
 def origin(config: ConfigDict, name: str) -> str:
-    """Return "published:NAME" if a model, or the one it continues from, starts from it, else ""."""
-    begun_with = _first(config, name)[1]
-    return begun_with if begun_with.startswith(weight_files.PUBLISHED) else ""
+    """Return the init_from of a model, or of the one that it continues from: a file, a folder,
+    "published:NAME" or ""."""
+    first = _first(config, name)
+    return str(config.models[first].init_from) if first in config.models else ""
 
 
-def _first(config: ConfigDict, name: str) -> tuple[str, str]:
-    """Return the model that one continues from (itself if none), and what that starts from."""
+def _first(config: ConfigDict, name: str) -> str:
+    """Return the model that one continues from, itself if none."""
     visited: set[str] = set()
-    while name not in visited and (earlier := configs.started_from(config.models[name])):
-        if earlier not in config.models:  # not collected
-            return earlier, ""
+    while name in config.models and name not in visited:
         visited.add(name)
-        name = earlier
-    return name, str(config.models[name].init_from)
+        name = configs.started_from(config.models[name]) or name
+    return name

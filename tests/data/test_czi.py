@@ -154,3 +154,11 @@ def test_pixels_that_are_not_square_are_refused(czi, tmp_path):
     edited(czi, path, lambda xml: re.sub(number, r"\g<1>1.6e-07", xml, flags=re.DOTALL))
     with pytest.raises(BadImage, match="not square"):
         reader.planes(path)
+
+
+def test_metadata_that_are_no_numbers_are_one_line(czi, tmp_path):
+    path = write(czi, tmp_path / "a.czi", [of(picture(1, 64))])
+    number = r"(Id=\"X\".*?<Value>)[^<]*"
+    edited(czi, path, lambda xml: re.sub(number, r"\g<1>wide", xml, flags=re.DOTALL))
+    with pytest.raises(BadImage, match="can't be read.*wide"):
+        reader.planes(path)

@@ -144,6 +144,18 @@ def test_a_model_whose_origin_is_not_collected_still_has_it(tmp_path):
     assert seen.parts(Context(config, tmp_path)) == {"next": {"train", "external"}}
 
 
+def test_a_list_holds_where_the_model_that_it_names_is_not_collected(listed, tmp_path):
+    (task,) = seen.tasks(listed)
+    task.work()
+    for part in ("valid", "test"):
+        path = tmp_path / "models" / "next" / "predictions" / f"{part}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    config, missing = collect.present(listed)
+    assert list(config.models) == ["next"] and "own" in missing
+    assert seen.parts(Context(config, tmp_path)) == {"next": {"train", "external", "test"}}
+
+
 def test_a_frozen_network_of_random_weights_is_marked(tmp_path):
     here = context(tmp_path, winner="published:hpa_densenet121")
     with here.config.unlocked():
