@@ -160,5 +160,5 @@ def test_metadata_that_are_no_numbers_are_one_line(czi, tmp_path):
     path = write(czi, tmp_path / "a.czi", [of(picture(1, 64))])
     number = r"(Id=\"X\".*?<Value>)[^<]*"
     edited(czi, path, lambda xml: re.sub(number, r"\g<1>wide", xml, flags=re.DOTALL))
-    with pytest.raises(BadImage, match="can't be read.*wide"):
+    with pytest.raises(BadImage, match=r"can't be read.*wide"):
         reader.planes(path)
