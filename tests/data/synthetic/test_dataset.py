@@ -189,7 +189,7 @@ def test_numbers_out_of_range_are_refused_by_name(tmp_path, differences, names):
 def test_a_folder_of_somebody_elses_is_not_replaced(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.txt").write_text("mine")
-    with pytest.raises(InputError, match="not drawn here"):
+    with pytest.raises(InputError, match="not generated here"):
         dataset.write(tmp_path / "data", truth_path=tmp_path / "t.csv", **SMALL)
     assert (tmp_path / "data" / "thesis.txt").read_text() == "mine"
 
