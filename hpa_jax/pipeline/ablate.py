@@ -161,7 +161,8 @@ def _with_data(
 ) -> tuple[ConfigDict, tuple[str, ...]]:
     """Return a variation's config and its steps: with other synthetic images than the base's it
     makes its own.  draws: whether the base's images are synthetic."""
-    if not draws or config.data.synthetic == base.data.synthetic:
+    # as dicts: a locked ConfigDict does not equal an unlocked one
+    if not draws or config.data.synthetic.to_dict() == base.data.synthetic.to_dict():
         return config, COMPARED
     return changed(config, {"data.root": "", "data.truth": ""}), ("data", *COMPARED)
 

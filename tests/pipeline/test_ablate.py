@@ -139,6 +139,7 @@ def test_only_what_a_variation_changes_is_done_again(tmp_path):
     assert "[predict-tiny] done before" in told["half, seed 1"]
     assert "[train-tiny] done before" in told["rare, seed 1"]
     assert "[train-second] reads" in told["rare, seed 1"]
+    assert [run for run in told if "[data]" in told[run]] == ["wrong, seed 0", "wrong, seed 1"]
     assert "[train-tiny] reads" in told["wrong, seed 1"]  # other labels of equal images
     assert "[records] done before" in told["wrong, seed 1"]
     rows = json.loads((tmp_path / "w" / "ablation.json").read_text())["variations"]
