@@ -37,7 +37,9 @@ LAYOUTS = (
     ("a file a channel", "{id}_{channel}"),
     ("a folder a channel", "**/{channel}/{id}"),
     ("a folder an image", "**/{id}/{channel}"),
-    ("IN Cell", "{well}(fld {site} wv {channel} - *)"),
+    # Of excitation and emission the emission's filter, "wv Blue - FITC", names the stain.
+    ("IN Cell", "{well}(fld {site} wv * - {channel})"),
+    ("IN Cell, Z planes", "{well}(fld {site} wv * - {channel} z {z})"),
 )
 SEPARATED = (  # which count if there are several channels
     ("a file a channel", "{id}-{channel}"),
@@ -437,13 +439,14 @@ class _Pattern:
         self._names, self._numbered = names, pattern in {p for _, p in NUMBERED}
         stains = {re.escape(name) for name in names}
         if self._numbered:
-            stains |= {r"\d+?"} if not names else {re.escape(_bare(name)) for name in names}
+            stains |= {r"\d+?"} if not names else {f"0*{re.escape(_bare(name))}" for name in names}
         else:
             every = [stain for c in CHANNELS for stain in (c, *imported.STAINS[c])]
             stains |= {stain.replace(" ", "[ _-]?") for stain in every}
         choices = "|".join(sorted(stains, key=len, reverse=True))
         # Before a stain of two words, "a_Texas_Red", the id is the shorter part.
-        id = "[^/]+?" if pattern.endswith("{channel}") else "[^/]+"
+        stain = pattern.endswith("{channel}") and not self._numbered
+        id = "[^/]+?" if stain else "[^/]+"
         seen: set[str] = set()
         parts, at = [], 0
         for match in _FIELD.finditer(pattern):
@@ -473,7 +476,7 @@ class _Pattern:
             channel = imported.channel_named(fields["channel"], self._names)
             if channel is None and self._numbered:
                 bare = {_bare(given): c for given, c in self._names.items()}
-                channel = bare.get(fields["channel"], fields["channel"])
+                channel = bare.get(_bare(fields["channel"]), fields["channel"])
             if channel is None:
                 return None
             fields["channel"] = channel
@@ -481,8 +484,8 @@ class _Pattern:
 
 
 def _bare(name: str) -> str:
-    """The number of a channel's name: C0, ch1, w2."""
-    match = re.fullmatch(r"(?:c|ch|w)?(\d+)", name, re.IGNORECASE)
+    """The number of a channel's name: C0, ch1, w2, 02."""
+    match = re.fullmatch(r"(?:c|ch|w)?0*(\d+)", name, re.IGNORECASE)
     return match[1] if match else name
 
 

@@ -44,7 +44,7 @@ Tell = Callable[[str, "dict[str, Any] | None"], None]
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
 STAINS = {
     "red": (
-        *("red", "microtubules", "microtubule", "tubulin", "texas red", "cy 3", "tritc"),
+        *("red", "microtubules", "microtubule", "tubulin", "texas red", "cy 3", "tritc", "ds red"),
         *("alexa 555", "alexa fluor 555", "alexa 568", "alexa fluor 568", "alexa 594"),
     ),
     "green": (

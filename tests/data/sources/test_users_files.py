@@ -476,6 +476,7 @@ def test_sub_folders_and_capitals_belong_to_the_images(tmp_path, images):
         ("A0{n}/C{k}.tif", "C1:red,C2:green,C3:blue,C4:yellow"),
         ("im{n}_C{k}.tif", "C1:red,C2:green,C3:blue,C4:yellow"),
         ("P_B02_T0001F00{n}L01A0{k}Z01C0{k}.tif", "01:red,02:green,03:blue,04:yellow"),
+        ("Plate_B0{n}_T0001F001L01A0{k}Z01C0{k}.tif", "1:red,2:green,C3:blue,C04:yellow"),
         ("im{n}_c{k}_ORG.tif", "1:red,2:green,3:blue,4:yellow"),
     ],
 )
@@ -511,6 +512,18 @@ def test_other_separators_and_stains_of_two_words(tmp_path, images, name, stains
             path = tmp_path / "in" / f"{name.format(id=id, stain=stain)}.png"
             Image.fromarray(image[..., k]).save(path)
     assert equal(taken(tmp_path / "in", tmp_path)[0], images)
+
+
+@pytest.mark.parametrize("z", ["", " z 1"])
+def test_in_cell_names_the_stain_by_the_emission(tmp_path, images, z):
+    """A - 01(fld 1 wv Blue - FITC).tif: blue light excites the green protein."""
+    (tmp_path / "in").mkdir()
+    for n, image in enumerate(images.values()):
+        for k, stain in enumerate(("Green - dsRed", "Blue - FITC", "UV - DAPI", "Red - Cy5")):
+            path = tmp_path / "in" / f"A - 0{n}(fld 1 wv {stain}{z}).tif"
+            tifffile.imwrite(path, image[..., k])
+    got, *_ = taken(tmp_path / "in", tmp_path)
+    assert equal(got, {f"A - 0{n}_1": image for n, image in enumerate(images.values())})
 
 
 def test_one_channel_without_a_name_is_asked_for(tmp_path, images):
