@@ -43,6 +43,7 @@ SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *czi.SUFFIXES, *microsco
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr", *SUFFIXES)  # as files are named
 _MARKS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # the first bytes of a file
 _MARKS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif")
+SAVE = "save it as grey or RGB"
 DARK = 16  # the darkest pixel of an image that was 8 bits; a camera's offset is above
 # Planes (of RGB) that carry a channel where a file shows it in its colour.
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
@@ -434,9 +435,10 @@ def _true_values(
                 f"fractional values from {low:g} to {high:g}: which are black and white? "
                 "Set data.folder.value_range=(BLACK, WHITE)",
             )
-    if low < 0 and kind == np.int16 and low < -(2**14):
-        notes.append("signed pixels: 32,768 was added")
-        pixels = pixels.astype(np.int32) + 2**15
+    half = 2 ** (8 * kind.itemsize - 1)
+    if kind in (np.int8, np.int16) and low < -half / 2:
+        notes.append(f"signed pixels: {half:,} was added")
+        pixels = pixels.astype(np.int32) + half
     elif low < 0:
         notes.append("negative pixels were taken for black")
         pixels = np.maximum(pixels, 0)
@@ -459,6 +461,8 @@ def _read_by_pillow(path: str | Path) -> Planes:
         try:
             if image.format == "PNG" and _deep(image) and not image.mode.startswith("I"):
                 return _deep_colours(image)
+            if image.mode in ("CMYK", "LAB"):
+                raise BadImage(path, f"its samples are no intensities ({image.mode}); {SAVE}")
             if image.mode == "1":
                 image = image.convert("L")
             elif image.mode == "P":

@@ -110,6 +110,8 @@ def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...
         if page.photometric not in _INTENSITIES:
             name = getattr(page.photometric, "name", page.photometric)
             raise BadImage(path, f"its samples are no intensities ({name}); save it as grey or RGB")
+        if page.photometric == 0 and page.dtype.kind not in "ub":
+            raise BadImage(path, f"white is 0 (MinIsWhite) in {page.dtype} pixels; invert it")
         _check_whole(path, file, series)
         try:
             pixels = series.asarray()
@@ -127,6 +129,7 @@ def read(path: Path, scene: int, how: Reading) -> tuple[Planes, tuple[float, ...
         if about:
             number = next(k for k, other in enumerate(file.series) if other is series)
             names, size, bits = _ome(path, about, number, len(file.series), len(image.pixels))
+            names = () if image.colour else names  # one name for all samples, e.g. "RGB"
         size = size or _resolution(page, file.imagej_metadata or {})
         declared = _declared_bits(page) or bits
         limits = _declared_range(page) if page.dtype.kind == "f" else ()

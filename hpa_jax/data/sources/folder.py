@@ -190,12 +190,13 @@ def scan(
 def _scenes(id: str, match: Match, problems: Problems) -> list[tuple[str, int]]:
     """(id, number) of each image that the files hold: more than one where they hold a series."""
     try:
-        held = {tuple(reader.scenes(path)) for path in match.paths.values()}
+        held = {tuple(reader.scenes(path)): path for path in match.paths.values()}
     except BadImage:  # told by who reads it
         return [(id, 0)]
     if len(held) > 1:
-        path = next(iter(match.paths.values()))
-        problems.add(path, id, "the channels' files hold different numbers of images")
+        most = max(held, key=len)
+        what = f"holds {len(most)} images, another channel's file {len(min(held, key=len))}"
+        problems.add(held[most], id, what)
         return []
     (names,) = held
     if len(names) > 1:

@@ -91,6 +91,60 @@ def test_white_is_zero(tmp_path, images):
     assert equal(got, images)
 
 
+@pytest.mark.parametrize("kind", ["float32", "int16", "int8"])
+def test_white_as_zero_of_signed_values_is_refused(tmp_path, images, kind):
+    """The same in floats and signed integers, whose black is not stated."""
+
+    def write(path, plane):
+        tifffile.imwrite(path, (127 - plane // 2).astype(kind), photometric="miniswhite")
+
+    with pytest.raises(InputError, match=rf"MinIsWhite\) in {kind} pixels"):
+        taken(written(tmp_path / "in", images, write, ".tif"), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["int8", "int16"])
+def test_signed_values_from_the_type_s_least_on(tmp_path, images, kind):
+    """Unsigned values that were stored as signed ones."""
+    step = 1 if kind == "int8" else 257
+
+    def write(path, plane):
+        least = np.iinfo(kind).min
+        tifffile.imwrite(path, (plane.astype(int) * step + least).astype(kind))
+
+    got, *_ = taken(written(tmp_path / "in", images, write, ".tif"), tmp_path)
+    assert equal(got, images)
+
+
+def test_inks_are_refused(tmp_path, images):
+    """A JPEG of CMYK: how its inks mix is not stated."""
+    (tmp_path / "in").mkdir()
+    Image.fromarray(images["p0"][..., :3].copy()).convert("CMYK").save(tmp_path / "in" / "a.jpg")
+    with pytest.raises(InputError, match=r"no intensities \(CMYK\)"):
+        taken(tmp_path / "in", tmp_path, missing=dict(yellow="zeros"))
+
+
+def test_colours_in_ome_tiff(tmp_path, images):
+    """An RGB OME-TIFF, whose one channel of three samples has one name."""
+    (tmp_path / "in").mkdir()
+    for id, image in images.items():
+        path, about = tmp_path / "in" / f"{id}.ome.tif", dict(axes="YXS", Channel=dict(Name="RGB"))
+        tifffile.imwrite(path, image[..., :3], photometric="rgb", metadata=about)
+    got, *_ = taken(tmp_path / "in", tmp_path, missing=dict(yellow="zeros"))
+    assert all(np.array_equal(got[id][..., :3], images[id][..., :3]) for id in images)
+
+
+def test_the_channel_that_holds_more_images_is_named(tmp_path, images):
+    """A preview of another form in one channel's file."""
+    root = written(tmp_path / "in", {"p0": images["p0"]}, tifffile.imwrite, ".tif")
+    with tifffile.TiffWriter(root / "p0_green.tif") as file:
+        file.write(images["p0"][..., 1], metadata=None)
+        file.write(np.zeros((30, 40, 3), np.uint8), photometric="rgb", metadata=None)
+    with pytest.raises(
+        InputError, match=r"p0_green.tif .*holds 2 images, another channel's file 1"
+    ):
+        taken(root, tmp_path)
+
+
 def test_colour_png_of_16_bits_keeps_its_low_byte(tmp_path, images):
     """12-bit camera values in a 16-bit RGB PNG, and the same in TIFF."""
     for kind in ("png", "tif"):
