@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import ome_zarr, reader
-from hpa_jax.data.planes import BadImage, Reading
+from hpa_jax.data.planes import LARGEST, SMALLEST, BadImage, Reading
 from hpa_jax.data.problems import Problems, examples, shown
 from hpa_jax.data.reader import CHANNELS, Scaling, all_inside, inside
 from hpa_jax.data.sources import competition, csv_tables, imported
@@ -65,6 +65,7 @@ _THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|[\dA-F-]*$)", re.IGNOR
 _COMPOSITE = re.compile(r".*(?:_(?:red|green|blue|yellow)){2,}", re.IGNORECASE)
 WHOLES = ("image", "path", "file")  # columns of files of all channels in a table of paths
 NOT_PATHS = ("id", "plate", "well", *csv_tables.LABELS)
+WIDEST = 5000  # µm, of a training image
 LONGEST_ID = 180  # bytes; a converted copy's name adds some 25 of the disk's 255
 
 
@@ -299,7 +300,11 @@ def listed(
             f"{place}: needs the columns id and red, green, blue, yellow (or image, for files of "
             f"all channels); it has {', '.join(cells.columns)}"
         )
-    label = next((name for name in csv_tables.LABELS if name in cells), None)
+    label, *others = [name for name in csv_tables.LABELS if name in cells] or [None]
+    if others:
+        raise InputError(
+            f"{place}: columns {label}, {', '.join(others)}: which are the labels? Leave one"
+        )
     for number, row in enumerate(cells.to_dict("records"), start=2):
         where, id = f"{place} row {number}", csv_tables.composed(row["id"])
         paths = {
@@ -535,6 +540,12 @@ def _check_options(pattern: str, conversion: imported.Conversion) -> None:
     scaling, points = conversion.scaling, conversion.scaling.percentiles
     if not (len(points) == 2 and 0 <= points[0] < points[1] <= 100):
         raise InputError(f"data.folder.percentiles={points}: two, within 0..100")
+    if (size := conversion.pixel_size) and not SMALLEST <= size <= LARGEST:
+        raise InputError(
+            f"data.folder.pixel_size={size:g}: {SMALLEST} to {LARGEST} µm, or 0 (unknown)"
+        )
+    if conversion.field_um > WIDEST:
+        raise InputError(f"data.folder.field_um={conversion.field_um:g}: at most {WIDEST} µm")
     if not 0 < scaling.floor <= 1:
         raise InputError(f"data.folder.floor={scaling.floor}: a share, above 0 and at most 1")
     if not (scaling.bits == 0 or 8 <= scaling.bits <= 16):

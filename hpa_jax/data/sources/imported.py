@@ -28,7 +28,7 @@ from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.progress import Progress
 from hpa_jax.data import reader
-from hpa_jax.data.planes import BadImage, Planes, Reading, projected
+from hpa_jax.data.planes import MAX_PIXELS, BadImage, Planes, Reading, projected
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, Scaling
 
@@ -146,7 +146,8 @@ def rows(
         for path in files.every():
             if not os.path.exists(path):
                 raise BadImage(path, "no such file")
-        return signature(files.every(), (LAYOUT, options, files.scene), content)
+        # The same files as other channels are another image.
+        return signature(files.every(), (LAYOUT, options, files.scene, list(files.paths)), content)
 
     kept = _kept(images, conversion)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
@@ -250,6 +251,8 @@ def convert(
         eight |= {channel: np.rint(mean).astype(np.uint8) for channel in filled}
     if cropped and micrometres:
         side = max(1, round(conversion.field_um / micrometres))
+        if side**2 > MAX_PIXELS:
+            raise BadImage(path, f"{conversion.field_um:g} µm are {side:,} of its pixels; refused")
         eight = {c: to_field(plane, side) for c, plane in eight.items()}
     eight = {c: reduced(plane, conversion.largest) for c, plane in eight.items()}
     about["seen"] = seen(eight, path)

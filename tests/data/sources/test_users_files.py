@@ -693,6 +693,35 @@ def test_names_that_are_not_utf_8_are_named(tmp_path, images):
     assert set(got) == {"p1"}
 
 
+def test_a_table_that_names_the_channels_anew_is_read_anew(tmp_path, images):
+    """The header of a table of paths corrected, the same files in the same order."""
+    root = written(tmp_path / "in", {"p0": images["p0"]}, tifffile.imwrite, ".tif")
+    row = ",".join(f"p0_{channel}.tif" for channel in CHANNELS)
+    for header, order in (
+        ("red,green,blue,yellow", [0, 1, 2, 3]),
+        ("green,red,blue,yellow", [1, 0, 2, 3]),
+    ):
+        (root / "t.csv").write_text(f"id,{header}\np0,{row}\n")
+        got, *_ = taken(root, tmp_path, table="t.csv")
+        assert np.array_equal(got["p0"], images["p0"][..., order])
+
+
+def test_a_table_with_two_columns_of_labels_is_asked_about(tmp_path, images):
+    """Columns label and target in a table of paths."""
+    root = written(tmp_path / "in", {"p0": images["p0"]}, tifffile.imwrite, ".tif")
+    (root / "t.csv").write_text("id,green,label,target\np0,p0_green.tif,1,2\n")
+    with pytest.raises(InputError, match="columns label, target: which are the labels"):
+        taken(root, tmp_path, table="t.csv")
+
+
+@pytest.mark.parametrize("options", [dict(pixel_size=80), dict(field_um=163840, pixel_size=0.08)])
+def test_a_scale_in_nanometres_is_refused(tmp_path, images, options):
+    """80 nm and 163,840 nm, where µm are meant."""
+    written(tmp_path / "in", images, lambda path, p: Image.fromarray(p).save(path), ".png")
+    with pytest.raises(InputError, match=r"data\.folder\.(pixel_size=80|field_um=163840): .* µm"):
+        taken(tmp_path / "in", tmp_path, **options)
+
+
 def test_names_are_equal_whatever_the_form_of_their_letters(tmp_path, images):
     """macOS decomposes letters, a table typed elsewhere has composed ones."""
     save(tmp_path / "in", unicodedata.normalize("NFD", "Zelle_ü"), images["p0"])
