@@ -15,6 +15,7 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
@@ -40,6 +41,9 @@ COLUMNS = (
 )
 LAYOUT = 5  # of what `convert` makes; another one is imported anew
 MISSING = ("error", "zeros", "mean")
+# Notes of depths that the values decided.
+KEPT = "16-bit files whose values fit 8 bits were kept as they are (data.folder.bits)"
+DECIDED = "the files don't state their depth; by their values"
 Tell = Callable[[str, "dict[str, Any] | None"], None]
 # What microscopes write as a channel's name; case, spaces, _ and - don't matter.
 STAINS = {
@@ -187,11 +191,25 @@ def rows(
     for id, error in sorted(bad.items()):
         problems.add(error.path, id, error.what + (hint or {}).get(error.what, ""))
     found = {id: row for id, row in done.items() if row is not None}
+    _tell_depths({id: row.get("notes", ()) for id, row in found.items()}, problems)
     for id, row in found.items():
         for note in row.pop("notes", ()):
             problems.decided(note, id)
     clean(into, ({c: row[c] for c in CHANNELS} for row in found.values()))
     return found
+
+
+def _tell_depths(notes: Mapping[str, Sequence[str]], problems: Problems) -> None:
+    """Warns where the values of images that one camera took, presumably, give several depths."""
+    depths = {id: n for id, said in notes.items() for n in said if n.startswith((KEPT, DECIDED))}
+    (most, _), *_ = Counter(depths.values()).most_common(1) or [("", 0)]
+    for id, note in depths.items():
+        if note != most:
+            problems.warn(
+                "by their values some images have another depth than the rest and are scaled "
+                "otherwise; data.folder.bits says the camera's",
+                id,
+            )
 
 
 def _kept(images: Mapping[str, Files], conversion: Conversion) -> set[str]:
@@ -418,7 +436,7 @@ def _eight_bits(
         eight = reader.as_eight_bits(channels)
     if eight is not None:
         deep = any(plane.dtype != np.uint8 for plane in channels)
-        said = ["16-bit files whose values fit 8 bits were kept as they are (data.folder.bits)"]
+        said = [KEPT]
         return dict(zip(planes, eight)), None, None, said if deep else []
     deep = {c: plane for c, plane in planes.items() if plane.dtype != np.uint8}
     if not deep:
@@ -426,7 +444,7 @@ def _eight_bits(
     decided, notes = reader.depth(list(deep.values()), stated), []
     if not stated:
         top = max(int(plane.max(initial=0)) for plane in deep.values())
-        notes.append(f"the files don't state their depth; by their values {decided} bits")
+        notes.append(f"{DECIDED} {decided} bits")
         if top <= 255:
             notes = ["ambiguous depth: values fit 8 bits but nothing is black; taken for 12 bits"]
     used = {

@@ -239,6 +239,22 @@ def test_depth_is_of_the_image_not_of_a_channel(tmp_path, images):
     assert close(got, {"p0": image}, 12)
 
 
+@pytest.mark.parametrize("factor", [1, 3])
+def test_an_image_of_another_depth_than_the_rest_is_named(tmp_path, images, factor):
+    """A dim image among those of a 12-bit camera that no metadata describe."""
+    written(tmp_path / "in", {"p2": images["p2"]}, lambda path, p: deep(path, p, factor), ".tif")
+    others = {id: images[id] for id in ("p0", "p1")}
+    written(tmp_path / "in", others, lambda path, p: deep(path, p, 15), ".tif")
+    *_, told = taken(tmp_path / "in", tmp_path)
+    assert any("another depth than the rest" in line and ": 1 (p2)" in line for line in told)
+    *_, told = taken(tmp_path / "in", tmp_path, bits=12)
+    assert not any("another depth" in line for line in told)
+
+
+def deep(path, plane, factor):
+    tifffile.imwrite(path, plane.astype(np.uint16) * factor)
+
+
 def test_8_bits_stored_in_16_are_kept(tmp_path, images):
     """uint16 whose values fit 8 bits, or are spread by 257."""
     for factor in (1, 257):
