@@ -109,6 +109,8 @@ def build(
     table = _without_repeats(table, problems)
     convert = functools.partial(_converted, imported and Path(imported), largest, content, workers)
     table = _look_at_images(table, problems, check == "decode", workers, content, convert)
+    for problem in problems.found if not stopped else ():
+        problems.warn("left out, for reasons in bad_images.csv", problem.id or problem.place)
     problems.tell()
     if bad_images is not None:
         problems.write(Path(bad_images))

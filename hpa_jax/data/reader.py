@@ -43,7 +43,6 @@ SUFFIXES = (*PLAIN, *tiff.SUFFIXES, *ome_zarr.SUFFIXES, *czi.SUFFIXES, *microsco
 ENDINGS = (".ome.tif", ".ome.tiff", ".ome.zarr", *SUFFIXES)  # as files are named
 _MARKS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg"}  # the first bytes of a file
 _MARKS |= dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), ".tif")
-SAVE = "save it as grey or RGB"
 DARK = 16  # the darkest pixel of an image that was 8 bits; a camera's offset is above
 # Planes (of RGB) that carry a channel where a file shows it in its colour.
 _COLOUR = {"red": (0,), "green": (1,), "blue": (2,), "yellow": (0, 1)}
@@ -455,14 +454,16 @@ def _read_by_pillow(path: str | Path) -> Planes:
 
     with _open(path) as image:
         _check_end(path, image)
+        if image.mode in ("CMYK", "LAB"):
+            raise BadImage(
+                path, f"its samples are no intensities ({image.mode}); save it as grey or RGB"
+            )
         lossy = image.format in ("JPEG", "MPO")
         if not lossy and getattr(image, "n_frames", 1) > 1:
             raise BadImage(path, f"a time series of {image.n_frames} frames; one image a file")
         try:
             if image.format == "PNG" and _deep(image) and not image.mode.startswith("I"):
                 return _deep_colours(image)
-            if image.mode in ("CMYK", "LAB"):
-                raise BadImage(path, f"its samples are no intensities ({image.mode}); {SAVE}")
             if image.mode == "1":
                 image = image.convert("L")
             elif image.mode == "P":

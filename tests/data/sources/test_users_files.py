@@ -119,7 +119,9 @@ def test_inks_are_refused(tmp_path, images):
     """A JPEG of CMYK: how its inks mix is not stated."""
     (tmp_path / "in").mkdir()
     Image.fromarray(images["p0"][..., :3].copy()).convert("CMYK").save(tmp_path / "in" / "a.jpg")
-    with pytest.raises(InputError, match=r"no intensities \(CMYK\)"):
+    with pytest.raises(
+        InputError, match=r"a.jpg \(id a\): its samples are no intensities \(CMYK\)"
+    ):
         taken(tmp_path / "in", tmp_path, missing=dict(yellow="zeros"))
 
 
@@ -253,6 +255,15 @@ def test_an_image_of_another_depth_than_the_rest_is_named(tmp_path, images, fact
 
 def deep(path, plane, factor):
     tifffile.imwrite(path, plane.astype(np.uint16) * factor)
+
+
+def test_images_that_are_skipped_are_counted_and_named(tmp_path, images):
+    """data.on_bad_image="skip" with a channel of one image cut off."""
+    root = written(tmp_path / "in", images, lambda p, a: Image.fromarray(a).save(p), ".png")
+    (root / "p1_red.png").write_bytes(b"")
+    got, _, told = taken(root, tmp_path, skip=True)
+    assert set(got) == {"p0", "p2"}
+    assert any("left out" in line and ": 1 (p1)" in line for line in told)
 
 
 def test_8_bits_stored_in_16_are_kept(tmp_path, images):
