@@ -57,7 +57,9 @@ class Planes:
     pixels: [P, H, W] uint8 or uint16.  names: of the planes, "" where unknown.
     pixel_size: µm a pixel, None where the file states none or an impossible one.
     bits: significant bits, where the file states them.  colour: the planes are the red, green and
-    blue (and alpha, if `alpha`) samples of one image.  notes: decisions a person should know.
+    blue (and alpha, if `alpha`) samples of one image.  values: how signed or float pixels were
+    understood, "" where their type or all of them being 0 left no choice.  notes: decisions a
+    person should know.
     """
 
     pixels: np.ndarray
@@ -67,6 +69,7 @@ class Planes:
     colour: bool = False
     alpha: bool = False
     lossy: bool = False
+    values: str = ""
     notes: tuple[str, ...] = ()
 
 

@@ -75,9 +75,8 @@ def planes(path: str | Path, how: Reading = Reading(), scene: int = 0) -> Planes
         image = microscopes.read(Path(path), scene, how)
     else:
         image = _read_by_pillow(path)
-    pixels, bits, notes = _true_values(path, image.pixels, image.bits, limits)
-    names = image.names or ("",) * len(pixels)
-    return replace(image, pixels=pixels, bits=bits, names=names, notes=(*image.notes, *notes))
+    image = _true_values(path, image, limits)
+    return replace(image, names=image.names or ("",) * len(image.pixels))
 
 
 def scenes(path: str | Path) -> list[str]:
@@ -402,48 +401,49 @@ def sizes_differ(size: tuple[int, ...], other: tuple[int, ...]) -> str:
     )
 
 
-def _true_values(
-    path: str | Path, pixels: np.ndarray, bits: int | None, value_range: Sequence[float]
-) -> tuple[np.ndarray, int | None, list[str]]:
-    """uint8 or uint16 of any type's values, the significant bits, and what was decided.
+def _true_values(path: str | Path, image: Planes, value_range: Sequence[float]) -> Planes:
+    """The image in uint8 or uint16, of pixels of any type.
 
     Raises:
         BadImage: values whose meaning nothing tells.
     """
-    kind, notes = pixels.dtype, []
+    pixels = image.pixels
+    kind = pixels.dtype
     if kind in (np.uint8, np.uint16):
-        return pixels, bits, notes
+        return image
     if kind.kind == "b":
-        return pixels.astype(np.uint8) * 255, None, notes
+        return replace(image, pixels=pixels.astype(np.uint8) * 255, bits=None)
     if kind.kind not in "iuf":
         raise BadImage(path, f"{kind} pixels; whole numbers and floats are read")
     if not np.isfinite(pixels).all():
         raise BadImage(path, "infinite pixels, or such that are no numbers")
     low, high = float(pixels.min(initial=0)), float(pixels.max(initial=0))
     if kind.kind == "f":
-        if value_range:
-            black, white = value_range
-            levels = (pixels.astype(np.float64) - black) * (65535.0 / (white - black))
-            return np.clip(np.rint(levels), 0, 65535).astype(np.uint16), 16, notes
         whole = bool((pixels == np.rint(pixels)).all())  # counts, of which 0 and 1 are few
-        if low >= 0 and high <= 1 and not whole:
-            return np.rint(pixels.astype(np.float64) * 65535).astype(np.uint16), 16, notes
+        values = "a declared range" if value_range else "fractions of 1"
+        black, white = value_range or (0.0, 1.0)
+        if value_range or (low >= 0 and high <= 1 and not whole):
+            levels = (pixels.astype(np.float64) - black) * (65535.0 / (white - black))
+            levels = np.clip(np.rint(levels), 0, 65535).astype(np.uint16)
+            return replace(image, pixels=levels, bits=16, values=values)
         if not whole:
             raise BadImage(
                 path,
                 f"fractional values from {low:g} to {high:g}: which are black and white? "
                 "Set data.folder.value_range=(BLACK, WHITE)",
             )
+    notes, values = image.notes, "counts" if kind.kind in "if" and (low or high) else ""
     half = 2 ** (8 * kind.itemsize - 1)
     if kind in (np.int8, np.int16) and low < -half / 2:
-        notes.append(f"signed pixels: {half:,} was added")
+        values = f"signed values, to which {half:,} was added"
+        notes = (*notes, f"signed pixels: {half:,} was added")
         pixels = pixels.astype(np.int32) + half
     elif low < 0:
-        notes.append("negative pixels were taken for black")
+        notes = (*notes, "negative pixels were taken for black")
         pixels = np.maximum(pixels, 0)
     if pixels.max(initial=0) > 65535:
         raise BadImage(path, f"values up to {high:g}; at most 65,535 are read")
-    return pixels.astype(np.uint16), bits, notes
+    return replace(image, pixels=pixels.astype(np.uint16), values=values, notes=notes)
 
 
 # --- PNG, JPEG: Pillow ---

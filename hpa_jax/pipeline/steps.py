@@ -75,7 +75,8 @@ STEPS: dict[str, Step] = {
         ("data", "classes", "largest"),
         ("data",),
         # 2: white-is-zero TIFF of 12 bits, look-up tables and HPA's JPEG read correctly
-        version=3,  # 3: each image of an OME-TIFF or CZI of several read by its own metadata
+        # 3: each image of an OME-TIFF or CZI of several read by its own metadata
+        version=4,  # 4: stains of IN Cell, ids of CellVoyager; a table whose header was corrected
     ),
     "duplicates": Step(
         "hpa_jax.pipeline.duplicates:duplicates",

@@ -302,13 +302,14 @@ def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray],
         BadImage: unreadable, or which plane is which channel can't be told.
     """
     planes: dict[str, np.ndarray] = {}
-    sizes, bits, notes = [], [], []
+    sizes, bits, values, notes = [], [], [], []
     for channel, path in files.paths.items():
         how = replace(conversion.reading, single=bool(channel))
         image = _stacked((path, *files.stacks.get(channel, ())), how, files.scene)
         sizes.append(image.pixel_size)
         bits.append(image.bits)
         notes += image.notes
+        values.append(image.values)
         if channel:
             planes[channel] = reader.one_plane(image, channel, path)
         else:
@@ -318,6 +319,7 @@ def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray],
     if known_sizes and max(known_sizes) > 1.01 * min(known_sizes):
         some = " and ".join(f"{size:.3g}" for size in sorted(known_sizes))
         raise BadImage(path, f"the channels' files state different pixel sizes ({some} µm)")
+    _check_values(path, values)
     stated = max(bits) if all(bits) else None
     size = max(known_sizes) if known_sizes else None
     return planes, Planes(image.pixels, pixel_size=size, bits=stated, notes=tuple(notes))
@@ -336,9 +338,25 @@ def _stacked(paths: Sequence[str], how: Reading, scene: int) -> Planes:
         if other.pixels.shape != first.pixels.shape:
             raise BadImage(path, "has another size than the other planes of its Z stack")
     every = np.stack([image.pixels for image in (first, *others)])
+    _check_values(paths[0], [image.values for image in (first, *others)])
     pixels = projected(paths[0], every, 0, how.project)
     notes = (*first.notes, f"Z stacks became one plane ({how.project})")
     return replace(first, pixels=pixels, notes=tuple(dict.fromkeys(notes)))
+
+
+def _check_values(path: str, values: Iterable[str]) -> None:
+    """Refuse an image whose files' pixels were understood in several ways: one of them is wrong.
+
+    Raises:
+        BadImage: they were.
+    """
+    if len(ways := sorted(set(values) - {""})) > 1:
+        raise BadImage(
+            path,
+            f"in some files of its image pixels look like {' and in others like '.join(ways)}; "
+            "data.folder.value_range=(BLACK, WHITE) says it of floats, signed ones must be stored "
+            "as unsigned",
+        )
 
 
 def plain(name: str) -> str:

@@ -115,6 +115,26 @@ def test_signed_values_from_the_type_s_least_on(tmp_path, images, kind):
     assert equal(got, images)
 
 
+@pytest.mark.parametrize("kind", ["int16", "float32"])
+def test_channels_that_are_understood_differently_are_refused(tmp_path, images, kind):
+    """A bright channel of signed values has no low one; a channel of floats may be of 0 and 1."""
+
+    def write(path, plane):
+        odd = "green" in path.stem
+        if kind == "int16":
+            values = plane.astype(int) * 257 - 2**15 if not odd else plane.astype(int) * 4 + 99
+        else:
+            values = plane / 255 if not odd else plane > 99
+        tifffile.imwrite(path, values.astype(kind))
+
+    root = written(tmp_path / "in", images, write, ".tif")
+    with pytest.raises(InputError, match="look like counts and in others like"):
+        taken(root, tmp_path)
+    if kind == "float32":
+        got, *_ = taken(root, tmp_path, value_range=(0, 1))
+        assert set(np.unique(got["p1"][..., 1])) == {0, 255}
+
+
 def test_inks_are_refused(tmp_path, images):
     """A JPEG of CMYK: how its inks mix is not stated."""
     (tmp_path / "in").mkdir()
