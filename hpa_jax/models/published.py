@@ -73,8 +73,8 @@ class Published:
     any.  field: "image" (a whole field) or "cell" (a crop around one cell).  normalize: of
     models/normalization.py.  preparation: description of the input.  class_names: of its outputs,
     () for features only.  embedding: length of its feature.  network: options of `create`.  yellow:
-    for images without it: "zeros", or "error" with another model in `without_yellow`.  store: the
-    folder of its files, if shared with another entry.
+    for images without it: "zeros" or "error".  store: the folder of its files, if shared with
+    another entry.
     """
 
     title: str
@@ -95,7 +95,6 @@ class Published:
     citation: str
     notes: tuple[str, ...] = ()
     yellow: str = "error"
-    without_yellow: str = ""
     store: str = ""
 
     @property
@@ -225,7 +224,6 @@ def _subcell(letters: str, kind: str) -> Published:
             "The classifier of seed 0, one of ten.  SubCellPortable's later versions put a softmax "
             "over the sigmoids before they write them; here they stay what the network gives.",
         ),
-        without_yellow="" if "yellow" not in channels else f"subcell_{kind}_rbg",
     )
 
 
@@ -424,6 +422,15 @@ def find(name: str) -> Published:
             f"unknown published model {name!r}{near(name, PUBLISHED)} (`models list` shows all)"
         )
     return PUBLISHED[name]
+
+
+def without(channel: str) -> list[str]:
+    """Return the models that label images with competition classes and do not use a channel."""
+    return [
+        name
+        for name, entry in PUBLISHED.items()
+        if entry.of_the_28 and channel not in entry.channels
+    ]
 
 
 def options(name: str) -> dict[str, Any]:

@@ -131,8 +131,11 @@ def of_published(name: str, folder: Path | None = None) -> "Bundle":
         "sides": [entry.image_size],
         "field_um": entry.pixel_size * entry.image_size or None,
         "thresholds": "0.5 for every class, and always the most probable class",
-        "missing_yellow": "zeros" if "yellow" not in entry.channels else entry.yellow,
-        "without_yellow": entry.without_yellow,
+        "missing": {
+            channel: "zeros"
+            for channel in published.RGBY
+            if channel not in entry.channels or (channel, entry.yellow) == ("yellow", "zeros")
+        },
         "cells": entry.field == "cell",
     }
     return bundle.Bundle(

@@ -91,9 +91,10 @@ def _yellow(entry: Published) -> str:
         return "not needed"
     if entry.yellow == "zeros":
         return "replaced with 0, and reported"
-    if entry.without_yellow:
-        return f"take {entry.without_yellow}"
-    return "--config.data.folder.missing.yellow=zeros or mean"
+    rule = "--config.data.folder.missing.yellow=zeros or mean"
+    if not entry.of_the_28:
+        return rule
+    return f"{rule}, or another model: {', '.join(published.without('yellow'))}"
 
 
 def _classes(entry: Published) -> str:

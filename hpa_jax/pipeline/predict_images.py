@@ -5,6 +5,7 @@ embeddings/NAME.parquet and predictions/index.html; while running, partial resul
 predict_parts/part-00000.csv, ...
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from hpa_jax.core.contents import digest
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.tables import cell
 from hpa_jax.data.sources import csv_tables
+from hpa_jax.models import published
 from hpa_jax.pipeline import arrays, bundles, formats, tables
 from hpa_jax.pipeline.answers import Answers, write_csv
 from hpa_jax.pipeline.context import Context, opened
@@ -159,9 +161,11 @@ def _catalog(
     for source in entries:
         if source["source"] != "folder":
             continue
-        rules = source.get("missing", {})
-        if rules.get("yellow", "error") == "error" and "missing_yellow" in packed.training_images:
-            source["missing"] = {**rules, "yellow": packed.training_images["missing_yellow"]}
+        rules = dict(source.get("missing", {}))
+        for channel, rule in packed.training_images.get("missing", {}).items():
+            if rules.get(channel, "error") == "error":
+                rules[channel] = rule
+        source["missing"] = rules
         # Images of known scale are resized to that of training.
         source["field_um"] = source.get("field_um") or packed.training_images.get("field_um") or 0.0
     try:
@@ -176,12 +180,11 @@ def _catalog(
             ready=ready,
         )
     except InputError as error:
-        alternative = packed.training_images.get("without_yellow")
-        if alternative and "no yellow channel" in str(error):
-            raise InputError(
-                f"{error}; or --model={alternative}, which does not use yellow"
-            ) from None
-        raise
+        absent = re.search("no (red|blue|yellow) channel", str(error))
+        if absent is None:
+            raise
+        names = ", ".join(published.without(absent[1]))
+        raise InputError(f"{error}; published models without {absent[1]}: {names}") from None
 
 
 def notes(context: Context, packed: "Bundle") -> list[str]:

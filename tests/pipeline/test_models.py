@@ -1,5 +1,6 @@
 """The verb models, and predict by a published model's name, on folders as a biologist has them."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from hpa_jax.__main__ import main
 from hpa_jax.models import fetch, published
 from hpa_jax.models.normalization import normalizer
+from hpa_jax.pipeline import bundles
 from tests.models.test_fetch import enter
 from tests.models.test_pretrained import published_densenet
 
@@ -20,8 +22,6 @@ CHANNELS = ("red", "green", "blue", "yellow")
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     """A narrow HPA DenseNet121 under its published names, fetched."""
-    import dataclasses
-
     from flax import nnx
     from safetensors.numpy import save_file
 
@@ -92,17 +92,35 @@ def test_yellow_that_is_not_there_is_zero_and_said(model, tmp_path, capsys):
 
 
 def test_where_yellow_must_be_there_another_model_is_named(model, tmp_path, monkeypatch, capsys):
-    import dataclasses
-
-    strict = dataclasses.replace(
-        published.find(NAME), yellow="error", without_yellow="subcell_mae_rbg"
-    )
+    strict = dataclasses.replace(published.find(NAME), yellow="error")
     enter(monkeypatch, strict)
     write_images(tmp_path / "mine", CHANNELS[:3])
     assert main(["predict", f"--model={NAME}", "--config.data.root=mine"]) == 2
     error = capsys.readouterr().err
-    assert "missing.yellow=zeros (or mean)" in error and "--model=subcell_mae_rbg" in error
+    assert "missing.yellow=zeros (or mean)" in error and "subcell_mae_rbg" in error
     assert error.count("\n") == 1
+    assert "subcell_mae_ybg" not in error
+
+
+def test_without_another_channel_too(model, tmp_path, capsys):
+    write_images(tmp_path / "mine", ("green", "blue", "yellow"))
+    assert main(["predict", f"--model={NAME}", "--config.data.root=mine"]) == 2
+    error = capsys.readouterr().err
+    assert "no red channel" in error and "subcell_mae_ybg" in error
+    assert "subcell_mae_rbg" not in error and error.count("\n") == 1
+
+
+def test_a_channel_that_the_model_does_not_use_may_be_absent():
+    from hpa_jax.models import pretrained
+
+    def missing(name):
+        return bundles.of_published(name).training_images["missing"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pretrained, "published_network", lambda name, folder: None)
+        assert missing("subcell_mae_bg") == {"red": "zeros", "yellow": "zeros"}
+        assert missing("subcell_mae_ybg") == {"red": "zeros"}
+        assert missing("subcell_mae_rybg") == {}
 
 
 def test_a_fetched_folder_elsewhere_is_a_model_too(model, tmp_path):
@@ -145,7 +163,7 @@ def test_show_tells_classes_licence_and_what_to_do_without_yellow(capsys):
     for words in (
         "31, 25 of them the competition's",
         "also Centriolar satellite, Midbody, Mitotic chromosome, Nucleoli rim, Vesicles, Negative",
-        "without yellow take subcell_mae_rbg",
+        "missing.yellow=zeros or mean, or another model: subcell_mae_rbg, subcell_mae_bg",
         "Human Protein Atlas",
         "s3.amazonaws.com/models/mae_contrast_supcon_model/all_channels_MAE-CellS-ProtS-Pool.pth",
     ):
