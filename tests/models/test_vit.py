@@ -11,7 +11,7 @@ from safetensors.numpy import save_file
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import create, pretrained, published
-from hpa_jax.models.vit import resized
+from hpa_jax.models.vit import attend, resized
 from tests.models import pinned
 from tests.models.parity import seeded
 
@@ -209,6 +209,18 @@ def test_attention_by_the_explicit_path_is_the_same(tmp_path):
         assert np.abs(implicit - y).max() <= 1e-5 * np.abs(y).max()
     with pytest.raises(InputError, match="layer 2: must be 0 to 1"):
         model.attention(x, (2,))
+
+
+def test_attention_keeps_no_weights_for_its_gradient():
+    parts = [jax.random.normal(jax.random.key(seed), (2, 40, 3, 8)) for seed in range(3)]
+
+    def gradients(attention):
+        return jax.grad(lambda *parts: (attention(*parts) ** 2).sum(), (0, 1, 2))(*parts)
+
+    for ours, plain in zip(gradients(attend), gradients(jax.nn.dot_product_attention)):
+        np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-5)
+    kept = jax.tree.leaves(jax.vjp(attend, *parts)[1])
+    assert {array.shape for array in kept if array.ndim > 1} == {parts[0].shape}
 
 
 def test_bfloat16_is_near_float32(tmp_path):
