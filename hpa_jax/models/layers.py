@@ -196,8 +196,21 @@ class Linear(nnx.Module):
         self.dtype = dtype
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = x.astype(self.dtype) @ self.kernel[...].astype(self.dtype)
+        x, kernel = x.astype(self.dtype), self.kernel[...].astype(self.dtype)
+        if x.ndim > 2:
+            y = lax.platform_dependent(x, kernel, cpu=_flat_product, default=jnp.matmul)
+        else:
+            y = x @ kernel
         return y if self.bias is None else y + self.bias[...].astype(self.dtype)
+
+
+def _flat_product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Compute x @ kernel as a product of two matrices.
+
+    CPU, 2 cores, [8, 785, 768] @ [768, 3072] in float32: the kernel's gradient takes .25 s, of
+    three dimensions .40 s.  On TPU the reshape is a copy: 785 rows are no multiple of its tiles' 8.
+    """
+    return (x.reshape(-1, x.shape[-1]) @ kernel).reshape(*x.shape[:-1], -1)
 
 
 class SqueezeExcite(nnx.Module):

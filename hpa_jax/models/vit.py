@@ -59,7 +59,8 @@ def _head_by_head(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
     @jax.checkpoint
     def one(parts: tuple[jax.Array, ...]) -> jax.Array:
         q, k, v = parts
-        logits = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=jnp.float32)
+        exact = jnp.promote_types(q.dtype, jnp.float32)
+        logits = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=exact)
         weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
         return jnp.einsum("nts,nsd->ntd", weights.astype(v.dtype), v)
 
@@ -81,7 +82,8 @@ class Attention(nnx.Module):
     def explicit(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return (the same, attention weights [N, heads, T, T] float32)."""
         q, k, v = self._parts(x)
-        logits = jnp.einsum("nthd,nshd->nhts", q, k, preferred_element_type=jnp.float32)
+        exact = jnp.promote_types(q.dtype, jnp.float32)
+        logits = jnp.einsum("nthd,nshd->nhts", q, k, preferred_element_type=exact)
         weights = jax.nn.softmax(logits / math.sqrt(q.shape[-1]), axis=-1)
         mixed = jnp.einsum("nhts,nshd->nthd", weights.astype(v.dtype), v)
         return self.proj(mixed.reshape(x.shape)), weights
