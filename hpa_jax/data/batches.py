@@ -19,7 +19,7 @@ from hpa_jax.core.errors import InputError
 from hpa_jax.data import encodings
 from hpa_jax.data.embeddings import Embeddings
 from hpa_jax.data.reader import resize
-from hpa_jax.data.records import LAYOUT
+from hpa_jax.data.records import LAYOUT, signatures
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -95,6 +95,10 @@ class Records:
                 "run the verb records"
             )
         return np.array(rows, np.int64)
+
+    def signatures(self) -> np.ndarray:
+        """Return str[R]: digests of each record's files and of how they were packed."""
+        return np.concatenate([np.array(signatures(path), str) for path in self._paths])
 
     def image(self, row: int, channels: Sequence[str] | None = None) -> np.ndarray:
         """One image uint8[S, S, K] by record number; `channels` by name, default all.

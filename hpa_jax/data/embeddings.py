@@ -1,7 +1,7 @@
 """Stored embeddings of every packed image: float32[R, V, M, E], V views and M crops of an image.
 
     manifest.json       layout, V, M, E, rows a part, a digest of all ids and checksums
-    manifest.parquet    id and CRC-32 of each row, in order
+    manifest.parquet    id, signature of the image and CRC-32 of each row, in order
     part-00000.npy ...  ROWS rows each, memory-mapped when read
 
 Whoever computes them writes `part` by `part`, each whole or not at all, and `finish`es with the
@@ -27,7 +27,8 @@ ROWS = 256  # of a part: what a kill can lose
 class Embeddings:
     """A finished folder: ids in order, and random access to its rows.
 
-    ids: str[R].  shape: (V, M, E) of a row.  checksums: int64[R].
+    ids: str[R].  shape: (V, M, E) of a row.  checksums: int64[R].  signatures: str[R] of the
+    images, as `Records.signatures`; empty strings if unknown.
 
     Raises:
         InputError: not whole, damaged, or of another version.
@@ -44,6 +45,8 @@ class Embeddings:
             self._part_rows: int = manifest["rows_of_a_part"]
             self.ids = table["id"].to_numpy(str)
             self.checksums = table["crc32"].to_numpy(np.int64)
+            known = table["signature"] if "signature" in table else [""] * len(table)
+            self.signatures = np.array(known, str)
         self._rows = {id: row for row, id in enumerate(self.ids.tolist())}
         self._parts: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -74,6 +77,14 @@ class Embeddings:
             number, inside = divmod(int(row), self._part_rows)
             out[place] = self._part(number)[inside]
         return out
+
+    def intact(self, row: int) -> bool:
+        """Whether a row's numbers are as they were finished."""
+        try:
+            values = self.read(np.array([row]))
+        except InputError:
+            return False
+        return zlib.crc32(values.tobytes()) == self.checksums[row]
 
     def pooled(self, ids: Sequence[str], weights: np.ndarray) -> np.ndarray:
         """float32[N, E] of ids: the mean over views by `weights` [V], and over crops.
@@ -125,8 +136,13 @@ def write_part(directory: Path, number: int, values: np.ndarray) -> None:
         np.save(temporary, np.ascontiguousarray(values, np.float32))
 
 
-def finish(directory: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> Embeddings:
-    """Writes the manifest over all parts, and opens them.
+def finish(
+    directory: Path,
+    ids: Sequence[str],
+    shape: tuple[int, int, int],
+    signatures: Sequence[str] | np.ndarray = (),
+) -> Embeddings:
+    """Writes the manifest over all parts, and opens them.  signatures: of the images, () unknown.
 
     Raises:
         InputError: a part is missing.
@@ -140,6 +156,8 @@ def finish(directory: Path, ids: Sequence[str], shape: tuple[int, int, int]) -> 
         part = np.load(part_path(directory, number), mmap_mode="r")
         checksums += [zlib.crc32(np.ascontiguousarray(row).tobytes()) for row in part]
     table = pd.DataFrame({"id": np.asarray(ids, object), "crc32": np.array(checksums, np.int64)})
+    if len(signatures):
+        table["signature"] = np.asarray(signatures, object)
     artifacts.write_table(directory / "manifest.parquet", table)
     about: dict[str, Any] = dict(layout=LAYOUT, shape=list(shape), rows_of_a_part=ROWS)
     about["content"] = digest(ids, checksums)

@@ -262,6 +262,11 @@ def shard_name(source: str, number: int) -> str:
     return f"{NAME}-{source}-{number:05d}.array_record"
 
 
+def signatures(shard: Path) -> list[str]:
+    """Return the signature of each record of a shard: it changes with its files or the packing."""
+    return read_json(_beside(shard))["signatures"]
+
+
 def _beside(shard: Path) -> Path:
     return shard.with_name(shard.name + ".json")
 

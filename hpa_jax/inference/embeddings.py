@@ -1,11 +1,12 @@
 """Stored embeddings of a frozen network for every packed image and view; restartable.
 
 In: a network, its config, packed images.  Out: a folder of `data.embeddings`.  A second call
-computes only the missing parts.  With several processes each computes some of the parts in the
-shared folder.
+computes only the missing parts, and takes over what an earlier folder of the same network holds of
+the same images.  With several processes each computes some of the parts in the shared folder.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from hpa_jax.core.errors import InputError
 from hpa_jax.core.progress import Progress
 from hpa_jax.data import embeddings as stored
 from hpa_jax.data.batches import Records, eval_batches
@@ -32,6 +34,7 @@ def write(
     *,
     batch_size: int,
     views: str | Mapping[str, Any] = "identity",
+    earlier: Sequence[Path] = (),
     title: str = "embeddings",
 ) -> Embeddings:
     """Compute the missing parts of a folder of embeddings of all `records`, and finish it.
@@ -43,6 +46,7 @@ def write(
         directory: of the parts.
         batch_size: images per batch.
         views: as views.make.
+        earlier: finished folders of the same network and views, of other images.
         title: of the progress line.
 
     Raises:
@@ -54,8 +58,11 @@ def write(
     missing = stored.missing(directory, len(records), shape)
     sweep.wait("missing embeddings known")
     numbers = missing[jax.process_index() :: jax.process_count()]
+    signatures = records.signatures()
     if numbers:
-        rows = np.concatenate([_rows_of(number, len(records)) for number in numbers])
+        known = _known(earlier, signatures, shape, view_set.draws)
+        wanted = np.concatenate([_rows_of(number, len(records)) for number in numbers])
+        rows = np.array([row for row in wanted if row not in known], np.int64)
         batches = eval_batches(
             records,
             records.ids[rows],
@@ -68,10 +75,13 @@ def write(
         with Progress(title, len(records), len(records) - len(rows)) as progress:
             next_rows = _stream(forward, batches, rows, progress.add)
             for number in numbers:
-                stored.write_part(directory, number, next_rows(len(_rows_of(number, len(records)))))
+                of_part = _rows_of(number, len(records))
+                computed = iter(next_rows(sum(row not in known for row in of_part)))
+                values = [known[row]() if row in known else next(computed) for row in of_part]
+                stored.write_part(directory, number, np.stack(values))
     sweep.wait("embeddings written")
     if jax.process_index() == 0:
-        stored.finish(directory, records.ids, shape)
+        stored.finish(directory, records.ids, shape, signatures)
     sweep.wait("embeddings finished")
     return Embeddings(directory)
 
@@ -116,11 +126,42 @@ def _stream(
             mask = np.asarray(batch["mask"], bool)
             buffer.append(np.asarray(forward(batch["image"], rows[batch["index"]]))[mask])
             on_rows(int(mask.sum()))
+        if not count:
+            return np.empty(0, np.float32)
         joined = np.concatenate(buffer)
         buffer[:] = [joined[count:]]
         return joined[:count]
 
     return next_rows
+
+
+def _known(
+    earlier: Sequence[Path], signatures: np.ndarray, shape: tuple[int, int, int], draws: bool
+) -> dict[int, Callable[[], np.ndarray]]:
+    """Return {row: reader of its embedding [V, 1, E]} of images that earlier folders hold.
+
+    draws: views depend on the row, too.
+    """
+    known = {}
+    for folder in earlier:
+        try:
+            embeddings = Embeddings(folder)
+        except InputError:  # damaged since; its images are computed again
+            continue
+        if embeddings.shape != shape:
+            continue
+        places = {mark: row for row, mark in enumerate(embeddings.signatures) if mark}
+        for row, mark in enumerate(signatures):
+            place = places.get(mark)
+            if place is None or (draws and place != row):
+                continue
+            if embeddings.intact(place):
+                known[row] = functools.partial(_row, embeddings, place)
+    return known
+
+
+def _row(embeddings: Embeddings, row: int) -> np.ndarray:
+    return embeddings.read(np.array([row]))[0]
 
 
 def _rows_of(number: int, count: int) -> np.ndarray:

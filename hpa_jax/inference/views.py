@@ -54,6 +54,11 @@ class Views:
     weights: tuple[float, ...] = ()  # one per view, replace the default
     aggregate: str = "mean"  # default aggregate of predict.py
 
+    @property
+    def draws(self) -> bool:
+        """Whether views are random, seeded by the number of the image's row."""
+        return self.name in ("oml", "crops")
+
     def groups(self, height: int, width: int) -> list[Group]:
         """Return the groups for images of height x width; all weights sum to 1."""
         groups = self.build(height, width, **self.options)

@@ -9,6 +9,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from hpa_jax.pipeline import inputs as inputs_of
+from hpa_jax.pipeline import replaced
 from hpa_jax.pipeline.cache import Part, Task
 from hpa_jax.pipeline.context import Context, frozen_options
 
@@ -22,6 +23,7 @@ def embeddings(context: Context) -> list[Task]:
 
 def _embed(context: Context, model: ConfigDict) -> Task:
     folder, records = context.embeddings_of(model), context.records_of(model)
+    name = f"embeddings-{folder.name}"
     output = folder / inputs_of.VECTORS
     # A weight file enters the key by content, not by path.
     options = frozen_options(model) | {"init_from": inputs_of.stamped(model)["init_from"]}
@@ -38,6 +40,10 @@ def _embed(context: Context, model: ConfigDict) -> Task:
             output,
             batch_size=context.config.predict.batch_size,
             views=model.views,
+            earlier=[
+                result / output.relative_to(context.workdir)
+                for result in replaced.of_other(context.workdir, name, images.name)
+            ],
             title=folder.name,
         )
         views, _, size = vectors.shape
@@ -48,5 +54,4 @@ def _embed(context: Context, model: ConfigDict) -> Task:
     images = inputs_of.images_read(context)
     images = dataclasses.replace(images, files=(*images.files, records))
     inputs: tuple[Path | Part, ...] = (images, *inputs_of.started_with(model))
-    name = f"embeddings-{folder.name}"
     return Task("embeddings", name, work, settings, inputs, (output,), "same", fitted=True)

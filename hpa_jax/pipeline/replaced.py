@@ -110,6 +110,26 @@ def take_back(
     return True
 
 
+def of_other(workdir: Path, name: str, item: str) -> list[Path]:
+    """Return the finished results of a begun task, made by the same code, of another `item`.
+
+    name: of the task.  item: the name in stamps of the only input that differs.
+    """
+
+    def rest(key: Mapping[str, Any]) -> Any:
+        inputs = {name: content for name, content in key["inputs"].items() if name != item}
+        return {**key, "inputs": inputs}
+
+    begun = artifacts.read_json(cache.path(workdir, name))
+    stamps = {folder: artifacts.read_json(folder / STAMP) for folder in folders(workdir)}
+    return [
+        folder
+        for folder, stamp in stamps.items()
+        if stamp["task"] == name and "outputs" in stamp
+        if rest(stamp["key"]) == rest(begun["key"]) and stamp["made by"] == begun["made by"]
+    ]
+
+
 def folders(workdir: Path) -> list[Path]:
     """Return the folders of complete results that were set aside, by name."""
     return sorted(file.parent for file in (workdir / FOLDER).glob(f"*/{STAMP}"))

@@ -11,7 +11,7 @@ from hpa_jax.data import batches, catalog, records
 from hpa_jax.data import embeddings as storing
 from hpa_jax.inference import embeddings, sweep, views
 from hpa_jax.training import frozen, network
-from tests.data.layouts import competition
+from tests.data.layouts import competition, picture, save
 
 SIZE = 32
 
@@ -31,10 +31,10 @@ def packed(tmp_path_factory):
     return batches.Records(folder)
 
 
-def write(packed, folder, model, batch_size=2):
-    return embeddings.write(
-        frozen.network_of(model), model, packed, folder, batch_size=batch_size, views=model.views
-    )
+def write(packed, folder, model, batch_size=2, earlier=()):
+    network = frozen.network_of(model)
+    options = dict(batch_size=batch_size, views=model.views, earlier=earlier)
+    return embeddings.write(network, model, packed, folder, **options)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,59 @@ def test_a_killed_run_goes_on_where_it_was(packed, tmp_path, monkeypatch):
     np.testing.assert_array_equal(found.checksums, expected.checksums)
     monkeypatch.setattr(embeddings, "program", None)  # nothing is left to compute
     write(packed, tmp_path / "cut", model)
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """Row numbers that a network embeds."""
+    rows, plain = [], embeddings.eval_batches
+    monkeypatch.setattr(
+        embeddings,
+        "eval_batches",
+        lambda r, ids, *a, **k: (rows.extend(ids), plain(r, ids, *a, **k))[1],
+    )
+    return rows
+
+
+@pytest.mark.parametrize(("shown", "computed"), [("d4", 1), ("crops", 7)])
+def test_a_new_image_is_embedded_alone(tmp_path, counted, monkeypatch, shown, computed):
+    """Random crops are drawn by row, and the new image (of an earlier shard) moves six rows."""
+    monkeypatch.setattr(storing, "ROWS", 4)
+    monkeypatch.setattr(embeddings, "ROWS", 4)
+    root = competition(tmp_path / "data", 6, 2, side=SIZE)
+    model = config(views=shown if shown == "d4" else {"name": shown, "output_size": SIZE})
+
+    def packed():
+        table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+        return batches.Records(records.write(table, root / "r", image_size=SIZE, encoding="raw"))
+
+    write(packed(), tmp_path / "before", model)
+    save(root / "test", "w0", picture(99, SIZE))
+    lines = (root / "sample_submission.csv").read_text().splitlines()
+    (root / "sample_submission.csv").write_text("\n".join([*lines, "w0,0"]) + "\n")
+    both = packed()
+    expected = write(both, tmp_path / "anew", model)
+    counted.clear()
+    found = write(both, tmp_path / "after", model, earlier=[tmp_path / "before"])
+    assert len(counted) == computed and "w0" in counted
+    everything = np.arange(len(both))
+    np.testing.assert_allclose(found.read(everything), expected.read(everything), atol=1e-6)
+    assert found.signatures.tolist() == both.signatures().tolist()
+
+
+def test_a_changed_or_damaged_row_is_computed_again(packed, tmp_path, counted):
+    model = config()
+    write(packed, tmp_path / "before", model)
+    part = storing.part_path(tmp_path / "before", 0)
+    values = np.load(part)
+    values[3] += 1
+    np.save(part, values)
+    counted.clear()
+    found = write(
+        packed, tmp_path / "after", model, earlier=[tmp_path / "before", tmp_path / "none"]
+    )
+    assert counted == [packed.ids[3]]
+    np.testing.assert_allclose(found.read(np.arange(4))[3] + 1, values[3], atol=1e-6)
 
 
 def test_random_weights_are_the_same_whatever_the_seed(packed, tmp_path):

@@ -87,13 +87,21 @@ def test_other_views_are_another_pass_of_that_model_alone(run, capsys):
     assert run(capsys) == set()  # both are kept
 
 
-def test_a_new_test_image_trains_no_head(run, capsys):
+def test_a_new_test_image_is_embedded_alone_and_trains_no_head(run, capsys, monkeypatch):
+    embedded, plain = [], computing.eval_batches
+
+    def counts(records, ids, *others, **options):
+        embedded.extend(ids)
+        return plain(records, ids, *others, **options)
+
+    monkeypatch.setattr(computing, "eval_batches", counts)
     save(run.root / "test", "x9", picture(99, 32))
     table = run.root / "sample_submission.csv"
     table.write_text(table.read_text() + "x9,0\n")
     again = run(capsys)
     assert {"embeddings", "predict-linear", "predict-mlp"} <= again
     assert not {"train-linear", "train-mlp"} & again
+    assert embedded == ["x9"]
 
 
 def test_another_training_image_trains_the_heads_again(run, capsys):
