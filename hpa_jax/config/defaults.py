@@ -277,7 +277,9 @@ MODEL: Statement = dict(
         above=0,
     ),
     backbone_options=option(
-        {}, "of a transformer: grid, positions, registers, layer_scale, eps (models/vit.py)"
+        {},
+        "of a transformer: grid, positions, registers, layer_scale, eps, per_channel "
+        "(models/vit.py)",
     ),
     head=option(
         "adaptive_concat", "head after the last feature map", choices="hpa_jax.models.heads:HEADS"

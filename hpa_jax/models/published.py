@@ -306,13 +306,14 @@ def _dinov2(letter: str, registers: bool) -> Published:
 
 
 def _cell_dino(kind: str) -> Published:
-    file, title, backbone, size, channels = {
+    file, title, backbone, size, channels, trained_on = {
         "hpa_sc": (
             "cell_dino_vitl16_pretrain_hpa_sc-d3ab8938.pth",
             "single cells of the atlas",
             "vit_large_patch16",
             224,
             RGBY,
+            ("Human Protein Atlas",),
         ),
         "hpa_fov": (
             "cell_dino_vitl14_pretrain_hpa_fov_highres-f57e7934.pth",
@@ -320,6 +321,7 @@ def _cell_dino(kind: str) -> Published:
             "vit_large_patch14",
             518,
             RGBY,
+            ("Human Protein Atlas",),
         ),
         "cp": (
             "cell_dino_vits8_pretrain_cp-37d20e9c.pth",
@@ -327,24 +329,34 @@ def _cell_dino(kind: str) -> Published:
             "vit_small_patch8",
             128,
             ("channel 1", "channel 2", "channel 3", "channel 4", "channel 5"),
+            ("Cell Painting",),
+        ),
+        "channels": (
+            "channel_adaptive_dino_vitl16_pretrain_cells-ef7c17ff.pth",
+            "any channels, each by itself",
+            "vit_large_patch16",
+            224,
+            RGBY,
+            ("Human Protein Atlas", "Cell Painting"),  # Extended CHAMMI
         ),
     }[kind]
+    per_channel = {"per_channel": True} if kind == "channels" else {}
     return Published(
         title=f"Cell-DINO, {title}",
         task="features, learnt without labels",
-        trained_on=("Cell Painting",) if kind == "cp" else ("Human Protein Atlas",),
+        trained_on=trained_on,
         channels=channels,
         image_size=size,
         pixel_size=0.0,
-        field="image" if kind == "hpa_fov" else "cell",
+        field="image" if kind in ("hpa_fov", "channels") else "cell",
         normalize="per_image",
         preparation="order of the channels and normalisation are not stated; these are likely",
         class_names=(),
-        embedding=384 if kind == "cp" else 1024,
+        embedding={"cp": 384, "channels": 4 * 1024}.get(kind, 1024),
         network=MappingProxyType(
             dict(
                 backbone=backbone,
-                backbone_options={"positions": "offset", "layer_scale": True},
+                backbone_options={"positions": "offset", "layer_scale": True, **per_channel},
                 head="features",
             )
         ),
@@ -357,7 +369,14 @@ def _cell_dino(kind: str) -> Published:
             fetched=False,
         ),
         home="https://github.com/facebookresearch/dinov2",
-        citation="Cell-DINO, Meta FAIR (docs of facebookresearch/dinov2)",
+        citation="De Lorenci et al. 2025, Scaling channel-adaptive self-supervised learning, TMLR"
+        if per_channel
+        else "Cell-DINO, Meta FAIR (docs of facebookresearch/dinov2)",
+        notes=(
+            "Each channel by itself; an embedding is their class tokens in the channels' order.",
+        )
+        if per_channel
+        else (),
     )
 
 
@@ -386,7 +405,10 @@ PUBLISHED: Mapping[str, Published] = MappingProxyType(
             for letter in "sblg"
             for registers in (False, True)
         },
-        **{f"cell_dino_{kind}": _cell_dino(kind) for kind in ("hpa_sc", "hpa_fov", "cp")},
+        **{
+            f"cell_dino_{kind}": _cell_dino(kind)
+            for kind in ("hpa_sc", "hpa_fov", "cp", "channels")
+        },
         "efficientnet_lite0": Published(
             title="EfficientNet-Lite0 of ImageNet",
             task="the 1,000 classes of ImageNet; a start for training",

@@ -249,7 +249,7 @@ BACKBONES: dict[str, Row] = {
     ),
 }  # fmt: skip
 
-VIT_OPTIONS = ("grid", "positions", "registers", "layer_scale", "eps")
+VIT_OPTIONS = ("grid", "positions", "registers", "layer_scale", "eps", "per_channel")
 ALIASES = {"se_resnext50": "se_resnext50_32x4d", "se_resnext101": "se_resnext101_32x4d"}
 NAMES = (*BACKBONES, *ALIASES)
 
@@ -292,8 +292,8 @@ def create(
         remat: "blocks" recomputes the blocks in the backward pass instead of storing them.
         dtype: of the layers' computations; parameters, statistics and the head stay float32.
         rngs: of the weights and of dropout.
-        backbone_options: of a transformer: grid, positions, registers, layer_scale, eps
-            (`hpa_jax.models.vit.ViT`).
+        backbone_options: of a transformer: grid, positions, registers, layer_scale, eps,
+            per_channel (`hpa_jax.models.vit.ViT`).
 
     Raises:
         InputError: an unknown name (with suggestions) or option, or a number out of range.

@@ -4,6 +4,9 @@ In: images [N, H, W, K], normalised, sides divisible by the patch.  Out of `toke
 [N, 1 + R + h w, F] after the last norm: class token, R registers, patches row by row; out of
 `features` the patches as a map [N, h, w, F].
 
+With `per_channel` ("bag of channels", De Lorenci et al. 2025) each channel is an image by itself,
+and a token is the K channels' tokens one after the other: F is K times the transformer's.
+
 Pre-norm blocks, qkv with bias, exact GELU, 64 numbers per head; layer scale, registers and SwiGLU
 by option (Oquab et al. 2023, arXiv 2304.07193; Darcet et al. 2023, arXiv 2309.16588).
 """
@@ -154,7 +157,8 @@ class ViT(Backbone):
     """A vision transformer.
 
     grid: patches per side of the stored positions.  positions: rule of resizing them to another
-    grid, see `resized`.  registers: their number.  eps: of the norms.
+    grid, see `resized`.  registers: their number.  eps: of the norms.  per_channel: the network
+    sees one channel at a time.
     """
 
     def __init__(
@@ -173,6 +177,7 @@ class ViT(Backbone):
         registers: int = 0,
         layer_scale: bool = False,
         eps: float = 1e-6,
+        per_channel: bool = False,
         remat: bool = False,
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
@@ -191,7 +196,9 @@ class ViT(Backbone):
         self.pos_embed = nnx.Param(_small(rngs.params(), places, jnp.float32))
         if registers:
             self.reg_token = nnx.Param(_small(rngs.params(), (1, registers, features), jnp.float32))
-        self.patch_embed = _PatchEmbed(in_channels, features, patch, dtype, rngs)
+        self.per_channel = per_channel
+        planes = 1 if per_channel else in_channels
+        self.patch_embed = _PatchEmbed(planes, features, patch, dtype, rngs)
         options = {"dtype": dtype, "rngs": rngs}
         self.blocks = nnx.List(
             [
@@ -200,7 +207,7 @@ class ViT(Backbone):
             ]
         )
         self.norm = layers.LayerNorm(features, eps=eps, dtype=dtype)
-        self.out_features = features
+        self.out_features = features * (in_channels if per_channel else 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Logits [N, C] float32."""
@@ -218,10 +225,16 @@ class ViT(Backbone):
 
     def tokens(self, images: jax.Array) -> jax.Array:
         """Return the tokens [N, 1 + R + h w, F] after the last norm."""
-        return self.norm(run_blocks(self.blocks, self._first(images), self.remat))
+        tokens = self.norm(run_blocks(self.blocks, self._first(images), self.remat))
+        if not self.per_channel:
+            return tokens
+        by_channel = tokens.reshape(len(images), self.in_channels, *tokens.shape[1:])
+        return jnp.moveaxis(by_channel, 1, 2).reshape(len(images), tokens.shape[1], -1)
 
     def attention(self, images: jax.Array, layers: Sequence[int]) -> dict[int, jax.Array]:
         """Return {layer: attention weights [N, heads, T, T] float32}; layer -1 is the last.
+
+        With `per_channel` the heads of the first channel come first, K times as many.
 
         Raises:
             InputError: an invalid layer.
@@ -236,7 +249,8 @@ class ViT(Backbone):
                 x, weights[requested[number]] = block.explicit(x)
             else:
                 x = block(x)
-        return weights
+        tokens = x.shape[1]
+        return {n: each.reshape(len(images), -1, tokens, tokens) for n, each in weights.items()}
 
     def body_groups(self) -> Groups:
         """Return the embeddings, and each block, the last with the norm."""
@@ -260,6 +274,8 @@ class ViT(Backbone):
                 f"images of {x.shape[1]} x {x.shape[2]} pixels: the sides must be multiples of "
                 f"{self.patch}, this network's patch"
             )
+        if self.per_channel:
+            x = jnp.moveaxis(x, 3, 1).reshape(-1, *x.shape[1:3], 1)
         x = self.patch_embed.proj(x)
         rows, columns = x.shape[1:3]
         x = x.reshape(len(x), rows * columns, -1)

@@ -23,6 +23,9 @@ FORMS = {
     "dinov2_giant": dict(backbone_options=dict(positions="offset", layer_scale=True)),
     "dino4cells": dict(backbone_options=dict(positions="offset")),
     "cell_dino": dict(backbone_options=dict(positions="offset", layer_scale=True)),
+    "cell_dino_channels": dict(
+        backbone_options=dict(positions="offset", layer_scale=True, per_channel=True)
+    ),
     "subcell": dict(
         num_classes=31, head="subcell", backbone_options=dict(grid=448 // 16, eps=1e-12)
     ),
@@ -122,15 +125,21 @@ def teacher(tensors):
     return out | {"module.head.mlp.0.weight": np.zeros((4, 128), np.float32)}
 
 
+def chunks(tensors):
+    """Cell-DINO's chunks of blocks; the second number is the block's."""
+    return {
+        re.sub(r"^blocks\.(\d+)\.", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}.", name): value
+        for name, value in tensors.items()
+    }
+
+
 NAMINGS = {
     "dinov2": meta,
     "dinov2_reg": meta,
     "dinov2_giant": meta,
     "dino4cells": teacher,
-    "cell_dino": lambda tensors: {  # in chunks; the second number is the block's
-        re.sub(r"^blocks\.(\d+)\.", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}.", name): value
-        for name, value in tensors.items()
-    },
+    "cell_dino": chunks,
+    "cell_dino_channels": chunks,
     "subcell": subcell,
 }
 
@@ -182,6 +191,30 @@ def test_outputs_equal_pytorchs_under_the_publishers_names(tmp_path, name):
 )  # fmt: skip
 def test_the_same_under_other_libraries_names(tmp_path, name, naming):
     assert_equal(filled(tmp_path, name, naming(pinned.tensors(name))), name)
+
+
+def test_channels_by_themselves_may_be_any_number_and_show_their_attention(tmp_path):
+    """The first channel's part of each token is that of an image of this channel alone."""
+    model = filled(tmp_path, "cell_dino_channels", as_file("cell_dino_channels"))
+    x = jnp.asarray(images("cell_dino_channels"))
+    one = create(
+        "vit_small_patch16", num_classes=1, head="features", in_channels=1, width=1 / 3,
+        depth=(2,), rngs=nnx.Rngs(0), **FORMS["cell_dino_channels"],
+    )  # fmt: skip
+    nnx.update(one, nnx.state(model))
+    one.eval()
+    width = one.out_features
+    assert model.out_features == 3 * width
+    tokens = np.asarray(model.tokens(x))
+    for channel in range(3):
+        part = np.asarray(one.tokens(x[..., channel : channel + 1]))
+        np.testing.assert_allclose(
+            tokens[..., channel * width : (channel + 1) * width], part, atol=1e-5
+        )
+    attention, alone = model.attention(x, [-1])[-1], one.attention(x[..., 1:2], [-1])[-1]
+    heads = alone.shape[1]
+    np.testing.assert_allclose(attention[:, heads : 2 * heads], alone, atol=1e-6)
+    assert model.features(x).shape == (2, 2, 3, 3 * width)
 
 
 def test_timms_registers_come_with_positions_of_the_patches_alone(tmp_path):

@@ -199,6 +199,10 @@ PUBLISHED: dict[str, tuple[str, dict, tuple[int, int, int], Callable[[], nn.Modu
         "vit_small_patch8", {"width": 1 / 3, "depth": (4,)}, (40, 64, 5),
         lambda: published.ViT(128, 4, 8, 16, 5, rule="offset", scale=True),
     ),
+    "cell_dino_channels": (
+        "vit_small_patch16", _VIT, (32, 48, 3),
+        lambda: published.PerChannel(128, 2, 16, 14, 1, rule="offset", scale=True),
+    ),
     "subcell": (
         "vit_base_patch16", {"width": 1 / 6, "depth": (2,)}, (64, 80, 4),
         lambda: published.SubCell(published.ViT(128, 2, 16, 28, 4, eps=1e-12), 128, 31),

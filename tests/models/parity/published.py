@@ -153,6 +153,15 @@ class ViT(nn.Module):
         return torch.cat([first, rest.permute(0, 2, 3, 1).flatten(1, 2)], 1)
 
 
+class PerChannel(ViT):
+    """A transformer of one channel on each channel; their tokens concatenated."""
+
+    def forward(self, x: torch.Tensor) -> tuple[None, torch.Tensor]:
+        """Of images [N, K, H, W]."""
+        planes = x.split(1, dim=1)
+        return None, torch.cat([super(PerChannel, self).forward(each)[1] for each in planes], dim=2)
+
+
 class SubCell(nn.Module):
     """(logits, embedding) with a transformer of SubCell's form inside."""
 
