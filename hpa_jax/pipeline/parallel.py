@@ -4,6 +4,7 @@ Each runs in a separate process (`run --only=NAME`) that sees one GPU; its outpu
 its name.  The decision follows in a plain run, which reuses all networks.
 """
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,7 +18,9 @@ from ml_collections import ConfigDict
 from hpa_jax.config import defaults as configs
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision.stack.runner import gpus
-from hpa_jax.pipeline.context import RETRIEVAL, opened
+from hpa_jax.pipeline import cache
+from hpa_jax.pipeline.context import RETRIEVAL, Context, opened
+from hpa_jax.pipeline.steps import STEPS
 
 EXCLUDED = ("only", "collect", "force")
 POLL_SECONDS = 0.2
@@ -41,7 +44,9 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
     prepare()
     context = opened(config, dict(flags))
     waiting = [*context.models(), *([RETRIEVAL] if context.trains_retrieval else [])]
-    print(f"{len(waiting)} networks, {len(places)} at a time", flush=True)
+    waiting = [name for name in waiting if not _done(context, name)]
+    if waiting:
+        print(f"{len(waiting)} networks, {len(places)} at a time", flush=True)
     running: dict[str, tuple[subprocess.Popen, int]] = {}
     failed: dict[str, int] = {}
     try:
@@ -67,6 +72,20 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
     if failed:
         failures = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
         raise InputError(f"--parallel: {failures} failed, see its output; the same command resumes")
+
+
+def _done(context: Context, name: str) -> bool:
+    """Return whether a network is trained and has its predictions."""
+    one = dataclasses.replace(context, flags={**context.flags, "only": name})
+    steps = [step for step in STEPS.values() if step.of_networks]
+    for step in [STEPS["retrieve"]] if name == RETRIEVAL else steps:
+        for task in step.tasks(one):
+            if not all(path.exists() for path in (*task.files, *task.outputs)):
+                return False
+            key = cache.key(one.workdir, task, one.contents)
+            if not cache.judge(one.workdir, task, key, one.contents).holds:
+                return False
+    return True
 
 
 def _places(text: str) -> list[dict[str, str]]:

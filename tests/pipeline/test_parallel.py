@@ -100,3 +100,5 @@ def test_side_by_side_gives_what_one_by_one_gives(done, tmp_path):
     assert "[train-tiny] done before" in out
     for name in ("models/tiny/predictions/test.parquet", "stack/test.parquet", "submission.csv"):
         assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes(), name
+    again = call("run", tmp_path, "--parallel=2")  # nothing to do: no process begins
+    assert "tiny | " not in again and "[train-tiny] done before" in again
