@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from hpa_jax.cli import VERBS, main
+from hpa_jax.pipeline import runner
 
 
 def run(capsys, *arguments):
@@ -102,6 +104,12 @@ def test_unwritable_workdir_is_named(capsys, tmp_path):
     arguments = ["catalog", "--config=configs/demo.py", f"--workdir={tmp_path}/file"]
     code, _, err = run(capsys, *arguments)
     assert code == 2 and "file" in err
+
+
+def test_hosts_that_start_at_once_can_all_write(monkeypatch, tmp_path):
+    """Another host may remove the probe before this one does."""
+    monkeypatch.setattr(Path, "touch", lambda path: None)
+    assert runner._writable({"workdir": str(tmp_path)}) == tmp_path.resolve()
 
 
 def test_a_missing_folder_is_named(capsys, tmp_path):

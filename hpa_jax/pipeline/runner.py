@@ -227,7 +227,7 @@ def _writable(flags: dict[str, Any]) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another host or run may have removed it
     except OSError as error:
         raise InputError(f"--workdir={workdir}: can't write there ({error.strerror})") from None
     return workdir
