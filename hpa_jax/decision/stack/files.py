@@ -37,7 +37,7 @@ def holds(directory: str | Path, unit: StackUnit) -> bool:
     try:
         with zipfile.ZipFile(path(directory, unit.c, unit.repeat)) as archive:
             stored = json.loads(archive.read("meta.json"))["stamp"]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+    except artifacts.DAMAGE_ERRORS:
         return False
     return stored == unit.stamp
 
