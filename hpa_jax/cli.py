@@ -266,6 +266,7 @@ def _quiet() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
     warnings.formatwarning = _in_one_line
+    sys.unraisablehook = _without_closed_loops
     for stream in (sys.stdout, sys.stderr):  # terminals without µ or … get an escape
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -280,6 +281,12 @@ def _in_one_line(message: Warning | str, *_: object) -> str:
     """Format a warning in one line, without its source line."""
     text = " ".join(str(message).split())
     return f"{text if text.startswith('note: ') else f'warning: {text}'}\n"
+
+
+def _without_closed_loops(event: "sys.UnraisableHookArgs") -> None:
+    """Leave out TensorStore's tracebacks, a hundred, of writes that end after one has failed."""
+    if str(event.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(event)
 
 
 def _leave_room_on_gpus() -> None:

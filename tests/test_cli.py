@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+import types
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
 from hpa_jax.cli import VERBS, main
+from hpa_jax.pipeline import runner
 
 
 def run(capsys, *arguments):
@@ -104,6 +108,12 @@ def test_unwritable_workdir_is_named(capsys, tmp_path):
     assert code == 2 and "file" in err
 
 
+def test_hosts_that_start_at_once_can_all_write(monkeypatch, tmp_path):
+    """Another host may remove the probe before this one does."""
+    monkeypatch.setattr(Path, "touch", lambda path: None)
+    assert runner._writable({"workdir": str(tmp_path)}) == tmp_path.resolve()
+
+
 def test_a_missing_folder_is_named(capsys, tmp_path):
     arguments = ["catalog", "--config=configs/demo.py", f"--workdir={tmp_path}"]
     arguments += ["--config.data.source=kaggle", f"--config.data.root={tmp_path}/nothing"]
@@ -115,6 +125,19 @@ def test_a_phase_without_its_input_names_what_is_missing(capsys, tmp_path):
     arguments = ["split", "--config=configs/demo.py", f"--workdir={tmp_path}"]
     code, _, err = run(capsys, *arguments)
     assert code == 2 and "catalog.parquet" in err
+
+
+def test_writes_that_end_after_a_full_disk_print_no_traceback(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # restored at the end
+    monkeypatch.setattr(sys, "__unraisablehook__", mock.Mock())
+    run(capsys, "--help")
+    closed, other = (
+        types.SimpleNamespace(exc_value=RuntimeError(text))
+        for text in ("Event loop is closed", "another")
+    )
+    sys.unraisablehook(closed)
+    sys.unraisablehook(other)
+    assert sys.__unraisablehook__.call_args_list == [mock.call(other)]
 
 
 def test_a_second_run_on_the_same_workdir_is_refused(capsys, tmp_path):

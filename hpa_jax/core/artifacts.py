@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 # What parsing a damaged file can raise: a missing key, an invalid header, an archive that asks for
 # a password or for too much memory.
-_DAMAGE_ERRORS = (
+DAMAGE_ERRORS = (
     *(LookupError, TypeError, AttributeError, ValueError, ArithmeticError, SyntaxError),
     *(OSError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error, struct.error),
 )
@@ -107,7 +107,7 @@ def parsing(path: str | Path, remedy: str) -> Iterator[None]:
         raise InputError(
             f"{path}: {error}; {remedy}"
         ) from error  # a check that doesn't know the file
-    except _DAMAGE_ERRORS as error:
+    except DAMAGE_ERRORS as error:
         reason = f"{type(error).__name__}: {_line(error)[:200]}"
         raise InputError(f"{path}: damaged ({reason}); {remedy}") from error
 

@@ -75,6 +75,15 @@ def version(module: str) -> str:
     return importlib.metadata.version(names[0]) if names else ""
 
 
+def installed() -> dict[str, str]:
+    """Return name -> version of every installed library; of two versions, that which is imported.
+
+    A second one comes from a folder later on the path, or is the rest of a broken upgrade.
+    """
+    found = reversed([*importlib.metadata.distributions()])
+    return {item.name: item.version for item in found if item.name}
+
+
 @functools.cache
 def _distributions() -> Mapping[str, list[str]]:
     return importlib.metadata.packages_distributions()

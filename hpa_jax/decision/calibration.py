@@ -31,7 +31,7 @@ class Calibration:
     def __call__(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities [N, C] of scores [N, C]; NaN stays NaN."""
         columns = _columns(np.asarray(scores, float))
-        return sigmoid(np.einsum("ncd,cd->nc", columns, self.coefficients))
+        return sigmoid(np.einsum("dnc,cd->nc", columns, self.coefficients))
 
 
 def fit(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = None) -> Calibration:
@@ -45,9 +45,9 @@ def fit(labels: np.ndarray, scores: np.ndarray, weights: np.ndarray | None = Non
     columns, y = _columns(scores), labels.astype(float)
     weight = np.ones(len(labels)) if weights is None else np.asarray(weights, float)
     common = _newton(
-        columns.reshape(-1, 3), y.ravel(), np.repeat(weight, y.shape[1]), np.array([0.0, 1.0, 1.0])
+        columns.reshape(3, -1), y.ravel(), np.repeat(weight, y.shape[1]), np.array([0.0, 1.0, 1.0])
     )
-    of_class = [_newton(columns[:, c], y[:, c], weight, common) for c in range(y.shape[1])]
+    of_class = [_newton(columns[..., c], y[:, c], weight, common) for c in range(y.shape[1])]
     return Calibration(np.array(of_class))
 
 
@@ -73,14 +73,15 @@ def out_of_fold(
 
 
 def _columns(scores: np.ndarray) -> np.ndarray:
-    """[N, C, 3]: one, ln s, -ln(1 - s)."""
+    """[3, N, C]: one, ln s, -ln(1 - s)."""
     inside = np.clip(scores, LIMIT, 1 - LIMIT)
-    return np.stack([np.ones_like(inside), np.log(inside), -np.log1p(-inside)], axis=-1)
+    return np.stack([np.ones_like(inside), np.log(inside), -np.log1p(-inside)])
 
 
 def _newton(x: np.ndarray, y: np.ndarray, weight: np.ndarray, centre: np.ndarray) -> np.ndarray:
     """Weights [3] that minimise log loss plus the penalty towards `centre`; a negative slope is set
-    to LEAST_SLOPE and the others are refitted."""
+    to LEAST_SLOPE and the others are refitted.  x: [3, N]."""
+    x = np.ascontiguousarray(x)
     free = np.ones(3, bool)
     w = centre.copy()
     for _ in range(3):
@@ -97,9 +98,9 @@ def _weighted(
 ) -> np.ndarray:
     w = np.where(free, centre, LEAST_SLOPE)
     for _ in range(30):
-        p = sigmoid(x @ w)
-        gradient = x.T @ (weight * (p - y)) + STRENGTH * (w - centre)
-        curvature = (x * (weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ x
+        p = sigmoid(w @ x)
+        gradient = x @ (weight * (p - y)) + STRENGTH * (w - centre)
+        curvature = (x * (weight * np.maximum(p * (1 - p), 1e-6))) @ x.T
         curvature[np.diag_indices(3)] += STRENGTH
         step = np.zeros(3)
         step[free] = np.linalg.solve(curvature[np.ix_(free, free)], gradient[free])

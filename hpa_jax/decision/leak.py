@@ -67,13 +67,11 @@ def combine(tables: Mapping[str, "pd.DataFrame"]) -> tuple["pd.DataFrame", "pd.D
         for column in ("id", "labels"):
             if column not in table.columns:
                 raise InputError(f"leak table {name}: no column {column!r}; needs id and labels")
-        for position in reversed(range(len(table))):
-            row = table.iloc[position]
+        for position, row in reversed([*enumerate(table.to_dict("records"))]):
             numbers = _numbers(row["labels"], f"leak table {name}, row {position}")
             if not numbers:  # no labels: a less trusted table may have some
                 continue
-            origin = str(row["origin"]) if "origin" in table.columns else ""
-            distance = float(row["distance"]) if "distance" in table.columns else 0.0
+            origin, distance = str(row.get("origin", "")), float(row.get("distance", 0.0))
             rows.append((str(row["id"]), numbers, origin, distance, name))
     best: dict[str, tuple] = {}
     conflicts = []

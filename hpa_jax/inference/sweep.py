@@ -115,7 +115,7 @@ class Parts:
                             part["rows"],
                             predict.Outputs(*(part[n] for n in predict.Outputs._fields)),
                         )
-            except (OSError, ValueError, KeyError, EOFError):
+            except artifacts.DAMAGE_ERRORS:
                 continue
 
     def write(self, rows: np.ndarray, outputs: predict.Outputs) -> None:

@@ -212,7 +212,7 @@ class Answers:
             with np.load(path, allow_pickle=False) as part:
                 if str(part["fingerprint"]) == self._fingerprint:
                     self._store({name: part[name] for name in part.files if name != "fingerprint"})
-        except (OSError, ValueError, KeyError, EOFError):
+        except artifacts.DAMAGE_ERRORS:
             return
 
     def _digest(self) -> str:

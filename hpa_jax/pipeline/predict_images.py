@@ -213,9 +213,17 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> int:
     if not flags.get("workdir"):
         flags = {**flags, "workdir": _workdir(config, model)}
         print(f"workdir: {flags['workdir']} (change with --workdir)", flush=True)
+    context = opened(config, flags)
+    if context.path("catalog.parquet").is_file():
+        raise InputError(
+            f"{context.workdir}: belongs to `run` or `decide`, whose predictions.csv and imported "
+            "images this would replace; name another --workdir"
+        )
     print(f"[predict] loading {model}", flush=True)
     packed = bundles.named(model, bool(flags.get("code")))
-    print(f"[predict] {predict(opened(config, flags), packed, model)}")
+    context.workdir.mkdir(parents=True, exist_ok=True)
+    with runner.locked(context.path(".lock"), waits=False):
+        print(f"[predict] {predict(context, packed, model)}")
     return 0
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from hpa_jax import __version__
-from hpa_jax.core import artifacts, own_code
+from hpa_jax.core import artifacts, own_code, provenance
 from hpa_jax.core.errors import InputError
 from hpa_jax.pipeline import cache, checks, hosts, replaced
 from hpa_jax.pipeline.context import RETRIEVAL, Context, opened, workdir_of
@@ -195,11 +195,8 @@ def _print(task: cache.Task, text: str) -> None:
 
 def record_provenance(context: Context, names: Sequence[str]) -> None:
     """Write run.json: resolved config, command, versions, devices, seed and times of this run."""
-    import importlib.metadata
-
     import jax
 
-    versions = {dist.name: dist.version for dist in importlib.metadata.distributions() if dist.name}
     artifacts.write_json(
         context.path("run.json"),
         {
@@ -213,7 +210,7 @@ def record_provenance(context: Context, names: Sequence[str]) -> None:
             "platform": platform.platform(),
             "cpu_count": os.cpu_count(),
             "devices": [str(device) for device in jax.devices()],
-            "versions": versions,
+            "versions": provenance.installed(),
             "seconds": cache.seconds(context.workdir),
             "finished": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         },
@@ -227,7 +224,7 @@ def _writable(flags: dict[str, Any]) -> Path:
         workdir.mkdir(parents=True, exist_ok=True)
         probe = workdir / ".writable"
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another host or run may have removed it
     except OSError as error:
         raise InputError(f"--workdir={workdir}: can't write there ({error.strerror})") from None
     return workdir

@@ -161,7 +161,8 @@ class Checkpoints:
                 time.sleep(0.05)
             elif not path.exists():
                 return  # the save failed; Orbax raises that in the loop
-        write_checksums(path)
+        with contextlib.suppress(InputError):  # the disk is full; `_unreadable` reads it instead
+            write_checksums(path)
 
     def _unreadable(self, step: int) -> str:
         """The error of reading a checkpoint that has no checksums; "" if it is intact."""

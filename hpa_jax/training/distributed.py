@@ -87,7 +87,7 @@ def initialize() -> None:
     TPU pod or under SLURM, HPA_COORDINATOR=auto lets JAX find them.
 
     Raises:
-        InputError: HPA_PROCESSES or HPA_PROCESS is missing or not a number.
+        InputError: HPA_PROCESSES or HPA_PROCESS is missing, not a number or out of range.
     """
     coordinator = os.environ.get("HPA_COORDINATOR", "")
     if not coordinator:
@@ -97,10 +97,11 @@ def initialize() -> None:
         return
     try:
         count, number = int(os.environ["HPA_PROCESSES"]), int(os.environ["HPA_PROCESS"])
+        range(count).index(number)
     except (KeyError, ValueError):
         raise InputError(
-            "HPA_COORDINATOR is set: HPA_PROCESSES and HPA_PROCESS must be the number of processes "
-            "and the index of this one"
+            "HPA_COORDINATOR is set: HPA_PROCESSES must be the number of processes, and "
+            "HPA_PROCESS the index of this one, from 0 to HPA_PROCESSES - 1"
         ) from None
     jax.distributed.initialize(coordinator, count, number)
 

@@ -5,6 +5,7 @@ applicable lr, macro_f1, images_per_second, data_wait, ...  A restart truncates 
 step. Progress is a tqdm bar on a terminal, otherwise a line every few seconds.
 """
 
+import contextlib
 import json
 import math
 import resource
@@ -18,6 +19,7 @@ import jax
 from tqdm import tqdm
 
 from hpa_jax.core import artifacts
+from hpa_jax.core.errors import InputError
 
 EVERY_SECONDS = 15.0  # between plain lines
 UNTRACED = 10  # steps of a process before the traced ones, if it has enough
@@ -59,22 +61,30 @@ class Log:
     def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
-        if self.primary:
-            self._file.close()
-        if self._writer is not None:
-            self._writer.close()
+        files = (self._file, self._writer) if self.primary else ()
+        for file in filter(None, files):
+            with contextlib.suppress(OSError):  # a full disk: `write` has raised it
+                file.close()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write a row to metrics.jsonl, and its numbers to TensorBoard."""
+        """Write a row to metrics.jsonl, and its numbers to TensorBoard.
+
+        Raises:
+            InputError: the disk is full.
+        """
         if not self.primary:
             return
         row = {key: _rounded(value) for key, value in row.items()}
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        if self._tensorboard:
-            for tag, value in scalars(row).items():
-                self._events().add_scalar(tag, value, row["step"])
-            self._events().flush()
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+            if self._tensorboard:
+                self._write_events(row)
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: the log can't be written ({error.strerror}); run again when it "
+                "can: training resumes from the newest checkpoint"
+            ) from error
 
     def say(self, text: str) -> None:
         """Print a line."""
@@ -95,12 +105,22 @@ class Log:
             self._last_line = now
             self.say(f"step {step:,} of {self.total:,} | {speed.text(self.total - step)}")
 
-    def _events(self) -> Any:
-        if self._writer is None:
-            from tensorboardX import SummaryWriter  # writes events without TensorFlow
+    def _write_events(self, row: dict[str, Any]) -> None:
+        """Write a row to TensorBoard's file, without TensorFlow.
 
-            self._writer = SummaryWriter(str(self.directory))
-        return self._writer
+        Not by tensorboardX.SummaryWriter: on a full disk its thread dies, and the next call waits
+        for it forever.
+        """
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        if self._writer is None:
+            self._writer = EventsWriter(str(self.directory / "events"))
+        values = [Summary.Value(tag=t, simple_value=x) for t, x in scalars(row).items()]
+        event = Event(wall_time=time.time(), step=row["step"], summary=Summary(value=values))
+        self._writer.write_event(event)
+        self._writer.flush()
 
 
 class Speed:

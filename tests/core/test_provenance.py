@@ -1,5 +1,7 @@
 """Which code and libraries made a result."""
 
+import sys
+
 import pytest
 
 from hpa_jax.core import provenance
@@ -64,6 +66,16 @@ def test_a_library_counts_where_it_is_imported(package, monkeypatch):
     monkeypatch.setattr(provenance, "version", lambda module: "0.1")
     said = provenance.difference(before, provenance.of(("data",)))
     assert said == f"numpy {before['libraries']['numpy']} (now 0.1)"
+
+
+def test_of_two_versions_of_a_library_the_imported_one_is_recorded(tmp_path, monkeypatch):
+    for folder, version in (("first", "9.9"), ("later", "0.1")):
+        about = tmp_path / folder / f"numpy-{version}.dist-info"
+        about.mkdir(parents=True)
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: numpy\nVersion: {version}\n")
+    (tmp_path / "first" / "broken-1.0.dist-info").mkdir()  # of an interrupted installation
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "first"), *sys.path, str(tmp_path / "later")])
+    assert provenance.installed()["numpy"] == "9.9"
 
 
 def test_every_file_that_a_task_names_is_there():

@@ -116,7 +116,10 @@ def test_parts_of_another_network_and_damaged_parts_do_not_count(tmp_path):
     seen = predict.Outputs(np.ones((2, 3)), np.ones((2, 4)), np.zeros((2, 3)))
     mine.write(np.array([0, 1]), seen)
     sweep.Parts(tmp_path, "other").write(np.array([2, 3]), seen)
-    (tmp_path / "part-mine-9.npz").write_bytes(b"PK cut short")
+    whole = next(tmp_path.glob("part-mine-*.npz")).read_bytes()
+    flipped = whole[:200] + bytes([whole[200] ^ 1]) + whole[201:]
+    for number, damaged in enumerate((b"PK cut short", whole[:-9], whole[:100], b"", flipped)):
+        (tmp_path / f"part-mine-9{number}.npz").write_bytes(damaged)
     ((rows, read),) = mine.read()
     assert rows.tolist() == [0, 1]
     for one, other in zip(seen, read, strict=True):

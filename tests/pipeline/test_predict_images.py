@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
+from filelock import FileLock
 from PIL import Image
 
 from hpa_jax.__main__ import main
@@ -264,6 +265,18 @@ def test_without_a_workdir_one_is_chosen_and_printed(exported, tmp_path, monkeyp
     assert main(["predict", f"--model={packed}", f"--config.data.root={workdir}/data/test"]) == 0
     chosen = re.search(r"workdir: (runs/test-bundle-\w{6}) ", capsys.readouterr().out)[1]
     assert (tmp_path / chosen / "predictions.csv").is_file()
+
+
+def test_the_workdir_of_a_run_or_in_use_is_refused(exported, tmp_path, capsys):
+    workdir, packed, _ = exported
+    before = (workdir / "predictions.csv").read_bytes()
+    arguments = ["predict", f"--model={packed}", f"--config.data.root={workdir}/data/test"]
+    assert main([*arguments, f"--workdir={workdir}"]) == 2
+    assert "name another --workdir" in capsys.readouterr().err
+    assert (workdir / "predictions.csv").read_bytes() == before
+    with FileLock(tmp_path / ".lock"):
+        assert main([*arguments, f"--workdir={tmp_path}"]) == 2
+    assert "another run is at work there" in capsys.readouterr().err
 
 
 def test_export_needs_a_finished_run(tmp_path, capsys):

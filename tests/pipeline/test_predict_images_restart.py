@@ -39,11 +39,12 @@ def test_predict_by_a_bundle_goes_on_where_it_was(done, tmp_path, monkeypatch):
     monkeypatch.setattr(arrays, "run_network", stops)
     assert main(again) == 130
     assert not (tmp_path / "again" / "predictions.csv").exists()
-    assert len(list((tmp_path / "again" / "predict_parts").glob("part-*.npz"))) == 2
+    _, damaged = sorted((tmp_path / "again" / "predict_parts").glob("part-*.npz"))
+    damaged.write_bytes(damaged.read_bytes()[:-9])
     asked.clear()
     monkeypatch.setattr(arrays, "run_network", counts)
     assert main(again) == 0
-    assert sum(asked) == 30 - 2 * 8  # the other images, of the one network
+    assert sum(asked) == 30 - 8  # the other images, of the one network
     files = {
         str(path.relative_to(tmp_path / "whole"))
         for path in (tmp_path / "whole").rglob("*")

@@ -107,3 +107,11 @@ def test_batches_that_devices_cannot_share_are_refused():
         distributed.check_divisible(12, 2, 4)
     with pytest.raises(InputError, match="at least 1"):
         distributed.check_divisible(0, 1, 1)
+
+
+@pytest.mark.parametrize("number", ["", "x", "-1", "2"])
+def test_an_index_that_no_host_has_is_refused(monkeypatch, number):
+    for name, value in (("COORDINATOR", "localhost:1"), ("PROCESSES", "2"), ("PROCESS", number)):
+        monkeypatch.setenv(f"HPA_{name}", value)
+    with pytest.raises(InputError, match="from 0 to HPA_PROCESSES - 1"):
+        distributed.initialize()

@@ -1,5 +1,7 @@
 """Lines of the log, the bar, TensorBoard's events, and the profile of a training."""
 
+import errno
+import os
 import re
 import sys
 from unittest import mock
@@ -9,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.core.errors import InputError
 from hpa_jax.training import logs, loop
 from tests.training import tiny
 
@@ -58,6 +61,20 @@ def test_tensorboard_gets_every_number_of_a_list(tmp_path):
     events = EventAccumulator(str(tmp_path)).Reload()
     found = {tag: [e.value for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert found == {"valid/loss": [0.5], "valid/ap/0": [0.25], "valid/ap/2": [1.0]}
+
+
+def test_a_full_disk_is_reported_and_waits_for_nothing(tmp_path, monkeypatch):
+    """metrics.jsonl may still have room in its last block when TensorBoard's file has none."""
+    row = {"step": 3, "epoch": 1, "split": "valid", "ap": [0.5] * 28, "class_f1": [0.5] * 28}
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(InputError, match=r"metrics.jsonl: .* \(No space left on device\)"),
+        logs.Log(tmp_path, "m", restored_step=-1, total_steps=4) as log,
+    ):
+        log.write(row)
+        monkeypatch.setattr(os, "fsync", mock.Mock(side_effect=full))
+        log.write(row)
+    assert len(logs.read(tmp_path / "metrics.jsonl")) == 2
 
 
 @pytest.mark.parametrize(("steps", "traced"), [(4, (0, 4)), (12, (7, 12)), (40, (10, 15))])

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 import time
 import types
 from unittest import mock
@@ -145,6 +146,16 @@ def test_a_full_disk_is_one_line_with_folder_and_step(tmp_path, monkeypatch, met
     ) as caught:
         tiny.train(tmp_path, tiny.model(phases=(phase(epochs=1, lr=1e-2),)), keep=1)
     assert "\n" not in str(caught.value)
+
+
+def test_checksums_without_room_are_left_out(tmp_path, monkeypatch):
+    full = mock.Mock(side_effect=InputError("checksums.json: can't be written (No space left)"))
+    monkeypatch.setattr(checkpoint, "write_checksums", full)
+    monkeypatch.setattr(threading, "excepthook", mock.Mock())
+    config = tiny.model(phases=(phase(epochs=1, lr=1e-2),))
+    tiny.train(tmp_path, config, keep=1)
+    assert full.called and not threading.excepthook.called
+    tiny.train(tmp_path, config, keep=1)  # reads it whole: it is intact
 
 
 def test_another_training_in_the_folder_is_refused(trained, tmp_path):

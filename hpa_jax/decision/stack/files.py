@@ -37,7 +37,7 @@ def holds(directory: str | Path, unit: StackUnit) -> bool:
     try:
         with zipfile.ZipFile(path(directory, unit.c, unit.repeat)) as archive:
             stored = json.loads(archive.read("meta.json"))["stamp"]
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+    except artifacts.DAMAGE_ERRORS:
         return False
     return stored == unit.stamp
 
@@ -75,15 +75,16 @@ def write(directory: str | Path, unit: StackUnit) -> None:
                 temporary.write_bytes(model.booster)
     packed = io.BytesIO()
     np.savez(packed, **arrays)
+    members = {"meta.json": json.dumps(meta), "arrays.npz": packed.getvalue()}
+    for number, model in enumerate(unit.models):
+        if model.booster is not None and model.kind != "joint":
+            members[_name(number, model)] = model.booster
     with (
         artifacts.atomic(path(directory, unit.c, unit.repeat)) as temporary,
-        zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        zipfile.ZipFile(temporary, "w") as archive,
     ):
-        archive.writestr("meta.json", json.dumps(meta))
-        archive.writestr("arrays.npz", packed.getvalue())
-        for number, model in enumerate(unit.models):
-            if model.booster is not None and model.kind != "joint":
-                archive.writestr(_name(number, model), model.booster)
+        for name, content in members.items():  # by ZipInfo: without the time, the same bytes
+            archive.writestr(zipfile.ZipInfo(name), content, zipfile.ZIP_DEFLATED, 1)
 
 
 def read(directory: str | Path, c: int, repeat: int, stamp: str | None = None) -> StackUnit | None:

@@ -119,7 +119,8 @@ def _processes(data: StackData, todo: list[StackJob], workers: int) -> Generator
     import joblib
 
     # loky starts fresh interpreters (jax in this process forbids fork) and maps the large arrays.
-    parallel = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
+    settings = dict(return_as="generator_unordered", batch_size=1)
+    parallel = joblib.Parallel(workers, initializer=_watch, initargs=(os.getpid(),), **settings)
     yield from parallel(joblib.delayed(do)(data, job) for job in todo)
 
 
@@ -179,12 +180,16 @@ def _worker(data: StackData) -> Any:
 
 def _share(data: StackData) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
+    _watch(os.getppid())
     _shared[:] = [data]
 
 
+def _watch(parent: int) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
 def _end_with(parent: int) -> None:
-    """Exit with the parent: loky's process would outlive a kill and keep the GPU's memory."""
+    """Exit with the parent: loky's process would outlive a kill by minutes and keep its memory."""
     while os.getppid() == parent:
         time.sleep(0.5)
     os._exit(1)

@@ -21,7 +21,7 @@ if count:  # without a GPU XGBoost takes the CPU for it
     runner.pick_devices = lambda *wanted: tuple(f"cuda:{k}" for k in range(count))
 data = simulation.simulate(300, 2, seed=5)
 try:
-    stack = stacking.fit(data.features, data.labels, names=data.names, workers=1,
+    stack = stacking.fit(data.features, data.labels, names=data.names, workers=int(sys.argv[4]),
                          directory=sys.argv[1] or None)
 except KeyboardInterrupt:
     sys.exit("stopped")
@@ -29,9 +29,9 @@ np.save(sys.argv[2], stack.oof)
 """
 
 
-def start(directory, votes, devices=0):
+def start(directory, votes, devices=0, workers=1):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, "-c", FIT, str(directory), str(votes), str(devices)]
+    command = [sys.executable, "-c", FIT, str(directory), str(votes), str(devices), str(workers)]
     return subprocess.Popen(
         command, env=environment, start_new_session=True, stderr=subprocess.PIPE, text=True
     )
@@ -54,10 +54,10 @@ def gone(process):
     return False
 
 
-@pytest.mark.parametrize("devices", [0, 2])
-def test_killed_and_started_again(tmp_path, devices):
+@pytest.mark.parametrize(("devices", "workers"), [(0, 1), (0, 2), (2, 1)])
+def test_killed_and_started_again(tmp_path, devices, workers):
     units = tmp_path / "stack" / "units"
-    process = start(tmp_path / "stack", tmp_path / "never.npy", devices)
+    process = start(tmp_path / "stack", tmp_path / "never.npy", devices, workers)
     wait_for_units(units, 3)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=60)  # its stderr ends when all that hold it do
