@@ -89,8 +89,8 @@ VERBS: dict[str, Verb] = {
                 "tables, comma-separated: .csv, .parquet (id, p00 or class names), "
                 ".npz (ids, probs); out of fold where there is a label",
             ),
-            "labels": (None, "table Id,Target with class numbers"),
-            "test": (None, "tables of the rows to decide, if separate, in the same order"),
+            "labels": (None, "table Id,Target with class numbers or names"),
+            "test": (None, "tables of the rows to decide, if separate; names or order as above"),
             "classes": (
                 None,
                 "names in order, comma-separated, or a file, one per line; default: columns",

@@ -3,12 +3,15 @@
 import json
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from hpa_jax.__main__ import main
 from hpa_jax.config import defaults
 from hpa_jax.core.errors import InputError
+from hpa_jax.decision import thresholds
 from hpa_jax.training import augment, losses, network
 from tests.small_run import CONFIG
 
@@ -45,6 +48,16 @@ def bare(in_channels, dtype, rngs):
 def half(labels, probs, groups):
     return np.full(probs.shape[1], 0.25)
 '''
+
+
+BODY = """
+from flax import nnx
+class f(nnx.Module):
+    def __init__(self, in_channels, dtype, rngs):
+        self.conv = nnx.Conv(in_channels, 8, (3, 3), strides=4, rngs=rngs)
+        self.out_features = 16
+    def features(self, images):
+        return """
 
 
 @pytest.fixture
@@ -96,6 +109,56 @@ def test_a_backbone_of_ones_own_gets_head_and_depth_groups(mine):
         )
     with pytest.raises(InputError, match="`features`"):
         network.from_config(defaults.model(backbone=f"{mine}:bare", head="gap"), 5)
+
+
+def _loss(reference):
+    return losses.from_config(reference)(np.zeros((4, 3)), np.ones((4, 3)), np.ones(4, bool))
+
+
+def _augmented(reference):
+    return augment.preset(reference)(None, np.zeros((2, 8, 8, 4), np.uint8), np.ones((2, 3)))
+
+
+def _features(reference):
+    model = network.from_config(
+        defaults.model(backbone=reference, image_size=32, head="gap"), 5, arrays=False
+    )
+    return nnx.eval_shape(lambda m: m.embed(jnp.zeros((2, 32, 32, 4))), model)
+
+
+def _thresholds(reference):
+    return thresholds.fitter(reference)(np.ones((4, 3), bool), np.zeros((4, 3)), None)
+
+
+@pytest.mark.parametrize(
+    ("use", "code", "words"),
+    [
+        (_loss, "def f(logits, labels): return 0.0", r"TypeError: f\(\) takes 2 positional"),
+        (_loss, "def f(logits, labels, mask):\n    raise ValueError('bad')", "line 2.*bad"),
+        (_loss, "def f(logits, labels, mask): return logits[:, :1]", r"\(4, 1\), not \(4,\) or"),
+        (_loss, "def f(logits, labels, mask): return logits", r"\(4, 3\), not"),
+        (_augmented, "def f(key, images, labels): return images", r"not \(images, labels\)"),
+        (_augmented, "def f(key, images, labels): return images[:, ::2], labels", "4, 8, 4"),
+        (_augmented, "def f(key, images, labels): return 1 / 0, labels", "line 1: ZeroDivision"),
+        (_features, BODY + "self.conv(images)", r"8, 8, 8\), not \[N, h, w, 16\]"),
+        (_features, BODY + "self.konv(images)", "line 8: AttributeError.*konv"),
+        (_thresholds, "def f(labels, probs): return [0.5] * 3", "takes 2 positional"),
+    ],
+)
+def test_mistakes_are_named_in_one_line(tmp_path, use, code, words):
+    path = tmp_path / "mine.py"
+    path.write_text(code)
+    with pytest.raises(InputError, match=words) as raised:
+        use(f"{path}:f")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_misspelt_threshold_function_is_named_before_any_work(mine, tmp_path, capsys):
+    method = f"--config.thresholds.method={mine}:halv"
+    assert main(["run", *CONFIG, method, f"--workdir={tmp_path}/run"]) == 2
+    printed = capsys.readouterr()
+    assert "no function 'halv', did you mean 'half'?" in printed.err
+    assert "[catalog]" not in printed.out
 
 
 @pytest.mark.slow

@@ -12,7 +12,9 @@ import hashlib
 import importlib.util
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,8 @@ def is_reference(value: object) -> bool:
 def load(reference: str) -> Callable[..., Any]:
     """Return the function that "my_file.py:function" names, relative to the working directory.
 
+    What it raises becomes an InputError that names its line (`raising`).
+
     Raises:
         InputError: the file or function is missing, or running the file fails.
     """
@@ -37,7 +41,23 @@ def load(reference: str) -> Callable[..., Any]:
     if not callable(getattr(module, name, None)):
         known = [key for key, value in vars(module).items() if callable(value)]
         raise InputError(f"{reference}: {path} has no function {name!r}{near(name, known)}")
-    return getattr(module, name)
+    return raising(reference)(getattr(module, name))
+
+
+@contextmanager
+def raising(reference: str) -> Iterator[None]:
+    """Context or decorator for user code: what it raises becomes one InputError with its line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        path = _split(reference)[0].resolve()
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path]
+        where = f"{reference}, line {lines[-1]}" if lines else reference
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise InputError(f"{where}: {reason} (--debug shows the traceback)") from error
 
 
 def references(value: Any) -> list[str]:

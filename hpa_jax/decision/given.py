@@ -1,9 +1,10 @@
 """Prediction tables of any models, read and checked.
 
 In: .csv, .parquet or .npz files, or pandas tables, with `id` and one column per class
-(`p00`, `p01`, ... or the class's name); an .npz holds `ids` [N] and `probs` [N, C], and `classes`
-[C] where its columns are not all classes in order.  Out: ids and float32 probabilities [N, C], NaN
-in a class that the model lacks.  Column names are case-insensitive; rows can be in any order.
+(`p00`, `p01`, ..., `0`, `prob_0`, or the class's name); an .npz holds `ids` [N] and `probs`
+[N, C], and `classes` [C] where its columns are not all classes in order.  Out: ids and float32
+probabilities [N, C], NaN in a class that the model lacks.  Column names are case-insensitive; rows
+can be in any order.
 """
 
 import re
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 Source = Union[str, Path, "pd.DataFrame"]
 SUFFIXES = (".csv", ".parquet", ".npz")
-_NUMBERED = re.compile(r"p(\d+)")
+_NUMBERED = re.compile(r"(?:(?:p|prob|class|logit)_?)?(\d+)", re.ASCII)
+_INDEX = re.compile(r"Unnamed: \d+")  # pandas' name of a column without one: a written index
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,11 @@ def read(source: Source, name: str, logits: bool = False) -> Predictions:
             f"({len(bad)} such values); predict it again, or leave out this model"
         )
     if logits:
+        if values.min() >= 0 and values.max() <= 1:
+            raise InputError(
+                f"{what}: all values are in 0..1, as probabilities are; leave out --logits, which "
+                "applies to all tables"
+            )
         values = 1 / (1 + np.exp(-np.clip(values, -80, 80)))
     outside = np.argwhere((values < 0) | (values > 1))
     if len(outside):
@@ -101,37 +108,61 @@ def class_names(tables: Sequence[Predictions]) -> tuple[str, ...]:
     """Infer the classes from the columns of tables.
 
     The competition's classes if the columns are their names or numbers (p00, p01, ...); otherwise
-    the column names in order of appearance, or p00, p01, ... up to the highest number.
-    """
-    columns = list(dict.fromkeys(column for table in tables for column in table.columns))
-    numbers = [_NUMBERED.fullmatch(column.lower()) for column in columns]
-    if all(numbers):
-        count = max(int(match[1]) for match in numbers if match) + 1
-        if count == len(classes.NAMES):
-            return classes.NAMES
-        return tuple(f"p{number:02d}" for number in range(count))
-    known = {name.lower() for name in classes.NAMES}
-    if all(number or name.lower() in known for name, number in zip(columns, numbers)):
-        return classes.NAMES
-    return tuple(dict.fromkeys(name for name, number in zip(columns, numbers) if not number))
-
-
-def labels(source: Source, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Read (ids [N], bool[N, C]) from a table Id,Target with class numbers as in the competition.
+    the column names in their order, or p00, p01, ... up to the highest number.
 
     Raises:
-        InputError: a missing table, other columns, a duplicate id, or an invalid class number.
+        InputError: the columns don't say which class has which number.
+    """
+    remedy = "name all classes, in the order of their numbers, with --classes"
+    columns = {name.lower(): (name, table) for table in tables[::-1] for name in table.columns}
+    numbers = [int(match[1]) for name in columns if (match := _NUMBERED.fullmatch(name))]
+    known = {name.lower() for name in classes.NAMES}
+    own = [name for name in columns if not _NUMBERED.fullmatch(name) and name not in known]
+    if not own and len(numbers) < len(columns):
+        return classes.NAMES
+    if not own:
+        if min(numbers):
+            raise InputError(f"predictions: no column of class 0 (p00); {remedy}")
+        count = max(numbers) + 1
+        names = tuple(f"p{number:02d}" for number in range(count))
+        return classes.NAMES if count == len(classes.NAMES) else names
+    if len(own) < len(columns):  # a misspelt class, or a column that is no class
+        name, table = columns[own[0]]
+        hint = near(name, classes.NAMES) or ";"
+        raise InputError(
+            f"predictions of {table.name}: unknown column {name!r}{hint} rename or remove it, or "
+            f"{remedy}"
+        )
+    names = tuple(dict.fromkeys(name.lower() for table in tables for name in table.columns))
+    for table in tables:
+        places = [names.index(name.lower()) for name in table.columns]
+        if places != sorted(places):
+            raise InputError(
+                f"predictions of {table.name}: its classes are in another order than those of "
+                f"{tables[0].name}; {remedy}"
+            )
+    return tuple(columns[name][0] for name in names)
+
+
+def labels(source: Source, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Read (ids [N], bool[N, C]) from a table Id,Target with numbers or names of the C classes.
+
+    Raises:
+        InputError: a missing table, other columns, a duplicate id, or an unknown class.
     """
     table = _table(source, "labels")
     if "target" not in table:
         raise InputError(f"labels: needs the columns Id,Target; has {', '.join(table)}")
-    ids, result = table["id"].to_numpy(str), np.zeros((len(table), num_classes), bool)
+    ids, result = table["id"].to_numpy(str), np.zeros((len(table), len(names)), bool)
     positions(ids, "labels")
     for row, text in enumerate(table["target"]):
-        try:
-            result[row] = classes.encode(str(text), num_classes)
-        except ValueError as error:
-            raise InputError(f"labels, id {str(ids[row])!r}: {error}") from None
+        numbers, wrong = csv_tables.class_numbers(text, names)
+        if wrong:
+            raise InputError(
+                f"labels, id {str(ids[row])!r}: {wrong!r} is not a class number "
+                f"0..{len(names) - 1} or name{near(wrong, names)}"
+            )
+        result[row, numbers] = True
     return ids, result
 
 
@@ -145,7 +176,7 @@ def column(source: Source, name: str, what: str) -> tuple[np.ndarray, np.ndarray
     if name not in table:
         raise InputError(f"{what}: needs the columns Id,{name.capitalize()}; has {[*table]}")
     positions(table["id"].to_numpy(str), what)
-    return table["id"].to_numpy(str), table[name].astype(str).to_numpy()
+    return table["id"].to_numpy(str), table[name].to_numpy(str)
 
 
 def features(
@@ -163,14 +194,14 @@ def features(
     return np.stack([values[rows] for values in columns], axis=1), names
 
 
-def shares(text: str, num_classes: int) -> np.ndarray:
+def shares(text: str, names: Sequence[str]) -> np.ndarray:
     """Parse `.36,.04,...`, one share per class, or count them in a table Id,Target: float[C].
 
     Raises:
         InputError: wrong number of shares, one outside [0, 1], or a missing table.
     """
     if Path(text).suffix.lower() in SUFFIXES:
-        return labels(text, num_classes)[1].mean(axis=0)
+        return labels(text, names)[1].mean(axis=0)
     try:
         values = np.array([float(part) for part in text.split(",")])
     except ValueError:
@@ -178,9 +209,9 @@ def shares(text: str, num_classes: int) -> np.ndarray:
             f"--proportions={text}: needs one share per class, comma-separated, or a table "
             "Id,Target (.csv)"
         ) from None
-    if len(values) != num_classes or not ((values >= 0) & (values <= 1)).all():
+    if len(values) != len(names) or not ((values >= 0) & (values <= 1)).all():
         raise InputError(
-            f"--proportions: {len(values)} numbers for {num_classes} classes; one in 0..1 each"
+            f"--proportions: {len(values)} numbers for {len(names)} classes; one in 0..1 each"
         )
     return values
 
@@ -198,17 +229,23 @@ def sharpness(probs: np.ndarray, labelled: np.ndarray) -> tuple[float, float, fl
 
 
 def _table(source: Source, what: str) -> "pd.DataFrame":
-    """Read a table, with lower-case `id` as text; other names unchanged (lower-case in a CSV)."""
+    """Read a table, with lower-case `id`, `target`, `group`, `fold` as text ("" where unknown)."""
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
         table = source.copy()
+    elif not isinstance(source, str | Path):
+        kind = type(source).__name__
+        raise InputError(f"{what}: needs a file or a pandas table with a column id, not {kind}")
     elif Path(source).suffix.lower() == ".csv":
-        table = csv_tables.read(Path(source).expanduser())
+        table = csv_tables.read(Path(source).expanduser(), lower=False)
+        table = table[[name for name in table if not _INDEX.fullmatch(name)]]
     elif Path(source).suffix.lower() == ".parquet":
         table = artifacts.read_table(Path(source).expanduser())
     else:
         raise InputError(f"{source}: unknown suffix; needs one of {', '.join(SUFFIXES)}")
+    if str(table.index.name).lower() == "id":
+        table = table.reset_index()
     table.columns = [
         str(name).lower() if str(name).lower() in ("id", "target", "group", "fold") else str(name)
         for name in table.columns
@@ -216,7 +253,8 @@ def _table(source: Source, what: str) -> "pd.DataFrame":
     if "id" not in table:
         where = source if isinstance(source, str | Path) else what
         raise InputError(f"{where}: has no column id, only {[*table.columns][:5]}")
-    table["id"] = table["id"].astype(str)
+    for name in {"id", "target", "group", "fold"}.intersection(table.columns):
+        table[name] = table[name].astype(object).where(table[name].notna(), "").astype(str)
     if (table["id"] == "").any():
         raise InputError(f"{what}: row {int((table['id'] == '').argmax())} has an empty id")
     return table
@@ -226,8 +264,13 @@ def _archive(path: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     path = path.expanduser()
     if not path.is_file():
         raise InputError(f"{path}: no such file")
-    with artifacts.parsing(path, "write it with numpy.savez(path, ids=..., probs=...)"):
+    with artifacts.parsing(
+        path, "write it with numpy.savez(path, ids=ids.astype(str), probs=probs)"
+    ):
         with np.load(path, allow_pickle=False) as stored:
+            missing = {"ids", "probs"}.difference(stored)
+            if missing:
+                raise InputError(f"has no array {min(missing)}, only {', '.join(stored)}")
             ids, values = stored["ids"].astype(str), np.asarray(stored["probs"], np.float64)
             named = stored["classes"].astype(str).tolist() if "classes" in stored else None
         if values.ndim != 2 or ids.shape != values.shape[:1]:
@@ -248,5 +291,6 @@ def _numbers(cells: "pd.Series", ids: "pd.Series", what: str) -> np.ndarray:
     empty = (cells.isna() | cells.astype(str).str.lower().isin(["", "nan", "none"])).to_numpy()
     wrong = np.flatnonzero(np.isnan(numbers) & ~empty)
     if len(wrong):
-        raise InputError(f"{what}: {cells.iloc[wrong[0]]!r} for id {ids.iloc[wrong[0]]!r}")
+        cell, id = cells.iloc[wrong[0]], ids.iloc[wrong[0]]
+        raise InputError(f"{what}: {cell!r} for id {id!r} is not a number (1.5, with a point)")
     return numbers

@@ -321,7 +321,10 @@ def create(
     options |= backbone_options
     if is_custom:
         if width != 1.0 or depth is not None:
-            raise InputError(f"{name}: width and depth apply to the package's networks only")
+            raise InputError(
+                f"{name}: width and depth apply to the package's networks only; set width=1.0, "
+                "depth=()"
+            )
         body = own_code.load(name)(in_channels=in_channels, dtype=dtype, rngs=rngs)
         model = body if isinstance(body, Backbone) else CustomBackbone(name, body, dtype)
     else:
@@ -343,10 +346,19 @@ class CustomBackbone(Backbone):
             if not hasattr(body, needed):
                 raise InputError(f"{name}: the module has no `{needed}`")
         self.body, self.dtype, self.out_features = body, dtype, int(body.out_features)
+        self.name = name
 
     def features(self, images: jax.Array) -> jax.Array:
         """Return the body's last feature map [N, h, w, F]."""
-        return self.body.features(self.enter(images, self.dtype))
+        images = self.enter(images, self.dtype)
+        with own_code.raising(self.name):
+            found = self.body.features(images)
+        if found.ndim != 4 or found.shape[-1] != self.out_features:
+            raise InputError(
+                f"{self.name}: `features` returned shape {found.shape}, not [N, h, w, "
+                f"{self.out_features}] (its out_features)"
+            )
+        return found
 
     def body_groups(self) -> Groups:
         """Return one group per child of the body with parameters, in the order of names."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from hpa_jax.config import defaults as configs
+from hpa_jax.core import own_code
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.pipeline import forecast, hosts, seen, submit, tables, train
 from hpa_jax.pipeline import inputs as inputs_of
@@ -23,8 +24,8 @@ def before(context: Context, names: Sequence[str]) -> None:
     """Check the requirements of these steps.
 
     Raises:
-        InputError: an invalid option of a network, a missing file, a missing GPU that the stack
-            needs, or too little disk space.
+        InputError: an invalid option of a network, a missing file or function of the user, a
+            missing GPU that the stack needs, or too little disk space.
     """
     if not set(names).isdisjoint(("embeddings", "train", "predict", "refit", "retrieve")):
         train.share_compiled(context)
@@ -38,6 +39,8 @@ def before(context: Context, names: Sequence[str]) -> None:
             raise InputError(f"--force={forced}: not a step of this verb{near(forced, tasks)}")
     if not set(names).isdisjoint(("stack", "thresholds")):
         seen.check(context)
+    if "thresholds" in names and own_code.is_reference(context.config.thresholds.method):
+        own_code.load(context.config.thresholds.method)
     if "stack" in names:
         from hpa_jax.decision.stack import runner as stack_runner
 

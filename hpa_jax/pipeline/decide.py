@@ -84,10 +84,10 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> None:
         if not flags.get(name):
             raise InputError(f"decide: --{name} is missing (decide --help)")
     decide(
-        _files(flags["predictions"]),
+        flags["predictions"],
         flags["labels"],
         workdir_of(flags),
-        test=_files(flags["test"] or ""),
+        test=flags["test"] or "",
         classes=_listed(flags["classes"] or ""),
         groups=flags["groups"],
         folds=flags["folds"],
@@ -99,11 +99,11 @@ def verb(config: ConfigDict, flags: dict[str, Any]) -> None:
 
 
 def decide(
-    predictions: Mapping[str, Source] | Sequence[str | Path],
+    predictions: Mapping[str, Source] | Sequence[str | Path] | str,
     labels: Source,
     workdir: str | Path,
     *,
-    test: Mapping[str, Source] | Sequence[str | Path] = (),
+    test: Mapping[str, Source] | Sequence[str | Path] | str = (),
     classes: Sequence[str] = (),
     groups: Source | None = None,
     folds: Source | None = None,
@@ -117,10 +117,11 @@ def decide(
     Args:
         predictions: one table per model (see `decision/given.py`), files or name -> file or
             DataFrame.  Rows with a label are the validation part, all others are decided.
-        labels: table Id,Target with class numbers, as the competition's train.csv.
+        labels: table Id,Target with numbers or names of classes, as the competition's train.csv.
+            An empty Target is a labelled row of no class.
         workdir: gets submission.csv, metrics.json, thresholds.json and report/index.html.
-        test: tables of the rows to decide, in the order of `predictions`; those tables' rows
-            without a label are then dropped.
+        test: tables of the rows to decide, with the names of `predictions`, or files in their
+            order; those tables' rows without a label are then dropped.
         classes: names in order; default: from the columns.
         groups: table Id,Group of duplicate groups, which are never split between folds.
         folds: table Id,Fold of the labelled rows, used for nested scores.
@@ -134,8 +135,9 @@ def decide(
         InputError: an invalid table; names table, id and column.
     """
     config = configs.default() if config is None else config
+    given_as = _named(predictions, "predictions")
     data = _checked(
-        _named(predictions), labels, _named(test), tuple(classes), groups, folds, metafeatures,
+        given_as, labels, _paired(test, given_as), tuple(classes), groups, folds, metafeatures,
         proportions, logits,
     )  # fmt: skip
     config = _completed(config, data)
@@ -144,7 +146,8 @@ def decide(
     _prepare(context)
     with runner.locked(context.path(".lock"), waits=False):
         sharper = write(context, data)
-        for line in sharper.values():
+        print(f"[decide] {_summary(data)}")
+        for line in (*sharper.values(), *_one_sided(data)):
             print(f"caution: {line}", flush=True)
         for step in STEPS_RUN:
             for task in STEPS[step].tasks(context):
@@ -180,13 +183,9 @@ def _checked(
     if not predictions:
         raise InputError("decide: --predictions names no table")
     valid = [given.read(source, name, logits) for name, source in predictions.items()]
-    test_tables = [
-        given.read(source, name, logits) for name, source in zip(predictions, test.values())
-    ]
-    if test and len(test) != len(predictions):
-        raise InputError(f"--test: {len(test)} tables for {len(predictions)} of --predictions")
+    test_tables = [given.read(source, name, logits) for name, source in test.items()]
     names = names or given.class_names([*valid, *test_tables])
-    label_ids, label_rows = given.labels(labels, len(names))
+    label_ids, label_rows = given.labels(labels, names)
     has_label = np.isin(valid[0].ids, label_ids)
     valid_ids = valid[0].ids[has_label] if test else valid[0].ids
     ids = np.concatenate([valid_ids, test_tables[0].ids]) if test else valid_ids
@@ -208,7 +207,7 @@ def _checked(
     columns: tuple[str, ...] = ()
     if metafeatures is not None:
         meta, columns = given.features(metafeatures, ids.tolist())
-    shares = proportions if proportions is None else _shares(proportions, len(names))
+    shares = proportions if proportions is None else _shares(proportions, names)
     return Inputs(
         tuple(predictions), names, ids, probs, targets, labelled, _groups(groups, ids),
         None if folds is None else _folds(folds, ids[labelled]), meta, columns, shares,
@@ -240,17 +239,20 @@ def _check_rows(
                 )
 
 
-def _shares(proportions: str | Sequence[float], count: int) -> np.ndarray:
-    text = proportions if isinstance(proportions, str) else ",".join(map(str, proportions))
-    return given.shares(text, count)
+def _shares(proportions: str | Path | Sequence[float], names: tuple[str, ...]) -> np.ndarray:
+    if not isinstance(proportions, str | Path):
+        proportions = ",".join(map(str, proportions))
+    return given.shares(str(proportions), names)
 
 
 def _groups(source: Source | None, ids: np.ndarray) -> np.ndarray:
-    """Return group numbers int[N]; a row missing from the table forms a group."""
+    """Return group numbers int[N]; a row without a group in the table forms one."""
     if source is None:
         return np.arange(len(ids))
     ids_in_table, groups = given.column(source, "group", "groups")
-    group_of = dict(zip(ids_in_table, groups))
+    group_of = {name: group for name, group in zip(ids_in_table, groups) if group}
+    if not np.isin(ids, [*group_of]).any():
+        raise InputError(f"groups: no id matches those of the predictions, such as {ids[0]!r}")
     keys = [
         ("group", group_of[name]) if name in group_of else ("alone", name) for name in ids.tolist()
     ]
@@ -261,9 +263,10 @@ def _groups(source: Source | None, ids: np.ndarray) -> np.ndarray:
 def _folds(source: Source, ids: np.ndarray) -> np.ndarray:
     """Return fold numbers int[N] of the labelled rows."""
     ids_in_table, texts = given.column(source, "fold", "folds")
-    folds = np.unique(texts[rows_by_id(ids_in_table, ids.tolist(), "folds")], return_inverse=True)[
-        1
-    ]
+    texts = texts[rows_by_id(ids_in_table, ids.tolist(), "folds")]
+    if (texts == "").any():
+        raise InputError(f"folds: id {str(ids[(texts == '').argmax()])!r} has none")
+    folds = np.unique(texts, return_inverse=True)[1]
     if folds.max(initial=0) < 1:
         raise InputError("folds: all labelled rows are in one fold; two or more are needed")
     return folds
@@ -361,13 +364,38 @@ def _sections(context: Context, data: Inputs, sharper: Mapping[str, str]) -> lis
     ]
 
 
+def _summary(data: Inputs) -> str:
+    """Count what the tables hold, as they were understood."""
+    labelled = data.labels[data.labelled]
+    names = ", ".join(f"{number} {name}" for number, name in enumerate(data.classes))
+    return (
+        f"{len(data.models)} models, {len(data.classes)} classes ({names}); {len(labelled):,} rows "
+        f"with a label ({int((~labelled.any(axis=1)).sum()):,} of no class), "
+        f"{int((~data.labelled).sum()):,} to decide; {len(np.unique(data.groups)):,} groups"
+    )
+
+
+def _one_sided(data: Inputs) -> list[str]:
+    """Name the classes that only the labels or only the predictions have."""
+    predicted = np.isfinite(data.probs).any(axis=(0, 1))
+    positive = data.labels[data.labelled].any(axis=0)
+    return [
+        f"{what}: {', '.join(name for name, member in zip(data.classes, members) if member)}"
+        for what, members in (
+            ("classes of labelled rows that no model predicts", positive & ~predicted),
+            ("classes that no labelled row has (F1 0)", predicted & ~positive),
+        )
+        if members.any()
+    ]
+
+
 def _input_section(data: Inputs, sharper: Mapping[str, str]) -> Section:
     labelled, others = int(data.labelled.sum()), int((~data.labelled).sum())
     notes = [
         f"Tables of {', '.join(data.models)}: {labelled:,} rows with a label, used for fitting and "
         f"scoring, and {others:,} to decide.",
         f"The labelled rows: {OUT_OF_FOLD}.",
-        *(f"Caution: {line}" for line in sharper.values()),
+        *(f"Caution: {line}" for line in (*sharper.values(), *_one_sided(data))),
     ]
     if not sharper:
         notes.append("Their scores are not sharper than those of the other rows.")
@@ -400,30 +428,50 @@ def _label_errors(suspects: "pd.DataFrame") -> Section:
     return Section("label_errors", "Likely label errors", notes, Table(columns, rows, text=(0, 3)))
 
 
-def _named(sources: Mapping[str, Source] | Sequence[str | Path]) -> dict[str, Source]:
+def _named(sources: object, what: str) -> dict[str, Source]:
     """Map names to tables; a file gets its stem as name.
 
+    sources: name -> table, files, or a comma-separated text of files.
+
     Raises:
-        InputError: a duplicate name.
+        InputError: a duplicate name, or a table without one.
     """
+    if isinstance(sources, str):
+        sources = [part for part in sources.split(",") if part]
     if isinstance(sources, Mapping):
-        return {_name(str(name)): source for name, source in sources.items()}
+        items = [(str(name), source) for name, source in sources.items()]
+    elif isinstance(sources, Sequence) and all(isinstance(path, str | Path) for path in sources):
+        items = [(Path(path).stem, path) for path in sources]
+    else:
+        raise InputError(f"{what}: needs files, or names with tables: {{'NAME': table, ...}}")
     by_name: dict[str, Source] = {}
-    for path in sources:
-        name = _name(Path(path).stem)
+    for text, source in items:
+        name = _name(text)
         if name in by_name:
-            raise InputError(f"two tables {name!r}: {by_name[name]} and {path}; rename one")
-        by_name[name] = path
+            raise InputError(f"two tables {name!r}, one of them {text}; rename one")
+        by_name[name] = source
     return by_name
+
+
+def _paired(test: object, predictions: Mapping[str, Source]) -> dict[str, Source]:
+    """Return the tables of `test` by the names of `predictions`: by name, else files by order.
+
+    Raises:
+        InputError: another number of tables, or other names.
+    """
+    by_name = _named(test, "test")
+    if by_name.keys() == predictions.keys():
+        return {name: by_name[name] for name in predictions}
+    if by_name and len(by_name) != len(predictions):
+        raise InputError(f"--test: {len(by_name)} tables for {len(predictions)} of --predictions")
+    if isinstance(test, Mapping) and test:
+        raise InputError(f"test: has {', '.join(by_name)}; needs {', '.join(predictions)}")
+    return dict(zip(predictions, by_name.values()))
 
 
 def _name(text: str) -> str:
     name = re.sub(r"\W", "_", text)
     return f"m_{name}" if not name or name[0].isdigit() else name
-
-
-def _files(text: str) -> list[str]:
-    return [part for part in text.split(",") if part]
 
 
 def _listed(text: str) -> tuple[str, ...]:

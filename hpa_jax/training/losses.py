@@ -274,6 +274,11 @@ def from_config(terms: Mapping[str, Any], classes: int | None = None) -> Loss:
         for name, weight, options in parts:
             if name in functions:
                 value = jnp.asarray(functions[name](logits, labels, mask, **options), jnp.float32)
+                if value.shape not in ((), mask.shape):  # [N, 1] would broadcast to [N, N]
+                    raise InputError(
+                        f"loss.{name}: the function returned shape {value.shape}, not "
+                        f"{mask.shape} or a scalar"
+                    )
                 value = masked_mean(value, mask) if value.ndim else value
             elif name in PER_SAMPLE:
                 counted = mask & (labels > 0.5).any(-1) if name == "lsep" else mask

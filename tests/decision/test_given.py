@@ -96,23 +96,82 @@ def test_classes_come_from_the_columns():
     assert given.class_names([table_of(*numbered)]) == classes.NAMES
     assert given.class_names([table_of("p00", "p02"), table_of("p01")]) == ("p00", "p01", "p02")
     assert given.class_names([table_of("golgi apparatus", "p03")]) == classes.NAMES
-    assert given.class_names([table_of("red", "blue"), table_of("green", "red")]) == (
-        "red", "blue", "green",
+    assert given.class_names([table_of("0", "1"), table_of("prob_0", "p1")]) == ("p00", "p01")
+    assert given.class_names([table_of("Red", "blue"), table_of("red", "green")]) == (
+        "Red", "blue", "green",
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("tables", "words"),
+    [
+        ([("red", "blue"), ("green", "red")], "another order than those of m.*--classes"),
+        (
+            [("p00", "p01"), ("p00", "target")],
+            "unknown column 'target'; rename or remove it, or name all",
+        ),
+        ([("Cytosol", "Golgi")], "unknown column 'Golgi', did you mean 'Golgi apparatus'"),
+        ([("1", "2")], "no column of class 0.*--classes"),
+    ],
+)
+def test_columns_that_do_not_tell_the_classes_numbers_are_refused(tables, words):
+    """Labels are numbers: a wrong order of classes would give wrong answers in silence."""
+    with pytest.raises(InputError, match=words):
+        given.class_names([table_of(*columns) for columns in tables])
+
+
+def test_class_names_of_a_csv_keep_their_case(tmp_path):
+    found = given.read(written(tmp_path, ".csv", ("Golgi", "ER exit")), "m")
+    assert given.class_names([found]) == ("Golgi", "ER exit")
+
+
+def test_indexes_of_pandas_are_no_classes(tmp_path):
+    frame = pd.DataFrame(PROBS, columns=["p00", "p01"]).assign(id=IDS)
+    frame.to_csv(tmp_path / "m.csv")
+    assert given.read(tmp_path / "m.csv", "m").columns == ("p00", "p01")
+    assert given.read(frame.set_index("id"), "m").ids.tolist() == IDS.tolist()
+    frame.set_index("id").to_parquet(tmp_path / "m.parquet")
+    assert given.read(tmp_path / "m.parquet", "m").ids.tolist() == IDS.tolist()
+
+
+def test_probabilities_are_not_taken_for_logits():
+    frame = pd.DataFrame(PROBS, columns=["p00", "p01"]).assign(id=IDS)
+    with pytest.raises(InputError, match="leave out --logits"):
+        given.read(frame, "m", logits=True)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        (dict(probs=PROBS), "no array ids, only probs"),
+        (dict(ids=IDS.astype(object), probs=PROBS), r"ids\.astype\(str\)"),
+    ],
+)
+def test_archives_without_readable_ids_say_what_to_write(tmp_path, arrays, words):
+    np.savez(tmp_path / "m.npz", **arrays)
+    with pytest.raises(InputError, match=words):
+        given.read(tmp_path / "m.npz", "m")
+
+
+@pytest.mark.parametrize("target", ["Golgi;Rods & rings", "1 0", "[0, 1]", [0, 1]])
+def test_labels_are_numbers_or_names(target):
+    frame = pd.DataFrame({"Id": ["a", "b", "c"], "Target": [target, np.nan, None]})
+    _, found = given.labels(frame, NAMES)
+    assert found.tolist() == [[True, True], [False, False], [False, False]]
 
 
 def test_labels_and_shares(tmp_path):
     (tmp_path / "labels.csv").write_text("Id,Target\na,1 0\nb,\nc,1\nd,1\n")
-    ids, found = given.labels(tmp_path / "labels.csv", 2)
+    ids, found = given.labels(tmp_path / "labels.csv", NAMES)
     assert ids.tolist() == ["a", "b", "c", "d"]
     assert found.tolist() == [[True, True], [False, False], [False, True], [False, True]]
-    assert given.shares(str(tmp_path / "labels.csv"), 2).tolist() == [0.25, 0.75]
-    assert given.shares("0.5,0.125", 2).tolist() == [0.5, 0.125]
+    assert given.shares(str(tmp_path / "labels.csv"), NAMES).tolist() == [0.25, 0.75]
+    assert given.shares("0.5,0.125", NAMES).tolist() == [0.5, 0.125]
     for wrong in ("0.5", "0.5,2", "a,b"):
         with pytest.raises(InputError, match="proportions"):
-            given.shares(wrong, 2)
+            given.shares(wrong, NAMES)
     with pytest.raises(InputError, match=r"'a'.*'2'"):
-        given.labels(pd.DataFrame({"Id": ["a"], "Target": ["2"]}), 2)
+        given.labels(pd.DataFrame({"Id": ["a"], "Target": ["2"]}), NAMES)
 
 
 def test_scores_of_seen_rows_are_sharper():

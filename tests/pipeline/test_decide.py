@@ -119,9 +119,10 @@ def test_separate_tables_in_any_order_give_the_same(decided, tmp_path):
     shuffled = np.random.default_rng(1).permutation(160)
     valid = frames(ids[:160], scores[:, :160])
     valid["second"] = valid["second"].iloc[shuffled]
+    test = frames(ids[160:], scores[:, 160:])
     again = decide.decide(
         valid, targets(ids[:160], labels[:160]).iloc[shuffled], tmp_path,
-        test=frames(ids[160:], scores[:, 160:]), config=quick(),
+        test={name: test[name] for name in ("second", "first")}, config=quick(),
     )  # fmt: skip
     np.testing.assert_array_equal(again.labels, found.labels)
     assert again.metrics["scores"] == found.metrics["scores"]
@@ -167,7 +168,11 @@ def test_options_reach_the_steps(tmp_path):
         (dict(second="other"), "'i999'"),
         (dict(test="shared"), "'i0' is also in --predictions"),
         (dict(test="one"), "1 tables for 2"),
+        (dict(test="renamed"), "test: has one, two; needs first, second"),
         (dict(folds="one"), "one fold"),
+        (dict(folds="empty"), "folds: id 'i3' has none"),
+        (dict(groups="other"), "groups: no id matches"),
+        (dict(first="array"), "needs a file or a pandas table.*ndarray"),
         (dict(method="thrid"), "submission.method.*'third'"),
     ],
 )
@@ -189,6 +194,16 @@ def test_what_does_not_fit_is_named_before_any_work(tmp_path, change, words):
             options["test"] = frames(ids, scores)
         case {"test": "one"}:
             options["test"] = {"first": given["first"]}
+        case {"test": "renamed"}:
+            options["test"] = dict(zip(("one", "two"), frames(ids, scores).values()))
+        case {"first": "array"}:
+            given["first"] = scores[0]
+        case {"groups": "other"}:
+            options["groups"] = pd.DataFrame({"Id": ids + ".png", "Group": 0})
+        case {"folds": "empty"}:
+            folds = np.arange(240.0) % 2
+            folds[3] = np.nan
+            options["folds"] = pd.DataFrame({"Id": ids, "Fold": folds})
         case {"folds": "one"}:
             options["folds"] = pd.DataFrame({"Id": ids, "Fold": 0})
         case {"method": method}:
@@ -208,9 +223,42 @@ def test_a_workdir_of_a_run_is_left_alone(tmp_path):
 
 
 def test_names_of_files_become_names_of_models(tmp_path):
-    assert list(decide._named([tmp_path / "a-b.csv", tmp_path / "50.npz"])) == ["a_b", "m_50"]
-    with pytest.raises(InputError, match="two tables 'a'"):
-        decide._named([tmp_path / "a.csv", tmp_path / "a.npz"])
+    files = [tmp_path / "a-b.csv", tmp_path / "50.npz"]
+    assert list(decide._named(files, "predictions")) == ["a_b", "m_50"]
+    assert decide._named("a.csv,b.npz", "predictions") == {"a": "a.csv", "b": "b.npz"}
+    for doubled in ([tmp_path / "a.csv", tmp_path / "a.npz"], {"a-1": "a.csv", "a_1": "b.csv"}):
+        with pytest.raises(InputError, match="two tables 'a"):
+            decide._named(doubled, "predictions")
+    frame = pd.DataFrame({"id": ["a"], "p00": [0.5]})
+    for unnamed in (frame, [frame]):
+        with pytest.raises(InputError, match="names with tables"):
+            decide._named(unnamed, "predictions")
+
+
+def test_test_files_belong_to_the_models_of_their_names():
+    predictions = {"a": "valid/a.csv", "b": "valid/b.csv"}
+    assert decide._paired("test/b.csv,test/a.csv", predictions) == {
+        "a": "test/a.csv", "b": "test/b.csv",
+    }  # fmt: skip
+    assert decide._paired("x.csv,y.csv", predictions) == {"a": "x.csv", "b": "y.csv"}
+
+
+def test_rows_without_a_group_are_alone():
+    table = pd.DataFrame({"Id": list("abc"), "Group": ["x", "", np.nan]})
+    assert decide._groups(table, np.array(list("abcd"))).tolist() == [0, 1, 2, 3]
+
+
+def test_classes_that_only_labels_or_only_predictions_have_are_named(tmp_path, capsys):
+    ids, labels, scores = data()
+    labels[:, 1] = False
+    given = {name: frame.drop(columns="p02") for name, frame in frames(ids, scores).items()}
+    decide.decide(
+        given, targets(ids[:160], labels[:160]), tmp_path, classes=CLASSES, config=quick()
+    )
+    printed = capsys.readouterr().out
+    assert "classes of labelled rows that no model predicts: rare\n" in printed
+    assert "classes that no labelled row has (F1 0): Golgi & ER\n" in printed
+    assert "3 classes (0 nucleus, 1 Golgi & ER, 2 rare); 160 rows with a label" in printed
 
 
 def test_the_command_works_where_jax_flax_and_tensorflow_are_not_installed(tmp_path):

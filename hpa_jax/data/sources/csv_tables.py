@@ -26,11 +26,11 @@ IDS = ("id", "image", "image_id", "imageid", "name", "file", "filename")
 _SEPARATOR_LINE = re.compile(r"\Asep=.\r?\n", re.IGNORECASE)  # Excel's first line
 
 
-def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
-    """All cells as text without spaces around them ("" where there is none), column names in lower
-    case and of one line, as every message is.
+def read(path: str | Path, remedy: str = "", lower: bool = True) -> "pd.DataFrame":
+    """All cells as text without spaces around them ("" where there is none), column names of one
+    line, as every message is.
 
-    remedy: what to do if the file is not there.
+    remedy: what to do if the file is not there; lower: column names in lower case.
 
     Raises:
         InputError: the file is missing, no CSV, has a column name twice, or rows longer than its
@@ -41,11 +41,12 @@ def read(path: str | Path, remedy: str = "") -> "pd.DataFrame":
     table = _parsed(path, remedy).fillna("").map(str.strip)
     if not isinstance(table.index, pd.RangeIndex):  # pandas would shift the columns by one
         raise InputError(f"{path}: its rows have more cells than its header")
-    table.columns = [" ".join(str(name).split()).lower() for name in table.columns]
+    cased = [" ".join(str(name).split()) for name in table.columns]
+    table.columns = [name.lower() for name in cased]
     doubled = table.columns[table.columns.duplicated()]
     if len(doubled):
         raise InputError(f"{path}: has two columns {doubled[0]!r}")
-    return table
+    return table if lower else table.set_axis(cased, axis=1)
 
 
 def read_any(path: str | Path, remedy: str = "") -> "pd.DataFrame":

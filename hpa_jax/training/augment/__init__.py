@@ -148,8 +148,16 @@ def _user_function(options: Mapping[str, Any]) -> Augmentation:
     def augment(
         key: jax.Array, images: jax.Array, labels: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        images, labels = function(key, warp.unit_range(images), labels.astype(jnp.float32), **rest)
-        return images, labels.astype(jnp.float32)
+        given = warp.unit_range(images), labels.astype(jnp.float32)
+        found = function(key, *given, **rest)
+        shapes = [value.shape for value in given]
+        if not isinstance(found, tuple) or [jnp.shape(value) for value in found] != shapes:
+            returned = jax.tree.map(jnp.shape, found)
+            raise InputError(
+                f"{options['function']}: returned {returned}, not (images, labels) of shapes "
+                f"{shapes[0]} and {shapes[1]}"
+            )
+        return found[0], found[1].astype(jnp.float32)
 
     return augment
 
