@@ -117,8 +117,8 @@ class Model:
         """Return the labels, scores and embeddings of images.
 
         Args:
-          images: a folder, a list of files, or an array [N, H, W, K] (or [H, W, K]) of integers or
-            floats.
+          images: a folder, a file, a list of files, or an array [N, H, W, K] (or [H, W, K]) of
+            integers or floats.
           ids: N names of the images of an array, default "0", "1", ...
           channels, value_range: of an array: the names of its K channels, and the values of black
             and white (None: uint8, 0 to 255).
@@ -135,7 +135,11 @@ class Model:
             return self._of_files(images, batch_size, folder)
         if folder:
             raise InputError(f"{next(iter(folder))}: only for files, but the images are arrays")
-        grey = arrays.eight_bits(images, channels, value_range, missing_yellow)
+        rules = {**self.bundle.training_images.get("missing", {})}
+        if missing_yellow != "error":
+            rules["yellow"] = missing_yellow
+        absent = [name for name, rule in rules.items() if rule == "zeros"]
+        grey = arrays.eight_bits(images, channels, value_range, absent)
         names = [str(n) for n in range(len(grey))] if ids is None else [str(id) for id in ids]
         if len(names) != len(grey) or len(set(names)) != len(names):
             raise InputError(f"{len(names)} ids for {len(grey)} images; each needs a unique one")
@@ -154,6 +158,8 @@ class Model:
 
         with tempfile.TemporaryDirectory(prefix="hpa_jax_") as scratch:
             root = Path(images).expanduser() if isinstance(images, str | Path) else None
+            if root is not None and root.is_file():
+                root, images = None, [root]
             if root is None:
                 root = Path(scratch) / "files"
                 _gather(images, root)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -83,9 +84,25 @@ def test_any_type_with_a_range_becomes_eight_bits(dtype, value_range):
 
 def test_channels_are_put_in_their_places():
     images = np.arange(2 * 3 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3, 3)
-    found = arrays.eight_bits(images, ("blue", "green", "red"), missing_yellow="zeros")
+    found = arrays.eight_bits(images, ("blue", "green", "red"), absent=("yellow",))
     np.testing.assert_array_equal(found[..., :3], images[..., ::-1])
     assert not found[..., 3].any()
+
+
+def test_a_channel_that_the_model_does_without_may_be_absent(done, model):
+    """As in a folder: a published model that reads no yellow takes three planes."""
+    _, images = read(done[0])
+    packed = replace(model.bundle, training_images={"missing": {"yellow": "zeros"}})
+    found = hpa_jax.api.Model(packed, "m").predict(images[..., :3], channels=CHANNELS[:3])
+    expected = model.predict(images[..., :3], channels=CHANNELS[:3], missing_yellow="zeros")
+    np.testing.assert_array_equal(found.scores, expected.scores)
+
+
+def test_one_file_is_a_list_of_one(done, model, tmp_path):
+    _, images = read(done[0], count=1)
+    Image.fromarray(images[0, ..., :3]).save(tmp_path / "a.png")
+    one = model.predict(tmp_path / "a.png", missing_yellow="zeros")
+    assert one.ids == ["a"]
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,11 @@ def without_alpha(image: Planes, path: str | Path) -> np.ndarray:
     if not image.alpha:
         return image.pixels
     if (image.pixels[-1] != np.iinfo(image.pixels.dtype).max).any():
-        raise BadImage(path, "partly transparent; save it without transparency")
+        raise BadImage(
+            path,
+            "partly transparent; save it without transparency, or as OME-TIFF if the plane of "
+            "transparency is a channel",
+        )
     return image.pixels[:-1]
 
 

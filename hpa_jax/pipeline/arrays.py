@@ -1,6 +1,6 @@
 """Predictions of a bundle for images in memory."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +25,7 @@ def eight_bits(
     images: Any,
     channels: Sequence[str] = CHANNELS,
     value_range: tuple[float, float] | None = None,
-    missing_yellow: str = "error",
+    absent: Collection[str] = (),
 ) -> np.ndarray:
     """Return uint8[N, H, W, 4] (red, green, blue, yellow) of images of any real dtype.
 
@@ -33,7 +33,7 @@ def eight_bits(
       images: [N, H, W, K], or [H, W, K] for one image.
       channels: names of the K planes.
       value_range: the values that become 0 and 255; None: uint8 as it is.  Nothing is clipped.
-      missing_yellow: "zeros" replaces a missing yellow channel with zeros.
+      absent: channels that may be missing; zeros take their place.
 
     Raises:
         InputError: another shape, unknown or missing channels, no value_range for a dtype other
@@ -50,8 +50,8 @@ def eight_bits(
     for name in channels:
         if name not in CHANNELS:
             raise InputError(f"channels: {name!r} is unknown{near(name, CHANNELS)}")
-    missing = [name for name in CHANNELS if name not in channels]
-    if missing and (missing != ["yellow"] or missing_yellow != "zeros"):
+    missing = [name for name in CHANNELS if name not in channels and name not in absent]
+    if missing:
         hint = '; missing_yellow="zeros" allows that' if missing == ["yellow"] else ""
         raise InputError(f"images without the channel {missing[0]}{hint}")
     if images.dtype != np.uint8 or value_range is not None:

@@ -230,9 +230,11 @@ def _trained(path: Path, text: str) -> _Trained:
         folds = path.glob("fold_*/checkpoints")
         folders = sorted((f.parent for f in folds), key=lambda f: int(f.name.removeprefix("fold_")))
     if not folders:
+        found = [p for p in (path / "bundle", *sorted(path.glob("models/*"))) if p.is_dir()]
+        hint = f"; did you mean {' or '.join(map(str, found))}?" if found else ""
         raise InputError(
             f"--model={text}: {path} is neither a bundle (of the verb export) nor a trained model "
-            "(WORKDIR/models/NAME)"
+            f"(WORKDIR/models/NAME){hint}"
         )
     model_folder = next((p for p in (path, *path.parents) if p.parent.name == "models"), path)
     workdir = (

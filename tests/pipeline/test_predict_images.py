@@ -240,6 +240,8 @@ def test_what_is_wrong_is_said_in_one_line(exported, tmp_path, capsys):
     here = f"--config.data.root={tmp_path}"
     cases = [
         ([f"--model={tmp_path}", here], "neither a bundle"),
+        ([f"--model={workdir}", here], f"did you mean {workdir}/bundle or {workdir}/models/"),
+        ([f"--model={packed}", f"{here}/cut/b_green.tif"], "is a file; name its folder"),
         ([f"--model={packed}"], "folder of images to label is missing"),
         ([f"--model={packed}", f"{here}/nowhere"], "no such folder"),
         ([f"--model={packed}", f"{here}/empty"], "no image fits"),

@@ -242,7 +242,8 @@ def find(
             whose meaning is not given.
     """
     if not root.is_dir():
-        raise InputError(f"{root}: no such folder (data.root)")
+        what = "is a file; name its folder" if root.is_file() else "no such folder"
+        raise InputError(f"{root}: {what} (data.root)")
     files = sorted(_files(root, problems, links, besides))
     images = [name for name in files if name.lower().endswith(reader.ENDINGS)]
     thumbnails = {name for name in images if _THUMBNAIL.search(_stem(name).rsplit("/", 1)[-1])}

@@ -408,11 +408,13 @@ def _named(
     for name, plane in zip(image.names, pixels):
         channel = channel_named(name, conversion.names)
         if channel is None or channel in planes:
+            named = f"planes named {', '.join(map(repr, image.names))}"
+            said = named if any(image.names) else f"{len(image.names)} planes without names"
             some = ("red", "green", "blue") if len(pixels) == 3 else CHANNELS
             raise BadImage(
                 path,
-                f"planes named {', '.join(repr(n) for n in image.names)}: which are red, green, "
-                "blue, yellow? Set data.folder.planes (in the order of the file: "
+                f"{said}: which are red, green, blue, "
+                "yellow? Set data.folder.planes (in the order of the file: "
                 f'--config.data.folder.planes="{some}"; three without yellow: '
                 "--config.data.folder.missing.yellow=zeros too), or data.folder.channels",
             )

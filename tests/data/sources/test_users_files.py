@@ -453,6 +453,14 @@ def test_planes_that_are_promised_and_absent_are_refused(tmp_path, images, promi
         taken(tmp_path / "in", tmp_path, pattern="{id}")
 
 
+def test_channels_last_without_names_are_counted_in_the_message(tmp_path, images):
+    """numpy's [H, W, 4] written as it is: TIFF reads 64 planes of 64 x 4 pixels."""
+    (tmp_path / "in").mkdir()
+    tifffile.imwrite(tmp_path / "in" / "a.tif", images["p0"], photometric="minisblack")
+    with pytest.raises(InputError, match=r"a\.tif.*: 64 planes without names: which are red"):
+        taken(tmp_path / "in", tmp_path, pattern="{id}")
+
+
 def test_an_empty_strip_is_refused(tmp_path, images):
     """A write that was interrupted: a strip of 0 bytes, which decoders fill with zeros."""
     root = written(tmp_path / "in", images, lambda p, x: tifffile.imwrite(p, x), ".tif")
