@@ -10,6 +10,7 @@ from flax import nnx
 
 from hpa_jax.__main__ import main
 from hpa_jax.config import defaults
+from hpa_jax.core import own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision import thresholds
 from hpa_jax.training import augment, losses, network
@@ -111,6 +112,14 @@ def test_a_backbone_of_ones_own_gets_head_and_depth_groups(mine):
         network.from_config(defaults.model(backbone=f"{mine}:bare", head="gap"), 5)
 
 
+def test_weights_of_a_file_edited_since_are_refused(mine):
+    recorded = own_code.texts(f"{mine}:Body")
+    own_code.check_unchanged(recorded, "checkpoint 3")
+    mine.write_text(MINE + "# changed\n")
+    with pytest.raises(InputError, match=r"checkpoint 3: was made with another .*mine\.py"):
+        own_code.check_unchanged(recorded, "checkpoint 3")
+
+
 def _loss(reference):
     return losses.from_config(reference)(np.zeros((4, 3)), np.ones((4, 3)), np.ones(4, bool))
 
@@ -188,3 +197,7 @@ def test_a_run_uses_records_and_counts_it(mine, tmp_path, capsys):
     predict += [f"--config.data.root={tmp_path}/run/data/test"]
     assert main(predict) == 2 and "names code to run" in capsys.readouterr().err
     assert main([*predict, "--code"]) == 0
+    mine.write_text(MINE + "# and again\n")  # the weights are of the former code
+    capsys.readouterr()
+    assert main([*predict, "--code"]) == 2
+    assert "restore that file" in capsys.readouterr().err

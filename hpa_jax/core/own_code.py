@@ -83,6 +83,21 @@ def texts(config: Any) -> dict[str, dict[str, str]]:
     return sources
 
 
+def check_unchanged(recorded: Mapping[str, Mapping[str, str]], what: str) -> None:
+    """Check that the files of `texts` are as they were recorded.
+
+    Raises:
+        InputError: one has changed or is missing; `what` belongs to the former one.
+    """
+    for reference, file in recorded.items():
+        path, _ = _split(reference)
+        if _digest(path) != file["sha256"]:
+            raise InputError(
+                f"{what}: was made with another {path}; restore that file (its text is there "
+                "under own_code), or train again with this one"
+            )
+
+
 def refuse(config: Any, what: str, remedy: str) -> None:
     """Refuse a config from elsewhere that names code.
 

@@ -28,7 +28,7 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from hpa_jax.config import defaults as configs
 from hpa_jax.config import renamed, settings
-from hpa_jax.core import artifacts
+from hpa_jax.core import artifacts, own_code
 from hpa_jax.core.errors import InputError, is_disk_full
 from hpa_jax.training import network
 from hpa_jax.training.phases import LOWER_IS_BETTER
@@ -232,6 +232,7 @@ def load(
     if problem:
         raise InputError(f"{folder / str(step)}: damaged ({problem}); choose another checkpoint")
     meta = read_meta(folder, step)
+    own_code.check_unchanged(meta.get("own_code", {}), f"{folder / str(step)}/meta")
     config = config_of(meta)
     names = tuple(meta["class_names"])
     model = network.trained_from_config(config, len(names), arrays=False)

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from hpa_jax.core import artifacts
+from hpa_jax.core import artifacts, own_code
 from hpa_jax.core.errors import InputError
 from hpa_jax.training import averaging, checkpoint, compilation, distributed, network, validation
 from hpa_jax.training import phases as planning
@@ -214,6 +214,7 @@ class _Run:
         self.compile = Compiler(preemption, log.say, setup.settings.deterministic)
         self.speed = Speed()
         self.history = list(start.history)
+        self.own_code = own_code.texts(setup.config.backbone)  # now: it may be edited meanwhile
         self.saved_at = self.checked_at = time.monotonic()
         # (phase, state, step) to save before a stop, if not on disk; also during the validation of
         # a finished epoch.
@@ -389,6 +390,7 @@ class _Run:
             "model": planning.plain(setup.config),
             "class_names": list(setup.class_names),
             "run": setup.identity,
+            "own_code": self.own_code,
             "shapes": {name: list(x.shape) for name, x in setup.shapes.items()},
         }
         self.checkpoints.save(state, artifacts.plain(meta))
