@@ -115,7 +115,7 @@ def test_training_brings_images_of_an_antibody_together(tmp_path):
     atlas = Atlas()
     config = configs.embedding_model(
         backbone="tiny", image_size=8, batch_size=16, dtype="float32",
-        phases=(configs.phase(epochs=6, lr=1e-2, schedule="constant"),),
+        phases=(configs.phase(epochs=12, lr=1e-2, schedule="constant"),),
     )  # fmt: skip
     settings = configs.default().train
     settings.tensorboard = False
