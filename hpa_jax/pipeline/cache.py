@@ -139,9 +139,22 @@ def finish(workdir: Path, task: Task, seconds: float, contents: Contents) -> Non
 
 
 def read(workdir: Path, task: Task) -> dict[str, Any]:
-    """Return the task's stamp, {} if there is none."""
+    """Return the task's stamp, {} if there is none.
+
+    Raises:
+        InputError: a damaged stamp.
+    """
     file = path(workdir, task.name)
-    return artifacts.read_json(file) if file.is_file() else {}
+    return _stamp(file) if file.is_file() else {}
+
+
+def _stamp(file: Path) -> dict[str, Any]:
+    try:
+        return artifacts.read_json(file)
+    except InputError as error:  # a power failure may leave an empty file
+        raise InputError(
+            f"{error}; remove this file: its step runs again, and what it made is kept in replaced/"
+        ) from None
 
 
 def path(workdir: Path, name: str) -> Path:
@@ -153,10 +166,10 @@ def check_format(workdir: Path) -> None:
     """Check the format of a workdir's stamps before any work.
 
     Raises:
-        InputError: they were written by a version that stored no settings.
+        InputError: they were written by a version that stored no settings, or one is damaged.
     """
     for file in sorted((workdir / ".stamps").glob("*.json")):
-        if not isinstance(artifacts.read_json(file).get("key", {}), dict):
+        if not isinstance(_stamp(file).get("key", {}), dict):
             raise InputError(
                 f"{workdir}: made by a version whose stamps hold no settings, so its results "
                 "cannot be compared with this config; nothing was changed. Name "

@@ -56,6 +56,16 @@ def test_done_until_settings_inputs_or_output_change(step):
     assert step.result() == "b by 0.1 "
 
 
+def test_a_damaged_stamp_says_what_to_do_and_loses_nothing(step):
+    step()
+    stamp = cache.path(step.workdir, "train-tiny")
+    stamp.write_text("")  # as after a power failure
+    with pytest.raises(InputError, match="remove this file"):
+        step()
+    stamp.unlink()
+    assert "copied" in step() and step.replaced() == ["train-tiny-1"]
+
+
 def test_time_and_place_do_not_count(step):
     step()
     os.utime(step.workdir / "in.txt", ns=(1, 1))
