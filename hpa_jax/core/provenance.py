@@ -5,6 +5,7 @@ everything they import, without comments and docstrings, and the versions of the
 """
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.metadata
@@ -80,8 +81,13 @@ def installed() -> dict[str, str]:
 
     A second one comes from a folder later on the path, or is the rest of a broken upgrade.
     """
-    found = reversed([*importlib.metadata.distributions()])
-    return {item.name: item.version for item in found if item.name}
+    versions = {}
+    for item in reversed([*importlib.metadata.distributions()]):
+        # without metadata; importlib_metadata, if a library has imported it, raises
+        with contextlib.suppress(FileNotFoundError, TypeError, KeyError):
+            if item.name:
+                versions[item.name] = item.version
+    return versions
 
 
 @functools.cache
