@@ -137,6 +137,19 @@ def test_a_new_image_is_embedded_alone(tmp_path, counted, monkeypatch, shown, co
     assert found.signatures.tolist() == both.signatures().tolist()
 
 
+def test_after_an_image_is_removed_nothing_is_computed(packed, tmp_path, counted):
+    model = config()
+    everything = write(packed, tmp_path / "before", model)
+    root = competition(tmp_path / "data", side=SIZE)
+    table = catalog.build([dict(source="kaggle", root=root)], classes.NAMES)
+    fewer = records.write(table[1:], root / "r", image_size=SIZE, encoding="raw")
+    counted.clear()
+    found = write(batches.Records(fewer), tmp_path / "after", model, earlier=[tmp_path / "before"])
+    assert counted == [] and len(found) == len(everything) - 1
+    rows = everything.rows(found.ids)
+    np.testing.assert_array_equal(found.read(np.arange(len(found))), everything.read(rows))
+
+
 def test_a_changed_or_damaged_row_is_computed_again(packed, tmp_path, counted):
     model = config()
     write(packed, tmp_path / "before", model)
