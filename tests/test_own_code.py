@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -128,6 +129,11 @@ def _augmented(reference):
     return augment.preset(reference)(None, np.zeros((2, 8, 8, 4), np.uint8), np.ones((2, 3)))
 
 
+def _compiled(reference):
+    images, labels = jnp.zeros((1, 8, 8, 4), jnp.uint8), jnp.ones((1, 3))
+    return jax.jit(augment.preset(reference))(jax.random.key(1), images, labels)
+
+
 def _features(reference):
     model = network.from_config(
         defaults.model(backbone=reference, image_size=32, head="gap"), 5, arrays=False
@@ -149,6 +155,8 @@ def _thresholds(reference):
         (_augmented, "def f(key, images, labels): return images", r"not \(images, labels\)"),
         (_augmented, "def f(key, images, labels): return images[:, ::2], labels", "4, 8, 4"),
         (_augmented, "def f(key, images, labels): return 1 / 0, labels", "line 1: ZeroDivision"),
+        (_compiled, "def f(key, images, labels): return 255 * images, labels", r"\.\.25\d from"),
+        (_compiled, "def f(key, images, labels): return images / 0, labels", r"inf from images"),
         (_features, BODY + "self.conv(images)", r"8, 8, 8\), not \[N, h, w, 16\]"),
         (_features, BODY + "self.konv(images)", "line 8: AttributeError.*konv"),
         (_thresholds, "def f(labels, probs): return [0.5] * 3", "takes 2 positional"),

@@ -23,6 +23,7 @@ from hpa_jax.training.augment import pixels, policies, warp
 Augmentation = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 CHANNELS = ("red", "green", "blue", "yellow")
+RANGE = (-1.0, 2.0)  # of a user function's images; noise and gains may leave 0..1
 
 # All options, switched off.  "U(a, b)" is uniform; "share" is a share of the image's side.
 OPTIONS: dict[str, Any] = dict(
@@ -157,7 +158,22 @@ def _user_function(options: Mapping[str, Any]) -> Augmentation:
                 f"{options['function']}: returned {returned}, not (images, labels) of shapes "
                 f"{shapes[0]} and {shapes[1]}"
             )
+        if isinstance(found[0], jax.core.Tracer):
+            check_range(*given)
         return found[0], found[1].astype(jnp.float32)
+
+    def check_range(images: jax.Array, labels: jax.Array) -> None:
+        """Values of a compiled step are not known, so the function is tried on grey noise."""
+        with jax.ensure_compile_time_eval():
+            key = jax.random.key(0)
+            grey = jax.random.uniform(key, (2, *images.shape[1:]))
+            found = function(key, grey, jnp.zeros((2, *labels.shape[1:])), **rest)
+            low, high = float(found[0].min()), float(found[0].max())
+        if not (RANGE[0] <= low and high <= RANGE[1]):
+            raise InputError(
+                f"{options['function']}: made images of {low:.3g}..{high:.3g} from images of 0..1; "
+                "they must stay in about 0..1 (normalisation follows)"
+            )
 
     return augment
 
