@@ -19,7 +19,7 @@ import numpy as np
 
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
-from hpa_jax.data import hashes, reader
+from hpa_jax.data import reader
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, NeedsScaling
 from hpa_jax.data.sources import atlas, competition, folder
@@ -55,6 +55,7 @@ def build(
     bad_images: str | Path | None = None,
     imported: str | Path | None = None,
     largest: int = 0,
+    hashed: bool = True,
     workers: int | None = None,
     content: Callable[[str], str] = sha256,
     ready: Callable[[Mapping[str, Any]], None] | None = None,
@@ -70,6 +71,7 @@ def build(
     bad_images: where the findings are written as CSV.
     imported: folder for converted copies of images that are no 8-bit grey files (folder, atlas).
     largest: side in pixels to which such copies are reduced; 0 keeps them as they are.
+    hashed: whether decoded images get a fingerprint, which the step duplicates compares.
     workers: threads that read, check and convert; None: one a core.
     content: file -> digest of its bytes.
     ready: called with the id, channel files, original_size and `files` of an image of a folder as
@@ -98,7 +100,7 @@ def build(
     tables = [
         _scan(
             *(source, class_names, problems, imported and Path(imported) / str(i), largest),
-            {"content": content, "tell": tell, "workers": workers},
+            {"content": content, "tell": tell, "workers": workers, "hashed": hashed},
         ).assign(root=i)
         for i, source in enumerate(sources)
     ]
@@ -107,8 +109,14 @@ def build(
         object
     )
     table = _without_repeats(table, problems)
-    convert = functools.partial(_converted, imported and Path(imported), largest, content, workers)
-    table = _look_at_images(table, problems, check == "decode", workers, content, convert)
+    how = dict(content=content, workers=workers, hashed=hashed)
+    convert = functools.partial(_converted, imported and Path(imported), largest, how)
+    look = (
+        functools.partial(_decoded, hashed=hashed)
+        if check == "decode"
+        else functools.partial(_header, content=content)
+    )
+    table = _look_at_images(table, problems, look, workers, convert)
     for problem in problems.found if not stopped else ():
         problems.warn("left out, for reasons in bad_images.csv", problem.id or problem.place)
     problems.tell()
@@ -217,8 +225,7 @@ def _without_repeats(table: "pd.DataFrame", problems: Problems) -> "pd.DataFrame
 def _converted(
     into: Path | None,
     largest: int,
-    content: Callable[[str], str],
-    workers: int | None,
+    how: Mapping[str, Any],
     table: "pd.DataFrame",
     problems: Problems,
 ) -> "pd.DataFrame":
@@ -235,9 +242,9 @@ def _converted(
             for row in part.to_dict("records")
         }
         # What must be there the source has checked already.
-        how = conversion.Conversion(largest=largest, missing=dict.fromkeys(CHANNELS, "zeros"))
+        chain = conversion.Conversion(largest=largest, missing=dict.fromkeys(CHANNELS, "zeros"))
         copies = into / f"{root}_deep"
-        ready = conversion.rows(images, copies, how, problems, content=content, workers=workers)
+        ready = conversion.rows(images, copies, chain, problems, **how)
         for index, id in part["id"].items():
             if id not in ready:
                 table = table.drop(index)
@@ -252,20 +259,19 @@ def _converted(
 def _look_at_images(
     table: "pd.DataFrame",
     problems: Problems,
-    decode: bool,
+    look: "Callable[[Mapping[str, Any]], Finding]",
     workers: int | None,
-    content: Callable[[str], str],
     convert: Callable[["pd.DataFrame", Problems], "pd.DataFrame"],
 ) -> "pd.DataFrame":
     """Adds height, width, `files`, and original_size where the files are the originals (full_size);
     drops rows whose images can't be used.  Files of more than 8 bits are converted first.
 
-    fingerprint: the step duplicates compares it, so that no image is decoded for it again; ""
-      (hashed there) for images of folders, which a prediction reads without looking for duplicates.
+    look: `_decoded` or `_header`.
+    fingerprint: the step duplicates compares it, so that no image is decoded for it again; "" where
+      only headers were read (hashed there).
     files: 16 hex digits of the pixels, or (check="header") of the files' bytes.  By it the steps
     below see that an image was replaced by another under the same name.
     """
-    look = _decoded if decode else functools.partial(_header, content=content)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
 
         def looked(rows: "pd.DataFrame") -> dict[int, Finding]:
@@ -335,7 +341,7 @@ def _header(row: Mapping[str, Any], content: Callable[[str], str]) -> Finding:
     return Finding(sizes[0], _mark(repr([content(path) for path in files]).encode()))
 
 
-def _decoded(row: Mapping[str, Any]) -> Finding:
+def _decoded(row: Mapping[str, Any], hashed: bool) -> Finding:
     if isinstance(row["seen"], dict):  # by who converted it
         return Finding(**row["seen"])
     files = {channel: row[channel] for channel in CHANNELS if isinstance(row[channel], str)}
@@ -348,12 +354,11 @@ def _decoded(row: Mapping[str, Any]) -> Finding:
                 raise NeedsScaling(files[channel], "more than 8 bits")
             if plane.shape != first.shape:
                 raise reader.BadImage(files[channel], reader.sizes_differ(plane.shape, first.shape))
-        seen = conversion.seen(planes, next(iter(files.values())))
-        prints = hashes.fingerprint([planes.get(c) for c in hashes.CHANNELS], oriented=True)
+        seen = conversion.seen(planes, next(iter(files.values())), hashed)
     except reader.BadImage as bad:
         return Finding(bad=bad)
     decided = tuple(dict.fromkeys(read.notes))
-    return Finding(**seen, fingerprint=hashes.to_text(prints), decided=decided)
+    return Finding(**seen, decided=decided)
 
 
 def _refuse_series(files: Iterable[str]) -> None:

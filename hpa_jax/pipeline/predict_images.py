@@ -175,6 +175,7 @@ def _catalog(
             on_bad_image=config.on_bad_image,
             bad_images=context.path("bad_images.csv"),
             imported=context.path("imported"),
+            hashed=False,
             workers=context.config.train.workers or None,
             content=context.contents.file,
             ready=ready,

@@ -56,6 +56,7 @@ def scan(
     largest: int = 0,
     content: Callable[[str], str] = sha256,
     workers: int | None = None,
+    hashed: bool = False,
 ) -> "pd.DataFrame":
     """Rows of every downloaded image; one that is not there is a finding. No network.
 
@@ -63,6 +64,7 @@ def scan(
     largest: side in pixels to which larger images are reduced; 0 keeps them.
     content: file -> digest of its bytes.
     workers: threads that convert; None: one a core.
+    hashed: see `imported.seen`.
 
     Raises:
         InputError: no table, it lacks the columns, or too little disk.
@@ -94,6 +96,7 @@ def scan(
         content=content,
         title="atlas",
         workers=workers,
+        hashed=hashed,
         hint={"no such file": "; fetch it with the verb download"},
     )
     rows = [

@@ -123,6 +123,7 @@ def scan(
     content: Callable[[str], str] = sha256,
     tell: imported.Tell | None = None,
     workers: int | None = None,
+    hashed: bool = False,
 ) -> "pd.DataFrame":
     """Rows of every image of the folder.
 
@@ -140,7 +141,7 @@ def scan(
     not_only: images that have no class beside these are left out.
     largest: side in pixels to which larger images are reduced if they are converted; 0 keeps it.
     content: file -> digest of its bytes.
-    tell, workers: `imported.rows`.
+    tell, workers, hashed: `imported.rows`.
 
     Raises:
         InputError: no folder, a wrong option, no file fits the pattern, or too little disk.
@@ -175,7 +176,7 @@ def scan(
             for name, scene in _scenes(id, match, problems):
                 images[name] = match.files(scene)
                 whose[name] = id
-    how = dict(content=content, title="import", tell=tell, workers=workers)
+    how = dict(content=content, title="import", tell=tell, workers=workers, hashed=hashed)
     ready = imported.rows(images, into, conversion, problems, **how)
     rows = []
     for id, row in ready.items():

@@ -28,7 +28,7 @@ from hpa_jax.core.artifacts import atomic
 from hpa_jax.core.contents import digest, sha256
 from hpa_jax.core.errors import InputError
 from hpa_jax.core.progress import Progress
-from hpa_jax.data import reader
+from hpa_jax.data import hashes, reader
 from hpa_jax.data.planes import MAX_PIXELS, BadImage, Planes, Reading, projected
 from hpa_jax.data.problems import Problems
 from hpa_jax.data.reader import CHANNELS, Scaling
@@ -121,6 +121,7 @@ def rows(
     hint: Mapping[str, str] | None = None,
     tell: Tell | None = None,
     workers: int | None = None,
+    hashed: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """id -> channel paths, original_size, pixel_size (µm or None), black and white points; images
     that can't be used become findings. 8-bit channel files are used where they lie.
@@ -130,6 +131,7 @@ def rows(
     tell: called with (id, row, or None if it can't be used) of each image in turn, while later ones
     are converted.
     workers: threads that read and convert; None: one a core.
+    hashed: see `seen`.
 
     Raises:
         InputError: too little disk.
@@ -177,7 +179,7 @@ def rows(
                 return row
             given = levels.get(shared[id], {}) if id in shared else None
             mark = functools.partial(sign, id) if id in kept else lambda: marks[id]
-            return convert(id, images[id], into, conversion, mark, given)
+            return convert(id, images[id], into, conversion, mark, given, hashed)
 
         ready = [id for id in images if id not in bad]
         results = pool.map(functools.partial(guarded, work), ready)
@@ -233,11 +235,13 @@ def convert(
     conversion: Conversion,
     mark: Callable[[], str],
     levels: Mapping[str, tuple[float, float]] | None = None,
+    hashed: bool = False,
 ) -> dict[str, Any]:
     """One image by the whole chain.
 
     mark: gives the signature of its files, for which all their bytes are read: asked for only if
     a copy is stored.  levels: channel -> black and white point, where images share them.
+    hashed: see `seen`.
 
     Raises:
         BadImage: it can't be read with certainty, or a channel is missing without a rule.
@@ -262,7 +266,7 @@ def convert(
     kept = files.kept() and conversion.keep
     kept = kept and all(plane.dtype == np.uint8 for plane in planes.values())
     if kept and not cropped and not filled and blacks is None:
-        about["seen"] = seen(eight, path)
+        about["seen"] = seen(eight, path, hashed)
         return {**{c: files.paths.get(c) for c in CHANNELS}, **about}
     if filled:
         mean = np.stack(list(eight.values())).astype(np.float32).mean(axis=0)
@@ -273,14 +277,16 @@ def convert(
             raise BadImage(path, f"{conversion.field_um:g} µm are {side:,} of its pixels; refused")
         eight = {c: to_field(plane, side) for c, plane in eight.items()}
     eight = {c: reduced(plane, conversion.largest) for c, plane in eight.items()}
-    about["seen"] = seen(eight, path)
+    about["seen"] = seen(eight, path, hashed)
     signed = mark()
     return known(into, id, signed) or store(into, id, signed, eight, about)
 
 
-def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
+def seen(
+    planes: Mapping[str, np.ndarray], path: str | Path, hashed: bool = False
+) -> dict[str, Any]:
     """What the catalog notes of an image's pixels, uint8[H, W] by channel: size [H, W], `files` (16
-    hex digits of them) and what looks odd.
+    hex digits of them), what looks odd and, if `hashed`, the fingerprint of near-duplicates.
 
     Raises:
         BadImage: all channels are black.
@@ -291,7 +297,11 @@ def seen(planes: Mapping[str, np.ndarray], path: str | Path) -> dict[str, Any]:
     zeros = np.zeros_like(next(iter(present.values())))
     image = np.stack([present.get(channel, zeros) for channel in CHANNELS], axis=-1)
     mark = hashlib.blake2b(image, digest_size=8).hexdigest()
-    return {"size": list(zeros.shape), "files": mark, "notes": reader.looks(present)}
+    found = {"size": list(zeros.shape), "files": mark, "notes": reader.looks(present)}
+    if hashed:
+        prints = hashes.fingerprint([planes.get(c) for c in hashes.CHANNELS], oriented=True)
+        found["fingerprint"] = hashes.to_text(prints)
+    return found
 
 
 def select(files: Files, conversion: Conversion) -> tuple[dict[str, np.ndarray], Planes]:
