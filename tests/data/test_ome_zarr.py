@@ -77,8 +77,27 @@ def test_16_bits_are_scaled_as_any_others(tmp_path):
 @pytest.mark.parametrize("version", ["V04", "V05"])
 def test_each_field_of_a_plate_is_an_image(tmp_path, version):
     plate(tmp_path / "in" / "plate1.zarr", version)
-    got, *_ = taken(tmp_path / "in", tmp_path)
+    got, table, _ = taken(tmp_path / "in", tmp_path)
     assert equal(got, {"plate1_A1_0": picture(0, 64), "plate1_B1_0": picture(1, 64)})
+    assert table["plate"].tolist() == ["plate1"] * 2
+    assert table["sample"].tolist() == ["plate1_A1", "plate1_B1"]
+
+
+@needs_writer
+def test_points_over_a_plate_are_those_of_its_store(tmp_path):
+    """Deep images of which one is darker: scaled alone both would reach white."""
+    for name, share in (("p0", 1), ("p1", 2)):
+        root = zarr.open_group(str(tmp_path / "in" / f"{name}.zarr"), mode="w", zarr_format=2)
+        writer.write_plate_metadata(root, ["A"], ["1"], ["A/1"], fmt=formats.FormatV04())
+        well = root.require_group("A").require_group("1")
+        writer.write_well_metadata(well, ["0", "1"], fmt=formats.FormatV04())
+        for field, dimmer in (("0", 1), ("1", 4)):
+            deep = picture(0, 64).astype(np.uint16) * 16 // dimmer // share
+            _fill(well.require_group(field), deep, "V04")
+    got, *_ = taken(tmp_path / "in", tmp_path, scale_over="plate", bits=12, floor=0.05)
+    top = {id: int(image[..., 1].max()) for id, image in got.items()}
+    assert top["p0_A1_0"] == top["p1_A1_0"] == 255
+    assert abs(top["p0_A1_1"] - 255 / 4) < 5 and abs(top["p1_A1_1"] - 255 / 4) < 5
 
 
 def plate(path, version):

@@ -16,7 +16,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +59,7 @@ NUMBERED = (  # whose channels are numbers: data.folder.channels says which is w
     ("a folder an image, numbered channels", "**/{id}/C{channel}"),
 )
 COMPOSITE, WHOLE = "{id}_blue_red_green", "{id}"
+_WELL = re.compile(r"([A-Z]+\d+)_.+")  # names of a store's images if it is a plate (ome_zarr.py)
 _FIELD = re.compile(r"\{(id|channel|plate|well|site|z)\}|(\*\*/)|(\*)")
 # MetaXpress adds hexadecimal digits.
 _THUMBNAIL = re.compile(r"(?:^|[_-])thumb(?:nail)?(?:[_-]|[\dA-F-]*$)", re.IGNORECASE)
@@ -170,31 +171,33 @@ def scan(
     for id in sorted(set(known_labels) - set(matches)):
         problems.add(root / labels, id, "has no images in the folder")
     common = set(not_only)
-    images, whose = {}, {}
+    images, whose, specimens = {}, {}, {}
     for id, match in sorted(matches.items()):
         if not common or not set(known_labels.get(id, ())) <= common:
-            for name, scene in _scenes(id, match, problems):
-                images[name] = match.files(scene)
-                whose[name] = id
+            for name, scene, specimen in _scenes(id, match, problems):
+                images[name] = replace(match.files(scene), plate=specimen[0])
+                whose[name], specimens[name] = id, specimen
     how = dict(content=content, title="import", tell=tell, workers=workers, hashed=hashed)
     ready = imported.rows(images, into, conversion, problems, **how)
     rows = []
     for id, row in ready.items():
-        match = matches[whose[id]]
-        sample = "_".join(part for part in (match.plate, match.well) if match.well and part)
-        specimen = {"antibody": None, "plate": match.plate or None, "sample": sample or None}
+        plate, well = specimens[id]
+        sample = "_".join(part for part in (plate, well) if well and part)
+        specimen = {"antibody": None, "plate": plate or None, "sample": sample or None}
         known = known_labels.get(whose[id])
         rows.append({"id": id, "source": part, "labels": known, **specimen, **row})
     _tell_sizes(root, [row["pixel_size"] for row in rows], field_um)
     return pd.DataFrame(rows, columns=list(imported.COLUMNS)).astype(object)
 
 
-def _scenes(id: str, match: Match, problems: Problems) -> list[tuple[str, int]]:
-    """(id, number) of each image that the files hold: more than one where they hold a series."""
+def _scenes(id: str, match: Match, problems: Problems) -> list[tuple[str, int, tuple[str, str]]]:
+    """(id, number, (plate, well)) of each image that the files hold: more than one where they hold
+    a series.  Plate and well are the pattern's, else those of a store that is a plate."""
+    stated = match.plate, match.well
     try:
         held = {tuple(reader.scenes(path)): path for path in match.paths.values()}
     except BadImage:  # told by who reads it
-        return [(id, 0)]
+        return [(id, 0, stated)]
     if len(held) > 1:
         most = max(held, key=len)
         what = f"holds {len(most)} images, another channel's file {len(min(held, key=len))}"
@@ -203,7 +206,15 @@ def _scenes(id: str, match: Match, problems: Problems) -> list[tuple[str, int]]:
     (names,) = held
     if len(names) > 1:
         problems.note("files of several images (ids with _s0, _s1 or the well)", id)
-    return [(f"{id}_{name}" if name else id, number) for number, name in enumerate(names)]
+
+    def specimen(name: str) -> tuple[str, str]:
+        well = _WELL.fullmatch(name)
+        return (stated[0] or id, stated[1] or well[1]) if well else stated
+
+    return [
+        (f"{id}_{name}" if name else id, number, specimen(name))
+        for number, name in enumerate(names)
+    ]
 
 
 def _tell_sizes(root: Path, sizes: Sequence[float | None], field_um: float) -> None:

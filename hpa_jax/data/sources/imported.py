@@ -503,7 +503,8 @@ def _shared_points(
     groups = {id: files.plate if plates else "" for id, files in images.items()}
     if plates and not all(groups.values()):
         raise InputError(
-            "data.folder.scale_over=plate: the pattern must say which part of a path is {plate}"
+            "data.folder.scale_over=plate: the pattern must say which part of a path is {plate} "
+            "(an OME-Zarr plate says it itself)"
         )
 
     def look(id: str) -> tuple[dict[str, np.ndarray], int, bool]:
