@@ -124,7 +124,9 @@ def test_a_missing_folder_is_named(capsys, tmp_path):
 def test_a_phase_without_its_input_names_what_is_missing(capsys, tmp_path):
     arguments = ["split", "--config=configs/demo.py", f"--workdir={tmp_path}"]
     code, _, err = run(capsys, *arguments)
-    assert code == 2 and "catalog.parquet" in err
+    assert code == 2 and "catalog.parquet is not there; the step catalog makes it" in err
+    code, _, err = run(capsys, "stack", *arguments[1:])
+    assert code == 2 and "valid.parquet is not there; the step predict makes it" in err
 
 
 def test_writes_that_end_after_a_full_disk_print_no_traceback(capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Every command of README and docs is one that the program takes: verb, flags, options, values."""
+"""Every command and recipe of README and docs is one that the program takes."""
 
 import re
 import shlex
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hpa_jax import cli
+from hpa_jax.config import defaults, validation
 from hpa_jax.core.errors import InputError
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,20 @@ def test_a_command_of_the_docs_parses(command, monkeypatch):
     except InputError as error:
         # A folder or file of the reader's is not here; anything else is the docs' fault.
         assert re.search(r"no file|No such file", str(error)), error
+
+
+def recipes():
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        for code in re.findall(r"```python\n(.*?)```", path.read_text("utf-8"), re.DOTALL):
+            yield pytest.param(code.replace(", ...)", ")"), id=path.name)
+
+
+@pytest.mark.parametrize("code", recipes())
+def test_a_recipe_of_the_docs_is_valid(code, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    names = {"config": defaults.default().unlock()}
+    exec(code, names)
+    validation.validate(names["get_config"]() if "get_config" in names else names["config"])
 
 
 def test_scripts_of_the_docs_are_there():

@@ -184,7 +184,9 @@ OF_SOURCE: dict[str, Statement] = dict(
     folder=dict(
         **FOLDER,
         tokens=option(None, "channel -> its text in file names", kinds=(dict, type(None))),
-        part=option("own", "part that its images belong to", choices=("own", "external", "test")),
+        part=option(
+            "own", "part that its images belong to", choices=("own", "train", "external", "test")
+        ),
     ),
     atlas=ATLAS,
 )

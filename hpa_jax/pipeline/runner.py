@@ -112,8 +112,8 @@ def do(context: Context, task: cache.Task, leads: bool = True) -> None:
     missing = [path for path in task.files if not path.exists()]
     if missing:
         raise InputError(
-            f"{task.step}: {_short(context, missing[0])} is not there; run the step that writes "
-            "it first (`run` does all in order)"
+            f"{task.step}: {_short(context, missing[0])} is not there; "
+            f"{_writer(context, missing[0])} makes it (`run` does all in order)"
         )
     together = STEPS[task.step].on_all_hosts
     holds = leads and replaced.holds_or_begins(
@@ -135,6 +135,18 @@ def do(context: Context, task: cache.Task, leads: bool = True) -> None:
         return
     cache.finish(context.workdir, task, seconds, context.contents)
     _print(task, f"{summary} -> {_names(context, task.outputs)} ({seconds:.1f} s)")
+
+
+def _writer(context: Context, path: Path) -> str:
+    """Name of the step that writes a file, for messages."""
+    for name, step in STEPS.items():
+        if path.name in step.writes:
+            return f"the step {name}"
+        with contextlib.suppress(InputError):  # tasks that need an earlier step's result
+            for output in (output for task in step.tasks(context) for output in task.outputs):
+                if path.is_relative_to(output):
+                    return f"the step {name}"
+    return "an earlier step"
 
 
 def _resolve(config: ConfigDict, flags: dict[str, Any]) -> tuple[ConfigDict, list[str]]:
