@@ -93,12 +93,12 @@ def fitted_on(context: Context, *more: str) -> Part:
 
 
 def training_shares(context: Context) -> Part:
-    """Return an input: the class shares in the competition's train.csv."""
+    """Return an input: the class shares of the labelled rows, by which thresholds are matched."""
 
     def content() -> str:
         return digest(tables.training_shares(context))
 
-    return Part("training shares", context.paths("catalog.parquet"), content)
+    return Part("training shares", context.paths("catalog.parquet", "splits.parquet"), content)
 
 
 def stamped(model: ConfigDict) -> dict[str, Any]:

@@ -78,11 +78,14 @@ def training_shares(context: Context) -> np.ndarray:
     """Return float[C], the share of each class in the competition's train.csv.
 
     Without a competition, among all labelled images; for the verb decide, the shares passed to it.
+    Labels of the parts that scores are unseen on (`unseen_parts`) don't count.
     """
     if context.flags.get("given") is not None:
         return np.asarray(context.flags["given"], float)
     table = artifacts.read_table(context.path("catalog.parquet"))
-    table = table[[labels is not None for labels in table["labels"]]]
+    splits = artifacts.read_table(context.path("splits.parquet"))
+    unseen = splits["id"][splits["split"].isin(("test", AUDIT))]
+    table = table[table["labels"].notna() & ~table["id"].isin(unseen)]
     competition = table[table["source"] == "train"]
     return _labels_of(table if competition.empty else competition, context.num_classes).mean(axis=0)
 

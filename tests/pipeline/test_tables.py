@@ -68,11 +68,16 @@ def test_rows_of_folds(context):
     assert len(tables.split_rows(context, "train").ids) == 6
 
 
-def test_training_shares_are_those_of_train_csv(context):
-    rows = [("a", [0, 1], "train"), ("b", [1], "train"), ("x", [2], "external"),
-            ("y", [2], "external"), ("t", None, "test")]  # fmt: skip
+def test_training_shares_are_those_of_train_csv_without_what_scores_are_of(context):
+    rows = [("a", [0, 1], "train"), ("b", [1], "train"), ("c", [2], "train"),
+            ("x", [2], "external"), ("y", [2], "external"), ("t", None, "test"),
+            ("u", [0], "test")]  # fmt: skip
     table = pd.DataFrame(rows, columns=["id", "labels", "source"])
     table.to_parquet(context.path("catalog.parquet"))
+    splits = table[["id"]].assign(
+        split=["train", "valid", "audit", "train", "train", "test", "test"]
+    )
+    splits.to_parquet(context.path("splits.parquet"))
     assert tables.training_shares(context).tolist() == [0.5, 1.0, 0.0]
     table.replace("train", "own").to_parquet(context.path("catalog.parquet"))
     assert tables.training_shares(context).tolist() == [0.25, 0.5, 0.5]
