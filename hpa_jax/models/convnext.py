@@ -15,17 +15,17 @@ from flax import nnx
 
 from hpa_jax.models import layers
 from hpa_jax.models.backbone import Backbone, Groups, run_blocks
+from hpa_jax.models.initializers import small_normal
 from hpa_jax.models.sizes import Depth, counts, scaled
 
 WIDTHS = (96, 192, 384, 768)
-_small = nnx.initializers.truncated_normal(0.02)
 
 
 class Block(nnx.Module):
     """7x7 depthwise -> norm -> dense to 4 F -> GELU -> dense to F -> scale; plus its input."""
 
     def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        options = {"dtype": dtype, "kernel_init": small_normal, "rngs": rngs}
         self.conv_dw = layers.Conv(
             features, features, 7, padding=3, groups=features, use_bias=True, **options
         )
@@ -56,7 +56,7 @@ class ConvNeXt(Backbone):
         rngs: nnx.Rngs,
     ) -> None:
         options = {"dtype": dtype, "rngs": rngs}
-        plain = {"use_bias": True, "kernel_init": _small, **options}
+        plain = {"use_bias": True, "kernel_init": small_normal, **options}
         widths = [scaled(features, width) for features in WIDTHS]
         self.in_channels, self.dtype, self.remat = in_channels, dtype, remat
         self.counts = counts(blocks, depth)

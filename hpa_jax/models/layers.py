@@ -15,6 +15,7 @@ from flax import nnx
 from jax import lax
 
 from hpa_jax.models import convolution
+from hpa_jax.models.initializers import fan_out_normal, he_normal
 from hpa_jax.models.pooling import Padding, Pair, avg_pool, max_pool, pair, sides
 
 __all__ = [
@@ -29,10 +30,6 @@ __all__ = [
     "global_max_pool",
     "max_pool",
 ]
-
-# torchvision's and Cadene's ResNet initialisation: normal, variance 2 / (outgoing connections).
-fan_out_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
-he_normal = nnx.initializers.he_normal()
 
 
 class Conv(nnx.Module):

@@ -25,11 +25,11 @@ from jax import lax
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import layers
 from hpa_jax.models.backbone import Backbone, Groups, run_blocks
+from hpa_jax.models.initializers import small_normal
 from hpa_jax.models.sizes import Depth, counts, scaled
 
 HEAD = 64  # numbers of an attention head
 POSITIONS = ("size", "offset", "antialias")  # rules of `resized`
-_small = nnx.initializers.truncated_normal(0.02)
 
 
 class LayerScale(nnx.Module):
@@ -75,7 +75,7 @@ class Attention(nnx.Module):
     """Self-attention of all tokens: [N, T, F] -> [N, T, F]."""
 
     def __init__(self, features: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        options = {"dtype": dtype, "kernel_init": small_normal, "rngs": rngs}
         self.qkv = layers.Linear(features, 3 * features, **options)
         self.proj = layers.Linear(features, features, **options)
 
@@ -102,7 +102,7 @@ class MLP(nnx.Module):
     """Dense, exact GELU, dense."""
 
     def __init__(self, features: int, hidden: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        options = {"dtype": dtype, "kernel_init": small_normal, "rngs": rngs}
         self.fc1 = layers.Linear(features, hidden, **options)
         self.fc2 = layers.Linear(hidden, features, **options)
 
@@ -114,7 +114,7 @@ class SwiGLU(nnx.Module):
     """Dense to two halves a and b, silu(a) b, dense (DINOv2's largest)."""
 
     def __init__(self, features: int, hidden: int, *, dtype: Any, rngs: nnx.Rngs) -> None:
-        options = {"dtype": dtype, "kernel_init": _small, "rngs": rngs}
+        options = {"dtype": dtype, "kernel_init": small_normal, "rngs": rngs}
         self.w12 = layers.Linear(features, 2 * hidden, **options)
         self.w3 = layers.Linear(hidden, features, **options)
 
@@ -191,11 +191,13 @@ class ViT(Backbone):
         self.patch, self.grid, self.positions = patch, grid or stored, positions
         self.smallest, self.registers, self.swiglu = patch, registers, swiglu
         hidden = (int(features * 4 * 2 / 3) + 7) // 8 * 8 if swiglu else 4 * features
-        self.cls_token = nnx.Param(_small(rngs.params(), (1, 1, features), jnp.float32))
+        self.cls_token = nnx.Param(small_normal(rngs.params(), (1, 1, features), jnp.float32))
         places = (1, 1 + self.grid**2, features)
-        self.pos_embed = nnx.Param(_small(rngs.params(), places, jnp.float32))
+        self.pos_embed = nnx.Param(small_normal(rngs.params(), places, jnp.float32))
         if registers:
-            self.reg_token = nnx.Param(_small(rngs.params(), (1, registers, features), jnp.float32))
+            self.reg_token = nnx.Param(
+                small_normal(rngs.params(), (1, registers, features), jnp.float32)
+            )
         self.per_channel = per_channel
         planes = 1 if per_channel else in_channels
         self.patch_embed = _PatchEmbed(planes, features, patch, dtype, rngs)
@@ -327,7 +329,7 @@ class _PatchEmbed(nnx.Module):
     ) -> None:
         self.proj = layers.Conv(
             in_channels, features, patch, strides=patch, use_bias=True, dtype=dtype,
-            kernel_init=_small, rngs=rngs,
+            kernel_init=small_normal, rngs=rngs,
         )  # fmt: skip
 
 

@@ -1,0 +1,40 @@
+"""Initial weights are jax's to the bit, by fewer programs than a network has shapes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from hpa_jax.models import create, initializers
+
+JAXS = {
+    initializers.fan_out_normal: nnx.initializers.variance_scaling(2.0, "fan_out", "normal"),
+    initializers.he_normal: nnx.initializers.he_normal(),
+    initializers.small_normal: nnx.initializers.truncated_normal(0.02),
+}
+SHAPES = [(1, 1, 4, 4), (7, 7, 4, 64), (3, 3, 32, 40), (333, 77), (3, 3, 512, 96), (1, 5, 769)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("ours", JAXS)
+def test_numbers_are_those_of_jax(ours, shape):
+    key = jax.random.fold_in(jax.random.key(7), shape[-1])
+    expected = JAXS[ours](key, shape, jnp.float32)
+    np.testing.assert_array_equal(ours(key, shape, jnp.float32), expected)
+    traced = jax.jit(ours, static_argnums=(1, 2))(key, shape, jnp.float32)
+    np.testing.assert_allclose(traced, expected, rtol=1e-6)
+
+
+def test_few_programs_make_a_network():
+    compiled = []
+
+    def listen(event, duration, **_):
+        if event.endswith("backend_compile_duration"):
+            compiled.append(duration)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    jax.clear_caches()
+    model = create("se_resnext_tiny", num_classes=3, rngs=nnx.Rngs(0))
+    shapes = {leaf.shape for leaf in jax.tree.leaves(nnx.state(model))}
+    assert len(compiled) < len(shapes)
