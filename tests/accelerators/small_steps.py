@@ -23,6 +23,9 @@ MODELS: dict[str, dict[str, Any]] = {
     "bn_inception": dict(width=1 / 8, depth=(1, 1, 1), image_size=64),
     "xception": dict(width=1 / 8, depth=(1,), image_size=75),
     "nasnet_a_large": dict(width=1 / 14, depth=(1, 1, 1), image_size=64),
+    "efficientnet_lite0": dict(width=1 / 4, depth=(1,) * 7, image_size=64),
+    "convnext_tiny": RESNET,
+    "vit_small_patch16": dict(width=64 / 384, depth=(2,), image_size=64),
 }
 DEMO = "tiny"  # of configs/demo.py, with its augmentation
 STEPS = (DEMO, *MODELS)

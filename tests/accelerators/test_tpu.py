@@ -22,6 +22,8 @@ FLOAT32 = {
     "Linear.__call__": "dense layers of the heads are float32: [N, F] by [F, C], next to no work",
     " _matrix": "products of 3 x 3 matrices, which say where a pixel comes from",
     " compose": "the same",
+    " attend": "gradients of attention's scores, which are float32; the TPU multiplies these, too, "
+    "in one pass of bfloat16",
 }
 
 
