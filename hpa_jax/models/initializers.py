@@ -12,6 +12,17 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
+
+
+class ShapesOnly(nnx.Rngs):
+    """One key for all weights, for `nnx.eval_shape`: there nnx.Rngs' counters take most of the time
+    (flax asks each for a sharding, and jax searches the whole program for its refusal)."""
+
+    def params(self) -> jax.Array:
+        """Return the key."""
+        return self.default.key[...]
+
 
 SMALLEST, FACTOR = 1024, 4  # of the vectors' sizes
 # of a normal distribution truncated at two standard deviations

@@ -19,6 +19,7 @@ from flax import nnx
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import published, registry, store, weight_files
 from hpa_jax.models.heads import GlobalAverage
+from hpa_jax.models.initializers import ShapesOnly
 from hpa_jax.models.published import Published
 
 EXTRA_CHANNELS = ("zeros", "copy_red", "mean")
@@ -183,7 +184,7 @@ def shapes_of(entry: Published) -> nnx.Module:
             backbone,
             num_classes=max(len(entry.class_names), 1),
             in_channels=len(entry.channels),
-            rngs=nnx.Rngs(0),
+            rngs=ShapesOnly(0),
             **head_options,
             **options,
         )
@@ -211,7 +212,7 @@ def import_weights(backbone: str, weights: str | Path, out: str | Path) -> Repor
             num_classes=1000,
             in_channels=3,
             head=registry.find(backbone).head,
-            rngs=nnx.Rngs(0),
+            rngs=ShapesOnly(0),
         )
     )
     values, report = _matched(model, weights, "zeros")

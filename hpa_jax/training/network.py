@@ -5,7 +5,7 @@ of BatchNorm statistics; `merge` joins them inside a jitted function.  Names are
 "layer1.0.conv1.kernel", in checkpoints, optimizer and averages alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from hpa_jax.core import artifacts
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import layers
+from hpa_jax.models.initializers import ShapesOnly
 
 Arrays = dict[str, jax.Array]
 
@@ -115,27 +116,32 @@ def from_config(
     """
     if config.frozen.head:
         return _on_embedding(config, num_classes, seed, arrays, alone=False)
+    return _made(lambda rngs: _whole(config, num_classes, rngs), seed, arrays)
+
+
+def _made(make: Callable[[nnx.Rngs], nnx.Module], seed: int, arrays: bool) -> nnx.Module:
+    return make(nnx.Rngs(seed)) if arrays else nnx.eval_shape(lambda: make(ShapesOnly(seed)))
+
+
+def _whole(config: ConfigDict, num_classes: int, rngs: nnx.Rngs) -> nnx.Module:
     from hpa_jax.models import create
 
-    def make() -> nnx.Module:
-        return create(
-            config.backbone,
-            num_classes=num_classes,
-            in_channels=len(config.channels),
-            head=config.head,
-            dropout=config.dropout,
-            width=config.width,
-            depth=config.depth,
-            large_stem=config.large_stem,
-            as_run=config.as_run,
-            remat=config.remat,
-            dtype=compute_dtype(config.dtype),
-            rngs=nnx.Rngs(seed),
-            backbone_options=config.backbone_options.to_dict(),
-            **config.head_options.to_dict(),
-        )
-
-    return make() if arrays else nnx.eval_shape(make)
+    return create(
+        config.backbone,
+        num_classes=num_classes,
+        in_channels=len(config.channels),
+        head=config.head,
+        dropout=config.dropout,
+        width=config.width,
+        depth=config.depth,
+        large_stem=config.large_stem,
+        as_run=config.as_run,
+        remat=config.remat,
+        dtype=compute_dtype(config.dtype),
+        rngs=rngs,
+        backbone_options=config.backbone_options.to_dict(),
+        **config.head_options.to_dict(),
+    )
 
 
 def trained_from_config(
@@ -179,18 +185,18 @@ def _on_embedding(
     size, settings = embedding_size(config), config.frozen
     options = {} if settings.head == "linear" else {"hidden": settings.hidden}
 
-    def make() -> nnx.Module:
-        rngs = nnx.Rngs(seed)
+    def make(rngs: nnx.Rngs) -> nnx.Module:
         head = create_head(
             settings.head, size, num_classes, dropout=config.dropout, rngs=rngs, **options
         )
         if alone:
             return Stored(size, head)
-        model: Any = from_config(frozen_part(config), 1)
+        # the frozen part's weights are those of seed 0, whatever the head's
+        model: Any = _whole(frozen_part(config), 1, type(rngs)(0))
         model.head = OnEmbedding(model.head, head)
         return model
 
-    return make() if arrays else nnx.eval_shape(make)
+    return _made(make, seed, arrays)
 
 
 @dataclass(frozen=True)

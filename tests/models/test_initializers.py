@@ -38,3 +38,12 @@ def test_few_programs_make_a_network():
     model = create("se_resnext_tiny", num_classes=3, rngs=nnx.Rngs(0))
     shapes = {leaf.shape for leaf in jax.tree.leaves(nnx.state(model))}
     assert len(compiled) < len(shapes)
+
+
+def test_shapes_alone_are_those_of_the_network():
+    options = dict(name="se_resnext_tiny", num_classes=3)
+    made = nnx.state(create(**options, rngs=nnx.Rngs(0)))
+    shapes = nnx.state(nnx.eval_shape(lambda: create(**options, rngs=initializers.ShapesOnly(0))))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), made) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), shapes
+    )

@@ -10,6 +10,7 @@ from flax import nnx
 
 from hpa_jax.core.errors import InputError
 from hpa_jax.models import create, list_models
+from hpa_jax.models.initializers import ShapesOnly
 from hpa_jax.models.registry import ALIASES, BACKBONES
 from tests.models import pinned
 
@@ -17,7 +18,7 @@ from tests.models import pinned
 def shapes(name, **options):
     """The network without arrays."""
     options = {"num_classes": 28, **options}
-    return nnx.eval_shape(lambda: create(name, rngs=nnx.Rngs(0), **options))
+    return nnx.eval_shape(lambda: create(name, rngs=ShapesOnly(0), **options))
 
 
 @functools.cache
