@@ -151,12 +151,17 @@ def textured(side, seed=0):
     return jnp.asarray(np.clip(600 * smooth, 0, 255).astype(np.uint8))
 
 
+@functools.cache
+def compiled(way, **options):
+    return jax.jit(functools.partial(way, **options))
+
+
 def both_ways(images, maps, dtype=jnp.float32, **options):
     """What gather and products read; skips where this CPU can't multiply bfloat16 into float32."""
     options = dict(size=0, padding="zeros", align_corners=True) | options
     maps = jnp.broadcast_to(maps, (len(images), 3, 3))
-    gather = jax.jit(functools.partial(warp.by_gather, **options))
-    products = jax.jit(functools.partial(warp.by_products, dtype=dtype, **options))
+    gather = compiled(warp.by_gather, **options)
+    products = compiled(warp.by_products, dtype=dtype, **options)
     try:
         return np.asarray(gather(images, maps)), np.asarray(products(images, maps))
     except jax.errors.JaxRuntimeError as error:
