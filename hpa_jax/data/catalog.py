@@ -96,11 +96,12 @@ def build(
             size, files = row["original_size"], row["seen"]["files"]
             ready({"id": id, **channels, "original_size": size, "files": files})
 
+    how = dict(content=content, workers=workers, hashed=hashed)
     sources = [{**s, "root": str(Path(s["root"]).expanduser())} for s in sources]
     tables = [
         _scan(
             *(source, class_names, problems, imported and Path(imported) / str(i), largest),
-            {"content": content, "tell": tell, "workers": workers, "hashed": hashed},
+            {**how, "tell": tell},
         ).assign(root=i)
         for i, source in enumerate(sources)
     ]
@@ -109,7 +110,6 @@ def build(
         object
     )
     table = _without_repeats(table, problems)
-    how = dict(content=content, workers=workers, hashed=hashed)
     convert = functools.partial(_converted, imported and Path(imported), largest, how)
     look = (
         functools.partial(_decoded, hashed=hashed)

@@ -14,6 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+SMALLEST, FACTOR = 1024, 4  # of the vectors' sizes
+# of a normal distribution truncated at two standard deviations
+TRUNCATED = np.float32(0.87962566103423978)
+_truncated = functools.partial(jax.random.truncated_normal, lower=-2.0, upper=2.0)
+
 
 class ShapesOnly(nnx.Rngs):
     """One key for all weights, for `nnx.eval_shape`: there nnx.Rngs' counters take most of the time
@@ -22,12 +27,6 @@ class ShapesOnly(nnx.Rngs):
     def params(self) -> jax.Array:
         """Return the key."""
         return self.default.key[...]
-
-
-SMALLEST, FACTOR = 1024, 4  # of the vectors' sizes
-# of a normal distribution truncated at two standard deviations
-TRUNCATED = np.float32(0.87962566103423978)
-_truncated = functools.partial(jax.random.truncated_normal, lower=-2.0, upper=2.0)
 
 
 def fan_out_normal(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype) -> jax.Array:

@@ -112,8 +112,7 @@ def do(context: Context, task: cache.Task, leads: bool = True) -> None:
     missing = [path for path in task.files if not path.exists()]
     if missing:
         raise InputError(
-            f"{task.step}: {_short(context, missing[0])} is not there; "
-            f"{_writer(context, missing[0])} makes it (`run` does all in order)"
+            f"{task.step}: {_short(context, missing[0])} is not there{_writer(context, missing[0])}"
         )
     together = STEPS[task.step].on_all_hosts
     holds = leads and replaced.holds_or_begins(
@@ -138,15 +137,18 @@ def do(context: Context, task: cache.Task, leads: bool = True) -> None:
 
 
 def _writer(context: Context, path: Path) -> str:
-    """Name of the step that writes a file, for messages."""
+    """Which step makes a missing file of the workdir, for messages; "" for files of the user."""
+    if not path.is_relative_to(context.workdir):
+        return ""
+    writer = "an earlier step"
     for name, step in STEPS.items():
-        if path.name in step.writes:
-            return f"the step {name}"
+        outputs: list[Path] = []
         with contextlib.suppress(InputError):  # tasks that need an earlier step's result
-            for output in (output for task in step.tasks(context) for output in task.outputs):
-                if path.is_relative_to(output):
-                    return f"the step {name}"
-    return "an earlier step"
+            outputs = [output for task in step.tasks(context) for output in task.outputs]
+        if path.name in step.writes or any(path.is_relative_to(output) for output in outputs):
+            writer = f"the step {name}"
+            break
+    return f"; {writer} makes it (`run` does all in order)"
 
 
 def _resolve(config: ConfigDict, flags: dict[str, Any]) -> tuple[ConfigDict, list[str]]:

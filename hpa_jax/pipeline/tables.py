@@ -78,13 +78,13 @@ def training_shares(context: Context) -> np.ndarray:
     """Return float[C], the share of each class in the competition's train.csv.
 
     Without a competition, among all labelled images; for the verb decide, the shares passed to it.
-    Labels of the parts that scores are unseen on (`unseen_parts`) don't count.
+    Labels of the parts that no network is trained on (`unseen_parts`) don't count.
     """
     if context.flags.get("given") is not None:
         return np.asarray(context.flags["given"], float)
     table = artifacts.read_table(context.path("catalog.parquet"))
     splits = artifacts.read_table(context.path("splits.parquet"))
-    unseen = splits["id"][splits["split"].isin(("test", AUDIT))]
+    unseen = splits["id"][splits["split"].isin(unseen_parts(context))]
     table = table[table["labels"].notna() & ~table["id"].isin(unseen)]
     competition = table[table["source"] == "train"]
     return _labels_of(table if competition.empty else competition, context.num_classes).mean(axis=0)

@@ -69,6 +69,7 @@ def test_rows_of_folds(context):
 
 
 def test_training_shares_are_those_of_train_csv_without_what_scores_are_of(context):
+    context.config.split.audit = 0.2
     rows = [("a", [0, 1], "train"), ("b", [1], "train"), ("c", [2], "train"),
             ("x", [2], "external"), ("y", [2], "external"), ("t", None, "test"),
             ("u", [0], "test")]  # fmt: skip

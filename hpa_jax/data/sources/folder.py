@@ -16,7 +16,7 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -86,13 +86,13 @@ class Match:
         """Channel -> file, the first of a stack."""
         return {channel: planes[min(planes)] for channel, planes in self.stacks.items()}
 
-    def files(self, scene: int) -> imported.Files:
-        """For the import; scene: number of the image in them."""
+    def files(self, scene: int, plate: str) -> imported.Files:
+        """For the import; scene: number of the image in them; plate: that of the image."""
         sorted_planes = {
             c: [planes[z] for z in sorted(planes)] for c, planes in self.stacks.items()
         }
         further = {c: planes[1:] for c, planes in sorted_planes.items() if len(planes) > 1}
-        return imported.Files(self.paths, scene, self.plate, further)
+        return imported.Files(self.paths, scene, plate, further)
 
 
 def scan(
@@ -171,20 +171,20 @@ def scan(
     for id in sorted(set(known_labels) - set(matches)):
         problems.add(root / labels, id, "has no images in the folder")
     common = set(not_only)
-    images, whose, specimens = {}, {}, {}
+    images, whose = {}, {}
     for id, match in sorted(matches.items()):
         if not common or not set(known_labels.get(id, ())) <= common:
-            for name, scene, specimen in _scenes(id, match, problems):
-                images[name] = replace(match.files(scene), plate=specimen[0])
-                whose[name], specimens[name] = id, specimen
+            for name, scene, (plate, well) in _scenes(id, match, problems):
+                images[name] = match.files(scene, plate)
+                whose[name] = id, plate, well
     how = dict(content=content, title="import", tell=tell, workers=workers, hashed=hashed)
     ready = imported.rows(images, into, conversion, problems, **how)
     rows = []
     for id, row in ready.items():
-        plate, well = specimens[id]
+        whole, plate, well = whose[id]
         sample = "_".join(part for part in (plate, well) if well and part)
         specimen = {"antibody": None, "plate": plate or None, "sample": sample or None}
-        known = known_labels.get(whose[id])
+        known = known_labels.get(whole)
         rows.append({"id": id, "source": part, "labels": known, **specimen, **row})
     _tell_sizes(root, [row["pixel_size"] for row in rows], field_um)
     return pd.DataFrame(rows, columns=list(imported.COLUMNS)).astype(object)
