@@ -233,5 +233,12 @@ def global_avg_pool(x: jax.Array) -> jax.Array:
 
 
 def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over space: [N, H, W, F] -> [N, F] float32."""
-    return x.max((1, 2)).astype(jnp.float32)
+    """Maximum over space: [N, H, W, F] -> [N, F] float32; the first of equals gets the gradient.
+
+    As in torch.  JAX's own gradient asks again which values equal the maximum and divides by their
+    number: infinite, where the compiler computed x twice and rounded it differently.
+    """
+    values = x.reshape(x.shape[0], -1, x.shape[3])
+    first = lax.stop_gradient(values).argmax(1, keepdims=True)
+    chosen = jnp.arange(values.shape[1])[:, None] == first
+    return jnp.where(chosen, values.astype(jnp.float32), 0.0).sum(1)

@@ -141,6 +141,14 @@ def test_pools_follow_torch(size, k, s, padding, ceil_mode):
         np.testing.assert_allclose(result, expected, rtol=1e-4, atol=1e-6)
 
 
+def test_the_global_maximums_gradient_goes_to_the_first_of_equal_values():
+    x = jnp.array([[1.0, 3.0], [3.0, -2.0]])[None, :, :, None] * jnp.array([1.0, -1.0])
+    value, gradient = jax.value_and_grad(lambda x: layers.global_max_pool(x).sum())(x)
+    assert value == 3.0 + 2.0
+    np.testing.assert_array_equal(gradient[0, :, :, 0], [[0, 1], [0, 0]])
+    np.testing.assert_array_equal(gradient[0, :, :, 1], [[0, 0], [0, 1]])
+
+
 @pytest.mark.parametrize(("size", "k", "s", "padding", "ceil_mode"), POOLS)
 def test_max_pool_gradient_goes_where_the_maximum_was(size, k, s, padding, ceil_mode):
     x = draw((2, size, size + 1, 3))
