@@ -16,7 +16,7 @@ from jax import lax
 
 from hpa_jax.models import convolution
 from hpa_jax.models.initializers import fan_out_normal, he_normal
-from hpa_jax.models.pooling import Padding, Pair, avg_pool, max_pool, pair, sides
+from hpa_jax.models.pooling import Padding, Pair, avg_pool, global_max_pool, max_pool, pair, sides
 
 __all__ = [
     "BatchNorm",
@@ -230,15 +230,3 @@ class SqueezeExcite(nnx.Module):
 def global_avg_pool(x: jax.Array) -> jax.Array:
     """Mean over space: [N, H, W, F] -> [N, F] float32 (float64 of float64)."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32)).mean((1, 2))
-
-
-def global_max_pool(x: jax.Array) -> jax.Array:
-    """Maximum over space: [N, H, W, F] -> [N, F] float32; the first of equals gets the gradient.
-
-    As in torch.  JAX's own gradient asks again which values equal the maximum and divides by their
-    number: infinite, where the compiler computed x twice and rounded it differently.
-    """
-    values = x.reshape(x.shape[0], -1, x.shape[3])
-    first = lax.stop_gradient(values).argmax(1, keepdims=True)
-    chosen = jnp.arange(values.shape[1])[:, None] == first
-    return jnp.where(chosen, values.astype(jnp.float32), 0.0).sum(1)

@@ -149,6 +149,30 @@ def _maximum_backward(
 _maximum.defvjp(_maximum_forward, _maximum_backward)
 
 
+@jax.custom_vjp
+def global_max_pool(x: jax.Array) -> jax.Array:
+    """Maximum over space: [N, H, W, F] -> [N, F] float32.
+
+    JAX's own gradient asks again which values equal the maximum and divides by their number, which
+    is zero where the compiler computed x twice and rounded it differently.
+    """
+    return x.max((1, 2)).astype(jnp.float32)
+
+
+def _global_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    winner = x.reshape(x.shape[0], -1, x.shape[3]).argmax(1, keepdims=True)
+    return global_max_pool(x), (x, winner)  # of x the backward pass needs the shape alone
+
+
+def _global_backward(saved: tuple[jax.Array, jax.Array], gradient: jax.Array) -> tuple[jax.Array]:
+    x, winner = saved
+    chosen = jnp.arange(x.shape[1] * x.shape[2])[:, None] == winner
+    return (jnp.where(chosen, gradient[:, None, :], 0.0).reshape(x.shape).astype(x.dtype),)
+
+
+global_max_pool.defvjp(_global_forward, _global_backward)
+
+
 def _phase(
     winner: jax.Array,
     gradient: jax.Array,
