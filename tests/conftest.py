@@ -1,4 +1,8 @@
-"""Tests run on the CPU; compiled programs are kept between runs; --slow, --browser add the rest."""
+"""Tests run on the CPU; compiled programs are kept between runs; --slow, --browser add the rest.
+
+Most of the suite's time was the compiler's: by default it optimizes nothing; with --slow, as for
+users.
+"""
 
 import os
 from pathlib import Path
@@ -17,6 +21,11 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests over 20 s, too")
     parser.addoption("--browser", action="store_true", help="run the tests that need chromium, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not config.getoption("--slow"):
+        os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
