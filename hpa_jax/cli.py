@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns its exit code (0 done, 2 bad input, 3 diverged, 75 call again)."""
     arguments = sys.argv[1:] if arguments is None else arguments
     debug = "--debug" in arguments
-    _quiet()
+    _prepare_libraries()
     _leave_room_on_gpus()
     try:
         if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -261,10 +261,12 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
-def _quiet() -> None:
-    """Silence the start-up notices of libraries, so that this program's output stays visible."""
+def _prepare_libraries() -> None:
+    """Silence the start-up notices of libraries, and have TensorFlow start without Keras."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
+    # TensorFlow, which only reads the input here, else imports Keras 3: half of its start
+    os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
     warnings.formatwarning = _in_one_line
     sys.unraisablehook = _without_closed_loops
     for stream in (sys.stdout, sys.stderr):  # terminals without µ or … get an escape

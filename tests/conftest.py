@@ -4,11 +4,13 @@ Most of the suite's time was the compiler's: by default it optimizes nothing; wi
 users.
 """
 
+import gc
 import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")  # as the program does
 os.environ.setdefault(
     "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache" / "tests")
 )
@@ -44,3 +46,9 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
     workdir = tmp_path_factory.mktemp("run")
     return workdir, call("run", workdir)
+
+
+def pytest_collection_finish() -> None:
+    """Have Python look seldom for garbage among the millions of objects that jax keeps."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 20)

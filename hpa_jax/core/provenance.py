@@ -30,10 +30,10 @@ def of(code: tuple[str, ...]) -> dict[str, dict[str, str]]:
     code: files and folders, relative to the package.
     """
     files = closure(code)
-    modules = {name for file in files if file.endswith(".py") for name in _modules(PACKAGE / file)}
+    modules = {name for file in files for name in _modules(PACKAGE / file)}
     versions = {name: version(name) for name in sorted(modules)}
     return {
-        "code": {name: _hash(name) for name in files},
+        "code": {name: _read(PACKAGE / name)[1] for name in files},
         "libraries": {name: version for name, version in versions.items() if version},
     }
 
@@ -99,11 +99,10 @@ def _files(path: Path) -> list[Path]:
     return [*path.rglob("*.py"), *path.rglob("*.csv")] if path.is_dir() else [path]
 
 
-@functools.cache
-def _imported(file: Path) -> tuple[Path, ...]:
+def _imported(file: Path) -> list[Path]:
     """Files of the package that a file imports, also inside functions."""
     paths = []
-    for name in _names(file):
+    for name in _read(file)[0]:
         package, _, module = name.partition(".")
         left_out = any(
             f"{module}.".startswith(f"{prefix}.") for prefix in NOT_FOLLOWED + NOT_COUNTED
@@ -111,38 +110,43 @@ def _imported(file: Path) -> tuple[Path, ...]:
         if package == PACKAGE.name and module and not left_out:
             path = PACKAGE.joinpath(*module.split("."))
             paths += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
-    return tuple(paths)
+    return paths
 
 
-@functools.cache
-def _modules(file: Path) -> frozenset[str]:
+def _modules(file: Path) -> set[str]:
     """Top-level names of the third-party modules that a file imports."""
-    names = {name.split(".")[0] for name in _names(file)}
-    return frozenset(names - sys.stdlib_module_names - {PACKAGE.name})
-
-
-def _names(file: Path) -> Iterator[str]:
-    for node in ast.walk(_parsed(file)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+    names = {name.split(".")[0] for name in _read(file)[0]}
+    return names - sys.stdlib_module_names - {PACKAGE.name}
 
 
 @functools.cache
-def _parsed(file: Path) -> ast.Module:
-    """The code of a file, without comments and docstrings."""
+def _read(file: Path) -> tuple[tuple[str, ...], str]:
+    """The names that a file imports, and the hash of its code without comments and docstrings.
+
+    Its tree isn't kept: a million objects that Python's garbage collector would visit again.
+    """
+    if file.suffix != ".py":
+        return (), _mark(file.read_bytes())
+    names = []
     tree = ast.parse(file.read_bytes())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+    for node in _statements(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        elif isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = node.body[ast.get_docstring(node, clean=False) is not None :]
-    return tree
-
-
-@functools.cache
-def _hash(name: str) -> str:
-    """Hash of a file of the package."""
-    file = PACKAGE / name
     # unparsed: ast.dump differs between versions of Python
-    content = ast.unparse(_parsed(file)).encode() if file.suffix == ".py" else file.read_bytes()
+    return tuple(names), _mark(ast.unparse(tree).encode())
+
+
+def _statements(tree: ast.AST) -> Iterator[ast.AST]:
+    """A tree and the statements in it, without their expressions, which are most of it."""
+    yield tree
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            yield from _statements(node)
+
+
+def _mark(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:16]
