@@ -91,6 +91,12 @@ def logits(model: nnx.Module, images: np.ndarray) -> np.ndarray:
     return np.asarray(nnx.jit(lambda model, images: model(images))(model, images))
 
 
+def embedding(model: nnx.Module, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Logits and embedding by one compiled call."""
+    logits, embedding = nnx.jit(lambda model, images: model.embed(images))(model, images)
+    return np.asarray(logits), np.asarray(embedding)
+
+
 def assert_close(ours: np.ndarray, theirs: np.ndarray, limit: float = 1e-4) -> None:
     """max |ours - theirs| / max |theirs| within the limit of the parity table."""
     assert ours.shape == theirs.shape

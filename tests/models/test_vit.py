@@ -156,14 +156,13 @@ def filled(tmp_path, name, tensors, **more):
 def assert_equal(model, name):
     content = pinned.golden(name)
     if name == "subcell":
-        logits, features = nnx.jit(lambda model, x: model.embed(x))(model, images(name))
-        pinned.assert_close(np.asarray(logits), content["logits"])
+        logits, features = pinned.embedding(model, images(name))
+        pinned.assert_close(logits, content["logits"])
     else:
         features = nnx.jit(lambda model, x: model.tokens(x))(model, images(name))
         if "num_classes" in FORMS[name]:
             pinned.assert_close(pinned.logits(model, images(name)), content["logits"])
-        token = np.asarray(model.embed(images(name))[1])
-        pinned.assert_close(token, content["features"][:, 0])
+        pinned.assert_close(pinned.embedding(model, images(name))[1], content["features"][:, 0])
     pinned.assert_close(np.asarray(features), content["features"])
 
 
@@ -268,7 +267,7 @@ def test_remat_gives_the_same_gradient():
     def gradient(remat):
         model = create("vit_small_patch16", num_classes=3, width=1 / 6, depth=(2,), remat=remat,
                        head="token", in_channels=3, rngs=nnx.Rngs(0))  # fmt: skip
-        return nnx.grad(lambda model: model(images("vit")).sum())(model)
+        return nnx.jit(nnx.grad(lambda model: model(images("vit")).sum()))(model)
 
     for one, other in zip(*(jax.tree.leaves(gradient(kind)) for kind in ("none", "blocks"))):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)

@@ -12,6 +12,7 @@ from hpa_jax.__main__ import main
 from hpa_jax.models import fetch, published
 from hpa_jax.models.normalization import normalizer
 from hpa_jax.pipeline import bundles
+from tests.models import pinned
 from tests.models.test_fetch import enter
 from tests.models.test_pretrained import published_densenet
 
@@ -64,7 +65,9 @@ def test_a_folder_is_labelled_by_name_and_normalised_once(model, tmp_path, capsy
     told = capsys.readouterr().out
     workdir = tmp_path / re.search(r"workdir: (runs/mine-tiny_published-\w{6}) ", told)[1]
     table = pd.read_csv(workdir / "predictions.csv")
-    logits, features = model.embed(normalizer("hpa", CHANNELS)(pixels / np.float32(255)))
+    logits, features = pinned.embedding(
+        model, normalizer("hpa", CHANNELS)(pixels / np.float32(255))
+    )
     probs = 1 / (1 + np.exp(-np.asarray(logits, float)))
     found = table[list(published.find(NAME).class_names)].to_numpy()
     np.testing.assert_allclose(found, probs, atol=1e-4)
@@ -86,7 +89,7 @@ def test_yellow_that_is_not_there_is_zero_and_said(model, tmp_path, capsys):
     assert main(["predict", f"--model={NAME}", "--config.data.root=mine", "--workdir=out"]) == 0
     assert "3 without a yellow channel (0 in its place)" in capsys.readouterr().out
     pixels = np.concatenate([pixels, np.zeros_like(pixels[..., :1])], axis=-1)
-    logits = np.asarray(model(normalizer("hpa", CHANNELS)(pixels / np.float32(255))), float)
+    logits = pinned.logits(model, normalizer("hpa", CHANNELS)(pixels / np.float32(255)))
     found = pd.read_parquet(tmp_path / "out" / "predictions.parquet").set_index("id")
     np.testing.assert_allclose(found.to_numpy(), 1 / (1 + np.exp(-logits)), atol=1e-4)
 

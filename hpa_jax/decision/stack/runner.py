@@ -290,18 +290,22 @@ def pick_devices(device: str, distributed: str = "") -> tuple[str, ...]:
     """
     if device == "cpu" or (device == "cuda" and distributed):
         return (device,)
+    count = gpus()
+    if device == "auto" and not count:
+        return (
+            "cpu",
+        )  # without XGBoost's start, which is most of that of a run with nothing to do
     import xgboost
 
     built = xgboost.build_info().get("USE_CUDA", False)
-    count = gpus() if built else 0
-    if device == "cuda" and not count:
+    if device == "cuda" and not (built and count):
         why = (
             "the NVIDIA driver shows no GPU (CUDA_VISIBLE_DEVICES hides those not in it)"
             if built
             else "this XGBoost is built without CUDA (requirements-gpu.txt names one with it)"
         )
         raise InputError(f"config.stack.device='cuda': {why}; auto or cpu fit without a GPU")
-    return tuple(f"cuda:{number}" for number in range(count)) or ("cpu",)
+    return tuple(f"cuda:{number}" for number in range(count)) if built else ("cpu",)
 
 
 def gpus() -> int:

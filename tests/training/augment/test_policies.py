@@ -9,6 +9,9 @@ from scipy import ndimage
 from hpa_jax.training.augment import policies, warp
 
 SIZE = 16
+DRAW = jax.jit(policies.draw)
+READ_ONCE = jax.jit(policies.read_once)
+READ_TWICE = jax.jit(policies.read_twice, static_argnums=3)
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +20,7 @@ def images():
 
 
 def drawn(policy, seed=0):
-    return policies.draw(jax.random.key(seed), policy=jnp.int32(policy))
+    return DRAW(jax.random.key(seed), policy=jnp.int32(policy))
 
 
 def many(policy, count=2000):
@@ -27,7 +30,7 @@ def many(policy, count=2000):
 
 def neutral(**changes):
     """A drawn tuple of one image with some numbers changed, as a batch of one."""
-    one = policies.draw(jax.random.key(0), policy=jnp.int32(17))  # both chances are 0
+    one = drawn(17)  # both chances are 0
     return jax.tree.map(lambda value: value[None], one._replace(**changes))
 
 
@@ -115,9 +118,9 @@ def test_the_order_of_operations_lets_one_reading_serve():
 
 def test_what_never_happens_changes_nothing(images):
     one = jax.tree.map(lambda value: jnp.stack([value] * 3), drawn(17))
-    where = policies.move(warp.grid(SIZE, SIZE, False), drawn(17))
+    where = jax.jit(policies.move)(warp.grid(SIZE, SIZE, False), drawn(17))
     np.testing.assert_allclose(where, warp.grid(SIZE, SIZE, False), atol=1e-6)
-    np.testing.assert_allclose(policies.shade(images, one), images, atol=2e-6)
+    np.testing.assert_allclose(jax.jit(policies.shade)(images, one), images, atol=2e-6)
     assert int(drawn(17).kernel) == 0
 
 
@@ -221,8 +224,8 @@ def test_the_tpus_two_readings_equal_the_one_gather(moved, turn):
     )[moved]
     drawn = jax.tree.map(lambda x: jnp.broadcast_to(x, (2, *jnp.shape(x)[1:])), one)
     turns = jnp.full(2, turn)
-    once = np.asarray(policies.read_once(images, turns, drawn))
-    twice = np.asarray(policies.read_twice(images, turns, drawn, jnp.float32))
+    once = np.asarray(READ_ONCE(images, turns, drawn))
+    twice = np.asarray(READ_TWICE(images, turns, drawn, jnp.float32))
     inside = np.s_[:, 10:38, 10:38]  # the two mirror at pixels' centres and at edges
     difference = 255 * np.abs(twice - once)[inside]
     assert difference.max() < dict(nothing=1e-3, grid=2.0, rotation=12.0)[moved]
