@@ -145,6 +145,22 @@ def test_what_was_written_without_the_truth_is_kept(done):
     assert "[submit] done before" in after and "[evaluate] reads data_truth.csv" in after
 
 
+@pytest.mark.slow
+def test_nothing_before_evaluate_reads_the_truth(done, tmp_path):
+    workdir, _ = done
+    call("catalog", tmp_path)  # draws the images
+    (tmp_path / "data_truth.csv").unlink()
+    out = call("run", tmp_path)
+    assert "not known" in out and not (tmp_path / "evaluation.json").exists()
+    names = ["catalog", "duplicates", "groups", "leak", "splits", "features/valid", "features/test"]
+    names += [f"models/tiny/predictions/{part}" for part in ("valid", "test")]
+    names += ["stack/valid", "stack/test", "decisions", "leak_overlay"]
+    names += [f"ensemble/{blend}/test" for blend in ("weighted_mean", "logistic_regression")]
+    files = [f"{name}.parquet" for name in names] + ["thresholds.json", "metrics.json"]
+    for name in [*files, "submission.csv"]:
+        assert (tmp_path / name).read_bytes() == (workdir / name).read_bytes(), name
+
+
 def test_only_what_changed_is_done_again(done):
     workdir, _ = done
     out = call("run", workdir, "--config.thresholds.repeats=2")

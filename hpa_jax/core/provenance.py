@@ -99,7 +99,8 @@ def _files(path: Path) -> list[Path]:
     return [*path.rglob("*.py"), *path.rglob("*.csv")] if path.is_dir() else [path]
 
 
-def _imported(file: Path) -> list[Path]:
+@functools.cache
+def _imported(file: Path) -> tuple[Path, ...]:
     """Files of the package that a file imports, also inside functions."""
     paths = []
     for name in _read(file)[0]:
@@ -110,7 +111,7 @@ def _imported(file: Path) -> list[Path]:
         if package == PACKAGE.name and module and not left_out:
             path = PACKAGE.joinpath(*module.split("."))
             paths += [p for p in (path.with_suffix(".py"), path / "__init__.py") if p.is_file()]
-    return paths
+    return tuple(paths)
 
 
 def _modules(file: Path) -> set[str]:

@@ -32,7 +32,7 @@ def package(tmp_path, monkeypatch):
 
 
 def forget() -> None:
-    for name in ("closure", "_read"):
+    for name in ("closure", "_imported", "_read"):
         getattr(provenance, name).cache_clear()
 
 

@@ -33,10 +33,7 @@ def differing() -> list[str]:
 
 def test_numbers_are_those_of_jax():
     program = "from tests.models.test_initializers import differing; print(differing())"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": "",
-    }  # as users compile; the tests' compiler is cheaper
+    environment = {**os.environ, "XLA_FLAGS": ""}  # as users compile, not as tests
     answer = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True)
     assert answer.stdout.decode().strip() == "[]", answer.stderr.decode()
 

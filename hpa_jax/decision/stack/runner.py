@@ -292,10 +292,8 @@ def pick_devices(device: str, distributed: str = "") -> tuple[str, ...]:
         return (device,)
     count = gpus()
     if device == "auto" and not count:
-        return (
-            "cpu",
-        )  # without XGBoost's start, which is most of that of a run with nothing to do
-    import xgboost
+        return ("cpu",)
+    import xgboost  # not before: it takes a second or two of every run's start
 
     built = xgboost.build_info().get("USE_CUDA", False)
     if device == "cuda" and not (built and count):
