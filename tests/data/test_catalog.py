@@ -86,6 +86,17 @@ def test_skip_leaves_them_out_and_lists_them(tmp_path):
     assert not (tmp_path / "bad_images.csv").exists()
 
 
+def test_processes_find_what_threads_find(tmp_path, monkeypatch):
+    root, wanted = break_some(competition(tmp_path / "data"))
+    save(root / "test", "x0", picture(3, 16).astype(np.uint16) * 16)  # in 12 bits: converted
+    options = dict(on_bad_image="skip", workers=2, bad_images=tmp_path / "bad.csv")
+    threads = build(root, imported=tmp_path / "imported", **options)
+    monkeypatch.setattr(catalog, "PROCESSES_FROM", 1)
+    processes = build(root, imported=tmp_path / "imported", **options)
+    pd.testing.assert_frame_equal(processes, threads)
+    assert sorted(pd.read_csv(tmp_path / "bad.csv")["id"]) == sorted(wanted)
+
+
 def test_header_check_sees_sizes_and_ends(tmp_path):
     root, wanted = break_some(competition(tmp_path / "data"))
     table = build(root, on_bad_image="skip", check="header")
