@@ -10,14 +10,14 @@ import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hpa_jax.core import processes
 from hpa_jax.core.contents import sha256
 from hpa_jax.core.errors import InputError, near
 from hpa_jax.data import reader
@@ -317,10 +317,9 @@ def _look_at_images(
 
 def _pool(workers: int | None, of_processes: bool) -> Executor:
     workers = workers or os.cpu_count() or 1
-    if not of_processes or workers == 1:
-        return ThreadPoolExecutor(workers)
-    # Spawned, not forked: the parent may hold threads of XLA and TensorFlow.
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+    if of_processes and workers > 1:
+        return processes.pool(workers)
+    return ThreadPoolExecutor(workers)
 
 
 @dataclass(frozen=True)

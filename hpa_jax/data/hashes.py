@@ -10,12 +10,12 @@ marked not informative, hashed as 0, and never make a match by themselves.
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 
 import numpy as np
 
+from hpa_jax.core import processes
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.reader import BadImage, read_channel
 
@@ -191,8 +191,7 @@ def of_files(
     count = len(channels) if hashed is None else hashed
     jobs = [(tuple(zip(paths, channels, strict=True)), count, oriented, read) for paths in files]
     if workers > 1 and len(jobs) >= _POOL_FROM:
-        # Spawned, not forked: the parent may hold threads of XLA and TensorFlow.
-        with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        with processes.pool(workers) as pool:
             results = pool.map(_of_file, jobs, chunksize=_CHUNK)
             found = list(progress(results, len(jobs)) if progress else results)
     else:

@@ -6,6 +6,7 @@ its name.  The decision follows in a plain run, which reuses all networks.
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -36,6 +37,7 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
     Raises:
         InputError: an incompatible flag, no GPU and no number, or a network failed; the running
             ones are finished first.
+        SystemExit: 75 after SIGTERM; every running network is saved, call again to resume.
     """
     for name in EXCLUDED:
         if flags.get(name):
@@ -49,6 +51,7 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
         print(f"{len(waiting)} networks, {len(places)} at a time", flush=True)
     running: dict[str, tuple[subprocess.Popen, int]] = {}
     failed: dict[str, int] = {}
+    before = signal.signal(signal.SIGTERM, _stop)
     try:
         while running or (waiting and not failed):
             for name, (process, _) in list(running.items()):
@@ -69,9 +72,17 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
             process.terminate()
         for process, _ in running.values():
             process.wait()
+        signal.signal(signal.SIGTERM, before)
     if failed:
         failures = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
         raise InputError(f"--parallel: {failures} failed, see its output; the same command resumes")
+
+
+def _stop(number: int, frame: Any) -> None:
+    """Handle SIGTERM (not by `training.preemption`, whose question for hosts takes a GPU)."""
+    from hpa_jax.training.preemption import TRY_AGAIN
+
+    raise SystemExit(TRY_AGAIN)
 
 
 def _done(context: Context, name: str) -> bool:

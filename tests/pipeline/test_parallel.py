@@ -1,5 +1,8 @@
 """Networks trained side by side: places, order, failures, and the same result as one by one."""
 
+import os
+import signal
+
 import pytest
 
 from hpa_jax.config import defaults as configs
@@ -74,6 +77,25 @@ def test_a_failed_network_is_named_and_no_other_begins(begun, tmp_path):
     with pytest.raises(InputError, match=r"a \(exit code 3\) failed"):
         parallel.train(config_of(a="", b="model:a"), flags(tmp_path), list)
     assert [name for name, _ in names] == ["a"]
+
+
+def test_sigterm_reaches_every_network(begun, tmp_path, monkeypatch):
+    """Each saves and says so by its own 75; the whole asks to be called again, too."""
+    ended = []
+
+    class Training(Process):
+        def poll(self):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def terminate(self):
+            ended.append(self)
+
+    monkeypatch.setattr(parallel, "_start", lambda *given: Training())
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        parallel.train(config_of(a="", b=""), flags(tmp_path), list)
+    assert stopped.value.code == 75 and len(ended) == 2
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.parametrize(

@@ -15,16 +15,14 @@ images of each well, and both wells of an antibody, share their label set.
 import csv
 import functools
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from hpa_jax.core import artifacts, classes
+from hpa_jax.core import artifacts, classes, processes
 from hpa_jax.core.errors import InputError
 from hpa_jax.data.synthetic import camera
 
@@ -258,14 +256,12 @@ def _save(folder: Path, side: int, missing: float, planned: Planned) -> None:
 
 
 def _each(save: functools.partial, images: Sequence[Planned], workers: int) -> None:
-    """Calls `save` on every image, in `workers` fresh processes (a fork of a process that
-    already runs JAX could hang)."""
+    """Calls `save` on every image, in `workers` processes."""
     if workers <= 1 or len(images) < 32:
         for image in images:
             save(image)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with processes.pool(workers) as pool:
         for _ in pool.map(save, images, chunksize=8):
             pass
 

@@ -11,15 +11,13 @@ import dataclasses
 import hashlib
 import itertools
 import os
-import signal
-import threading
-import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from hpa_jax.core import processes
 from hpa_jax.core.errors import InputError
 from hpa_jax.decision.stack import files
 from hpa_jax.decision.stack.inputs import StackData
@@ -119,8 +117,13 @@ def _processes(data: StackData, todo: list[StackJob], workers: int) -> Generator
     import joblib
 
     # loky starts fresh interpreters (jax in this process forbids fork) and maps the large arrays.
-    settings = dict(return_as="generator_unordered", batch_size=1)
-    parallel = joblib.Parallel(workers, initializer=_watch, initargs=(os.getpid(),), **settings)
+    parallel = joblib.Parallel(
+        workers,
+        return_as="generator_unordered",
+        batch_size=1,
+        initializer=processes.follow,
+        initargs=(os.getpid(),),
+    )
     yield from parallel(joblib.delayed(do)(data, job) for job in todo)
 
 
@@ -179,20 +182,8 @@ def _worker(data: StackData) -> Any:
 
 
 def _share(data: StackData) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is handled by the parent
-    _watch(os.getppid())
+    processes.follow(os.getppid())
     _shared[:] = [data]
-
-
-def _watch(parent: int) -> None:
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """Exit with the parent: loky's process would outlive a kill by minutes and keep its memory."""
-    while os.getppid() == parent:
-        time.sleep(0.5)
-    os._exit(1)
 
 
 def _do_shared(job: StackJob) -> list[StackUnit]:
