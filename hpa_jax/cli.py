@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import warnings
+from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass, field
 
 from hpa_jax.core.errors import InputError, is_disk_full, near
@@ -249,6 +250,15 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
+    except BrokenExecutor:
+        if debug:
+            raise
+        print(
+            "error: a worker process was killed, perhaps out of memory; the same command resumes "
+            "(--config.train.workers=1: images are read in one process)",
+            file=sys.stderr,
+        )
+        return 2
     except FloatingPointError as error:  # a NaN loss: the message names step and ids
         if debug:
             raise

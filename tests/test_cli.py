@@ -1,6 +1,7 @@
 """The command line: fast help, one-line errors that name what is wrong, exit codes."""
 
 import os
+import signal
 import subprocess
 import sys
 import types
@@ -10,6 +11,7 @@ from unittest import mock
 import pytest
 
 from hpa_jax.cli import VERBS, main
+from hpa_jax.data.synthetic import dataset
 from hpa_jax.pipeline import runner
 
 
@@ -140,6 +142,20 @@ def test_writes_that_end_after_a_full_disk_print_no_traceback(capsys, monkeypatc
     sys.unraisablehook(closed)
     sys.unraisablehook(other)
     assert sys.__unraisablehook__.call_args_list == [mock.call(other)]
+
+
+def test_a_killed_worker_is_said_in_one_line(capsys, tmp_path, monkeypatch):
+    """As the kernel kills one for its memory; this one draws images."""
+    monkeypatch.setattr(dataset, "_save", killed)
+    numbers = [f"--config.data.synthetic.{part}=30" for part in ("train", "test", "external")]
+    arguments = ["--config=configs/demo.py", f"--workdir={tmp_path}", "--config.train.workers=2"]
+    assert main(["run", *arguments, *numbers]) == 2
+    error = capsys.readouterr().err
+    assert "a worker process was killed" in error and "Traceback" not in error
+
+
+def killed(*planned):
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_second_run_on_the_same_workdir_is_refused(capsys, tmp_path):

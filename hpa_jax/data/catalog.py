@@ -121,7 +121,8 @@ def build(
         if check == "decode"
         else functools.partial(_header, content=content)
     )
-    with _pool(workers, check == "decode" and len(table) >= PROCESSES_FROM) as pool:
+    unseen = sum(not isinstance(seen, dict) for seen in table["seen"])  # by who converted it
+    with _pool(workers, check == "decode" and unseen >= PROCESSES_FROM) as pool:
         table = _look_at_images(table, problems, look, pool, convert)
     for problem in problems.found if not stopped else ():
         problems.warn("left out, for reasons in bad_images.csv", problem.id or problem.place)
@@ -281,7 +282,7 @@ def _look_at_images(
 
     def looked(rows: "pd.DataFrame") -> dict[int, Finding]:
         paths = rows[[*CHANNELS, "seen"]].to_dict("records")
-        return dict(zip(rows.index, pool.map(look, paths, chunksize=32), strict=True))
+        return dict(zip(rows.index, pool.map(look, paths, chunksize=8), strict=True))
 
     findings = looked(table)
     deep = [at for at, finding in findings.items() if isinstance(finding.bad, NeedsScaling)]

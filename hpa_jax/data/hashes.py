@@ -25,7 +25,7 @@ LOW = 8  # lowest frequencies kept of each axis
 FLAT = 2  # grey levels between darkest and brightest of a thumbnail that still count as flat:
 # a camera's noise gives 0 to 2 (Poisson 1 to 50, 512²), the faintest of 309 real channels 4
 _POOL_FROM = 400  # fewer files than this are read faster than processes start
-_CHUNK = 32  # images a process takes at once
+_CHUNK = 8  # images a process takes at once; Ctrl-C waits for them
 
 
 @dataclass(frozen=True)

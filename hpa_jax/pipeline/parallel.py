@@ -51,9 +51,11 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
         print(f"{len(waiting)} networks, {len(places)} at a time", flush=True)
     running: dict[str, tuple[subprocess.Popen, int]] = {}
     failed: dict[str, int] = {}
-    before = signal.signal(signal.SIGTERM, _stop)
+    # not by training.preemption, whose question for the number of hosts takes a GPU's memory
+    stop = threading.Event()
+    before = signal.signal(signal.SIGTERM, lambda number, frame: stop.set())
     try:
-        while running or (waiting and not failed):
+        while (running or (waiting and not failed)) and not stop.is_set():
             for name, (process, _) in list(running.items()):
                 if process.poll() is not None:
                     del running[name]
@@ -73,16 +75,13 @@ def train(config: ConfigDict, flags: Mapping[str, Any], prepare: Callable[[], ob
         for process, _ in running.values():
             process.wait()
         signal.signal(signal.SIGTERM, before)
+    if stop.is_set():
+        from hpa_jax.training.preemption import TRY_AGAIN
+
+        raise SystemExit(TRY_AGAIN)
     if failed:
         failures = ", ".join(f"{name} (exit code {code})" for name, code in failed.items())
         raise InputError(f"--parallel: {failures} failed, see its output; the same command resumes")
-
-
-def _stop(number: int, frame: Any) -> None:
-    """Handle SIGTERM (not by `training.preemption`, whose question for hosts takes a GPU)."""
-    from hpa_jax.training.preemption import TRY_AGAIN
-
-    raise SystemExit(TRY_AGAIN)
 
 
 def _done(context: Context, name: str) -> bool:

@@ -97,6 +97,19 @@ def test_processes_find_what_threads_find(tmp_path, monkeypatch):
     assert sorted(pd.read_csv(tmp_path / "bad.csv")["id"]) == sorted(wanted)
 
 
+def test_a_folder_needs_no_processes(tmp_path, monkeypatch):
+    """Its images were looked at when read; a script may label one without a guard of __main__."""
+    monkeypatch.setattr(catalog, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(catalog.processes, "pool", None)
+    for number in range(3):
+        save(tmp_path / "own", f"a{number}", picture(number, 16))
+    source = dict(source="folder", root=tmp_path / "own")
+    table = catalog.build([source], classes.NAMES, imported=tmp_path / "imported", workers=2)
+    assert len(table) == 3
+    with pytest.raises(TypeError):
+        build(competition(tmp_path / "data"), workers=2)
+
+
 def test_header_check_sees_sizes_and_ends(tmp_path):
     root, wanted = break_some(competition(tmp_path / "data"))
     table = build(root, on_bad_image="skip", check="header")
