@@ -11,6 +11,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 
+WORTHWHILE = 400  # images from which reading them repays the start of processes, .5 s
 POLL_SECONDS = 0.5
 
 

@@ -37,10 +37,6 @@ COLUMNS = (
     *("original_size", "antibody", "plate", "sample", "weight", "files", "fingerprint"),
     *CONVERTED,
 )
-# Images whose pixels are checked by processes. Two of them take .58 ms for an image of 64 x 64, two
-# threads 1.84, for it is Python's work and they wait for its lock (one thread 1.06); from 512 x 512
-# on both take the same. Processes start in .5 s.
-PROCESSES_FROM = 400
 IMPORTED = -1  # in the column root: the folder of converted copies
 FOR_ANY = ("weight", "not_only", "parts")
 SOURCES = {
@@ -122,7 +118,7 @@ def build(
         else functools.partial(_header, content=content)
     )
     unseen = sum(not isinstance(seen, dict) for seen in table["seen"])  # by who converted it
-    with _pool(workers, check == "decode" and unseen >= PROCESSES_FROM) as pool:
+    with _pool(workers, check == "decode" and unseen >= processes.WORTHWHILE) as pool:
         table = _look_at_images(table, problems, look, pool, convert)
     for problem in problems.found if not stopped else ():
         problems.warn("left out, for reasons in bad_images.csv", problem.id or problem.place)
@@ -317,6 +313,11 @@ def _look_at_images(
 
 
 def _pool(workers: int | None, of_processes: bool) -> Executor:
+    """Return an executor for checking images.
+
+    Two processes take .58 ms to decode one of 64 x 64, one thread 1.06 and two threads 1.84, for it
+    is Python's work and they wait for its lock; from 512 x 512 on threads do as well.
+    """
     workers = workers or os.cpu_count() or 1
     if of_processes and workers > 1:
         return processes.pool(workers)

@@ -24,7 +24,6 @@ SIDE = 32  # of the thumbnail
 LOW = 8  # lowest frequencies kept of each axis
 FLAT = 2  # grey levels between darkest and brightest of a thumbnail that still count as flat:
 # a camera's noise gives 0 to 2 (Poisson 1 to 50, 512²), the faintest of 309 real channels 4
-_POOL_FROM = 400  # fewer files than this are read faster than processes start
 _CHUNK = 8  # images a process takes at once; Ctrl-C waits for them
 
 
@@ -190,7 +189,7 @@ def of_files(
     """
     count = len(channels) if hashed is None else hashed
     jobs = [(tuple(zip(paths, channels, strict=True)), count, oriented, read) for paths in files]
-    if workers > 1 and len(jobs) >= _POOL_FROM:
+    if workers > 1 and len(jobs) >= processes.WORTHWHILE:
         with processes.pool(workers) as pool:
             results = pool.map(_of_file, jobs, chunksize=_CHUNK)
             found = list(progress(results, len(jobs)) if progress else results)

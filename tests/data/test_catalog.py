@@ -91,7 +91,7 @@ def test_processes_find_what_threads_find(tmp_path, monkeypatch):
     save(root / "test", "x0", picture(3, 16).astype(np.uint16) * 16)  # in 12 bits: converted
     options = dict(on_bad_image="skip", workers=2, bad_images=tmp_path / "bad.csv")
     threads = build(root, imported=tmp_path / "imported", **options)
-    monkeypatch.setattr(catalog, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(catalog.processes, "WORTHWHILE", 1)
     processes = build(root, imported=tmp_path / "imported", **options)
     pd.testing.assert_frame_equal(processes, threads)
     assert sorted(pd.read_csv(tmp_path / "bad.csv")["id"]) == sorted(wanted)
@@ -99,7 +99,7 @@ def test_processes_find_what_threads_find(tmp_path, monkeypatch):
 
 def test_a_folder_needs_no_processes(tmp_path, monkeypatch):
     """Its images were looked at when read; a script may label one without a guard of __main__."""
-    monkeypatch.setattr(catalog, "PROCESSES_FROM", 1)
+    monkeypatch.setattr(catalog.processes, "WORTHWHILE", 1)
     monkeypatch.setattr(catalog.processes, "pool", None)
     for number in range(3):
         save(tmp_path / "own", f"a{number}", picture(number, 16))

@@ -212,7 +212,7 @@ def test_an_unreadable_file_is_named(catalog, tmp_path):
 def test_every_unreadable_file_is_named_or_left_out(catalog, tmp_path, monkeypatch, workers):
     from hpa_jax.data import hashes
 
-    monkeypatch.setattr(hashes, "_POOL_FROM", 2)
+    monkeypatch.setattr(hashes.processes, "WORTHWHILE", 2)
     (tmp_path / "b_green.png").write_bytes(b"no image")
     (tmp_path / "a_red.png").unlink()
     with pytest.raises(
@@ -249,7 +249,7 @@ def test_workers_give_the_same(catalog, monkeypatch):
     from hpa_jax.data import hashes
 
     one, _ = duplicates.hash_catalog(catalog, workers=1, progress=False)
-    monkeypatch.setattr(hashes, "_POOL_FROM", 2)
+    monkeypatch.setattr(hashes.processes, "WORTHWHILE", 2)
     two, _ = duplicates.hash_catalog(catalog, workers=2, progress=False)
     pd.testing.assert_frame_equal(one, two)
 

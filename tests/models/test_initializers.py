@@ -18,7 +18,7 @@ JAXS = {
     initializers.he_normal: nnx.initializers.he_normal(),
     initializers.small_normal: nnx.initializers.truncated_normal(0.02),
 }
-SHAPES = [(1, 1, 4, 4), (333, 77), (3, 3, 512, 96)]
+SHAPES = [(1, 1, 4, 4), (7, 7, 4, 64), (3, 3, 32, 40), (333, 77), (3, 3, 512, 96), (1, 5, 769)]
 
 
 def differing() -> list[str]:
