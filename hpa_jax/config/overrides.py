@@ -386,12 +386,14 @@ def _literal(text: str) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether a config can hold a value: JSON types, with tuples for lists."""
+    """Whether a config can hold a value: JSON types, with tuples for lists, no endless numbers."""
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_plain, value.values()))
     if isinstance(value, tuple | list):
         return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
+    if isinstance(value, int):  # where a float was before, a ConfigDict converts it
+        return abs(value) <= sys.float_info.max
+    return value is None or isinstance(value, float | str)
 
 
 def _is_mapping(value: Any) -> bool:

@@ -237,6 +237,11 @@ VALUES = (
 @hypothesis.example(path="seed", text="0x" + "f" * 5000, second="seed=1")
 @hypothesis.example(path="[" * 500, text="1", second="seed=1")
 @hypothesis.example(path="split", text="(1, 2)", second="split[0].x=1")
+@hypothesis.example(path="seed", text="1", second="models.m.aux_weight=1" + "0" * 400)
+@hypothesis.example(
+    path="models", text="{'m': {'aux_weight': 1" + "0" * 400 + "}}", second="seed=1"
+)
+@hypothesis.example(path="seed", text="-1" + "0" * 400, second="train.keep=1" + "0" * 400)
 @hypothesis.given(
     path=st.sampled_from(KNOWN) | PATHS | st.text(max_size=8),
     text=VALUES,
